@@ -1,0 +1,339 @@
+//! The body on the wire under DATA: dot-stuffing (RFC 5321 section 4.5.2) and the line-ending policy,
+//! by insertion only. The caller's octets go out verbatim, in runs as long as nothing has to be put
+//! between two of them; what is put there is a dot, a CR, an LF, or an LF and a dot.
+
+use memchr::{memchr2, memchr3, memrchr};
+
+/// The most octets of the caller's that one offer covers, in octets. It bounds what is scanned again
+/// when a transport takes less than it was offered.
+const MAX_RUN: usize = 64 * 1024;
+
+/// Longest line, in octets without its CRLF (RFC 5321 section 4.5.3.1.6).
+pub const MAX_TEXT_LINE: usize = 998;
+
+/// What happens to a bare CR or a bare LF in a body. Neither is ever sent as it is: servers disagree on
+/// whether it ends a line, and that is how a second message is smuggled into a first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum LineEndings {
+    /// Each becomes CRLF, so that a message in Unix lines can be sent as it lies on disk.
+    #[default]
+    Normalise,
+    /// The first one ends the transaction, and nothing is delivered.
+    Refuse,
+}
+
+/// What may stand in a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct BodyPolicy {
+    /// Bare CRs and LFs; made CRLF by default.
+    pub line_endings: LineEndings,
+    /// Sends NUL octets. Off by default, and then the first one ends the transaction: RFC 5321 section
+    /// 4.5.2 and RFC 6152 exclude them, and what servers do with them differs.
+    pub allow_nul: bool,
+    /// Ends the transaction at a line of more than 998 octets. Off by default: most servers take such
+    /// lines, and folding them would break signatures.
+    pub refuse_long_lines: bool,
+}
+
+/// Why a body cannot be sent as it is. What was sent of it is dropped by the server, because the end of
+/// the data does not follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BodyError {
+    /// A CR without LF, under [`LineEndings::Refuse`].
+    #[error("the body holds a CR without LF; only CRLF ends a line")]
+    BareCr,
+    /// An LF without CR, under [`LineEndings::Refuse`].
+    #[error("the body holds an LF without CR; only CRLF ends a line")]
+    BareLf,
+    /// An octet 0.
+    #[error("the body holds a NUL octet")]
+    Nul,
+    /// A line over 998 octets, where they are refused.
+    #[error("the body has a line of more than 998 octets")]
+    LineTooLong,
+    /// An octet above 127 that was not declared, or that the server does not take.
+    #[error(
+        "the body holds octets above 127, which were not declared or which the server does not take; encode it, or declare 8BITMIME"
+    )]
+    EightBit,
+}
+
+/// What precedes the next octet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    /// CRLF, or nothing at all.
+    LineStart,
+    /// CR, whose LF has not come yet.
+    Cr,
+    /// An inserted dot at the start of a line; the caller's own dot comes next. If it does not, because
+    /// the caller breaks its promise and offers other octets than before, another dot follows, so that
+    /// not even then the data ends where it should not.
+    Dot,
+    /// Anything else.
+    Text,
+}
+
+/// The state between two octets of a body. [`next`](BodyEncoder::next) says what goes out before them
+/// and how many of them follow verbatim; [`advance`](BodyEncoder::advance) records what went out.
+///
+/// ```
+/// use smtp_proto::{BodyEncoder, BodyPolicy};
+///
+/// let mut encoder = BodyEncoder::new(BodyPolicy::default(), true);
+/// let (mut body, mut wire) = (&b"one\n.two"[..], Vec::new());
+/// while !body.is_empty() {
+///     let (inserted, run) = encoder.next(body).unwrap();
+///     wire.extend_from_slice(inserted);
+///     wire.extend_from_slice(&body[..run]);
+///     let used = encoder.advance(body, inserted.len() + run);
+///     body = &body[used..];
+/// }
+/// wire.extend_from_slice(encoder.finish().unwrap());
+/// assert_eq!(wire, b"one\r\n..two\r\n.\r\n");
+/// ```
+#[derive(Clone, Debug)]
+pub struct BodyEncoder {
+    policy: BodyPolicy,
+    allow_eight_bit: bool,
+    last: Last,
+    /// Octets of the current line so far; kept only where long lines are refused.
+    column: usize,
+}
+
+impl BodyEncoder {
+    /// An encoder at the beginning of a body.
+    pub fn new(policy: BodyPolicy, allow_eight_bit: bool) -> Self {
+        Self { policy, allow_eight_bit, last: Last::LineStart, column: 0 }
+    }
+
+    /// What to send for the front of `body`: octets of the encoder's own, and behind them the number of
+    /// octets of `body` that follow verbatim. Both are empty only where `body` is.
+    ///
+    /// # Errors
+    /// The first octet of `body` must not be sent. Octets before an offending one are offered first, so
+    /// that an error does not depend on how the body is cut.
+    pub fn next(&self, body: &[u8]) -> Result<(&'static [u8], usize), BodyError> {
+        let Some(&first) = body.first() else {
+            return Ok((&[], 0));
+        };
+        let insertion = self.insertion(first)?;
+        let body = &body[..body.len().min(MAX_RUN)];
+        let run = self.line_run(body);
+        let run = match self.allow_eight_bit || body[..run].is_ascii() {
+            true => run,
+            false => body.iter().position(|b| !b.is_ascii()).unwrap_or(run),
+        };
+        match run {
+            0 if first == 0 => Err(BodyError::Nul),
+            0 if !first.is_ascii() => Err(BodyError::EightBit),
+            0 => Err(BodyError::LineTooLong),
+            run => Ok((insertion, run)),
+        }
+    }
+
+    /// What must come between the octets before and this one.
+    fn insertion(&self, next: u8) -> Result<&'static [u8], BodyError> {
+        let insertion: &[u8] = match (self.last, next) {
+            (Last::Cr, b'\n') => return Ok(b""),
+            (Last::Cr, b'.') => b"\n.",
+            (Last::Cr, _) => b"\n",
+            (Last::Dot, b'.') => return Ok(b""),
+            (Last::Dot, b'\n') => b".\r",
+            (_, b'\n') => b"\r",
+            (Last::Dot, _) | (Last::LineStart, b'.') => return Ok(b"."),
+            _ => return Ok(b""),
+        };
+        match (self.policy.line_endings, self.last) {
+            (LineEndings::Normalise, _) => Ok(insertion),
+            (LineEndings::Refuse, Last::Cr) => Err(BodyError::BareCr),
+            (LineEndings::Refuse, _) => Err(BodyError::BareLf),
+        }
+    }
+
+    /// How many octets of `body`, whose first one has its insertion already, need no other one between
+    /// them, and are allowed where they stand.
+    fn line_run(&self, body: &[u8]) -> usize {
+        let find = |from: usize| {
+            let rest = &body[from..];
+            let found = match self.policy.allow_nul {
+                true => memchr2(b'\r', b'\n', rest),
+                false => memchr3(b'\r', b'\n', 0, rest),
+            };
+            found.map(|at| from + at)
+        };
+        // Where the current line began: a negative offset is what `column` carries over, so the length
+        // of the line up to `at` is `at - line + carried`. A CR before this call has ended its line.
+        let (mut line, mut carried) = (0, self.column);
+        if self.last == Last::Cr {
+            carried = 0;
+        }
+        // The LF of a CRLF cut in two, or of a bare LF whose CR was inserted, ends its line.
+        let mut at = 0;
+        if body[0] == b'\n' {
+            (line, carried, at) = (1, 0, 1);
+            if body.get(1) == Some(&b'.') {
+                return 1;
+            }
+        }
+        loop {
+            let found = find(at);
+            let end = found.unwrap_or(body.len());
+            if self.policy.refuse_long_lines && end - line + carried > MAX_TEXT_LINE {
+                return (line + MAX_TEXT_LINE).saturating_sub(carried);
+            }
+            let Some(found) = found else {
+                return body.len();
+            };
+            match body[found] {
+                b'\r' => match (body.get(found + 1), body.get(found + 2)) {
+                    (Some(b'\n'), Some(b'.')) => return found + 2,
+                    (Some(b'\n'), _) => at = found + 2,
+                    // A bare CR: what completes it goes in behind it.
+                    _ => return found + 1,
+                },
+                // A bare LF, or a NUL.
+                _ => return found,
+            }
+            (line, carried) = (at, 0);
+        }
+    }
+
+    /// Records that `sent` octets went out of what [`next`](Self::next) gave for `body`, and returns how
+    /// many octets of `body` they used up. More than was offered counts as all of it.
+    pub fn advance(&mut self, body: &[u8], sent: usize) -> usize {
+        match self.next(body) {
+            Ok((insertion, run)) => self.record(insertion, &body[..run], sent),
+            Err(_) => 0,
+        }
+    }
+
+    /// The same, for a caller that kept what `next` returned.
+    pub(crate) fn record(&mut self, insertion: &[u8], run: &[u8], sent: usize) -> usize {
+        let inserted = sent.min(insertion.len());
+        if let Some(&last) = insertion[..inserted].last() {
+            self.last = after(last, Last::Dot);
+        }
+        let run = &run[..run.len().min(sent - inserted)];
+        let Some(&last) = run.last() else {
+            return 0;
+        };
+        if self.policy.refuse_long_lines {
+            self.column = match memrchr(b'\n', run) {
+                Some(end) => run.len() - end - 1,
+                None if matches!(self.last, Last::LineStart) => run.len(),
+                None => self.column + run.len(),
+            };
+            // The CR of a line end is not part of its line.
+            self.column -= usize::from(last == b'\r');
+        }
+        self.last = after(last, Last::Text);
+        run.len()
+    }
+
+    /// What ends the data: the final CRLF where the body has none, and the dot.
+    ///
+    /// # Errors
+    /// The body ends in a bare CR, and those are refused.
+    pub fn finish(&self) -> Result<&'static [u8], BodyError> {
+        match (self.last, self.policy.line_endings) {
+            (Last::LineStart, _) => Ok(b".\r\n"),
+            (Last::Cr, LineEndings::Refuse) => Err(BodyError::BareCr),
+            (Last::Cr, LineEndings::Normalise) => Ok(b"\n.\r\n"),
+            (Last::Text, _) => Ok(b"\r\n.\r\n"),
+            (Last::Dot, _) => Ok(b".\r\n.\r\n"),
+        }
+    }
+}
+
+/// The state behind this octet. Every LF that goes out has its CR, the caller's or an inserted one.
+fn after(octet: u8, otherwise: Last) -> Last {
+    match octet {
+        b'\n' => Last::LineStart,
+        b'\r' => Last::Cr,
+        _ => otherwise,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    /// Encodes `body` offered in pieces of `offer` octets, of which the transport takes `take` at a time.
+    fn encode(policy: BodyPolicy, body: &[u8], offer: usize, take: usize) -> Result<Vec<u8>, BodyError> {
+        let mut encoder = BodyEncoder::new(policy, false);
+        let mut wire = Vec::new();
+        let mut at = 0;
+        while at < body.len() {
+            let piece = &body[at..body.len().min(at.saturating_add(offer))];
+            let (inserted, run) = encoder.next(piece)?;
+            let all = [inserted, &piece[..run]].concat();
+            let sent = all.len().min(take);
+            wire.extend_from_slice(&all[..sent]);
+            at += encoder.advance(piece, sent);
+        }
+        wire.extend_from_slice(encoder.finish()?);
+        Ok(wire)
+    }
+
+    fn everywhere(policy: BodyPolicy, body: &[u8]) -> Result<Vec<u8>, BodyError> {
+        let whole = encode(policy, body, usize::MAX, usize::MAX);
+        for offer in [1, 2, 3, 7, usize::MAX] {
+            for take in [1, 2, 3, usize::MAX] {
+                assert_eq!(encode(policy, body, offer, take), whole, "{offer} {take} {body:?}");
+            }
+        }
+        whole
+    }
+
+    #[test]
+    fn bodies_on_the_wire() {
+        for (body, wire) in [
+            (&b""[..], &b".\r\n"[..]),
+            (b"a\r\n", b"a\r\n.\r\n"),
+            (b"a", b"a\r\n.\r\n"),
+            (b".", b"..\r\n.\r\n"),
+            (b".\r\n..\r\n", b"..\r\n...\r\n.\r\n"),
+            (b"a.b\r\n.c", b"a.b\r\n..c\r\n.\r\n"),
+            (b"a\n.\nb", b"a\r\n..\r\nb\r\n.\r\n"),
+            (b"a\r.\rb\r", b"a\r\n..\r\nb\r\n.\r\n"),
+            (b"\n\r\r\n\n", b"\r\n\r\n\r\n\r\n.\r\n"),
+            (b"a\n.\r\nMAIL", b"a\r\n..\r\nMAIL\r\n.\r\n"),
+            (b"a\r\n.\n\r\n", b"a\r\n..\r\n\r\n.\r\n"),
+        ] {
+            let encoded = everywhere(BodyPolicy::default(), body).unwrap();
+            assert_eq!(encoded, wire, "{:?}", body.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn policies_refuse() {
+        let strict = BodyPolicy { line_endings: LineEndings::Refuse, ..BodyPolicy::default() };
+        assert_eq!(everywhere(strict, b"a\r\n.b\r\n").unwrap(), b"a\r\n..b\r\n.\r\n");
+        assert_eq!(everywhere(strict, b"a\nb"), Err(BodyError::BareLf));
+        assert_eq!(everywhere(strict, b"a\rb"), Err(BodyError::BareCr));
+        assert_eq!(everywhere(strict, b"a\r"), Err(BodyError::BareCr));
+        assert_eq!(everywhere(strict, b"\n"), Err(BodyError::BareLf));
+        assert_eq!(everywhere(strict, b"a\r\r\n"), Err(BodyError::BareCr));
+        let lax = BodyPolicy::default();
+        assert_eq!(everywhere(lax, b"a\0b"), Err(BodyError::Nul));
+        assert_eq!(everywhere(lax, b"a\r\n\xe9b"), Err(BodyError::EightBit));
+        let nul = BodyPolicy { allow_nul: true, ..lax };
+        assert_eq!(everywhere(nul, b"a\0b").unwrap(), b"a\0b\r\n.\r\n");
+    }
+
+    #[test]
+    fn long_lines_are_counted_across_cuts() {
+        let policy = BodyPolicy { refuse_long_lines: true, ..BodyPolicy::default() };
+        for end in ["\r\n", "\n", "\r", "\r\nx\r\n", ""] {
+            for (octets, fits) in [(998, true), (999, false)] {
+                for lead in ["", "y\r\n", "y\n", "y\r"] {
+                    let body = [lead.as_bytes(), &alloc::vec![b'x'; octets], end.as_bytes()].concat();
+                    assert_eq!(everywhere(policy, &body).is_ok(), fits, "{octets} {lead:?} {end:?}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Commands → bytes: the only place that writes a line end into the command stream.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::body::BodyEncoder;
+use crate::envelope::{ClientName, Mailbox};
+
+/// The longest AUTH line that carries an initial response, in octets with its CRLF (RFC 4954 section 4
+/// keeps the command limit of RFC 5321 section 4.5.3.1.4).
+const MAX_COMMAND_LINE: usize = 512;
+
+/// What is said of the body in MAIL.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct MailParameters {
+    /// SIZE (RFC 1870).
+    pub(crate) size: Option<u64>,
+    /// BODY=8BITMIME (RFC 6152).
+    pub(crate) eight_bit: bool,
+    /// SMTPUTF8 (RFC 6531).
+    pub(crate) utf8: bool,
+}
+
+/// One line of the client's.
+#[derive(Clone, Copy)]
+pub(crate) enum Command<'a> {
+    Ehlo(&'a ClientName),
+    Helo(&'a ClientName),
+    Lhlo(&'a ClientName),
+    StartTls,
+    /// The mechanism, and an initial response in base64.
+    Auth(&'a str, Option<&'a str>),
+    /// A response in base64, to a challenge.
+    AuthResponse(&'a str),
+    AuthCancel,
+    Mail(&'a Mailbox, MailParameters),
+    Rcpt(&'a Mailbox),
+    Data,
+    /// The dot that ends a body which was never wanted.
+    LoneDot,
+    Rset,
+    Quit,
+}
+
+impl Command<'_> {
+    /// Appends the line with its CRLF, and returns its length in octets.
+    pub(crate) fn write(self, out: &mut Vec<u8>) -> usize {
+        /// Formatting straight into the buffer; it cannot fail.
+        struct Sink<'a>(&'a mut Vec<u8>);
+        impl fmt::Write for Sink<'_> {
+            fn write_str(&mut self, s: &str) -> fmt::Result {
+                self.0.extend_from_slice(s.as_bytes());
+                Ok(())
+            }
+        }
+        let before = out.len();
+        if self.is_secret() {
+            // A buffer that grows leaves a copy of the secret behind: make it large enough first.
+            out.reserve(self.secret_len() + 64);
+        }
+        let _ = self.format(&mut Sink(out), false);
+        out.extend_from_slice(b"\r\n");
+        out.len() - before
+    }
+
+    /// The line for people: credentials redacted, no line end.
+    pub(crate) fn redacted(self) -> String {
+        let mut text = String::new();
+        let _ = self.format(&mut text, true);
+        text
+    }
+
+    /// Whether the line holds credentials.
+    pub(crate) fn is_secret(self) -> bool {
+        matches!(self, Command::Auth(_, Some(_)) | Command::AuthResponse(_))
+    }
+
+    fn secret_len(self) -> usize {
+        match self {
+            Command::Auth(_, Some(response)) | Command::AuthResponse(response) => response.len(),
+            _ => 0,
+        }
+    }
+
+    fn format(self, f: &mut dyn fmt::Write, redact: bool) -> fmt::Result {
+        match self {
+            Command::Ehlo(name) => write!(f, "EHLO {}", name.as_str()),
+            Command::Helo(name) => write!(f, "HELO {}", name.as_str()),
+            Command::Lhlo(name) => write!(f, "LHLO {}", name.as_str()),
+            Command::StartTls => f.write_str("STARTTLS"),
+            Command::Auth(mechanism, None) => write!(f, "AUTH {mechanism}"),
+            Command::Auth(mechanism, Some(_)) if redact => write!(f, "AUTH {mechanism} ****"),
+            Command::Auth(mechanism, Some(response)) => write!(f, "AUTH {mechanism} {response}"),
+            Command::AuthResponse(_) if redact => f.write_str("****"),
+            Command::AuthResponse(response) => f.write_str(response),
+            Command::AuthCancel => f.write_str("*"),
+            Command::Mail(path, parameters) => {
+                f.write_str("MAIL FROM:<")?;
+                f.write_str(path.as_str())?;
+                f.write_str(">")?;
+                if let Some(size) = parameters.size {
+                    write!(f, " SIZE={size}")?;
+                }
+                if parameters.eight_bit {
+                    f.write_str(" BODY=8BITMIME")?;
+                }
+                if parameters.utf8 {
+                    f.write_str(" SMTPUTF8")?;
+                }
+                Ok(())
+            }
+            Command::Rcpt(path) => {
+                f.write_str("RCPT TO:<")?;
+                f.write_str(path.as_str())?;
+                f.write_str(">")
+            }
+            Command::Data => f.write_str("DATA"),
+            Command::LoneDot => f.write_str("."),
+            Command::Rset => f.write_str("RSET"),
+            Command::Quit => f.write_str("QUIT"),
+        }
+    }
+}
+
+/// Whether an initial response of `octets` in base64 still fits the command line.
+pub(crate) fn fits_auth_line(mechanism: &str, octets: usize) -> bool {
+    "AUTH ".len() + mechanism.len() + " ".len() + octets + "\r\n".len() <= MAX_COMMAND_LINE
+}
+
+/// The end of a body: a line end where it has none, and the dot.
+pub(crate) fn end_of_data(encoder: &BodyEncoder, out: &mut Vec<u8>) -> Result<usize, crate::body::BodyError> {
+    let end = encoder.finish()?;
+    out.extend_from_slice(end);
+    Ok(end.len())
+}

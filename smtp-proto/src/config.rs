@@ -1,0 +1,183 @@
+//! What the caller decides before a session begins.
+
+use core::time::Duration;
+
+use crate::auth::Credentials;
+use crate::body::BodyPolicy;
+use crate::envelope::ClientName;
+use crate::reply::ReplyLimits;
+
+/// Which of the two sisters is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Protocol {
+    /// SMTP (RFC 5321).
+    #[default]
+    Smtp,
+    /// LMTP (RFC 2033): LHLO for EHLO, and after the body one reply for each accepted recipient.
+    Lmtp,
+}
+
+/// When a session is encrypted. Whether the server's certificate is checked is the adapter's business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum TlsPolicy {
+    /// Never, even where it is offered.
+    Never,
+    /// By STARTTLS where it is offered and granted, else in the clear; but credentials do not follow
+    /// into the clear unless [`Credentials::permit_in_clear`] says so.
+    #[default]
+    Opportunistic,
+    /// By STARTTLS, or not at all: neither AUTH nor MAIL is ever said in the clear.
+    Required,
+    /// From the first octet (RFC 8314, port 465).
+    Implicit,
+}
+
+/// How long to wait for each reply. Each is a deadline: a server that drips octets gains nothing. The
+/// defaults are those of RFC 5321 section 4.5.3.2 where it names one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Timeouts {
+    /// The greeting; 5 minutes.
+    pub greeting: Duration,
+    /// EHLO, HELO, LHLO; 5 minutes.
+    pub ehlo: Duration,
+    /// The reply to STARTTLS; 5 minutes.
+    pub starttls: Duration,
+    /// The whole TLS handshake; 2 minutes.
+    pub handshake: Duration,
+    /// Each step of AUTH; 5 minutes.
+    pub auth: Duration,
+    /// MAIL and RSET; 5 minutes.
+    pub mail: Duration,
+    /// Each RCPT; 5 minutes.
+    pub rcpt: Duration,
+    /// DATA until its 354; 2 minutes.
+    pub data: Duration,
+    /// Each block of the body, until the transport takes some of what it was offered; 3 minutes.
+    pub block: Duration,
+    /// The reply to the end of the data; 10 minutes, because servers do their filtering there.
+    pub end_of_message: Duration,
+    /// Getting QUIT out; 5 seconds. Its reply is not waited for.
+    pub quit: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        const MINUTE: u64 = 60;
+        let minutes = |n| Duration::from_secs(n * MINUTE);
+        Self {
+            greeting: minutes(5),
+            ehlo: minutes(5),
+            starttls: minutes(5),
+            handshake: minutes(2),
+            auth: minutes(5),
+            mail: minutes(5),
+            rcpt: minutes(5),
+            data: minutes(2),
+            block: minutes(3),
+            end_of_message: minutes(10),
+            quit: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Timeouts {
+    /// The same timeout for every reply and the handshake; the block and QUIT timeouts stay.
+    ///
+    /// ```
+    /// use core::time::Duration;
+    /// use smtp_proto::Timeouts;
+    ///
+    /// let timeouts = Timeouts::default().replies(Duration::from_secs(30));
+    /// assert_eq!(timeouts.end_of_message, Duration::from_secs(30));
+    /// assert_eq!(timeouts.block, Duration::from_secs(180));
+    /// ```
+    #[must_use]
+    pub fn replies(self, reply: Duration) -> Self {
+        Self {
+            greeting: reply,
+            ehlo: reply,
+            starttls: reply,
+            handshake: reply,
+            auth: reply,
+            mail: reply,
+            rcpt: reply,
+            data: reply,
+            end_of_message: reply,
+            ..self
+        }
+    }
+}
+
+/// What bounds the memory of one session, whatever the server does: `reply.line + reply.octets` for the
+/// reply being read, [`in_flight`](Limits::in_flight) for commands and as much again for what is
+/// expected in return, and the envelopes of [`messages`](Limits::messages).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Bounds of one reply; 4,096 octets a line, 256 lines, 16,384 octets of text.
+    pub reply: ReplyLimits,
+    /// Octets of commands that may be unanswered at a time; 4,096. It is what keeps a server that does
+    /// not read while it writes from deadlocking a client that does not either. One command is always
+    /// allowed.
+    pub in_flight: usize,
+    /// Messages that may be submitted and not finished; 64.
+    pub messages: usize,
+    /// Challenges in one AUTH exchange; 8.
+    pub challenges: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { reply: ReplyLimits::default(), in_flight: 4_096, messages: 64, challenges: 8 }
+    }
+}
+
+/// Everything that a session needs to know in advance.
+///
+/// ```
+/// use smtp_proto::{ClientName, Config, TlsPolicy};
+///
+/// let mut config = Config::new(ClientName::parse("client.example.org")?);
+/// config.tls = TlsPolicy::Required;
+/// # Ok::<(), smtp_proto::AddressError>(())
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// Who we say we are.
+    pub client_name: ClientName,
+    /// SMTP by default.
+    pub protocol: Protocol,
+    /// Opportunistic by default.
+    pub tls: TlsPolicy,
+    /// None by default.
+    pub credentials: Option<Credentials>,
+    /// Uses PIPELINING where it is offered; true by default.
+    pub pipelining: bool,
+    /// What may stand in a body.
+    pub body: BodyPolicy,
+    /// How long to wait.
+    pub timeouts: Timeouts,
+    /// How much to keep.
+    pub limits: Limits,
+    /// Reports the conversation as [`Event::Trace`](crate::Event::Trace); false by default.
+    pub trace: bool,
+}
+
+impl Config {
+    /// The defaults, under this name.
+    pub fn new(client_name: ClientName) -> Self {
+        Self {
+            client_name,
+            protocol: Protocol::Smtp,
+            tls: TlsPolicy::Opportunistic,
+            credentials: None,
+            pipelining: true,
+            body: BodyPolicy::default(),
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+            trace: false,
+        }
+    }
+}

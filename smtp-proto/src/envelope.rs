@@ -1,0 +1,557 @@
+//! The envelope of a message (RFC 5321 section 2.3.1): a reverse-path, forward-paths, and what the
+//! caller declares of the body. A CR, LF, NUL or control character cannot be represented in it, so no
+//! value from here can end a command line.
+
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::str::FromStr;
+
+use crate::reply::Printable;
+
+/// Longest local part, in octets (RFC 5321 section 4.5.3.1.1).
+pub const MAX_LOCAL_PART: usize = 64;
+/// Longest domain, in octets (RFC 5321 section 4.5.3.1.2).
+pub const MAX_DOMAIN: usize = 255;
+/// Longest mailbox, in octets: a path of 256 less its angle brackets (RFC 5321 section 4.5.3.1.3).
+pub const MAX_MAILBOX: usize = 254;
+
+/// A mail address as the envelope uses it, or the null reverse-path. Cloning it copies no text.
+///
+/// The syntax is that of RFC 5321 section 4.1.2 with the UTF-8 of RFC 6531, one underscore wider:
+/// `_` is allowed in domain labels, because such domains receive mail. The path form `<a@example.org>`
+/// is read as `a@example.org`, and `postmaster` may stand alone. Nothing is repaired.
+///
+/// ```
+/// use smtp_proto::Mailbox;
+///
+/// let mailbox: Mailbox = "\"Joe Q. Public\"@[IPv6:2001:db8::1]".parse().unwrap();
+/// assert_eq!(mailbox.local_part(), "\"Joe Q. Public\"");
+/// assert_eq!(mailbox.domain(), Some("[IPv6:2001:db8::1]"));
+/// assert!("<>".parse::<Mailbox>().unwrap().is_null());
+/// assert!("a@example.org\r\nRCPT TO:<b@example.org>".parse::<Mailbox>().is_err());
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Mailbox(Arc<str>);
+
+impl Mailbox {
+    /// The null reverse-path `<>`, the sender of delivery reports (RFC 5321 section 4.5.5).
+    pub fn null() -> Self {
+        Self("".into())
+    }
+
+    /// Reads an address; the empty string and `<>` are the null reverse-path.
+    ///
+    /// # Errors
+    /// [`AddressError`] says what is wrong with it.
+    pub fn parse(address: &str) -> Result<Self, AddressError> {
+        let inner = match address.strip_prefix('<') {
+            Some(rest) => rest.strip_suffix('>').ok_or(AddressProblem::Brackets),
+            None => Ok(address),
+        };
+        match inner.and_then(|inner| check(inner).map(|()| inner)) {
+            Ok(inner) => Ok(Self(inner.into())),
+            Err(problem) => {
+                Err(AddressError { address: Printable(address.as_bytes()).to_string().into(), problem })
+            }
+        }
+    }
+
+    /// Whether this is the null reverse-path.
+    pub fn is_null(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The address without angle brackets; empty for the null reverse-path.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What stands before the `@`, quotes included.
+    pub fn local_part(&self) -> &str {
+        // A domain holds no '@', so the last one is the separator, whatever the quotes hold.
+        self.0.rsplit_once('@').map_or(&self.0, |(local, _)| local)
+    }
+
+    /// What stands behind the `@`; none for the null reverse-path and a lone `postmaster`.
+    pub fn domain(&self) -> Option<&str> {
+        self.0.rsplit_once('@').map(|(_, domain)| domain)
+    }
+
+    /// Whether it can be written without SMTPUTF8 (RFC 6531).
+    pub fn is_ascii(&self) -> bool {
+        self.0.is_ascii()
+    }
+}
+
+impl fmt::Display for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<{}>", self.0)
+    }
+}
+
+impl FromStr for Mailbox {
+    type Err = AddressError;
+
+    fn from_str(address: &str) -> Result<Self, AddressError> {
+        Self::parse(address)
+    }
+}
+
+/// What can stand where an address is wanted: text, which is parsed, or a [`Mailbox`].
+pub trait ToMailbox {
+    /// The address.
+    ///
+    /// # Errors
+    /// Text that is no address.
+    fn to_mailbox(&self) -> Result<Mailbox, AddressError>;
+}
+
+impl ToMailbox for str {
+    fn to_mailbox(&self) -> Result<Mailbox, AddressError> {
+        Mailbox::parse(self)
+    }
+}
+
+impl ToMailbox for String {
+    fn to_mailbox(&self) -> Result<Mailbox, AddressError> {
+        Mailbox::parse(self)
+    }
+}
+
+impl ToMailbox for Mailbox {
+    fn to_mailbox(&self) -> Result<Mailbox, AddressError> {
+        Ok(self.clone())
+    }
+}
+
+impl<T: ToMailbox + ?Sized> ToMailbox for &T {
+    fn to_mailbox(&self) -> Result<Mailbox, AddressError> {
+        (**self).to_mailbox()
+    }
+}
+
+/// Text that is no mail address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("\"{address}\" is no mail address: {problem}")]
+pub struct AddressError {
+    /// The text, made printable.
+    pub address: Box<str>,
+    /// What is wrong with it.
+    pub problem: AddressProblem,
+}
+
+/// What is wrong with an address or a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AddressProblem {
+    /// `<` without `>`.
+    #[error("the angle brackets do not match")]
+    Brackets,
+    /// No `@`.
+    #[error("it has no @ and no domain")]
+    NoDomain,
+    /// Nothing before the `@`.
+    #[error("nothing stands before the @")]
+    EmptyLocalPart,
+    /// A character that must be quoted, or cannot be used at all.
+    #[error("{0:?} may not stand in the local part; a space or special character needs double quotes")]
+    LocalPart(char),
+    /// A dot at the start, at the end, or beside another one.
+    #[error("a dot of the local part has nothing on one side of it")]
+    Dots,
+    /// A quoted local part with a stray or missing quote or backslash.
+    #[error("the quotes of the local part do not match")]
+    Quotes,
+    /// Over 64 octets.
+    #[error("the local part is longer than 64 octets")]
+    LocalPartTooLong,
+    /// A domain with an empty, overlong or hyphen-edged label, or a character that no label has.
+    #[error("the domain is no dotted list of labels of 1 to 63 letters, digits and inner hyphens")]
+    Domain,
+    /// Brackets around something other than `1.2.3.4` or `IPv6:2001:db8::1`.
+    #[error("the address literal is neither [1.2.3.4] nor [IPv6:2001:db8::1]")]
+    Literal,
+    /// Over 255 octets.
+    #[error("the domain is longer than 255 octets")]
+    DomainTooLong,
+    /// Over 254 octets.
+    #[error("it is longer than 254 octets")]
+    TooLong,
+}
+
+fn check(address: &str) -> Result<(), AddressProblem> {
+    if address.is_empty() || address.eq_ignore_ascii_case("postmaster") {
+        return Ok(());
+    }
+    let (local, domain) = address.rsplit_once('@').ok_or(AddressProblem::NoDomain)?;
+    check_local_part(local)?;
+    check_domain_or_literal(domain)?;
+    match address.len() > MAX_MAILBOX {
+        true => Err(AddressProblem::TooLong),
+        false => Ok(()),
+    }
+}
+
+fn check_local_part(local: &str) -> Result<(), AddressProblem> {
+    if local.is_empty() {
+        return Err(AddressProblem::EmptyLocalPart);
+    }
+    if local.len() > MAX_LOCAL_PART {
+        return Err(AddressProblem::LocalPartTooLong);
+    }
+    match local.strip_prefix('"') {
+        Some(rest) => {
+            let inner = rest.strip_suffix('"').ok_or(AddressProblem::Quotes)?;
+            let mut chars = inner.chars();
+            while let Some(c) = chars.next() {
+                match c {
+                    '\\' => match chars.next() {
+                        Some(' '..='~') => {}
+                        Some(c) => return Err(AddressProblem::LocalPart(c)),
+                        None => return Err(AddressProblem::Quotes),
+                    },
+                    '"' => return Err(AddressProblem::Quotes),
+                    ' '..='~' => {}
+                    c if is_utf8_text(c) => {}
+                    c => return Err(AddressProblem::LocalPart(c)),
+                }
+            }
+        }
+        None => {
+            for c in local.chars() {
+                let fine = c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~.".contains(c);
+                if !fine && !is_utf8_text(c) {
+                    return Err(AddressProblem::LocalPart(c));
+                }
+            }
+            if local.split('.').any(str::is_empty) {
+                return Err(AddressProblem::Dots);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_domain_or_literal(domain: &str) -> Result<(), AddressProblem> {
+    if domain.len() > MAX_DOMAIN {
+        return Err(AddressProblem::DomainTooLong);
+    }
+    match domain.strip_prefix('[') {
+        Some(rest) => {
+            let literal = rest.strip_suffix(']').ok_or(AddressProblem::Literal)?;
+            let valid = match literal.get(..5).filter(|tag| tag.eq_ignore_ascii_case("IPv6:")) {
+                Some(_) => literal[5..].parse::<Ipv6Addr>().is_ok(),
+                None => literal.parse::<Ipv4Addr>().is_ok(),
+            };
+            valid.then_some(()).ok_or(AddressProblem::Literal)
+        }
+        None => {
+            let label = |label: &str| {
+                (1..=63).contains(&label.len())
+                    && !label.starts_with('-')
+                    && !label.ends_with('-')
+                    && label
+                        .chars()
+                        .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_' || is_utf8_text(c))
+            };
+            domain.split('.').all(label).then_some(()).ok_or(AddressProblem::Domain)
+        }
+    }
+}
+
+/// RFC 6531 section 3.3 allows every character beyond ASCII; controls and spaces gain nobody anything.
+fn is_utf8_text(c: char) -> bool {
+    !c.is_ascii() && !c.is_control() && !c.is_whitespace()
+}
+
+/// The name by which the client introduces itself in EHLO, HELO and LHLO: a domain, or the address
+/// literal of a host that has none (RFC 5321 section 4.1.4).
+///
+/// ```
+/// use smtp_proto::ClientName;
+///
+/// assert_eq!(ClientName::parse("mail.example.org").unwrap().as_str(), "mail.example.org");
+/// assert_eq!(ClientName::from("127.0.0.1".parse::<core::net::IpAddr>().unwrap()).as_str(), "[127.0.0.1]");
+/// assert!(ClientName::parse("a b").is_err());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientName(Arc<str>);
+
+impl ClientName {
+    /// Reads a domain, or an address literal in its brackets. It must be ASCII: what the server can do
+    /// is not known yet when the name is said.
+    ///
+    /// # Errors
+    /// What is neither.
+    pub fn parse(name: &str) -> Result<Self, AddressError> {
+        let ascii = name.is_ascii().then_some(()).ok_or(AddressProblem::Domain);
+        match ascii.and_then(|()| check_domain_or_literal(name)) {
+            Ok(()) => Ok(Self(name.into())),
+            Err(problem) => {
+                Err(AddressError { address: Printable(name.as_bytes()).to_string().into(), problem })
+            }
+        }
+    }
+
+    /// The name as it is sent.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<IpAddr> for ClientName {
+    fn from(address: IpAddr) -> Self {
+        Self(match address {
+            IpAddr::V4(v4) => alloc::format!("[{v4}]").into(),
+            IpAddr::V6(v6) => alloc::format!("[IPv6:{v6}]").into(),
+        })
+    }
+}
+
+/// What the caller knows of the octets of a message body (RFC 6152).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum BodyType {
+    /// Nothing is known. `BODY=8BITMIME` is said where it is offered, which allows everything; where it
+    /// is not, the body is watched on its way, and one octet above 127 ends the transaction.
+    #[default]
+    Undeclared,
+    /// Octets up to 127 only; one above ends the transaction.
+    SevenBit,
+    /// Some octets are above 127. A server without 8BITMIME is not given the message.
+    EightBit,
+    /// Some octets are above 127, and they are to be sent as they are, even to a server that does not
+    /// offer 8BITMIME.
+    EightBitAnyway,
+}
+
+/// The envelope of one message: who sends, who receives, and what is declared of the body.
+///
+/// ```
+/// use smtp_proto::{BodyType, Envelope};
+///
+/// let envelope = Envelope::new("alice@example.org", &["bob@example.net", "carol@example.net"])?
+///     .size(1_234)
+///     .body(BodyType::EightBit);
+/// assert_eq!(envelope.forward_paths().len(), 2);
+/// # Ok::<(), smtp_proto::EnvelopeError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    reverse_path: Mailbox,
+    forward_paths: Vec<Mailbox>,
+    size: Option<u64>,
+    body: BodyType,
+    all_or_nothing: bool,
+}
+
+impl Envelope {
+    /// An envelope from `reverse_path` to each of `forward_paths`, in this order.
+    ///
+    /// # Errors
+    /// An address that is none, a null forward-path, or no forward-path at all.
+    pub fn new<A, R>(reverse_path: A, forward_paths: R) -> Result<Self, EnvelopeError>
+    where
+        A: ToMailbox,
+        R: IntoIterator<Item: ToMailbox>,
+    {
+        let reverse_path = reverse_path.to_mailbox().map_err(EnvelopeError::Sender)?;
+        let mailboxes = forward_paths.into_iter().enumerate().map(|(index, path)| {
+            let mailbox = path.to_mailbox().map_err(|error| EnvelopeError::Recipient { index, error })?;
+            match mailbox.is_null() {
+                true => Err(EnvelopeError::NullRecipient { index }),
+                false => Ok(mailbox),
+            }
+        });
+        let forward_paths = mailboxes.collect::<Result<Vec<_>, _>>()?;
+        if forward_paths.is_empty() {
+            return Err(EnvelopeError::NoRecipients);
+        }
+        Ok(Self {
+            reverse_path,
+            forward_paths,
+            size: None,
+            body: BodyType::Undeclared,
+            all_or_nothing: false,
+        })
+    }
+
+    /// Declares the size of the message in octets, its line ends as CRLF (RFC 1870). It is announced
+    /// where SIZE is offered, and a message above the server's stated limit is not offered to it.
+    #[must_use]
+    pub fn size(mut self, octets: u64) -> Self {
+        self.size = Some(octets);
+        self
+    }
+
+    /// Declares what the body holds.
+    #[must_use]
+    pub fn body(mut self, body: BodyType) -> Self {
+        self.body = body;
+        self
+    }
+
+    /// Sends the message only if every recipient is accepted, instead of at least one. It costs a
+    /// round trip where the server offers PIPELINING.
+    #[must_use]
+    pub fn all_or_nothing(mut self, yes: bool) -> Self {
+        self.all_or_nothing = yes;
+        self
+    }
+
+    /// The sender, which may be null.
+    pub fn reverse_path(&self) -> &Mailbox {
+        &self.reverse_path
+    }
+
+    /// The recipients, in the order in which reports name them.
+    pub fn forward_paths(&self) -> &[Mailbox] {
+        &self.forward_paths
+    }
+
+    /// The declared size, in octets.
+    pub fn declared_size(&self) -> Option<u64> {
+        self.size
+    }
+
+    /// The declared content.
+    pub fn body_type(&self) -> BodyType {
+        self.body
+    }
+
+    /// Whether all recipients must be accepted.
+    pub fn is_all_or_nothing(&self) -> bool {
+        self.all_or_nothing
+    }
+}
+
+/// Why no envelope can be made of this.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnvelopeError {
+    /// The reverse-path is no address.
+    #[error("sender {0}")]
+    Sender(#[source] AddressError),
+    /// A forward-path is no address.
+    #[error("recipient {} {error}", .index + 1)]
+    Recipient {
+        /// Its position, from 0.
+        index: usize,
+        /// What is wrong with it.
+        #[source]
+        error: AddressError,
+    },
+    /// A forward-path is null, which only a reverse-path can be.
+    #[error("recipient {} is the null path <>, which only a sender can be", .index + 1)]
+    NullRecipient {
+        /// Its position, from 0.
+        index: usize,
+    },
+    /// There is nobody to send to.
+    #[error("there is no recipient")]
+    NoRecipients,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::format;
+
+    #[test]
+    fn addresses_that_are() {
+        let long = format!("{}@{}.example", "a".repeat(64), "b".repeat(63));
+        for address in [
+            "a@b",
+            "a.b+c=d/e@example.org",
+            "\"a b\"@example.org",
+            "\"a@b\\\"<>\"@example.org",
+            "\"\"@b",
+            "a@[127.0.0.1]",
+            "a@[IPv6:::1]",
+            "Postmaster",
+            "",
+            "<>",
+            "<a@b>",
+            "häns@example.org",
+            "a@bücher.example",
+            "a@x_y.example",
+            "a@1.2",
+            &long,
+        ] {
+            assert!(Mailbox::parse(address).is_ok(), "{address}: {:?}", Mailbox::parse(address));
+        }
+        assert_eq!(Mailbox::parse("\"a@b\"@c").unwrap().local_part(), "\"a@b\"");
+    }
+
+    #[test]
+    fn addresses_that_are_not() {
+        let local = format!("{}@b", "a".repeat(65));
+        let label = format!("a@{}", "b".repeat(64));
+        let long = format!("a@{}", "bbbbbbb.".repeat(32) + "bb");
+        let path = format!("{}@{}", "a".repeat(64), "bbbbbbb.".repeat(23) + "bbbbbbb");
+        for address in [
+            "a",
+            "@b",
+            "a@",
+            "a b@c",
+            ".a@b",
+            "a.@b",
+            "a..b@c",
+            "a@b..c",
+            "a@.b",
+            "a@b.",
+            "a@-b",
+            "a@b-",
+            "\"a@b",
+            "a\"@b",
+            "\"a\"b\"@c",
+            "\"a\\\"@b",
+            "a@[1.2.3]",
+            "a@[::1]",
+            "a@[IPv6:zz]",
+            "a@[x",
+            "a@b\r\n",
+            "\"a\r\n\"@b",
+            "\"a\0\"@b",
+            "a\0@b",
+            "<a@b",
+            "a@b>",
+            "a<@b",
+            "a@b c",
+            "a@\u{a0}b",
+            "\u{85}@b",
+            "@x,@y:a@b",
+            "a@b@",
+            "<<a@b>>",
+            " a@b",
+            "a@b ",
+            &local,
+            &label,
+            &long,
+            &path,
+        ] {
+            assert!(Mailbox::parse(address).is_err(), "{address:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn envelopes_name_the_bad_recipient() {
+        let error = Envelope::new("a@b", ["c@d", "no\r\ngood"]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "recipient 2 \"no\\x0d\\x0agood\" is no mail address: it has no @ and no domain"
+        );
+        assert_eq!(Envelope::new("<>", ["<>"]), Err(EnvelopeError::NullRecipient { index: 0 }));
+        assert_eq!(Envelope::new("<>", [""; 0]), Err(EnvelopeError::NoRecipients));
+    }
+}

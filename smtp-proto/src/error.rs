@@ -1,0 +1,335 @@
+//! Errors as a product: where (a [`Stage`], a command, a recipient), why (a [`Cause`]) and what it means
+//! for the message (an [`Outcome`]).
+
+use alloc::sync::Arc;
+use core::fmt;
+use core::time::Duration;
+
+use crate::auth::MechanismError;
+use crate::body::BodyError;
+use crate::capability::Extension;
+use crate::envelope::EnvelopeError;
+use crate::reply::{Reply, ReplyError};
+
+/// Where in a session something went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Stage {
+    /// Before anything was sent: the caller's own input.
+    Local,
+    /// Name resolution, the TCP connection, and the TLS handshake of implicit TLS.
+    Connect,
+    /// The server's greeting.
+    Greeting,
+    /// EHLO, HELO or LHLO.
+    Ehlo,
+    /// STARTTLS and its handshake.
+    StartTls,
+    /// AUTH and its challenges.
+    Auth,
+    /// MAIL, and the RSET that a failed transaction before it demands.
+    Mail,
+    /// RCPT.
+    Rcpt,
+    /// DATA, up to its 354.
+    Data,
+    /// The octets of the body.
+    Body,
+    /// The end of the data and the reply that decides.
+    EndOfMessage,
+    /// QUIT, or an idle session.
+    Quit,
+}
+
+impl Stage {
+    /// The stage in one lower-case word, as logs and JSON have it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Stage::Local => "local",
+            Stage::Connect => "connect",
+            Stage::Greeting => "greeting",
+            Stage::Ehlo => "ehlo",
+            Stage::StartTls => "starttls",
+            Stage::Auth => "auth",
+            Stage::Mail => "mail",
+            Stage::Rcpt => "rcpt",
+            Stage::Data => "data",
+            Stage::Body => "body",
+            Stage::EndOfMessage => "eom",
+            Stage::Quit => "quit",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What an error means for the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Not delivered; the same may succeed later.
+    Transient,
+    /// Not delivered; the same will fail again.
+    Permanent,
+    /// The end of the data went out and its reply did not come: delivered or not, nobody here knows
+    /// (RFC 1047). Sending again may deliver twice.
+    InDoubt,
+    /// The server was not asked. It is safe to send again, here or elsewhere.
+    NotAttempted,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Outcome::Transient => "temporary, try again later",
+            Outcome::Permanent => "permanent, do not send again unchanged",
+            Outcome::InDoubt => "in doubt, the message may have been delivered",
+            Outcome::NotAttempted => "not attempted, safe to send again",
+        })
+    }
+}
+
+/// One failure, of a recipient, a message or a connection.
+///
+/// `Display` is one line for the person who reads the log:
+///
+/// ```
+/// # use smtp_proto::{Cause, Error, Outcome, Reply, ReplyCode, Stage};
+/// let reply = Reply::new(ReplyCode::new(550).unwrap(), b"5.1.1 no such user");
+/// let error = Error::new(Stage::Rcpt, Outcome::Permanent, Cause::Rejected(reply))
+///     .with_command("RCPT TO:<bob@example.net>");
+/// assert_eq!(
+///     error.to_string(),
+///     "rcpt: RCPT TO:<bob@example.net>: server said 550 5.1.1 no such user \
+///      (permanent, do not send again unchanged)"
+/// );
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub struct Error {
+    /// Where.
+    pub stage: Stage,
+    /// What it means for the message.
+    pub outcome: Outcome,
+    /// Why.
+    pub cause: Cause,
+    /// The command that was answered or waited for, without its line end and with credentials redacted.
+    pub command: Option<Arc<str>>,
+    /// The recipient that it was about, by its position in the envelope, from 0.
+    pub recipient: Option<usize>,
+}
+
+impl Error {
+    /// An error without a command or a recipient.
+    pub fn new(stage: Stage, outcome: Outcome, cause: Cause) -> Self {
+        Self { stage, outcome, cause, command: None, recipient: None }
+    }
+
+    /// The same, about this command.
+    #[must_use]
+    pub fn with_command(mut self, command: &str) -> Self {
+        self.command = Some(command.into());
+        self
+    }
+
+    /// A failure of the transport or the protocol: nothing the message did, so it may pass later.
+    pub(crate) fn transient(stage: Stage, cause: impl Into<Cause>) -> Self {
+        Self::new(stage, Outcome::Transient, cause.into())
+    }
+
+    /// What we ourselves decline to do, now and the next time.
+    pub(crate) fn permanent(stage: Stage, cause: impl Into<Cause>) -> Self {
+        Self::new(stage, Outcome::Permanent, cause.into())
+    }
+
+    /// A refusal by the server, whose first digit decides.
+    pub(crate) fn rejected(stage: Stage, reply: Reply) -> Self {
+        let outcome = match reply.class() {
+            crate::reply::ReplyClass::Permanent => Outcome::Permanent,
+            _ => Outcome::Transient,
+        };
+        Self::new(stage, outcome, Cause::Rejected(reply))
+    }
+
+    /// The reply that decided, where there is one.
+    pub fn reply(&self) -> Option<&Reply> {
+        match &self.cause {
+            Cause::Rejected(reply) | Cause::HelloRejected { helo: reply, .. } => Some(reply),
+            Cause::TlsUnavailable(reply) => reply.as_ref(),
+            Cause::Protocol(error) => error.reply(),
+            _ => None,
+        }
+    }
+
+    /// Whether the server may have delivered the message all the same.
+    pub fn maybe_delivered(&self) -> bool {
+        self.outcome == Outcome::InDoubt
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.stage)?;
+        if let Some(command) = &self.command {
+            write!(f, "{command}: ")?;
+        }
+        write!(f, "{} ({})", self.cause, self.outcome)
+    }
+}
+
+/// Why something failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The server said no.
+    #[error("server said {0}")]
+    Rejected(Reply),
+    /// The server refused EHLO as unknown, and then HELO as well.
+    #[error("server said {ehlo} to EHLO and {helo} to HELO")]
+    HelloRejected {
+        /// The reply to EHLO, 500 or 502.
+        ehlo: Reply,
+        /// The reply to HELO.
+        helo: Reply,
+    },
+    /// The time for one reply, one handshake or one block of the body ran out.
+    #[error("timed out after {} s", .0.as_secs_f32())]
+    TimedOut(Duration),
+    /// The connection ended without a word.
+    #[error("the connection was lost")]
+    Disconnected,
+    /// The connection could not be made or used; the operating system's words.
+    #[error("{0}")]
+    Transport(Arc<str>),
+    /// The server broke the protocol.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+    /// The message needs an extension that the server does not offer.
+    #[error("the server does not offer {0}, which this message needs")]
+    Unsupported(Extension),
+    /// The message is larger than the server's stated limit (RFC 1870).
+    #[error("the message has {size} octets, and the server takes {limit} at most")]
+    TooLarge {
+        /// Declared size, in octets.
+        size: u64,
+        /// The server's limit, in octets.
+        limit: u64,
+    },
+    /// The policy requires TLS, and the server does not offer STARTTLS or refused it.
+    #[error("TLS is required, and the server {}", RefusedTls(.0))]
+    TlsUnavailable(Option<Reply>),
+    /// The TLS handshake failed.
+    #[error("the TLS handshake failed: {0}")]
+    TlsFailed(Arc<str>),
+    /// The server's certificate was not accepted.
+    #[error("the server's certificate is not accepted: {0}")]
+    TlsUntrusted(Arc<str>),
+    /// Credentials were given, and the server offers no AUTH.
+    #[error("credentials were given, and the server offers no AUTH")]
+    AuthUnavailable,
+    /// The server offers no mechanism that the caller allows.
+    #[error("the server offers none of the allowed AUTH mechanisms, only: {0}")]
+    NoCommonMechanism(Arc<str>),
+    /// The credentials would cross the network readable, and the caller did not permit that.
+    #[error("the connection is not encrypted, and sending credentials in the clear is not permitted")]
+    CredentialsInClear,
+    /// The SASL mechanism could not go on.
+    #[error("{0}")]
+    Mechanism(#[from] MechanismError),
+    /// The body cannot be sent as it is.
+    #[error("{0}")]
+    Body(#[from] BodyError),
+    /// Every recipient had to be accepted, and another one was refused.
+    #[error("another recipient was refused, and all were to be accepted or none")]
+    AllOrNothing,
+    /// The caller gave up, or could not read the message; its words.
+    #[error("{0}")]
+    Abandoned(Arc<str>),
+    /// The envelope is none.
+    #[error("{0}")]
+    Envelope(#[from] EnvelopeError),
+    /// The caller asked the engine for something that it cannot do now.
+    #[error("{0}")]
+    Misuse(#[from] Misuse),
+}
+
+impl Cause {
+    /// Whether it was we who would not go on, rather than the server or the network.
+    pub fn is_refusal(&self) -> bool {
+        !matches!(
+            self,
+            Cause::Rejected(_)
+                | Cause::HelloRejected { .. }
+                | Cause::TimedOut(_)
+                | Cause::Disconnected
+                | Cause::Transport(_)
+                | Cause::Protocol(_)
+                | Cause::TlsFailed(_)
+        )
+    }
+}
+
+struct RefusedTls<'a>(&'a Option<Reply>);
+
+impl fmt::Display for RefusedTls<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(reply) => write!(f, "said {reply}"),
+            None => f.write_str("does not offer STARTTLS"),
+        }
+    }
+}
+
+/// How the server broke the protocol. The connection is closed, because what its later replies would
+/// answer is anyone's guess.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProtocolError {
+    /// The input is no reply, or more than a limit allows.
+    #[error("protocol error: {0}")]
+    Malformed(#[from] ReplyError),
+    /// A reply that nothing was waiting for.
+    #[error("protocol error: unexpected reply {0}")]
+    Unexpected(Reply),
+    /// A reply whose first digit cannot answer the command, as 250 to DATA or 354 to RCPT.
+    #[error("protocol error: {0} is no answer to this command")]
+    WrongClass(Reply),
+    /// Octets arrived behind the 220 to STARTTLS and before the handshake: an injection
+    /// (RFC 3207 section 4.2).
+    #[error("protocol error: unencrypted octets behind the reply to STARTTLS")]
+    OctetsBehindStartTls,
+}
+
+impl ProtocolError {
+    fn reply(&self) -> Option<&Reply> {
+        match self {
+            ProtocolError::Unexpected(reply) | ProtocolError::WrongClass(reply) => Some(reply),
+            _ => None,
+        }
+    }
+}
+
+/// A call that does not fit the state of the engine: the caller's mistake, never the server's. Nothing
+/// has changed when it is returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Misuse {
+    /// The connection is closed or closing.
+    #[error("the session has ended")]
+    Closed,
+    /// No body is being sent.
+    #[error("no message body is wanted now")]
+    NoBodyWanted,
+    /// No TLS handshake was asked for.
+    #[error("no TLS handshake was asked for")]
+    NoHandshakeWanted,
+    /// As many messages wait as the limit allows.
+    #[error("{limit} messages wait already")]
+    QueueFull {
+        /// [`Limits::messages`](crate::Limits::messages).
+        limit: usize,
+    },
+}

@@ -1,0 +1,81 @@
+//! What the engine tells its caller.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::error::{Error, Outcome};
+use crate::reply::Reply;
+
+/// A message of this connection, in the order of submission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MessageId(pub(crate) u64);
+
+/// Something that the caller should know or do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// Do the TLS handshake now, then call
+    /// [`handle_tls_established`](crate::Connection::handle_tls_established) or
+    /// [`handle_tls_failed`](crate::Connection::handle_tls_failed). No octet received before may be
+    /// given to the handshake.
+    StartTls,
+    /// Greeting, EHLO, TLS and AUTH are done.
+    Ready,
+    /// At least one recipient was accepted: the body may be sent. What was refused so far is in
+    /// [`refused`](crate::Connection::refused).
+    BodyWanted(MessageId),
+    /// The end of a message: exactly one for each that was submitted, always.
+    Finished(MessageId, Report),
+    /// The end of the connection: exactly one, and the last event. `Ok` after
+    /// [`quit`](crate::Connection::quit).
+    Closed(Result<(), Error>),
+    /// A line of the conversation, where [`Config::trace`](crate::Config::trace) asks for it.
+    Trace(Trace),
+}
+
+/// One step of the conversation, without secrets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Trace {
+    /// A command, without its line end, credentials redacted.
+    Sent(Arc<str>),
+    /// A whole body, of this many octets of the caller's, and the dot.
+    SentBody {
+        /// Octets taken from the caller.
+        octets: u64,
+    },
+    /// A whole reply.
+    Received(Reply),
+    /// The TLS handshake is done.
+    TlsEstablished,
+}
+
+/// What became of one message, for each recipient in the order of the envelope: the reply by which the
+/// server took the responsibility for it, or the error that kept it from that. For SMTP the reply is
+/// that to the end of the data, and the same for all; for LMTP each recipient has its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Report {
+    /// One result for each recipient.
+    pub recipients: Vec<Result<Reply, Error>>,
+}
+
+impl Report {
+    /// Whether every recipient was accepted and the message with it.
+    pub fn is_success(&self) -> bool {
+        self.recipients.iter().all(Result::is_ok)
+    }
+
+    /// The recipients that did not get the message, by their position in the envelope.
+    pub fn failures(&self) -> impl Iterator<Item = (usize, &Error)> {
+        self.recipients
+            .iter()
+            .enumerate()
+            .filter_map(|(index, result)| result.as_ref().err().map(|error| (index, error)))
+    }
+
+    /// Whether the server may have delivered the message although no reply says so.
+    pub fn maybe_delivered(&self) -> bool {
+        self.failures().any(|(_, error)| error.outcome == Outcome::InDoubt)
+    }
+}

@@ -1,0 +1,592 @@
+//! Replies (RFC 5321 section 4.2): bytes in, [`Reply`] out, resumable at every byte and bounded.
+//!
+//! The text of a reply is bytes, because servers send Latin-1, UTF-8 and worse; it becomes printable
+//! only where a person reads it ([`Printable`]).
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+use memchr::memchr;
+
+/// The first digit of a reply code, which is conclusive (RFC 5321 section 4.2.1): a client needs no
+/// other to decide what to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ReplyClass {
+    /// 2yz: the command was done.
+    Success,
+    /// 3yz: the server waits for more (the body, an answer to a challenge).
+    Intermediate,
+    /// 4yz: refused for now; the same may succeed later.
+    Transient,
+    /// 5yz: refused; the same will be refused again.
+    Permanent,
+}
+
+/// A three-digit reply code whose first digit is 2 to 5.
+///
+/// ```
+/// use smtp_proto::{ReplyClass, ReplyCode};
+///
+/// let code = ReplyCode::new(451).unwrap();
+/// assert_eq!(code.class(), ReplyClass::Transient);
+/// assert_eq!(code.to_string(), "451");
+/// assert_eq!(ReplyCode::new(199), None);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReplyCode(u16);
+
+impl ReplyCode {
+    /// The code with this number, if it lies between 200 and 599.
+    pub const fn new(code: u16) -> Option<Self> {
+        match code {
+            200..=599 => Some(Self(code)),
+            _ => None,
+        }
+    }
+
+    /// The number, 200 to 599.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+
+    /// What the first digit says.
+    pub const fn class(self) -> ReplyClass {
+        match self.0 / 100 {
+            2 => ReplyClass::Success,
+            3 => ReplyClass::Intermediate,
+            4 => ReplyClass::Transient,
+            _ => ReplyClass::Permanent,
+        }
+    }
+
+    /// `a line` starts with a code: exactly three digits, the first 2 to 5. The second digit is not
+    /// held to the 0 to 5 of the grammar, since it decides nothing.
+    fn parse(line: &[u8]) -> Option<Self> {
+        match *line {
+            [a @ b'2'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9', ..] => {
+                let digit = |byte: u8| u16::from(byte - b'0');
+                Some(Self(digit(a) * 100 + digit(b) * 10 + digit(c)))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for ReplyCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for ReplyCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// An enhanced status code (RFC 3463), `class.subject.detail`, as in `5.1.1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EnhancedCode {
+    /// 2 (success), 4 (transient) or 5 (permanent).
+    pub class: u8,
+    /// 0 to 999: where the trouble lies (1 address, 2 mailbox, 3 system, 4 network, 5 protocol,
+    /// 6 content, 7 policy).
+    pub subject: u16,
+    /// 0 to 999.
+    pub detail: u16,
+}
+
+impl EnhancedCode {
+    /// Reads a code at the start of `text`, ended by a space, a line end or the end of the text.
+    ///
+    /// ```
+    /// use smtp_proto::EnhancedCode;
+    ///
+    /// let code = EnhancedCode::parse(b"4.2.2 mailbox full").unwrap();
+    /// assert_eq!((code.class, code.subject, code.detail), (4, 2, 2));
+    /// assert_eq!(EnhancedCode::parse(b"3.2.2 no such class"), None);
+    /// ```
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        Self::split(text).map(|(code, _)| code)
+    }
+
+    /// The code at the start of `text`, and what follows it.
+    fn split(text: &[u8]) -> Option<(Self, &[u8])> {
+        let (class, rest) = match text {
+            [class @ (b'2' | b'4' | b'5'), b'.', rest @ ..] => (class - b'0', rest),
+            _ => return None,
+        };
+        let (subject, rest) = number(rest)?;
+        let (detail, rest) = number(rest.strip_prefix(b".")?)?;
+        match rest {
+            [] | [b' ' | b'\t' | b'\n', ..] => Some((Self { class, subject, detail }, rest)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for EnhancedCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.class, self.subject, self.detail)
+    }
+}
+
+/// One to three digits.
+fn number(text: &[u8]) -> Option<(u16, &[u8])> {
+    let digits = text.iter().take(4).take_while(|b| b.is_ascii_digit()).count();
+    if !(1..=3).contains(&digits) {
+        return None;
+    }
+    let (digits, rest) = text.split_at(digits);
+    Some((digits.iter().fold(0, |n, b| n * 10 + u16::from(b - b'0')), rest))
+}
+
+/// A whole reply, borrowed from the decoder: what [`Decoder::decode`] returns. [`to_reply`] keeps it.
+///
+/// [`to_reply`]: ReplyRef::to_reply
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct ReplyRef<'a> {
+    code: ReplyCode,
+    text: &'a [u8],
+}
+
+impl<'a> ReplyRef<'a> {
+    /// The reply code, that of the last line where they differ.
+    pub fn code(&self) -> ReplyCode {
+        self.code
+    }
+
+    /// What the first digit says.
+    pub fn class(&self) -> ReplyClass {
+        self.code.class()
+    }
+
+    /// The text of all lines, without codes and line ends, separated by single LFs.
+    pub fn text(&self) -> &'a [u8] {
+        self.text
+    }
+
+    /// The text line by line; a reply has at least one line, which may be empty.
+    pub fn lines(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        self.text.split(|&b| b == b'\n')
+    }
+
+    /// The enhanced status code (RFC 2034) of the first line, believed only when its class agrees with
+    /// the reply code. Servers send them whether they offered ENHANCEDSTATUSCODES or not.
+    pub fn enhanced(&self) -> Option<EnhancedCode> {
+        EnhancedCode::parse(self.text).filter(|e| u16::from(e.class) == self.code.0 / 100)
+    }
+
+    /// An owned copy: one allocation.
+    pub fn to_reply(&self) -> Reply {
+        Reply { code: self.code, text: self.text.into() }
+    }
+}
+
+impl fmt::Display for ReplyRef<'_> {
+    /// `550 5.1.1 no such user`: one line, the lines of the reply separated by spaces, an enhanced code
+    /// that each of them repeats written once, and everything unprintable escaped.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.code)?;
+        let first = EnhancedCode::parse(self.text);
+        for (index, line) in self.lines().enumerate() {
+            let line = match EnhancedCode::split(line) {
+                Some((code, rest)) if index > 0 && Some(code) == first => rest.trim_ascii_start(),
+                _ => line,
+            };
+            if !line.is_empty() {
+                write!(f, " {}", Printable(line))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ReplyRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reply({self})")
+    }
+}
+
+/// A server's whole reply. Cloning it does not copy the text.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Reply {
+    code: ReplyCode,
+    text: Arc<[u8]>,
+}
+
+impl Reply {
+    /// A reply with this code and this text, whose lines are separated by LF.
+    pub fn new(code: ReplyCode, text: &[u8]) -> Self {
+        ReplyRef { code, text }.to_reply()
+    }
+
+    /// The same, borrowed.
+    pub fn borrow(&self) -> ReplyRef<'_> {
+        ReplyRef { code: self.code, text: &self.text }
+    }
+
+    /// The reply code, that of the last line where they differ.
+    pub fn code(&self) -> ReplyCode {
+        self.code
+    }
+
+    /// What the first digit says.
+    pub fn class(&self) -> ReplyClass {
+        self.code.class()
+    }
+
+    /// The text of all lines as the server sent it, bytes, separated by single LFs.
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// The text line by line.
+    pub fn lines(&self) -> impl Iterator<Item = &[u8]> {
+        self.borrow().lines()
+    }
+
+    /// The enhanced status code, where there is one whose class agrees with the reply code.
+    pub fn enhanced(&self) -> Option<EnhancedCode> {
+        self.borrow().enhanced()
+    }
+}
+
+impl fmt::Display for Reply {
+    /// One printable line, as [`ReplyRef`] writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.borrow().fmt(f)
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.borrow(), f)
+    }
+}
+
+/// Bytes from a stranger, made fit for an error line, a log or a terminal: valid UTF-8 stays, control
+/// characters, invalid bytes and characters that reorder or hide text are written as escapes.
+///
+/// ```
+/// use smtp_proto::Printable;
+///
+/// assert_eq!(Printable(b"caf\xc3\xa9 \x1b[31m\xff").to_string(), "café \\x1b[31m\\xff");
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Printable<'a>(pub &'a [u8]);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use fmt::Write;
+        for chunk in self.0.utf8_chunks() {
+            for c in chunk.valid().chars() {
+                match c {
+                    '\0'..='\x1f' | '\x7f' => write!(f, "\\x{:02x}", u32::from(c))?,
+                    // C1 controls, bidirectional overrides, invisible and line-separating characters.
+                    '\u{80}'..='\u{9f}'
+                    | '\u{ad}'
+                    | '\u{61c}'
+                    | '\u{200b}'..='\u{200f}'
+                    | '\u{2028}'..='\u{202e}'
+                    | '\u{2060}'..='\u{206f}'
+                    | '\u{feff}' => write!(f, "\\u{{{:x}}}", u32::from(c))?,
+                    c => f.write_char(c)?,
+                }
+            }
+            for byte in chunk.invalid() {
+                write!(f, "\\x{byte:02x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How much of a reply the decoder takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyLimits {
+    /// Octets per line with its line end. RFC 5321 section 4.5.3.1.5 allows servers 512, several send
+    /// more; default 4,096.
+    pub line: usize,
+    /// Lines per reply; default 256.
+    pub lines: usize,
+    /// Octets of text per reply; default 16,384.
+    pub octets: usize,
+}
+
+impl Default for ReplyLimits {
+    fn default() -> Self {
+        Self { line: 4_096, lines: 256, octets: 16_384 }
+    }
+}
+
+/// What made the input no reply. The connection cannot be trusted after it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplyError {
+    /// A line with its line end has more octets than allowed.
+    #[error("a reply line is longer than {limit} octets")]
+    LineTooLong {
+        /// [`ReplyLimits::line`].
+        limit: usize,
+    },
+    /// A reply has more lines than allowed.
+    #[error("a reply has more than {limit} lines")]
+    TooManyLines {
+        /// [`ReplyLimits::lines`].
+        limit: usize,
+    },
+    /// A reply has more text than allowed.
+    #[error("a reply has more than {limit} octets of text")]
+    TooLong {
+        /// [`ReplyLimits::octets`].
+        limit: usize,
+    },
+    /// A CR without an LF behind it.
+    #[error("a reply line holds a bare CR")]
+    BareCr,
+    /// The line does not start with a code from 200 to 599 and a space, a hyphen or its end.
+    #[error("not an SMTP reply: \"{}\"", Printable(.0))]
+    NotAReply(
+        /// The start of the line, 80 octets at most.
+        Arc<[u8]>,
+    ),
+    /// The lines of one reply disagree in the first digit.
+    #[error("one reply holds the codes {first} and {then}")]
+    CodesDisagree {
+        /// The code of the line before.
+        first: ReplyCode,
+        /// The code that contradicts it.
+        then: ReplyCode,
+    },
+}
+
+/// Cuts a stream of bytes into replies.
+///
+/// ```
+/// use smtp_proto::{Decoder, ReplyLimits};
+///
+/// let mut decoder = Decoder::new(ReplyLimits::default());
+/// let mut input: &[u8] = b"250-mx.example.net\r\n25";
+/// assert_eq!(decoder.decode(&mut input), Ok(None));
+/// let mut input: &[u8] = b"0 SIZE 1000\r\n220 next";
+/// let reply = decoder.decode(&mut input).unwrap().unwrap().to_reply();
+/// assert_eq!((reply.code().get(), reply.text()), (250, &b"mx.example.net\nSIZE 1000"[..]));
+/// assert_eq!(input, b"220 next");
+/// ```
+#[derive(Debug)]
+pub struct Decoder {
+    limits: ReplyLimits,
+    /// A line whose end has not come yet.
+    partial: Vec<u8>,
+    /// The text of the lines of a multi-line reply so far, each with an LF behind it.
+    text: Vec<u8>,
+    /// How many lines `text` holds, and the code of the last of them.
+    lines: usize,
+    code: Option<ReplyCode>,
+    /// The last call returned a reply that lies in `text`.
+    spent: bool,
+}
+
+impl Decoder {
+    /// A decoder at the beginning of a stream.
+    pub fn new(limits: ReplyLimits) -> Self {
+        Self { limits, partial: Vec::new(), text: Vec::new(), lines: 0, code: None, spent: false }
+    }
+
+    /// Whether the input so far ends between two replies.
+    pub fn is_empty(&self) -> bool {
+        self.partial.is_empty() && (self.spent || self.lines == 0)
+    }
+
+    /// Takes bytes off the front of `input` up to the end of one reply and returns it, or takes all of
+    /// them and returns `None` because the reply goes on.
+    ///
+    /// # Errors
+    /// Whatever is no reply, or exceeds a limit. The stream cannot be decoded further then.
+    pub fn decode<'d, 'i: 'd>(
+        &'d mut self,
+        input: &mut &'i [u8],
+    ) -> Result<Option<ReplyRef<'d>>, ReplyError> {
+        if self.spent {
+            self.spent = false;
+            self.text.clear();
+            self.partial.clear();
+        }
+        while let Some(end) = memchr(b'\n', input) {
+            let (line, rest) = input.split_at(end + 1);
+            *input = rest;
+            if self.partial.len() + line.len() > self.limits.line {
+                return Err(self.line_too_long());
+            }
+            // The common case, a one-line reply in one piece, is lent from the input as it is.
+            if self.partial.is_empty() && self.lines == 0 {
+                let (code, text, last) = parse_line(line)?;
+                if last {
+                    return self.check_octets(text.len()).map(|()| Some(ReplyRef { code, text }));
+                }
+                self.add_line(code, text)?;
+                self.text.push(b'\n');
+                continue;
+            }
+            let mut partial = core::mem::take(&mut self.partial);
+            let parsed = if partial.is_empty() {
+                parse_line(line)
+            } else {
+                partial.extend_from_slice(line);
+                parse_line(&partial)
+            };
+            let (code, text, last) = parsed?;
+            self.add_line(code, text)?;
+            partial.clear();
+            self.partial = partial;
+            if last {
+                self.lines = 0;
+                self.code = None;
+                self.spent = true;
+                let text = &self.text;
+                return Ok(Some(ReplyRef { code, text }));
+            }
+            self.text.push(b'\n');
+        }
+        if self.partial.len() + input.len() > self.limits.line {
+            return Err(self.line_too_long());
+        }
+        self.partial.extend_from_slice(input);
+        *input = &[];
+        Ok(None)
+    }
+
+    fn add_line(&mut self, code: ReplyCode, text: &[u8]) -> Result<(), ReplyError> {
+        if let Some(first) = self.code
+            && first.class() != code.class()
+        {
+            return Err(ReplyError::CodesDisagree { first, then: code });
+        }
+        if self.lines == self.limits.lines {
+            let limit = self.limits.lines;
+            return Err(ReplyError::TooManyLines { limit });
+        }
+        self.check_octets(self.text.len() + text.len())?;
+        self.lines += 1;
+        self.code = Some(code);
+        self.text.extend_from_slice(text);
+        Ok(())
+    }
+
+    fn check_octets(&self, octets: usize) -> Result<(), ReplyError> {
+        let limit = self.limits.octets;
+        match octets > limit {
+            true => Err(ReplyError::TooLong { limit }),
+            false => Ok(()),
+        }
+    }
+
+    fn line_too_long(&self) -> ReplyError {
+        ReplyError::LineTooLong { limit: self.limits.line }
+    }
+}
+
+/// One line, its LF included: its code, its text, and whether the reply ends with it.
+fn parse_line(line: &[u8]) -> Result<(ReplyCode, &[u8], bool), ReplyError> {
+    // A bare LF ends a line too: servers do it (RFC 5321 section 2.3.8 forbids it, and a client gains
+    // nothing by insisting). A bare CR is an attempt to hide something.
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if memchr(b'\r', line).is_some() {
+        return Err(ReplyError::BareCr);
+    }
+    let not_a_reply = || ReplyError::NotAReply(line[..line.len().min(80)].into());
+    let code = ReplyCode::parse(line).ok_or_else(not_a_reply)?;
+    match line[3..] {
+        [] => Ok((code, &[], true)),
+        [b' ', ref text @ ..] => Ok((code, text, true)),
+        [b'-', ref text @ ..] => Ok((code, text, false)),
+        _ => Err(not_a_reply()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+    use alloc::vec;
+
+    fn all(chunks: &[&[u8]]) -> Result<Vec<Reply>, ReplyError> {
+        let mut decoder = Decoder::new(ReplyLimits::default());
+        let mut replies = vec![];
+        for chunk in chunks {
+            let mut input = *chunk;
+            while let Some(reply) = decoder.decode(&mut input)? {
+                replies.push(reply.to_reply());
+            }
+            assert!(input.is_empty());
+        }
+        Ok(replies)
+    }
+
+    #[test]
+    fn every_cut_gives_the_same_replies() {
+        let stream = b"220 a\r\n250-b\r\n250-\r\n250 c d\n354\r\n334 \r\n250-x\r\n251 y\r\n221 bye\r\n";
+        let whole = all(&[stream]).unwrap();
+        assert_eq!(whole.len(), 6);
+        assert_eq!(whole[1].text(), b"b\n\nc d");
+        assert_eq!(whole[4].code().get(), 251);
+        for cut in 0..stream.len() {
+            let (a, b) = stream.split_at(cut);
+            assert_eq!(all(&[a, b]).unwrap(), whole, "cut at {cut}");
+        }
+        let bytes: Vec<&[u8]> = stream.chunks(1).collect();
+        assert_eq!(all(&bytes).unwrap(), whole);
+    }
+
+    #[test]
+    fn what_is_no_reply_is_refused() {
+        for bad in [
+            &b"25 x\r\n"[..],
+            b"2500 x\r\n",
+            b"150 x\r\n",
+            b"650 x\r\n",
+            b"250_x\r\n",
+            b"\r\n",
+            b"HTTP/1.1 400\r\n",
+        ] {
+            assert!(matches!(all(&[bad]), Err(ReplyError::NotAReply(_))), "{bad:?}");
+        }
+        assert_eq!(all(&[b"250 a\rb\r\n"]), Err(ReplyError::BareCr));
+        assert!(matches!(all(&[b"250-a\r\n550 b\r\n"]), Err(ReplyError::CodesDisagree { .. })));
+    }
+
+    #[test]
+    fn limits_hold_at_their_number() {
+        let limits = ReplyLimits { line: 10, lines: 2, octets: 6 };
+        let run = |bytes: &[u8]| {
+            let mut decoder = Decoder::new(limits);
+            decoder.decode(&mut &bytes[..]).map(|reply| reply.is_some())
+        };
+        assert_eq!(run(b"250 abcd\r\n"), Ok(true));
+        assert_eq!(run(b"250 abcde\r\n"), Err(ReplyError::LineTooLong { limit: 10 }));
+        assert_eq!(run(b"250 abcdefg"), Err(ReplyError::LineTooLong { limit: 10 }));
+        assert_eq!(run(b"250-a\r\n250 b\r\n"), Ok(true));
+        assert_eq!(run(b"250-a\r\n250-b\r\n250 c\r\n"), Err(ReplyError::TooManyLines { limit: 2 }));
+        assert_eq!(run(b"250-abc\r\n250 def\r\n"), Err(ReplyError::TooLong { limit: 6 }));
+    }
+
+    #[test]
+    fn enhanced_codes_are_believed_when_the_class_agrees() {
+        let enhanced = |line: &[u8]| all(&[line]).unwrap()[0].enhanced().map(|e| e.to_string());
+        assert_eq!(enhanced(b"550 5.1.1 gone\r\n").as_deref(), Some("5.1.1"));
+        assert_eq!(enhanced(b"550 5.0.0 <a> 5.1.1 gone\r\n").as_deref(), Some("5.0.0"));
+        assert_eq!(enhanced(b"550 2.1.1 gone\r\n"), None);
+        assert_eq!(enhanced(b"550 5.1.1234 gone\r\n"), None);
+        assert_eq!(enhanced(b"550 5.1\r\n"), None);
+        assert_eq!(enhanced(b"250 2.0.0\r\n").as_deref(), Some("2.0.0"));
+    }
+
+    #[test]
+    fn a_reply_is_shown_in_one_printable_line() {
+        let reply = &all(&[b"550-5.1.1 no \x1b[2Jsuch\r\n550 5.1.1 user \xe9\r\n"]).unwrap()[0];
+        assert_eq!(reply.to_string(), "550 5.1.1 no \\x1b[2Jsuch user \\xe9");
+    }
+}

@@ -1,0 +1,61 @@
+//! Time as the engine sees it: a number that the caller brings.
+
+use core::fmt;
+use core::ops::{Add, Sub};
+use core::time::Duration;
+
+/// A point on the caller's monotonic clock: the time passed since an origin of the caller's choice.
+///
+/// The engine reads no clock, so that it runs without `std` and in virtual time. All instants given to
+/// one [`Connection`](crate::Connection) must count from the same origin, and must not go backwards;
+/// where they do, a deadline comes late, and nothing else happens.
+///
+/// ```
+/// use core::time::Duration;
+/// use smtp_proto::Instant;
+///
+/// let now = Instant::from_origin(Duration::from_millis(1_500));
+/// assert_eq!(now + Duration::from_millis(500), Instant::from_origin(Duration::from_secs(2)));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Instant(Duration);
+
+impl Instant {
+    /// The instant that lies `elapsed` after the caller's origin.
+    pub const fn from_origin(elapsed: Duration) -> Self {
+        Self(elapsed)
+    }
+
+    /// The time between the caller's origin and this instant.
+    pub const fn since_origin(self) -> Duration {
+        self.0
+    }
+
+    /// The time from `earlier` to this instant; zero where `earlier` is in fact later.
+    pub fn saturating_since(self, earlier: Instant) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl Add<Duration> for Instant {
+    type Output = Instant;
+
+    /// A sum that would overflow is the end of time: a deadline that never comes.
+    fn add(self, duration: Duration) -> Instant {
+        Instant(self.0.saturating_add(duration))
+    }
+}
+
+impl Sub for Instant {
+    type Output = Duration;
+
+    fn sub(self, earlier: Instant) -> Duration {
+        self.saturating_since(earlier)
+    }
+}
+
+impl fmt::Debug for Instant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "+{:?}", self.0)
+    }
+}
