@@ -175,7 +175,7 @@ impl Connection {
         if matches!(self.state.phase, Phase::Closed) {
             return Err(Misuse::Closed);
         }
-        self.state.lose(Cause::Abandoned(reason.into()));
+        self.state.lose(Cause::Local(reason.into()));
         Ok(())
     }
 

@@ -245,9 +245,9 @@ pub enum Cause {
     /// Every recipient had to be accepted, and another one was refused.
     #[error("another recipient was refused, and all were to be accepted or none")]
     AllOrNothing,
-    /// The caller gave up, or could not read the message; its words.
+    /// The caller's side gave up, could not read the message, or cannot do what was asked; its words.
     #[error("{0}")]
-    Abandoned(Arc<str>),
+    Local(Arc<str>),
     /// The envelope is none.
     #[error("{0}")]
     Envelope(#[from] EnvelopeError),

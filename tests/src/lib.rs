@@ -1,1 +1,3 @@
-//! Tests.
+//! What the tests, the benchmarks and the examples of this workspace share.
+
+pub mod receiver;

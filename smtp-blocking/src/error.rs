@@ -1,0 +1,122 @@
+//! One error for everything that can go wrong in a session.
+
+use std::fmt;
+use std::io;
+
+use smtp_proto::{Cause, EnvelopeError, Outcome, Report, Stage};
+
+/// Why a session could not be opened, or a message reached nobody: the engine's error, what the
+/// operating system said where it said something, and what became of each recipient where a message was
+/// under way.
+///
+/// `Display` is one line:
+///
+/// ```
+/// let error = smtp_blocking::send_mail("localhost", "a@b@c", &["d@example.net"], &b""[..], None);
+/// assert_eq!(
+///     error.unwrap_err().to_string(),
+///     "local: sender \"a@b@c\" is no mail address: '@' may not stand in the local part; a space or \
+///      special character needs double quotes (permanent, do not send again unchanged)"
+/// );
+/// ```
+#[derive(Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    error: smtp_proto::Error,
+    io: Option<io::Error>,
+    report: Option<Report>,
+}
+
+impl Error {
+    pub(crate) fn new(error: smtp_proto::Error) -> Self {
+        Self(Box::new(Inner { error, io: None, report: None }))
+    }
+
+    /// Something on our side, before the server was asked.
+    pub(crate) fn local(cause: Cause) -> Self {
+        Self::new(smtp_proto::Error::new(Stage::Local, Outcome::Permanent, cause))
+    }
+
+    /// No connection.
+    pub(crate) fn connect(message: String, io: Option<io::Error>) -> Self {
+        let cause = Cause::Transport(message.into());
+        let error = smtp_proto::Error::new(Stage::Connect, Outcome::Transient, cause);
+        Self::new(error).with_io(io)
+    }
+
+    /// A message that reached nobody: its first failure speaks for all.
+    pub(crate) fn from_report(report: Report) -> Self {
+        let first = report.failures().next().map(|(_, error)| error.clone());
+        let unexplained = || smtp_proto::Error::new(Stage::Local, Outcome::Permanent, Cause::Disconnected);
+        let mut error = Self::new(first.unwrap_or_else(unexplained));
+        error.0.report = Some(report);
+        error
+    }
+
+    pub(crate) fn with_io(mut self, io: Option<io::Error>) -> Self {
+        self.0.io = io;
+        self
+    }
+
+    /// The stage, the cause, the reply and the outcome.
+    pub fn error(&self) -> &smtp_proto::Error {
+        &self.0.error
+    }
+
+    /// Where it happened.
+    pub fn stage(&self) -> Stage {
+        self.0.error.stage
+    }
+
+    /// Why it happened.
+    pub fn cause(&self) -> &Cause {
+        &self.0.error.cause
+    }
+
+    /// What it means for the message, or for every message where there was no session.
+    pub fn outcome(&self) -> Outcome {
+        self.0.error.outcome
+    }
+
+    /// What became of each recipient, where a transaction had begun.
+    pub fn report(&self) -> Option<&Report> {
+        self.0.report.as_ref()
+    }
+
+    /// What the operating system said, where it said something.
+    pub fn io_error(&self) -> Option<&io::Error> {
+        self.0.io.as_ref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.error)?;
+        match (&self.0.io, &self.0.error.cause) {
+            // The cause names it already.
+            (None, _) | (_, Cause::Transport(_)) => Ok(()),
+            (Some(io), _) => write!(f, ": {io}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.io.as_ref().map(|io| io as _)
+    }
+}
+
+impl From<EnvelopeError> for Error {
+    fn from(error: EnvelopeError) -> Self {
+        Self::local(error.into())
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = error.io_error().map_or(io::ErrorKind::Other, io::Error::kind);
+        io::Error::new(kind, error)
+    }
+}

@@ -1,0 +1,344 @@
+//! The pump between the engine and a blocking stream: what the engine offers is gathered into one write,
+//! what arrives is handed to it, and its deadlines become the stream's timeouts.
+
+use std::io::{self, IoSlice};
+use std::time::{Duration, Instant};
+
+use smtp_proto::{Connection, Event, MessageId, Report};
+
+use crate::connector::Observer;
+use crate::stream::{Stream, Transport};
+
+/// Octets that are gathered before they are written, so that an envelope, or the end of a body with its
+/// dot, is one packet and one system call where it can be. A longer run goes out from where it lies.
+const GATHER: usize = 32 * 1024;
+
+/// The longest that one system call may block. It is also what a stream's timeout stays at while all
+/// deadlines are farther away, which saves two system calls for each reply.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+pub(crate) struct Pump {
+    pub(crate) engine: Connection,
+    stream: Stream,
+    /// Gathered, and counted as sent by the engine.
+    out: Vec<u8>,
+    input: Vec<u8>,
+    origin: Instant,
+    /// The stream's timeout.
+    armed: Option<Duration>,
+    observer: Option<Observer>,
+    pub(crate) ready: bool,
+    finished: Option<(MessageId, Report)>,
+    closed: Option<Result<(), smtp_proto::Error>>,
+    io: Option<io::Error>,
+    #[cfg(feature = "rustls")]
+    tls_settings: Option<crate::tls::TlsSettings>,
+    #[cfg(feature = "rustls")]
+    pub(crate) tls_info: Option<crate::tls::TlsInfo>,
+}
+
+impl Pump {
+    pub(crate) fn new(
+        config: smtp_proto::Config,
+        stream: Box<dyn Transport>,
+        observer: Option<Observer>,
+        #[cfg(feature = "rustls")] tls_settings: Option<crate::tls::TlsSettings>,
+    ) -> Self {
+        Self {
+            engine: Connection::new(config, smtp_proto::Instant::default()),
+            stream: Stream::new(stream),
+            out: Vec::new(),
+            input: vec![0; 4096],
+            origin: Instant::now(),
+            armed: None,
+            observer,
+            ready: false,
+            finished: None,
+            closed: None,
+            io: None,
+            #[cfg(feature = "rustls")]
+            tls_settings,
+            #[cfg(feature = "rustls")]
+            tls_info: None,
+        }
+    }
+
+    fn now(&self) -> smtp_proto::Instant {
+        smtp_proto::Instant::from_origin(self.origin.elapsed())
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.is_some()
+    }
+
+    /// Why the connection ended, for the error of whoever uses it.
+    pub(crate) fn take_end(&mut self) -> Option<(smtp_proto::Error, Option<io::Error>)> {
+        match &self.closed {
+            Some(Err(error)) => Some((error.clone(), self.io.take())),
+            _ => None,
+        }
+    }
+
+    /// What the operating system said when the connection was lost.
+    pub(crate) fn take_io(&mut self) -> Option<io::Error> {
+        self.io.take()
+    }
+
+    pub(crate) fn take_report(&mut self, message: MessageId) -> Option<Report> {
+        match self.finished.take() {
+            Some((id, report)) if id == message => Some(report),
+            other => {
+                self.finished = other;
+                None
+            }
+        }
+    }
+
+    /// Runs until `done`, or until the connection has ended.
+    pub(crate) fn run_until(&mut self, mut done: impl FnMut(&mut Self) -> bool) {
+        loop {
+            self.transmit(&[]);
+            self.take_events();
+            if self.is_closed() || done(self) {
+                // QUIT is not waited for, but it is sent.
+                self.flush();
+                return;
+            }
+            self.receive();
+        }
+    }
+
+    /// Sends what the engine offers and as much of `body` as is wanted, or gathers it to send it with
+    /// what comes next. Returns how many octets of `body` were used: all of them while it is wanted.
+    pub(crate) fn transmit(&mut self, body: &[u8]) -> usize {
+        let mut rest = body;
+        loop {
+            let now = self.now();
+            let Some(transmit) = self.engine.poll_transmit(now, rest) else {
+                return body.len() - rest.len();
+            };
+            let [ours, theirs] = transmit.parts();
+            if self.out.len() + ours.len() + theirs.len() <= GATHER {
+                self.out.extend_from_slice(ours);
+                self.out.extend_from_slice(theirs);
+                let all = ours.len() + theirs.len();
+                rest = &rest[transmit.advance(all)..];
+                continue;
+            }
+            drop(transmit);
+            if !self.arm() {
+                return body.len() - rest.len();
+            }
+            let now = self.now();
+            let Some(transmit) = self.engine.poll_transmit(now, rest) else {
+                continue;
+            };
+            let [ours, theirs] = transmit.parts();
+            let parts = [IoSlice::new(&self.out), IoSlice::new(ours), IoSlice::new(theirs)];
+            match self.stream.write_vectored(&parts) {
+                Ok(0) => {
+                    drop(transmit);
+                    self.on_write_error(io::ErrorKind::WriteZero.into());
+                }
+                Ok(n) if n < self.out.len() => drop(self.out.drain(..n)),
+                Ok(n) => {
+                    let used = transmit.advance(n - self.out.len());
+                    self.out.clear();
+                    rest = &rest[used..];
+                }
+                Err(error) => {
+                    drop(transmit);
+                    self.on_write_error(error);
+                }
+            }
+        }
+    }
+
+    /// Writes what was gathered.
+    pub(crate) fn flush(&mut self) {
+        let mut written = 0;
+        while written < self.out.len() {
+            if !self.is_closed() && !self.arm() {
+                return;
+            }
+            match self.stream.write_vectored(&[IoSlice::new(&self.out[written..])]) {
+                Ok(n @ 1..) => written += n,
+                // Only QUIT can be left of a session that has its results already.
+                _ if self.is_closed() => break,
+                result => {
+                    let zero = io::ErrorKind::WriteZero.into();
+                    if self.on_write_error(result.err().unwrap_or(zero)) {
+                        break;
+                    }
+                }
+            }
+        }
+        if !self.ready {
+            // Credentials may have passed through here.
+            zeroize::Zeroize::zeroize(&mut self.out);
+        }
+        self.out.clear();
+        if written > 0
+            && let Err(error) = self.stream.flush()
+            && !self.is_closed()
+        {
+            self.on_write_error(error);
+        }
+        if self.is_closed() {
+            self.stream.close();
+        }
+    }
+
+    /// Returns whether the connection is lost.
+    fn on_write_error(&mut self, error: io::Error) -> bool {
+        match error.kind() {
+            io::ErrorKind::Interrupted => return false,
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                let now = self.now();
+                self.engine.handle_timeout(now);
+            }
+            _ => {
+                // Why the server has gone is often there to be read: a 421, say.
+                if self.stream.socket.set_timeout(Duration::from_millis(500)).is_ok() {
+                    while let Ok(n @ 1..) = self.stream.read(&mut self.input) {
+                        let now = self.now();
+                        self.engine.handle_input(now, &self.input[..n]);
+                        if self.engine.is_closed() {
+                            break;
+                        }
+                    }
+                }
+                self.io.get_or_insert(error);
+                let now = self.now();
+                self.engine.handle_eof(now);
+            }
+        }
+        self.take_events();
+        self.is_closed()
+    }
+
+    /// Waits for octets from the server, or for a deadline.
+    fn receive(&mut self) {
+        self.flush();
+        if self.is_closed() || !self.arm() {
+            return;
+        }
+        let result = self.stream.read(&mut self.input);
+        let now = self.now();
+        match result {
+            Ok(0) => self.engine.handle_eof(now),
+            Ok(n) => self.engine.handle_input(now, &self.input[..n]),
+            Err(error) => match error.kind() {
+                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {}
+                // rustls: the server closed without saying so in TLS, as many do.
+                io::ErrorKind::UnexpectedEof => self.engine.handle_eof(now),
+                _ => {
+                    self.io.get_or_insert(error);
+                    self.engine.handle_eof(now);
+                }
+            },
+        }
+        // A server that drips octets is no reason to forget the deadline.
+        self.engine.handle_timeout(now);
+        self.take_events();
+    }
+
+    /// Gives the stream the engine's deadline. Returns whether there is time left.
+    fn arm(&mut self) -> bool {
+        let now = self.now();
+        let left = self.engine.poll_timeout().map_or(LONGEST_WAIT, |deadline| deadline - now);
+        if left.is_zero() {
+            self.engine.handle_timeout(now);
+            self.take_events();
+            return false;
+        }
+        let wanted = left.clamp(Duration::from_millis(1), LONGEST_WAIT);
+        if self.armed.is_some_and(|armed| armed <= left && armed >= wanted / 2) {
+            return true;
+        }
+        match self.stream.socket.set_timeout(wanted) {
+            Ok(()) => self.armed = Some(wanted),
+            Err(error) => {
+                self.io.get_or_insert(error);
+                self.engine.handle_eof(now);
+                self.take_events();
+                return false;
+            }
+        }
+        true
+    }
+
+    fn take_events(&mut self) {
+        while let Some(event) = self.engine.poll_event() {
+            match event {
+                Event::StartTls => self.handshake(),
+                Event::Ready => self.ready = true,
+                Event::Finished(id, report) => self.finished = Some((id, report)),
+                Event::Closed(result) => self.closed = Some(result),
+                Event::Trace(trace) => {
+                    if let Some(observer) = &self.observer {
+                        observer(&trace);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    #[cfg(not(feature = "rustls"))]
+    fn handshake(&mut self) {
+        let cause = smtp_proto::Cause::Local("built without TLS".into());
+        let _ = self.engine.handle_tls_failed(cause);
+    }
+
+    #[cfg(feature = "rustls")]
+    fn handshake(&mut self) {
+        use crate::tls::{self, HandshakeError};
+        use smtp_proto::Cause;
+
+        self.flush();
+        let fail = |engine: &mut Connection, cause| {
+            let _ = engine.handle_tls_failed(cause);
+        };
+        let Some(settings) = self.tls_settings.take() else {
+            return fail(&mut self.engine, Cause::Local("there are no TLS settings".into()));
+        };
+        let mut tls = match rustls::ClientConnection::new(settings.config, settings.name) {
+            Ok(tls) => tls,
+            Err(error) => return fail(&mut self.engine, tls::cause(&error)),
+        };
+        loop {
+            if !self.arm() {
+                return;
+            }
+            match tls::handshake_step(&mut tls, self.stream.socket.as_mut()) {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(HandshakeError::Tls(error)) => return fail(&mut self.engine, tls::cause(&error)),
+                Err(HandshakeError::Io(error)) => match error.kind() {
+                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {}
+                    _ => {
+                        self.io.get_or_insert(error);
+                        let now = self.now();
+                        return self.engine.handle_eof(now);
+                    }
+                },
+            }
+            let now = self.now();
+            self.engine.handle_timeout(now);
+            if self.engine.is_closed() {
+                return;
+            }
+        }
+        self.tls_info = Some(tls::info(&tls, settings.verified_name));
+        self.stream.tls = Some(Box::new(tls));
+        let now = self.now();
+        let _ = self.engine.handle_tls_established(now);
+    }
+}
+
+impl std::fmt::Debug for Pump {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pump").field("engine", &self.engine).finish_non_exhaustive()
+    }
+}

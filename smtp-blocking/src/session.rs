@@ -1,0 +1,214 @@
+//! An open session, and the transaction that runs in it.
+
+use std::io::{self, BufRead, Write};
+
+use smtp_proto::{Capabilities, Cause, Envelope, MessageId, Report, ToMailbox};
+
+use crate::error::Error;
+use crate::pump::Pump;
+
+/// A session in which mail can be sent: greeting, EHLO, TLS and AUTH are done.
+///
+/// A transaction that fails does not end it; a lost connection does, and every later call says so.
+#[derive(Debug)]
+pub struct Session {
+    pump: Pump,
+}
+
+impl Session {
+    pub(crate) fn open(mut pump: Pump) -> Result<Self, Error> {
+        pump.run_until(|pump| pump.ready);
+        let session = Self { pump };
+        match session.pump.is_closed() {
+            true => Err(session.ended()),
+            false => Ok(session),
+        }
+    }
+
+    /// Begins a message from `sender` to `recipients`, and returns when its body is wanted, which is as
+    /// soon as one recipient is accepted.
+    ///
+    /// # Errors
+    /// An address is none, nobody was accepted ([`Error::report`] says why for each), or the session is
+    /// lost.
+    pub fn transaction<A, R>(&mut self, sender: A, recipients: R) -> Result<Transaction<'_>, Error>
+    where
+        A: ToMailbox,
+        R: IntoIterator<Item: ToMailbox>,
+    {
+        self.begin(Envelope::new(sender, recipients)?)
+    }
+
+    /// The same for an envelope that declares more: a size, 8-bit content, all recipients or none.
+    ///
+    /// # Errors
+    /// As [`transaction`](Self::transaction).
+    pub fn begin(&mut self, envelope: Envelope) -> Result<Transaction<'_>, Error> {
+        if self.pump.is_closed() {
+            return Err(self.take_end());
+        }
+        let id = self.pump.engine.submit(envelope).map_err(|misuse| Error::local(misuse.into()))?;
+        let mut report = None;
+        self.pump.run_until(|pump| {
+            report = pump.take_report(id);
+            report.is_some() || pump.engine.wants_body()
+        });
+        match report.or_else(|| self.pump.take_report(id)) {
+            Some(report) => Err(Error::from_report(report).with_io(self.pump.take_io())),
+            None => Ok(Transaction { session: self, id, done: false }),
+        }
+    }
+
+    /// Sends a whole message, in constant memory.
+    ///
+    /// # Errors
+    /// The message reached nobody: [`Error::report`] says what became of each recipient. One that
+    /// reached somebody is a [`Report`], with the errors of the others in it.
+    pub fn send(&mut self, envelope: Envelope, mut message: impl BufRead) -> Result<Report, Error> {
+        let mut transaction = self.begin(envelope)?;
+        while transaction.is_wanted() {
+            let used = match message.fill_buf() {
+                Ok([]) => break,
+                Ok(octets) => transaction.offer(octets),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(transaction.give_up(error)),
+            };
+            message.consume(used);
+        }
+        transaction.finish()
+    }
+
+    /// Ends the session: says QUIT and closes, without waiting for the reply, which decides nothing.
+    /// Dropping a session closes it without QUIT.
+    pub fn quit(mut self) {
+        if self.pump.engine.quit().is_ok() {
+            self.pump.run_until(|_| false);
+        }
+    }
+
+    /// What the server offers.
+    pub fn capabilities(&self) -> &Capabilities {
+        self.pump.engine.capabilities()
+    }
+
+    /// Whether another message can be sent.
+    pub fn is_usable(&self) -> bool {
+        !self.pump.is_closed()
+    }
+
+    /// How often so far something was sent and a reply waited for; the greeting counts, the handshakes
+    /// of TCP and TLS do not.
+    pub fn round_trips(&self) -> u64 {
+        self.pump.engine.round_trips()
+    }
+
+    /// How the session is encrypted, if it is.
+    #[cfg(feature = "rustls")]
+    pub fn tls_info(&self) -> Option<&crate::tls::TlsInfo> {
+        self.pump.tls_info.as_ref()
+    }
+
+    fn take_end(&mut self) -> Error {
+        match self.pump.take_end() {
+            Some((error, io)) => Error::new(error).with_io(io),
+            None => Error::local(smtp_proto::Misuse::Closed.into()),
+        }
+    }
+
+    fn ended(mut self) -> Error {
+        self.take_end()
+    }
+}
+
+/// A message whose body is wanted: write it, then [`finish`](Self::finish).
+///
+/// Line ends and dots are the engine's business: write the message as it is. Dropping a transaction
+/// that is not finished closes the session, because that is the only way not to send half a message.
+#[derive(Debug)]
+#[must_use = "a transaction that is dropped ends the session"]
+pub struct Transaction<'a> {
+    session: &'a mut Session,
+    id: MessageId,
+    done: bool,
+}
+
+impl Transaction<'_> {
+    /// The recipients that were refused, by their position, and why.
+    pub fn failures(&self) -> impl Iterator<Item = (usize, &smtp_proto::Error)> {
+        self.session.pump.engine.refused(self.id)
+    }
+
+    /// Ends the message and waits for the reply that decides.
+    ///
+    /// # Errors
+    /// As [`Session::send`].
+    pub fn finish(mut self) -> Result<Report, Error> {
+        self.done = true;
+        let id = self.id;
+        let pump = &mut self.session.pump;
+        // Where no body is wanted any more, the report is there already, and says why.
+        let _ = pump.engine.finish_body();
+        let mut report = None;
+        pump.run_until(|pump| {
+            report = pump.take_report(id);
+            report.is_some()
+        });
+        match report.or_else(|| pump.take_report(id)) {
+            Some(report) if report.recipients.iter().any(Result::is_ok) => Ok(report),
+            Some(report) => Err(Error::from_report(report).with_io(pump.take_io())),
+            None => Err(self.session.take_end()),
+        }
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.session.pump.engine.wants_body()
+    }
+
+    fn offer(&mut self, octets: &[u8]) -> usize {
+        self.session.pump.transmit(octets)
+    }
+
+    /// The message cannot be read to its end.
+    fn give_up(mut self, error: io::Error) -> Error {
+        self.done = true;
+        let reason = format!("the message cannot be read: {error}");
+        let _ = self.session.pump.engine.abort(&reason);
+        self.session.pump.run_until(|_| true);
+        let cause = Cause::Local(reason.into());
+        let report = self.session.pump.take_report(self.id);
+        match report {
+            Some(report) => Error::from_report(report),
+            None => Error::local(cause),
+        }
+        .with_io(Some(error))
+    }
+}
+
+impl Write for Transaction<'_> {
+    /// Fails when the server has ended the transaction; [`finish`](Transaction::finish) says why.
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        if octets.is_empty() {
+            return Ok(0);
+        }
+        match self.offer(octets) {
+            0 => {
+                Err(io::Error::new(io::ErrorKind::BrokenPipe, "the transaction has ended; finish() says why"))
+            }
+            used => Ok(used),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.session.pump.flush();
+        Ok(())
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            let _ = self.session.pump.engine.abort("the transaction was dropped before it was finished");
+            self.session.pump.run_until(|_| true);
+        }
+    }
+}

@@ -1,0 +1,1084 @@
+//! A small receiving SMTP (or LMTP) server on the loopback interface, for the
+//! example program and the tests.
+//!
+//! It speaks RFC 5321 over real sockets, with STARTTLS, AUTH and the usual
+//! extensions, and stores every message it accepts as one file. It never
+//! relays, and accepts any recipient but those whose local part begins with
+//! `refused` (550), `greylisted` (450) or `full` (452).
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::{env, mem, ops::Range, path::PathBuf, process, time::Duration};
+
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::{ServerConfig, ServerConnection};
+
+/// Longest command line, CRLF included: the 512 octets of RFC 5321 §4.5.3.1.4
+/// and ample room for the parameters that extensions add.
+const LINE_LIMIT: usize = 2048;
+/// Longest address (RFC 5321 §4.5.3.1.3, the path without its brackets); it
+/// also keeps the replies that quote one within the 512 octets of §4.5.3.1.5.
+const ADDRESS_LIMIT: usize = 254;
+/// What an atom may hold beside letters and digits (RFC 5322 §3.2.3).
+const ATOM_MARKS: &str = "!#$%&'*+-/=?^_`{|}~";
+/// RFC 5321 §4.5.3.1.8 demands 100 at least.
+const RECIPIENT_LIMIT: usize = 1000;
+/// RFC 5321 §4.5.3.2.7 demands five minutes at least.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// The size of a connection's input buffer, more than `LINE_LIMIT`.
+const INPUT_SIZE: usize = 16 * 1024;
+
+/// How a [`Receiver`] behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The name in the greeting and in the certificate.
+    pub hostname: String,
+    /// Where messages are stored; created if missing.
+    pub directory: PathBuf,
+    /// Speak LMTP (RFC 2033) instead of SMTP.
+    pub lmtp: bool,
+    /// Offer STARTTLS on connections not yet in TLS.
+    pub starttls: bool,
+    /// Expect a TLS handshake at the start of every connection.
+    pub implicit_tls: bool,
+    /// Announce PIPELINING; pipelined commands work either way.
+    pub pipelining: bool,
+    /// Largest message accepted, in octets; zero for no limit (RFC 1870 §4).
+    pub max_size: u64,
+    /// User name and password; when set, MAIL requires authentication.
+    pub auth: Option<(String, String)>,
+    /// Offer AUTH outside TLS too.
+    pub auth_in_clear: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let mut unique = (0..).map(|_| {
+            let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+            env::temp_dir().join(format!("receiver-{}-{count}", process::id()))
+        });
+        Self {
+            hostname: "receiver.localhost".to_owned(),
+            // Process ids come round again: step over folders of older runs.
+            directory: unique.find(|path| !path.exists()).unwrap_or_default(),
+            lmtp: false,
+            starttls: true,
+            implicit_tls: false,
+            pipelining: true,
+            max_size: 64 * 1024 * 1024,
+            auth: None,
+            auth_in_clear: false,
+        }
+    }
+}
+
+/// A message that was accepted, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredMessage {
+    /// The address of MAIL FROM without brackets; empty for the null path.
+    pub reverse_path: String,
+    /// The addresses of the accepted RCPT TO without brackets, in order.
+    pub forward_paths: Vec<String>,
+    /// The file with the message exactly as received, dots unstuffed.
+    pub path: PathBuf,
+    /// The size of the file.
+    pub octets: u64,
+    /// Whether it came over TLS.
+    pub tls: bool,
+    /// The BODY parameter of MAIL in upper case, if there was one.
+    pub body_parameter: Option<String>,
+    /// The name the client gave in HELO, EHLO or LHLO.
+    pub client_name: String,
+}
+
+/// A running server. Dropping it closes all connections and ends all its
+/// threads; the stored files stay.
+#[derive(Debug)]
+pub struct Receiver {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    certificate: String,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+impl Receiver {
+    /// Starts a server on a free port of 127.0.0.1.
+    ///
+    /// # Errors
+    ///
+    /// When the directory, the certificate or the socket cannot be made.
+    pub fn start(options: Options) -> io::Result<Self> {
+        fs::create_dir_all(&options.directory)?;
+        let (certificate, tls) = make_certificate(&options.hostname).map_err(io::Error::other)?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            options,
+            tls,
+            files: AtomicU64::new(0),
+            state: Mutex::default(),
+            arrived: Condvar::new(),
+        });
+        let inner = Arc::clone(&shared);
+        let acceptor = thread::Builder::new().spawn(move || accept(&listener, &inner))?;
+        Ok(Self { shared, address, certificate, acceptor: Some(acceptor) })
+    }
+
+    /// The address to connect to.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The self-signed certificate, usable as a client's CA file. It names the
+    /// host name, `localhost` and 127.0.0.1.
+    #[must_use]
+    pub fn certificate_pem(&self) -> &str {
+        &self.certificate
+    }
+
+    /// The messages accepted so far; each is listed before its 250 is sent.
+    #[must_use]
+    pub fn messages(&self) -> Vec<StoredMessage> {
+        self.shared.lock().messages.clone()
+    }
+
+    /// Waits until at least `n` messages were accepted or the time is over,
+    /// and returns those there are.
+    #[must_use]
+    pub fn wait_for_messages(&self, n: usize, timeout: Duration) -> Vec<StoredMessage> {
+        let arrived = &self.shared.arrived;
+        let few = |state: &mut State| state.messages.len() < n;
+        let waited = arrived.wait_timeout_while(self.shared.lock(), timeout, few);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.messages.clone()
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.stopping = true;
+        let connections = mem::take(&mut state.connections);
+        drop(state);
+        for (socket, _) in connections.values() {
+            // Wakes the connection's thread from any read or write.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+        for (_, thread) in connections.into_values() {
+            let _ = thread.join();
+        }
+        // A connection wakes the acceptor. Should that fail, joining it could
+        // hang, so then it is left to end by itself.
+        let woken = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
+        if let (Ok(_), Some(acceptor)) = (woken, self.acceptor.take()) {
+            let _ = acceptor.join();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    options: Options,
+    tls: Arc<ServerConfig>,
+    files: AtomicU64,
+    state: Mutex<State>,
+    arrived: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stopping: bool,
+    messages: Vec<StoredMessage>,
+    connections: HashMap<u64, (TcpStream, JoinHandle<()>)>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+fn make_certificate(hostname: &str) -> Result<(String, Arc<ServerConfig>), AnyError> {
+    let key = KeyPair::generate()?;
+    let names = [hostname, "localhost", "127.0.0.1"].map(str::to_owned);
+    let certificate = CertificateParams::new(names)?.self_signed(&key)?;
+    let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+    // Named here, so that no process-wide default provider is needed.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key.into())?;
+    Ok((certificate.pem(), Arc::new(config)))
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    for id in 0.. {
+        let accepted = listener.accept();
+        let mut state = shared.lock();
+        if state.stopping {
+            return;
+        }
+        let connection = accepted.and_then(|(socket, _)| {
+            let handle = socket.try_clone()?;
+            let shared = Arc::clone(shared);
+            let thread = thread::Builder::new().spawn(move || {
+                Session::new(socket, &shared).run();
+                // The lock makes this come after the insertion below.
+                shared.lock().connections.remove(&id);
+            })?;
+            Ok((handle, thread))
+        });
+        if let Ok(connection) = connection {
+            state.connections.insert(id, connection);
+        } else {
+            drop(state);
+            thread::sleep(Duration::from_millis(10)); // out of descriptors, say
+        }
+    }
+}
+
+/// Why a command did not end with its normal reply.
+enum Fault {
+    /// It is refused with this reply.
+    Refused(String),
+    /// The session is over.
+    Over,
+}
+
+impl From<&str> for Fault {
+    fn from(reply: &str) -> Self {
+        Self::Refused(reply.to_owned())
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(_: io::Error) -> Self {
+        Self::Over
+    }
+}
+
+fn refuse_if(condition: bool, reply: &str) -> Result<(), Fault> {
+    if condition { Err(reply.into()) } else { Ok(()) }
+}
+
+/// What the client has told so far.
+#[derive(Default)]
+struct Dialogue {
+    client_name: Option<String>,
+    /// Whether EHLO or LHLO was used, so that extensions may be.
+    extended: bool,
+    authenticated: bool,
+    /// The open mail transaction.
+    message: Option<StoredMessage>,
+    smtputf8: bool,
+}
+
+/// One connection.
+struct Session<'a> {
+    shared: &'a Shared,
+    options: &'a Options,
+    socket: TcpStream,
+    tls: Option<ServerConnection>,
+    input: Vec<u8>,
+    /// The part of `input` that was received and not yet used.
+    held: Range<usize>,
+    output: Vec<u8>,
+    dialogue: Dialogue,
+}
+
+impl<'a> Session<'a> {
+    fn new(socket: TcpStream, shared: &'a Shared) -> Self {
+        Self {
+            shared,
+            options: &shared.options,
+            socket,
+            tls: None,
+            input: vec![0; INPUT_SIZE],
+            held: 0..0,
+            output: Vec::new(),
+            dialogue: Dialogue::default(),
+        }
+    }
+
+    fn run(&mut self) {
+        if self.open().is_ok() {
+            loop {
+                match self.command() {
+                    Ok(()) => {}
+                    Err(Fault::Refused(reply)) => self.reply(&reply),
+                    Err(Fault::Over) => break,
+                }
+            }
+        }
+        self.close();
+    }
+
+    fn open(&mut self) -> io::Result<()> {
+        self.socket.set_nodelay(true)?;
+        self.socket.set_read_timeout(Some(IDLE_TIMEOUT))?;
+        self.socket.set_write_timeout(Some(IDLE_TIMEOUT))?;
+        if self.options.implicit_tls {
+            self.shake_hands()?;
+        }
+        self.reply(&format!("220 {} ESMTP ready", self.options.hostname));
+        Ok(())
+    }
+
+    fn shake_hands(&mut self) -> io::Result<()> {
+        let config = Arc::clone(&self.shared.tls);
+        let mut tls = ServerConnection::new(config).map_err(io::Error::other)?;
+        while tls.is_handshaking() {
+            tls.complete_io(&mut self.socket)?;
+        }
+        self.tls = Some(tls);
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        let _ = self.flush();
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+            while tls.wants_write() && tls.write_tls(&mut self.socket).is_ok_and(|n| n > 0) {}
+        }
+        let _ = self.socket.shutdown(Shutdown::Write);
+        // Closing with input unread would reset the connection, and the client
+        // might never see the last reply: give it a moment to close first.
+        let _ = self.socket.set_read_timeout(Some(Duration::from_secs(1)));
+        for _ in 0..16 {
+            if !matches!(self.socket.read(&mut self.input), Ok(1..)) {
+                break;
+            }
+        }
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+
+    fn reply(&mut self, line: &str) {
+        self.output.extend_from_slice(line.as_bytes());
+        self.output.extend_from_slice(b"\r\n");
+    }
+
+    fn quit(&mut self, line: &str) -> Result<(), Fault> {
+        self.reply(line);
+        Err(Fault::Over)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let output = mem::take(&mut self.output);
+        let Some(tls) = &mut self.tls else {
+            return self.socket.write_all(&output);
+        };
+        let mut stream = rustls::Stream::new(tls, &mut self.socket);
+        stream.write_all(&output)?;
+        stream.flush()
+    }
+
+    /// Receives more input. The replies gathered so far are sent before, so
+    /// that a batch of commands gets one batch of replies (RFC 2920 §3.2).
+    fn fill(&mut self) -> Result<(), Fault> {
+        self.flush()?;
+        self.input.copy_within(self.held.clone(), 0);
+        self.held = 0..self.held.len();
+        let space = &mut self.input[self.held.end..];
+        let received = match &mut self.tls {
+            Some(tls) => rustls::Stream::new(tls, &mut self.socket).read(space),
+            None => self.socket.read(space),
+        };
+        match received.map_err(|error| error.kind()) {
+            Ok(0) => return Err(Fault::Over),
+            Ok(count) => self.held.end += count,
+            Err(ErrorKind::Interrupted) => {}
+            Err(ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return self.quit("421 4.4.2 Idle for too long, closing");
+            }
+            Err(_) => return Err(Fault::Over),
+        }
+        Ok(())
+    }
+
+    /// The next line, which only CRLF ends (RFC 5321 §2.3.8).
+    fn line(&mut self) -> Result<String, Fault> {
+        let mut too_long = false;
+        loop {
+            let held = &self.input[self.held.clone()];
+            if let Some(length) = held.windows(2).position(|pair| pair == b"\r\n") {
+                let line = String::from_utf8_lossy(&held[..length]);
+                // White space at the end is tolerated (RFC 5321 §4.1.1).
+                let line = line.trim_end_matches([' ', '\t']).to_owned();
+                self.held.start += length + 2;
+                too_long |= length + 2 > LINE_LIMIT;
+                refuse_if(too_long, "500 5.5.2 Line too long")?;
+                let wrong = |c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER;
+                refuse_if(line.contains(wrong), "500 5.5.2 Not readable as UTF-8")?;
+                return Ok(line);
+            }
+            if held.len() >= LINE_LIMIT {
+                too_long = true;
+                // Dropped, but for a CR whose LF may be yet to come.
+                self.held.start = self.held.end - usize::from(held.ends_with(b"\r"));
+            }
+            self.fill()?;
+        }
+    }
+
+    fn command(&mut self) -> Result<(), Fault> {
+        let line = self.line()?;
+        let (verb, argument) = line.split_once(' ').unwrap_or((&line, ""));
+        let verb = verb.to_ascii_uppercase();
+        let lone = matches!(verb.as_str(), "DATA" | "RSET" | "QUIT" | "STARTTLS");
+        refuse_if(lone && !argument.is_empty(), "501 5.5.4 No parameters here")?;
+        match (verb.as_str(), self.options.lmtp) {
+            ("EHLO", false) | ("LHLO", true) => self.hello(argument, true)?,
+            ("HELO", false) => self.hello(argument, false)?,
+            ("MAIL", _) => self.mail(argument)?,
+            ("RCPT", _) => self.rcpt(argument)?,
+            ("DATA", _) => self.data()?,
+            ("STARTTLS", _) => self.starttls()?,
+            ("AUTH", _) => self.auth(argument)?,
+            ("RSET", _) => {
+                self.dialogue.message = None;
+                self.reply("250 2.0.0 Ok");
+            }
+            ("NOOP", _) => self.reply("250 2.0.0 Ok"),
+            ("VRFY", _) if argument.is_empty() => return Err("501 5.5.4 Whom?".into()),
+            ("VRFY", _) => self.reply("252 2.0.0 Cannot verify, but will accept"),
+            ("QUIT", _) => self.quit("221 2.0.0 Bye")?,
+            _ => return Err("500 5.5.1 Command not recognized".into()),
+        }
+        Ok(())
+    }
+
+    fn hello(&mut self, name: &str, extended: bool) -> Result<(), Fault> {
+        // No reply to HELO or EHLO has an enhanced code (RFC 2034 §4).
+        refuse_if(!is_domain(name), "501 Domain or address literal expected")?;
+        // Any transaction ends, as after RSET (RFC 5321 §4.1.4).
+        self.dialogue.message = None;
+        self.dialogue.client_name = Some(name.to_owned());
+        self.dialogue.extended = extended;
+        let options = self.options;
+        if !extended {
+            self.reply(&format!("250 {}", options.hostname));
+            return Ok(());
+        }
+        self.reply(&format!("250-{}", options.hostname));
+        let starttls = options.starttls && self.tls.is_none();
+        let auth = options.auth.is_some() && self.auth_is_safe();
+        for (offered, extension) in [
+            (options.pipelining, "PIPELINING"),
+            (true, "8BITMIME"),
+            (true, &format!("SIZE {}", options.max_size)),
+            (true, "ENHANCEDSTATUSCODES"),
+            (starttls, "STARTTLS"),
+            (auth, "AUTH PLAIN LOGIN"),
+        ] {
+            if offered {
+                self.reply(&format!("250-{extension}"));
+            }
+        }
+        self.reply("250 SMTPUTF8");
+        Ok(())
+    }
+
+    fn auth_is_safe(&self) -> bool {
+        self.tls.is_some() || self.options.auth_in_clear
+    }
+
+    fn too_big(&self, size: u64) -> bool {
+        self.options.max_size != 0 && size > self.options.max_size
+    }
+
+    fn mail(&mut self, argument: &str) -> Result<(), Fault> {
+        let name = self.dialogue.client_name.clone();
+        let client_name = name.ok_or("503 5.5.1 Say hello first")?;
+        let locked = self.options.auth.is_some() && !self.dialogue.authenticated;
+        refuse_if(locked, "530 5.7.0 Authentication required")?;
+        let nested = self.dialogue.message.is_some();
+        refuse_if(nested, "503 5.5.1 Nested MAIL command")?;
+        let (path, parameters) = split_path(argument, "FROM:")?;
+        let valid = path.is_empty() || is_mailbox(path);
+        refuse_if(!valid, "501 5.1.7 Bad sender address")?;
+        // Parameters belong to extensions (RFC 5321 §4.1.1.11).
+        let early = !self.dialogue.extended && !parameters.is_empty();
+        refuse_if(early, "555 5.5.4 No parameters after HELO")?;
+        let (mut body_parameter, mut smtputf8) = (None, false);
+        for parameter in parameters.to_ascii_uppercase().split_ascii_whitespace() {
+            match parameter.split_once('=').unwrap_or((parameter, "")) {
+                ("SIZE", size) => {
+                    let digits = !size.is_empty() && size.bytes().all(|b| b.is_ascii_digit());
+                    refuse_if(!digits, "501 5.5.4 Bad SIZE")?;
+                    // A number that does not even fit is surely too big.
+                    let fits = size.parse().is_ok_and(|size| !self.too_big(size));
+                    refuse_if(!fits, "552 5.3.4 Message too big")?;
+                }
+                ("BODY", body @ ("7BIT" | "8BITMIME")) => body_parameter = Some(body.to_owned()),
+                ("BODY", _) => return Err("501 5.5.4 Bad BODY".into()),
+                ("SMTPUTF8", "") => smtputf8 = true,
+                // Part of the AUTH extension, to be ignored (RFC 4954 §5).
+                ("AUTH", _) if self.options.auth.is_some() => {}
+                _ => return Err("555 5.5.4 Parameter not recognized".into()),
+            }
+        }
+        // The codes are those of RFC 6531 §3.5.
+        let plain = path.is_ascii() || smtputf8;
+        refuse_if(!plain, "553 5.6.7 Address needs SMTPUTF8")?;
+        self.dialogue.smtputf8 = smtputf8;
+        self.dialogue.message = Some(StoredMessage {
+            reverse_path: path.to_owned(),
+            forward_paths: Vec::new(),
+            path: PathBuf::new(),
+            octets: 0,
+            tls: self.tls.is_some(),
+            body_parameter,
+            client_name,
+        });
+        self.reply("250 2.1.0 Ok");
+        Ok(())
+    }
+
+    fn rcpt(&mut self, argument: &str) -> Result<(), Fault> {
+        let message = self.dialogue.message.as_mut();
+        let recipients = &mut message.ok_or("503 5.5.1 MAIL first")?.forward_paths;
+        let (path, parameters) = split_path(argument, "TO:")?;
+        // Postmaster alone needs no domain (RFC 5321 §4.1.1.3).
+        let valid = is_mailbox(path) || path.eq_ignore_ascii_case("postmaster");
+        refuse_if(!valid, "501 5.1.3 Bad recipient address")?;
+        refuse_if(!parameters.is_empty(), "555 5.5.4 Parameter not recognized")?;
+        let plain = path.is_ascii() || self.dialogue.smtputf8;
+        refuse_if(!plain, "553 5.6.7 Address needs SMTPUTF8")?;
+        for (prefix, code, text) in [
+            ("refused", "550 5.1.1", "no such user here"),
+            ("greylisted", "450 4.2.0", "greylisted, try again later"),
+            ("full", "452 4.2.2", "mailbox full"),
+        ] {
+            refuse_if(path.starts_with(prefix), &format!("{code} <{path}> {text}"))?;
+        }
+        let many = recipients.len() >= RECIPIENT_LIMIT;
+        refuse_if(many, "452 4.5.3 Too many recipients")?;
+        recipients.push(path.to_owned());
+        self.reply("250 2.1.5 Ok");
+        Ok(())
+    }
+
+    fn data(&mut self) -> Result<(), Fault> {
+        let message = self.dialogue.message.clone();
+        let mut message = message.ok_or("503 5.5.1 MAIL first")?;
+        let nobody = message.forward_paths.is_empty();
+        // In LMTP the code must be 503 (RFC 2033 §4.2).
+        refuse_if(nobody && self.options.lmtp, "503 5.5.1 no valid recipients")?;
+        refuse_if(nobody, "554 5.5.1 no valid recipients")?;
+        let spool = Spool::create(self.shared);
+        let mut spool = spool.map_err(|_| "451 4.3.0 Cannot store a message")?;
+        self.reply("354 End data with <CR><LF>.<CR><LF>");
+        let (octets, refusal) = self.receive(&mut spool.file)?;
+        // Whatever the outcome, the transaction is over (RFC 5321 §4.1.1.4).
+        self.dialogue.message = None;
+        // LMTP answers for every accepted recipient (RFC 2033 §4.2).
+        let lmtp = self.options.lmtp;
+        let replies = if lmtp { message.forward_paths.len() } else { 1 };
+        let reply = if let Some(refusal) = refusal {
+            drop(spool); // the file is gone before the client knows
+            refusal.to_owned()
+        } else {
+            message.path = spool.keep();
+            message.octets = octets;
+            let name = message.path.file_name().unwrap_or_default().display();
+            let reply = format!("250 2.0.0 Ok: stored as {name}");
+            self.shared.lock().messages.push(message);
+            self.shared.arrived.notify_all();
+            reply
+        };
+        (0..replies).for_each(|_| self.reply(&reply));
+        Ok(())
+    }
+
+    /// Receives the message data to its very end; returns its size, and the
+    /// reply if it is refused.
+    fn receive(&mut self, file: &mut File) -> Result<(u64, Option<&'static str>), Fault> {
+        let mut unstuffer = Unstuffer::default();
+        let mut text = Vec::new();
+        let (mut octets, mut refusal) = (0, None);
+        loop {
+            let (used, ended) = unstuffer.feed(&self.input[self.held.clone()], &mut text);
+            self.held.start += used;
+            octets += text.len() as u64;
+            if unstuffer.bare {
+                refusal = Some("550 5.6.0 Bare CR or LF in the message");
+            } else if self.too_big(octets) {
+                refusal = Some("552 5.3.4 Message too big");
+            } else if refusal.is_none() && file.write_all(&text).is_err() {
+                refusal = Some("451 4.3.0 Cannot store the message");
+            }
+            text.clear();
+            if ended {
+                return Ok((octets, refusal));
+            }
+            self.fill()?;
+        }
+    }
+
+    fn starttls(&mut self) -> Result<(), Fault> {
+        refuse_if(self.tls.is_some(), "503 5.5.1 Already in TLS")?;
+        refuse_if(!self.options.starttls, "502 5.5.1 STARTTLS not offered")?;
+        refuse_if(!self.dialogue.extended, "503 5.5.1 EHLO first")?;
+        // Input that came along may be an attacker's, and must not pass for a part
+        // of the TLS session (CVE-2011-0411). Later plaintext fails the handshake.
+        if !self.held.is_empty() {
+            return self.quit("501 5.5.1 Data after STARTTLS");
+        }
+        self.reply("220 2.0.0 Ready to start TLS");
+        self.flush()?;
+        self.shake_hands()?;
+        // Nothing learnt in the clear counts any more (RFC 3207 §4.2).
+        self.dialogue = Dialogue::default();
+        Ok(())
+    }
+
+    fn auth(&mut self, argument: &str) -> Result<(), Fault> {
+        let account = self.options.auth.as_ref();
+        let (user, password) = account.ok_or("502 5.5.1 AUTH not offered")?;
+        let user_password = (user.as_bytes(), password.as_bytes());
+        refuse_if(!self.dialogue.extended, "503 5.5.1 EHLO first")?;
+        // Neither twice nor within a transaction (RFC 4954 §4).
+        let late = self.dialogue.authenticated || self.dialogue.message.is_some();
+        refuse_if(late, "503 5.5.1 AUTH not allowed now")?;
+        refuse_if(!self.auth_is_safe(), "538 5.7.11 AUTH needs TLS")?;
+        let (mechanism, initial) = match argument.split_once(' ') {
+            Some((mechanism, initial)) => (mechanism, Some(initial)),
+            None => (argument, None),
+        };
+        let right = match mechanism.to_ascii_uppercase().as_str() {
+            "PLAIN" => {
+                let response = self.auth_response(initial, "")?;
+                // Authorization identity, user, password (RFC 4616 §2).
+                let parts: Vec<&[u8]> = response.split(|&byte| byte == 0).collect();
+                let &[identity, name, secret] = parts.as_slice() else {
+                    return Err("501 5.5.2 Malformed response".into());
+                };
+                (identity.is_empty() || identity == name) && (name, secret) == user_password
+            }
+            "LOGIN" => {
+                let name = self.auth_response(initial, "VXNlcm5hbWU6")?; // Username:
+                let secret = self.auth_response(None, "UGFzc3dvcmQ6")?; // Password:
+                (name.as_slice(), secret.as_slice()) == user_password
+            }
+            _ => return Err("504 5.5.4 Mechanism not offered".into()),
+        };
+        refuse_if(!right, "535 5.7.8 Authentication credentials invalid")?;
+        self.dialogue.authenticated = true;
+        self.reply("235 2.7.0 Authentication successful");
+        Ok(())
+    }
+
+    /// The initial response, or the response to `challenge` if there is none.
+    fn auth_response(&mut self, initial: Option<&str>, challenge: &str) -> Result<Vec<u8>, Fault> {
+        let response = match initial {
+            Some("=") => String::new(), // empty, as RFC 4954 §4 spells it
+            Some(initial) => initial.to_owned(),
+            None => {
+                self.reply(&format!("334 {challenge}"));
+                self.line()?
+            }
+        };
+        refuse_if(response == "*", "501 5.7.0 Authentication cancelled")?;
+        decode_base64(&response).ok_or("501 5.5.2 Not base64".into())
+    }
+}
+
+/// A message file in the making, deleted unless it is kept.
+struct Spool {
+    file: File,
+    path: PathBuf,
+}
+
+impl Spool {
+    fn create(shared: &Shared) -> io::Result<Self> {
+        loop {
+            let number = shared.files.fetch_add(1, Ordering::Relaxed) + 1;
+            let path = shared.options.directory.join(format!("{number:04}.eml"));
+            match File::create_new(&path) {
+                // Left by an earlier server, and never overwritten.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                file => return Ok(Self { file: file?, path }),
+            }
+        }
+    }
+
+    fn keep(mut self) -> PathBuf {
+        mem::take(&mut self.path)
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        if !self.path.as_os_str().is_empty() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A place in the message data.
+#[derive(Clone, Copy, Default)]
+enum Place {
+    #[default]
+    LineStart,
+    AfterFirstDot,
+    AfterFirstDotCr,
+    AfterCr,
+    Elsewhere,
+}
+
+/// Removes the stuffed dots and finds the end of the message data, which
+/// nothing but CRLF.CRLF is (RFC 5321 §4.1.1.4).
+#[derive(Default)]
+struct Unstuffer {
+    place: Place,
+    /// Whether a bare CR or LF was seen, which never ends a line. The text is
+    /// not exact from there on.
+    bare: bool,
+}
+
+impl Unstuffer {
+    /// Appends the text in `input` to `text`; returns how much input was used,
+    /// and whether the end was reached.
+    fn feed(&mut self, input: &[u8], text: &mut Vec<u8>) -> (usize, bool) {
+        for (index, &byte) in input.iter().enumerate() {
+            self.place = match (self.place, byte) {
+                (Place::AfterFirstDotCr, b'\n') => return (index + 1, true),
+                (Place::AfterCr, b'\n') => {
+                    text.extend_from_slice(b"\r\n");
+                    Place::LineStart
+                }
+                (Place::AfterCr | Place::AfterFirstDotCr, _) | (_, b'\n') => {
+                    self.bare = true;
+                    match byte {
+                        b'\r' => Place::AfterCr,
+                        _ => Place::Elsewhere,
+                    }
+                }
+                (Place::LineStart, b'.') => Place::AfterFirstDot,
+                (Place::AfterFirstDot, b'\r') => Place::AfterFirstDotCr,
+                (_, b'\r') => Place::AfterCr,
+                _ => {
+                    text.push(byte);
+                    Place::Elsewhere
+                }
+            };
+        }
+        (input.len(), false)
+    }
+}
+
+/// Splits `FROM:<address> parameters` into address and parameters. No space may
+/// stand beside the colon (RFC 5321 §3.3).
+fn split_path<'l>(argument: &'l str, keyword: &str) -> Result<(&'l str, &'l str), Fault> {
+    let split = || {
+        let (head, rest) = argument.split_at_checked(keyword.len())?;
+        let rest = rest.strip_prefix('<')?;
+        let (mut quoted, mut escaped) = (false, false);
+        let close = rest.bytes().position(|byte| {
+            quoted ^= byte == b'"' && !escaped;
+            escaped = byte == b'\\' && quoted && !escaped;
+            byte == b'>' && !quoted
+        })?;
+        let (mut path, tail) = (&rest[..close], &rest[close + 1..]);
+        // A source route must be accepted and should be ignored (§4.1.1.3).
+        if path.starts_with('@') {
+            path = path.split_once(':')?.1;
+        }
+        let right = head.eq_ignore_ascii_case(keyword) && !tail.starts_with(|c| c != ' ');
+        right.then_some((path, tail.trim_start()))
+    };
+    let syntax = || Fault::Refused(format!("501 5.5.2 Syntax: {keyword}<address>"));
+    split().ok_or_else(syntax)
+}
+
+/// `Mailbox` of RFC 5321 §4.1.2, with the non-ASCII characters of RFC 6531.
+fn is_mailbox(path: &str) -> bool {
+    let Some((local, domain)) = path.rsplit_once('@') else {
+        return false;
+    };
+    let odd = |c: char| c.is_ascii() && !c.is_ascii_alphanumeric() && !ATOM_MARKS.contains(c);
+    let is_atom = |atom: &str| !atom.is_empty() && !atom.contains(odd);
+    let quoted = local.len() > 1 && local.starts_with('"') && local.ends_with('"');
+    let local_is_right = quoted || local.split('.').all(is_atom);
+    path.len() <= ADDRESS_LIMIT && local_is_right && is_domain(domain)
+}
+
+/// `Domain` or `address-literal` of RFC 5321 §4.1.2.
+fn is_domain(domain: &str) -> bool {
+    if let Some(literal) = domain.strip_prefix('[').and_then(|d| d.strip_suffix(']')) {
+        return match literal.strip_prefix("IPv6:") {
+            Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+            None => literal.parse::<Ipv4Addr>().is_ok(),
+        };
+    }
+    let odd = |c: char| c.is_ascii() && !c.is_ascii_alphanumeric() && c != '-';
+    let is_label = |l: &str| !(l.is_empty() || l.starts_with('-') || l.ends_with('-'));
+    domain.split('.').all(is_label) && !domain.replace('.', "").contains(odd)
+}
+
+/// Strict base64 (RFC 4648 §4).
+fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    const DIGITS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digits = text.trim_end_matches('=');
+    let (mut bits, mut count, mut bytes) = (0, 0, Vec::new());
+    for digit in digits.chars() {
+        bits = bits << 6 | DIGITS.find(digit)?;
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count) as u8);
+            bits &= (1 << count) - 1;
+        }
+    }
+    let padded = text.len().is_multiple_of(4) && text.len() - digits.len() <= 2;
+    (padded && bits == 0).then_some(bytes) // bits left over must be zero
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+    use std::io::{BufRead, BufReader};
+
+    struct Client<S>(BufReader<S>);
+
+    impl<S: Read + Write> Client<S> {
+        fn send(&mut self, text: &str) {
+            self.0.get_mut().write_all(text.as_bytes()).unwrap();
+        }
+
+        fn expect(&mut self, start: &str) -> String {
+            let (mut reply, mut line) = (String::new(), 0);
+            while self.0.read_line(&mut reply).unwrap() > 0 && &reply[line + 3..=line + 3] == "-" {
+                line = reply.len();
+            }
+            assert!(reply.starts_with(start), "{reply:?}, not {start:?}");
+            reply
+        }
+
+        fn expect_end(&mut self) {
+            assert!(self.0.fill_buf().unwrap().is_empty());
+        }
+
+        /// Sends the script's lines marked `> `, and expects replies that begin
+        /// like the others.
+        fn talk(&mut self, script: &str) {
+            for line in script.lines().map(str::trim_start) {
+                match line.strip_prefix("> ") {
+                    Some(command) => self.send(&format!("{command}\r\n")),
+                    None => drop(self.expect(line)),
+                }
+            }
+        }
+    }
+
+    fn start(change: impl FnOnce(&mut Options)) -> (Receiver, Client<TcpStream>) {
+        let mut options = Options::default();
+        change(&mut options);
+        let receiver = Receiver::start(options).unwrap();
+        let client = connect(&receiver);
+        (receiver, client)
+    }
+
+    fn connect(receiver: &Receiver) -> Client<TcpStream> {
+        let socket = TcpStream::connect(receiver.local_addr()).unwrap();
+        socket.set_nodelay(true).unwrap();
+        let patience = Duration::from_secs(20);
+        socket.set_read_timeout(Some(patience)).unwrap();
+        let mut client = Client(BufReader::new(socket));
+        client.expect("220 receiver.localhost ESMTP ready\r\n");
+        client
+    }
+
+    type Tls = StreamOwned<ClientConnection, TcpStream>;
+
+    fn start_tls(receiver: &Receiver, mut client: Client<TcpStream>) -> Client<Tls> {
+        client.talk("> STARTTLS\n220 2.0.0");
+        let pem = receiver.certificate_pem().as_bytes();
+        let certificate = CertificateDer::from_pem_slice(pem).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = "receiver.localhost".try_into().unwrap();
+        let tls = ClientConnection::new(config.into(), name).unwrap();
+        Client(BufReader::new(Tls::new(tls, client.0.into_inner())))
+    }
+
+    /// Ends the server and removes its files; returns how many there were.
+    fn files_left(receiver: Receiver) -> usize {
+        let directory = receiver.shared.options.directory.clone();
+        drop(receiver);
+        let count = fs::read_dir(&directory).unwrap().count();
+        fs::remove_dir_all(directory).unwrap();
+        count
+    }
+
+    const TO_DATA: &str = "> MAIL FROM:<a@client.example>\n250 2.1.0\n\
+        > RCPT TO:<b@receiver.localhost>\n250 2.1.5\n> DATA\n354";
+
+    #[test]
+    fn pipelined_transaction_and_split_dots() {
+        let (receiver, mut client) = start(|_| ());
+        client.send("ehlo client.example\r\n");
+        let offer = "250-receiver.localhost\r\n250-PIPELINING\r\n250-8BITMIME\r\n\
+            250-SIZE 67108864\r\n250-ENHANCEDSTATUSCODES\r\n250-STARTTLS\r\n250 SMTPUTF8\r\n";
+        assert_eq!(client.expect("250-"), offer);
+        client.send(
+            "mail from:<\"a>b\"@client.example> size=40 body=8bitmime\r\n\
+             RCPT TO:<b@receiver.localhost>\r\nRCPT TO:<Postmaster>\r\nDATA\r\n",
+        );
+        client.talk("250 2.1.0\n250 2.1.5\n250 2.1.5\n354");
+        for part in ["Subject: x\r", "\n\r\n.", ".dot\r\n..\r\n.", ".", "\r\n.\r"] {
+            client.send(part);
+            thread::sleep(Duration::from_millis(20));
+        }
+        client.send("\nRSET\r\nQUIT\r\n");
+        client.talk("250 2.0.0 Ok: stored as 0001.eml\n250 2.0.0\n221 2.0.0");
+        client.expect_end();
+        let message = receiver.wait_for_messages(1, Duration::from_secs(5)).remove(0);
+        let expected = StoredMessage {
+            reverse_path: "\"a>b\"@client.example".to_owned(),
+            forward_paths: vec!["b@receiver.localhost".to_owned(), "Postmaster".to_owned()],
+            path: receiver.shared.options.directory.join("0001.eml"),
+            octets: 26,
+            tls: false,
+            body_parameter: Some("8BITMIME".to_owned()),
+            client_name: "client.example".to_owned(),
+        };
+        assert_eq!(message, expected);
+        let stored = fs::read(&message.path).unwrap();
+        assert_eq!(stored, b"Subject: x\r\n\r\n.dot\r\n.\r\n.\r\n");
+        assert_eq!(files_left(receiver), 1);
+    }
+
+    #[test]
+    fn refusals_and_sequence() {
+        let (receiver, mut client) = start(|_| ());
+        client.talk(
+            "> MAIL FROM:<>\n503 5.5.1
+            > EHLO [127.0.0.1]\n250-
+            > RCPT TO:<b@x>\n503 5.5.1
+            > MAIL FROM: <a@x>\n501 5.5.2
+            > MAIL FROM:<a b@x>\n501 5.1.7
+            > MAIL FROM:<é@x>\n553 5.6.7
+            > MAIL FROM:<> FUTURE=1\n555 5.5.4
+            > MAIL FROM:<> SIZE=99999999999999999999\n552 5.3.4
+            > MAIL FROM:<é@x> SMTPUTF8\n250 2.1.0
+            > RCPT TO:<refused.b@x>\n550 5.1.1 <refused.b@x> no such user here
+            > RCPT TO:<greylisted@x>\n450 4.2.0 <greylisted@x> greylisted, try again later
+            > RCPT TO:<full@x>\n452 4.2.2 <full@x> mailbox full
+            > DATA\n554 5.5.1 no valid recipients
+            > VRFY b\n252 2.0.0
+            > LHLO x\n500 5.5.1
+            > HELO x\n250 receiver.localhost
+            > DATA\n503 5.5.1",
+        );
+        client.send(&"x".repeat(40_000));
+        client.talk("> \n500 5.5.2 Line too long\n> NOOP\n250 2.0.0");
+        assert_eq!(files_left(receiver), 0);
+    }
+
+    #[test]
+    fn starttls_forgets_and_encrypts() {
+        let (receiver, mut client) = start(|_| ());
+        client.talk("> EHLO x\n250-");
+        let mut client = start_tls(&receiver, client);
+        client.talk("> MAIL FROM:<>\n503 5.5.1\n> EHLO x");
+        assert!(!client.expect("250-").contains("STARTTLS"));
+        client.talk(TO_DATA);
+        client.talk("> .\n250 2.0.0\n> QUIT\n221 2.0.0");
+        client.expect_end();
+        assert!(receiver.messages()[0].tls);
+        assert_eq!(files_left(receiver), 1);
+    }
+
+    #[test]
+    fn injection_after_starttls_ends_the_session() {
+        let (receiver, mut client) = start(|_| ());
+        client.talk("> EHLO x\n250-");
+        client.send("STARTTLS\r\nMAIL FROM:<a@x>\r\n");
+        client.expect("501 5.5.1 ");
+        client.expect_end();
+        assert_eq!(files_left(receiver), 0);
+    }
+
+    #[test]
+    fn lmtp_answers_for_each_recipient() {
+        let (receiver, mut client) = start(|options| options.lmtp = true);
+        client.talk("> EHLO x\n500 5.5.1\n> LHLO x\n250-");
+        client.talk("> MAIL FROM:<>\n250 2.1.0\n> RCPT TO:<a@x>\n250 2.1.5");
+        client.talk("> RCPT TO:<refused@x>\n550 5.1.1\n> RCPT TO:<b@x>\n250 2.1.5");
+        client.talk("> DATA\n354\n> text\n> .\n250 2.0.0 Ok: stored as 0001.eml");
+        client.talk("250 2.0.0 Ok: stored as 0001.eml\n> VRFY x\n252 2.0.0");
+        assert_eq!(files_left(receiver), 1);
+    }
+
+    #[test]
+    fn auth_only_in_tls() {
+        let account = Some(("user".to_owned(), "pass".to_owned()));
+        let (receiver, mut client) = start(|options| options.auth = account);
+        client.send("EHLO x\r\n");
+        assert!(!client.expect("250-").contains("AUTH"));
+        client.talk("> AUTH PLAIN\n538 5.7.11");
+        let mut client = start_tls(&receiver, client);
+        client.send("EHLO x\r\n");
+        assert!(client.expect("250-").contains("250-AUTH PLAIN LOGIN\r\n"));
+        client.talk(
+            "> MAIL FROM:<>\n530 5.7.0
+            > AUTH PLAIN AHVzZXIAd3Jvbmc=\n535 5.7.8
+            > AUTH PLAIN AHVzZXIAcGFzc\n501 5.5.2
+            > AUTH PLAIN\n334\n> *\n501 5.7.0
+            > AUTH LOGIN\n334 VXNlcm5hbWU6\n> dXNlcg==\n334 UGFzc3dvcmQ6\n> cGFzcw==\n235 2.7.0
+            > AUTH PLAIN AHVzZXIAcGFzcw==\n503 5.5.1
+            > MAIL FROM:<>\n250 2.1.0",
+        );
+        let mut again = connect(&receiver);
+        again.talk("> EHLO x\n250-");
+        let mut again = start_tls(&receiver, again);
+        again.talk("> EHLO x\n250-\n> AUTH PLAIN\n334\n> AHVzZXIAcGFzcw==\n235 2.7.0");
+        assert_eq!(files_left(receiver), 0);
+    }
+
+    #[test]
+    fn oversize_is_refused_after_the_dot() {
+        let (receiver, mut client) = start(|options| options.max_size = 10);
+        client.talk("> EHLO x\n250-\n> MAIL FROM:<> SIZE=11\n552 5.3.4");
+        client.talk(TO_DATA);
+        client.talk("> 123456789\n> .\n552 5.3.4");
+        client.talk(TO_DATA);
+        client.talk("> 12345678\n> .\n250 2.0.0");
+        assert_eq!(receiver.messages()[0].octets, 10);
+        assert_eq!(files_left(receiver), 1);
+    }
+
+    #[test]
+    fn bare_line_ends_are_refused() {
+        let (receiver, mut client) = start(|_| ());
+        client.talk("> EHLO x\n250-");
+        for text in ["a\nb", "a\n.\r\nb", "a\r\n.\nb", "a\r.\r\nb", "a\r\n.\rb"] {
+            client.talk(TO_DATA);
+            client.send(text);
+            client.talk("> \n> .\n550 5.6.0");
+        }
+        client.talk(TO_DATA);
+        client.send("half a mess"); // and then nothing more: no file is left
+        assert_eq!(files_left(receiver), 0);
+    }
+}
