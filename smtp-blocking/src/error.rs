@@ -5,6 +5,8 @@ use std::io;
 
 use smtp_proto::{Cause, EnvelopeError, Outcome, Report, Stage};
 
+use crate::pump::Pump;
+
 /// Why a session could not be opened, or a message reached nobody: the engine's error, what the
 /// operating system said where it said something, and what became of each recipient where a message was
 /// under way.
@@ -27,11 +29,21 @@ struct Inner {
     error: smtp_proto::Error,
     io: Option<io::Error>,
     report: Option<Report>,
+    round_trips: u64,
+    #[cfg(feature = "rustls")]
+    tls: Option<crate::tls::TlsInfo>,
 }
 
 impl Error {
     pub(crate) fn new(error: smtp_proto::Error) -> Self {
-        Self(Box::new(Inner { error, io: None, report: None }))
+        Self(Box::new(Inner {
+            error,
+            io: None,
+            report: None,
+            round_trips: 0,
+            #[cfg(feature = "rustls")]
+            tls: None,
+        }))
     }
 
     /// Something on our side, before the server was asked.
@@ -43,7 +55,9 @@ impl Error {
     pub(crate) fn connect(message: String, io: Option<io::Error>) -> Self {
         let cause = Cause::Transport(message.into());
         let error = smtp_proto::Error::new(Stage::Connect, Outcome::Transient, cause);
-        Self::new(error).with_io(io)
+        let mut error = Self::new(error);
+        error.0.io = io;
+        error
     }
 
     /// A message that reached nobody: its first failure speaks for all.
@@ -55,8 +69,14 @@ impl Error {
         error
     }
 
-    pub(crate) fn with_io(mut self, io: Option<io::Error>) -> Self {
-        self.0.io = io;
+    /// The same, with what is known of the session in which it happened.
+    pub(crate) fn in_session(mut self, pump: &mut Pump) -> Self {
+        self.0.io = pump.take_io();
+        self.0.round_trips = pump.engine.round_trips();
+        #[cfg(feature = "rustls")]
+        {
+            self.0.tls = pump.tls_info.clone();
+        }
         self
     }
 
@@ -83,6 +103,17 @@ impl Error {
     /// What became of each recipient, where a transaction had begun.
     pub fn report(&self) -> Option<&Report> {
         self.0.report.as_ref()
+    }
+
+    /// How often the session had sent something and waited for a reply.
+    pub fn round_trips(&self) -> u64 {
+        self.0.round_trips
+    }
+
+    /// How the session was encrypted, if it was.
+    #[cfg(feature = "rustls")]
+    pub fn tls_info(&self) -> Option<&crate::tls::TlsInfo> {
+        self.0.tls.as_ref()
     }
 
     /// What the operating system said, where it said something.

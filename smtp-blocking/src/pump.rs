@@ -71,12 +71,9 @@ impl Pump {
         self.closed.is_some()
     }
 
-    /// Why the connection ended, for the error of whoever uses it.
-    pub(crate) fn take_end(&mut self) -> Option<(smtp_proto::Error, Option<io::Error>)> {
-        match &self.closed {
-            Some(Err(error)) => Some((error.clone(), self.io.take())),
-            _ => None,
-        }
+    /// Why the connection ended.
+    pub(crate) fn end(&self) -> Option<&smtp_proto::Error> {
+        self.closed.as_ref()?.as_ref().err()
     }
 
     /// What the operating system said when the connection was lost.
@@ -92,6 +89,14 @@ impl Pump {
                 None
             }
         }
+    }
+
+    /// Ends the session at once; what was gathered and not written is not sent any more.
+    pub(crate) fn abort(&mut self, reason: &str) {
+        let _ = self.engine.abort(reason);
+        self.out.clear();
+        self.take_events();
+        self.flush();
     }
 
     /// Runs until `done`, or until the connection has ended.

@@ -18,10 +18,9 @@ pub struct Session {
 impl Session {
     pub(crate) fn open(mut pump: Pump) -> Result<Self, Error> {
         pump.run_until(|pump| pump.ready);
-        let session = Self { pump };
-        match session.pump.is_closed() {
-            true => Err(session.ended()),
-            false => Ok(session),
+        match pump.is_closed() {
+            true => Err(ended(&mut pump)),
+            false => Ok(Self { pump }),
         }
     }
 
@@ -45,7 +44,7 @@ impl Session {
     /// As [`transaction`](Self::transaction).
     pub fn begin(&mut self, envelope: Envelope) -> Result<Transaction<'_>, Error> {
         if self.pump.is_closed() {
-            return Err(self.take_end());
+            return Err(ended(&mut self.pump));
         }
         let id = self.pump.engine.submit(envelope).map_err(|misuse| Error::local(misuse.into()))?;
         let mut report = None;
@@ -54,7 +53,7 @@ impl Session {
             report.is_some() || pump.engine.wants_body()
         });
         match report.or_else(|| self.pump.take_report(id)) {
-            Some(report) => Err(Error::from_report(report).with_io(self.pump.take_io())),
+            Some(report) => Err(Error::from_report(report).in_session(&mut self.pump)),
             None => Ok(Transaction { session: self, id, done: false }),
         }
     }
@@ -107,17 +106,15 @@ impl Session {
     pub fn tls_info(&self) -> Option<&crate::tls::TlsInfo> {
         self.pump.tls_info.as_ref()
     }
+}
 
-    fn take_end(&mut self) -> Error {
-        match self.pump.take_end() {
-            Some((error, io)) => Error::new(error).with_io(io),
-            None => Error::local(smtp_proto::Misuse::Closed.into()),
-        }
-    }
-
-    fn ended(mut self) -> Error {
-        self.take_end()
-    }
+/// The error of a session that has ended.
+fn ended(pump: &mut Pump) -> Error {
+    let error = match pump.end() {
+        Some(error) => Error::new(error.clone()),
+        None => Error::local(smtp_proto::Misuse::Closed.into()),
+    };
+    error.in_session(pump)
 }
 
 /// A message whose body is wanted: write it, then [`finish`](Self::finish).
@@ -155,8 +152,8 @@ impl Transaction<'_> {
         });
         match report.or_else(|| pump.take_report(id)) {
             Some(report) if report.recipients.iter().any(Result::is_ok) => Ok(report),
-            Some(report) => Err(Error::from_report(report).with_io(pump.take_io())),
-            None => Err(self.session.take_end()),
+            Some(report) => Err(Error::from_report(report).in_session(pump)),
+            None => Err(ended(pump)),
         }
     }
 
@@ -172,15 +169,13 @@ impl Transaction<'_> {
     fn give_up(mut self, error: io::Error) -> Error {
         self.done = true;
         let reason = format!("the message cannot be read: {error}");
-        let _ = self.session.pump.engine.abort(&reason);
-        self.session.pump.run_until(|_| true);
-        let cause = Cause::Local(reason.into());
-        let report = self.session.pump.take_report(self.id);
-        match report {
+        self.session.pump.abort(&reason);
+        let pump = &mut self.session.pump;
+        match pump.take_report(self.id) {
             Some(report) => Error::from_report(report),
-            None => Error::local(cause),
+            None => Error::local(Cause::Local(reason.into())),
         }
-        .with_io(Some(error))
+        .in_session(pump)
     }
 }
 
@@ -207,8 +202,7 @@ impl Write for Transaction<'_> {
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         if !self.done {
-            let _ = self.session.pump.engine.abort("the transaction was dropped before it was finished");
-            self.session.pump.run_until(|_| true);
+            self.session.pump.abort("the transaction was dropped before it was finished");
         }
     }
 }
