@@ -1,4 +1,38 @@
-//! TODO
+//! SMTP and LMTP over blocking sockets: the engine of [`smtp_proto`] with connections, TLS and timeouts.
+//!
+//! [`send_mail`] forwards one message. [`Connector`] says how to reach a server and opens a [`Session`];
+//! [`Session::send`] sends a message from any [`BufRead`] in constant memory, and
+//! [`Session::transaction`] gives a [`Transaction`] to write it into.
+//!
+//! # Who is trusted
+//!
+//! | policy | without a server name | with [`Connector::server_name`] |
+//! |---|---|---|
+//! | [`TlsPolicy::Opportunistic`] | encrypted where offered, nobody's identity checked | the same, and a wrong certificate ends the session |
+//! | [`TlsPolicy::Required`] | encrypted or not at all, nobody's identity checked | encrypted by the named server or not at all |
+//! | [`TlsPolicy::Implicit`] | the same, from the first octet | the same, from the first octet |
+//!
+//! Between mail servers the left column is usual. **With credentials, name the server**: otherwise an
+//! active attacker can have them. The trust anchors are the system's, and those of
+//! [`Connector::trust_pem`].
+//!
+//! # Deadlines
+//!
+//! Every reply has a deadline, [`Timeouts`]; a server that drips octets does not extend it. The name
+//! look-up is the system's and has its own.
+//!
+//! # What a blocking adapter cannot do
+//!
+//! It does not read while it writes. A refusal that arrives in the middle of a body is seen when the
+//! body is out, or when the server has closed the connection and a write fails; what the server said is
+//! then still read and reported. And it cannot be cancelled but by its deadlines.
+//!
+//! # Features
+//!
+//! `rustls` (default): TLS 1.2 and 1.3 by rustls, with the ring provider (it builds everywhere with
+//! nothing but a C compiler) and the system's trust store. Without it [`TlsPolicy::Opportunistic`] stays
+//! in the clear and the stricter policies are errors.
+
 mod connector;
 mod error;
 mod pump;

@@ -1,4 +1,109 @@
-//! TODO manual
+//! The client side of SMTP (RFC 5321) and LMTP (RFC 2033) as a pure state machine.
+//!
+//! [`Connection`] takes octets that a server sent and gives octets to send to it, and events. It owns no
+//! socket, reads no clock, starts no thread and draws no random number, so that it runs in any event
+//! loop, on bare metal and under a fuzzer, and behaves the same in all of them. For ready-made
+//! connections and TLS there are the crates `smtp-blocking` and `smtp-tokio`.
+//!
+//! ```text
+//!  application ──submit / finish_body / quit──▶ ┌────────────┐ ──poll_transmit──▶ socket
+//!              ◀─────────poll_event──────────── │ Connection │ ◀──handle_input─── socket
+//!    clock ──────handle_timeout(now)──────────▶ │            │ ──poll_timeout───▶ timer
+//!                                               └────────────┘
+//! ```
+//!
+//! # A session, step by step
+//!
+//! ```
+//! use smtp_proto::*;
+//!
+//! let now = Instant::default(); // from the caller's own clock
+//! let mut config = Config::new(ClientName::parse("client.example.org")?);
+//! config.tls = TlsPolicy::Never;
+//! let mut engine = Connection::new(config, now);
+//! engine.submit(Envelope::new("alice@example.org", ["bob@example.net", "carol@example.net"])?)?;
+//!
+//! // Nothing is said before the server's greeting.
+//! assert!(engine.poll_transmit(now, b"").is_none());
+//! engine.handle_input(now, b"220 mx.example.net\r\n");
+//! assert_eq!(sent(&mut engine, b""), b"EHLO client.example.org\r\n");
+//! engine.handle_input(now, b"250-mx.example.net\r\n250 PIPELINING\r\n");
+//! assert_eq!(engine.poll_event(), Some(Event::Ready));
+//!
+//! // The envelope is one batch, and one recipient is enough to go on.
+//! assert_eq!(
+//!     sent(&mut engine, b""),
+//!     b"MAIL FROM:<alice@example.org>\r\nRCPT TO:<bob@example.net>\r\nRCPT TO:<carol@example.net>\r\nDATA\r\n"
+//! );
+//! engine.handle_input(now, b"250 ok\r\n250 ok\r\n550 5.1.1 who?\r\n354 go on\r\n");
+//! assert!(matches!(engine.poll_event(), Some(Event::BodyWanted(_))));
+//!
+//! // The body goes out from where it lies; the engine adds only what the protocol needs.
+//! assert_eq!(sent(&mut engine, b".hidden\r\n"), b"..hidden\r\n");
+//! engine.finish_body()?;
+//! assert_eq!(sent(&mut engine, b""), b".\r\n");
+//! engine.handle_input(now, b"250 2.0.0 queued\r\n");
+//!
+//! let Some(Event::Finished(_, report)) = engine.poll_event() else { unreachable!() };
+//! assert!(report.recipients[0].is_ok());
+//! let error = report.recipients[1].as_ref().unwrap_err();
+//! assert_eq!((error.stage, error.outcome), (Stage::Rcpt, Outcome::Permanent));
+//!
+//! fn sent(engine: &mut Connection, mut body: &[u8]) -> Vec<u8> {
+//!     let mut wire = Vec::new();
+//!     while let Some(transmit) = engine.poll_transmit(Instant::default(), body) {
+//!         let octets = transmit.parts().concat();
+//!         body = &body[transmit.advance(octets.len())..];
+//!         wire.extend_from_slice(&octets);
+//!     }
+//!     wire
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What can be relied on
+//!
+//! 1. Each submitted message ends in exactly one [`Event::Finished`], and the connection in exactly one
+//!    [`Event::Closed`] with nothing after it, whatever the server or the network does.
+//! 2. Any call is legal at any time. Polls may be repeated, in any order. What does not fit is a
+//!    [`Misuse`] and changes nothing; nothing panics.
+//! 3. Octets that were offered stay a prefix of every later offer until they are advanced, so that
+//!    completion-based I/O may hold them.
+//! 4. How the input is cut never matters.
+//! 5. Memory is bounded by [`Limits`].
+//! 6. A reply is attributed by position. One that answers nothing ends the connection, 421 excepted.
+//! 7. The first digit of a reply code decides. One that cannot answer the command is a protocol error.
+//! 8. STARTTLS is a hard edge: nothing is sent behind it, nothing that arrives behind its 220 is
+//!    believed, nothing learnt before it is kept.
+//! 9. A batch ends where RFC 2920 says, and nothing of the next message follows the end of the data
+//!    before its reply, because servers that advertise PIPELINING break on that.
+//! 10. A loss between the end of the data and its reply is [`Outcome::InDoubt`]; a message that was not
+//!     begun is [`Outcome::NotAttempted`].
+//! 11. Credentials do not appear in `Debug`, in errors or in [`Trace`], are wiped when dropped, and do
+//!     not cross the network in the clear without [`Credentials::permit_in_clear`].
+//!
+//! # Limits
+//!
+//! | what | default | where |
+//! |---|---:|---|
+//! | octets per reply line | 4,096 | [`ReplyLimits::line`] |
+//! | lines per reply | 256 | [`ReplyLimits::lines`] |
+//! | octets of text per reply | 16,384 | [`ReplyLimits::octets`] |
+//! | octets of unanswered commands | 4,096 | [`Limits::in_flight`] |
+//! | messages queued | 64 | [`Limits::messages`] |
+//! | challenges per AUTH | 8 | [`Limits::challenges`] |
+//! | local part, domain, mailbox | 64, 255, 254 octets | RFC 5321 section 4.5.3.1 |
+//! | AUTH line with an initial response | 512 octets | RFC 4954 section 4 |
+//!
+//! # What is deliberately absent
+//!
+//! Message composition, MX look-up, queues and retries: they are their owners' business. Nothing is
+//! ever sent again by itself.
+//!
+//! # Features
+//!
+//! `std` (default) changes no behaviour; it lets dependencies use the standard library, which makes the
+//! search for line ends faster.
 #![no_std]
 
 extern crate alloc;
