@@ -26,6 +26,8 @@ pub(crate) struct Pump {
     origin: Instant,
     /// The stream's timeout.
     armed: Option<Duration>,
+    block_timeout: Duration,
+    quit_timeout: Duration,
     observer: Option<Observer>,
     pub(crate) ready: bool,
     finished: Option<(MessageId, Report)>,
@@ -44,6 +46,7 @@ impl Pump {
         observer: Option<Observer>,
         #[cfg(feature = "rustls")] tls_settings: Option<crate::tls::TlsSettings>,
     ) -> Self {
+        let (block_timeout, quit_timeout) = (config.timeouts.block, config.timeouts.quit);
         Self {
             engine: Connection::new(config, smtp_proto::Instant::default()),
             stream: Stream::new(stream),
@@ -51,6 +54,8 @@ impl Pump {
             input: vec![0; 4096],
             origin: Instant::now(),
             armed: None,
+            block_timeout,
+            quit_timeout,
             observer,
             ready: false,
             finished: None,
@@ -94,7 +99,6 @@ impl Pump {
     /// Ends the session at once; what was gathered and not written is not sent any more.
     pub(crate) fn abort(&mut self, reason: &str) {
         let _ = self.engine.abort(reason);
-        self.out.clear();
         self.take_events();
         self.flush();
     }
@@ -162,18 +166,29 @@ impl Pump {
     /// Writes what was gathered.
     pub(crate) fn flush(&mut self) {
         let mut written = 0;
+        let mut progress = Instant::now();
         while written < self.out.len() {
             if !self.is_closed() && !self.arm() {
-                return;
+                break;
             }
             match self.stream.write_vectored(&[IoSlice::new(&self.out[written..])]) {
-                Ok(n @ 1..) => written += n,
+                Ok(n @ 1..) => {
+                    written += n;
+                    progress = Instant::now();
+                }
                 // Only QUIT can be left of a session that has its results already.
                 _ if self.is_closed() => break,
                 result => {
                     let zero = io::ErrorKind::WriteZero.into();
                     if self.on_write_error(result.err().unwrap_or(zero)) {
                         break;
+                    }
+                    // The engine has counted these octets as sent, and waits for nothing until the
+                    // body ends: that they do go out is for us to see.
+                    if progress.elapsed() >= self.block_timeout {
+                        self.io.get_or_insert(io::ErrorKind::TimedOut.into());
+                        self.engine.handle_eof(self.now());
+                        self.take_events();
                     }
                 }
             }
@@ -257,6 +272,7 @@ impl Pump {
             self.take_events();
             return false;
         }
+        let left = left.min(self.block_timeout);
         let wanted = left.clamp(Duration::from_millis(1), LONGEST_WAIT);
         if self.armed.is_some_and(|armed| armed <= left && armed >= wanted / 2) {
             return true;
@@ -279,7 +295,14 @@ impl Pump {
                 Event::StartTls => self.handshake(),
                 Event::Ready => self.ready = true,
                 Event::Finished(id, report) => self.finished = Some((id, report)),
-                Event::Closed(result) => self.closed = Some(result),
+                Event::Closed(result) => {
+                    self.closed = Some(result);
+                    // A goodbye is worth sending yet; half a message is not. And it is not worth a wait.
+                    if !self.out.ends_with(b"QUIT\r\n") {
+                        self.out.clear();
+                    }
+                    let _ = self.stream.socket.set_timeout(self.quit_timeout);
+                }
                 Event::Trace(trace) => {
                     if let Some(observer) = &self.observer {
                         observer(&trace);
@@ -301,7 +324,6 @@ impl Pump {
         use crate::tls::{self, HandshakeError};
         use smtp_proto::Cause;
 
-        self.flush();
         let fail = |engine: &mut Connection, cause| {
             let _ = engine.handle_tls_failed(cause);
         };
@@ -324,8 +346,7 @@ impl Pump {
                     io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {}
                     _ => {
                         self.io.get_or_insert(error);
-                        let now = self.now();
-                        return self.engine.handle_eof(now);
+                        return self.engine.handle_eof(self.now());
                     }
                 },
             }

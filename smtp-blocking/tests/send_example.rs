@@ -37,7 +37,11 @@ struct Run {
 
 /// Runs `send` with `--json` from one sender to the recipients, and returns its last line.
 fn run(name: &str, server: Option<String>, to: &[&str], flags: &[&str]) -> Run {
-    let file = message_file(name, MESSAGE);
+    run_with(MESSAGE, name, server, to, flags)
+}
+
+fn run_with(message: &[u8], name: &str, server: Option<String>, to: &[&str], flags: &[&str]) -> Run {
+    let file = message_file(name, message);
     let mut command = send();
     command.args(["--from", "alice@example.org", "--json", "--data"]).arg(&file).args(flags);
     if let Some(server) = server {
@@ -384,4 +388,34 @@ fn a_421_at_any_time_is_temporary() {
 fn a_silent_server_times_out() {
     let address = server(|mut peer| peer.hear_the_end());
     run("silent", Some(address), &ONE, &["--timeout-reply", "0.3"]).is(75, "temporary", Some("greeting"));
+}
+
+#[test]
+fn a_server_that_stops_reading_times_out() {
+    let address = server(|mut peer| {
+        peer.open(&["fake", "PIPELINING"]);
+        peer.hear("DATA");
+        peer.say("250 ok\r\n250 ok\r\n354 go\r\n");
+        thread::sleep(Duration::from_secs(4));
+    });
+    let message = b"x\r\n".repeat(8 << 20);
+    let start = Instant::now();
+    let run = run_with(&message, "stuck", Some(address), &ONE, &["--timeout-data", "0.5"]);
+    run.is(75, "temporary", Some("body")).maybe_delivered(false);
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_refusal_in_the_middle_of_the_body_is_what_is_reported() {
+    let address = server(|mut peer| {
+        peer.open(&["fake", "PIPELINING"]);
+        peer.hear("DATA");
+        peer.say("250 ok\r\n250 ok\r\n354 go\r\n");
+        peer.hear("x");
+        peer.say("552 5.3.4 too large\r\n");
+    });
+    let message = b"x\r\n".repeat(8 << 20);
+    let run = run_with(&message, "early", Some(address), &ONE, &[]);
+    run.is(69, "permanent", Some("body")).maybe_delivered(false);
+    assert_eq!(run.json["recipients"][0]["code"], 552);
 }
