@@ -1,1 +1,295 @@
-fn main() {}
+//! The engine, the blocking adapter and the `send` example against Postfix and Dovecot, which this suite
+//! installs and starts itself. What arrives is compared octet for octet with what was sent.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
+
+use serde_json::Value;
+use smtp_blocking::{
+    BodyType, Cause, Connector, Credentials, Envelope, Extension, Outcome, Stage, TlsPolicy, Trace,
+};
+use smtp_tests::postfix::{Postfix, delivered_body};
+
+/// One for all tests; each has recipients of its own.
+static POSTFIX: LazyLock<Postfix> = LazyLock::new(|| Postfix::start().unwrap());
+
+const NAME: &str = "mail.example.test";
+const SENDER: &str = "sender@example.org";
+
+static SEND: LazyLock<PathBuf> = LazyLock::new(|| {
+    let build = ["build", "-q", "-p", "smtp-blocking", "--example", "send"];
+    assert!(Command::new(env!("CARGO")).args(build).status().unwrap().success());
+    let mut path = std::env::current_exe().unwrap();
+    path.pop();
+    path.set_file_name("examples");
+    path.join("send")
+});
+
+struct Run {
+    code: Option<i32>,
+    json: Value,
+    /// The most memory the process ever had resident, in KiB.
+    peak: u64,
+}
+
+/// Runs `send` with STARTTLS, the server's name checked, AUTH and `--json`.
+fn send(port: u16, to: &[String], message: &Path, flags: &[&str]) -> Run {
+    let mut command = Command::new(&*SEND);
+    command.args(["--server", &format!("127.0.0.1:{port}"), "--from", SENDER, "--json"]);
+    command.args(["--tls-name", NAME, "--ca-file"]).arg(POSTFIX.ca_pem_path());
+    command.args(["--auth-user", POSTFIX.user(), "--auth-password", POSTFIX.password()]);
+    command.args(flags).arg("--data").arg(message);
+    for to in to {
+        command.args(["--to", to]);
+    }
+    let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+    let mut peak = 0;
+    while child.try_wait().unwrap().is_none() {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        peak = peak.max(line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let output = child.wait_with_output().unwrap();
+    let _ = std::fs::remove_file(message);
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let json = serde_json::from_str(stdout.lines().last().unwrap_or_default()).unwrap();
+    Run { code: output.status.code(), json, peak }
+}
+
+fn message(name: &str, body: &[u8]) -> Vec<u8> {
+    let mut message = format!("From: <{SENDER}>\r\nSubject: {name}\r\n\r\n").into_bytes();
+    message.extend_from_slice(body);
+    message
+}
+
+/// The same in a file, which `send` removes.
+fn file(name: &str, body: &[u8]) -> (Vec<u8>, PathBuf) {
+    let message = message(name, body);
+    let path = std::env::temp_dir().join(format!("postfix-{}-{name}.eml", std::process::id()));
+    std::fs::write(&path, &message).unwrap();
+    (message, path)
+}
+
+fn address(user: &str) -> String {
+    format!("{user}@example.test")
+}
+
+/// Waits for what `user` gets, and compares.
+#[track_caller]
+fn arrives(user: &str, messages: &[&[u8]]) {
+    let stored = POSTFIX.wait_for_mail(user, messages.len(), Duration::from_secs(60)).unwrap();
+    assert_eq!(stored.len(), messages.len(), "messages for {user}");
+    for (stored, message) in stored.iter().zip(messages) {
+        let body = delivered_body(stored);
+        let differ = body.iter().zip(*message).position(|(a, b)| a != b);
+        assert!(body == *message, "{user}: {} and {} octets, from {differ:?}", body.len(), message.len());
+    }
+}
+
+fn connector(port: u16) -> Connector {
+    let pem = std::fs::read(POSTFIX.ca_pem_path()).unwrap();
+    Connector::new(&format!("127.0.0.1:{port}")).server_name(NAME).trust_pem(&pem).unwrap()
+}
+
+fn credentials() -> Credentials {
+    Credentials::password(POSTFIX.user(), POSTFIX.password())
+}
+
+#[test]
+fn one_recipient() {
+    let (message, path) = file("one", b"Hello.\r\n");
+    let run = send(POSTFIX.submission_port(), &[address("one")], &path, &["--tls", "required"]);
+    assert_eq!((run.code, &run.json["outcome"]), (Some(0), &"success".into()), "{}", run.json);
+    assert_eq!(run.json["tls"]["verified"], true);
+    // Greeting, EHLO, STARTTLS, EHLO, two for CRAM-MD5; then two for the message.
+    assert_eq!(run.json["round_trips"], 6 + 2, "{}", run.json);
+    arrives("one", &[&message]);
+}
+
+#[test]
+fn fifty_recipients() {
+    let (message, path) = file("fifty", b"Hello, all.\r\n");
+    let users: Vec<String> = (1..=50).map(|n| format!("user{n}")).collect();
+    let to: Vec<String> = users.iter().map(|user| address(user)).collect();
+    let run = send(POSTFIX.submission_port(), &to, &path, &["--tls", "required"]);
+    assert_eq!((run.code, &run.json["outcome"]), (Some(0), &"success".into()), "{}", run.json);
+    assert_eq!(run.json["round_trips"], 6 + 2, "{}", run.json);
+    for user in users {
+        arrives(&user, &[&message]);
+    }
+}
+
+#[test]
+fn twenty_five_mebibytes_in_constant_memory() {
+    let mut body = String::new();
+    for line in 0.. {
+        if body.len() >= 25 << 20 {
+            break;
+        }
+        let dot = if line % 7 == 0 { "." } else { "" };
+        let _ = write!(body, "{dot}line {line} of a message that is larger than what may be kept of it\r\n");
+    }
+    let (large, path) = file("large", body.as_bytes());
+    let run = send(POSTFIX.submission_port(), &[address("large")], &path, &["--tls", "required"]);
+    assert_eq!((run.code, &run.json["outcome"]), (Some(0), &"success".into()), "{}", run.json);
+    assert_eq!(run.json["round_trips"], 6 + 2, "{}", run.json);
+    let (_, quarter) = file("quarter", &body.as_bytes()[..body.len() / 4]);
+    let less = send(POSTFIX.submission_port(), &[address("quarter")], &quarter, &["--tls", "required"]);
+    println!("peak memory: {} KiB for 25 MiB, {} KiB for a quarter of it", run.peak, less.peak);
+    assert!(run.peak > 0 && run.peak < less.peak + 1024, "{} and {} KiB", run.peak, less.peak);
+    arrives("large", &[&large]);
+}
+
+#[test]
+fn one_refused_one_greylisted_one_accepted() {
+    let (message, path) = file("partial", b"For one of three.\r\n");
+    let to = ["refused", "partial", "greylisted"].map(address);
+    let run = send(POSTFIX.submission_port(), &to, &path, &["--tls", "required"]);
+    assert_eq!((run.code, &run.json["outcome"]), (Some(75), &"partial".into()), "{}", run.json);
+    let result = |index: usize| {
+        let recipient = &run.json["recipients"][index];
+        ["outcome", "stage", "code", "enhanced"].map(|key| recipient[key].to_string())
+    };
+    assert_eq!(result(0), ["\"permanent\"", "\"rcpt\"", "550", "\"5.1.1\""]);
+    assert_eq!(result(1), ["\"success\"", "null", "250", "\"2.0.0\""]);
+    assert_eq!(result(2), ["\"temporary\"", "\"rcpt\"", "450", "\"4.2.0\""]);
+    arrives("partial", &[&message]);
+}
+
+#[test]
+fn dots_long_lines_and_eight_bits() {
+    let mut body = b".\r\n..\r\n.. \r\n.a\r\na.\r\n\r\n.\r\n\xc3\xa9t\xc3\xa9 \xff\x80\r\n".to_vec();
+    for length in [997, 998, 999, 2_000, 20_000] {
+        body.extend_from_slice(&vec![b'x'; length]);
+        body.extend_from_slice(b"\r\n.");
+        body.extend_from_slice(&vec![b'.'; length]);
+        body.extend_from_slice(b"\r\n");
+    }
+    let (mut dots, path) = file("dots", &[&body[..], b".no line end"].concat());
+    let run = send(POSTFIX.smtp_port(), &[address("dots")], &path, &[]);
+    assert_eq!(run.code, Some(0), "{}", run.json);
+    dots.extend_from_slice(b"\r\n");
+    arrives("dots", &[&dots]);
+}
+
+#[test]
+fn unix_line_ends_become_crlf() {
+    let (_, path) = file("unix", b"");
+    std::fs::write(&path, "Subject: unix\n\n.\none\n\n..\ntwo").unwrap();
+    let run = send(POSTFIX.smtp_port(), &[address("unix")], &path, &[]);
+    assert_eq!(run.code, Some(0), "{}", run.json);
+    arrives("unix", &[b"Subject: unix\r\n\r\n.\r\none\r\n\r\n..\r\ntwo\r\n"]);
+}
+
+#[test]
+fn every_mechanism() {
+    for mechanism in ["PLAIN", "LOGIN", "CRAM-MD5"] {
+        let terms = connector(POSTFIX.submission_port()).tls(TlsPolicy::Required);
+        let session = terms.credentials(credentials().mechanisms(&[mechanism])).connect();
+        session.unwrap_or_else(|error| panic!("{mechanism}: {error}")).quit();
+        let wrong = Credentials::password(POSTFIX.user(), "wrong").mechanisms(&[mechanism]);
+        let error = connector(POSTFIX.submission_port()).credentials(wrong).connect().unwrap_err();
+        assert_eq!((error.stage(), error.outcome()), (Stage::Auth, Outcome::Permanent), "{error}");
+        assert_eq!(error.error().reply().map(|reply| reply.code().get()), Some(535), "{error}");
+    }
+    // In the clear by permission only; this server offers it.
+    let terms = connector(POSTFIX.smtp_port()).tls(TlsPolicy::Never);
+    let plain = credentials().mechanisms(&["PLAIN"]);
+    let error = terms.clone().credentials(plain.clone()).connect().unwrap_err();
+    assert_eq!(error.cause(), &Cause::CredentialsInClear);
+    terms.credentials(plain.permit_in_clear()).connect().unwrap().quit();
+}
+
+#[test]
+fn tls_in_every_policy() {
+    let implicit = connector(POSTFIX.smtps_port()).tls(TlsPolicy::Implicit).connect().unwrap();
+    assert_eq!(implicit.tls_info().unwrap().verified_name.as_deref(), Some(NAME));
+    implicit.quit();
+    for wrong in ["other.example.test", "127.0.0.2"] {
+        let error = connector(POSTFIX.smtp_port()).server_name(wrong).connect().unwrap_err();
+        assert!(matches!(error.cause(), Cause::TlsUntrusted(_)), "{error}");
+        assert_eq!(error.stage(), Stage::StartTls);
+    }
+    let untrusted = Connector::new(&format!("127.0.0.1:{}", POSTFIX.smtps_port())).tls(TlsPolicy::Implicit);
+    let error = untrusted.clone().server_name(NAME).connect().unwrap_err();
+    assert!(matches!((error.stage(), error.cause()), (Stage::Connect, Cause::TlsUntrusted(_))), "{error}");
+    // Without a name, nobody's identity is checked.
+    untrusted.connect().unwrap().quit();
+    let clear = connector(POSTFIX.smtp_port()).tls(TlsPolicy::Never).connect().unwrap();
+    assert!(clear.tls_info().is_none());
+    clear.quit();
+}
+
+#[test]
+fn lockstep_and_an_eight_bit_message_that_is_not_taken() {
+    let lockstep = message("lockstep", b"One by one.\r\n");
+    let mut session = connector(POSTFIX.no_pipelining_port()).connect().unwrap();
+    assert!(!session.capabilities().has(Extension::Pipelining));
+    let before = session.round_trips();
+    let to = ["lockstep", "refused", "lockstep2"].map(address);
+    let report = session.send(Envelope::new(SENDER, &to).unwrap(), &lockstep[..]).unwrap();
+    assert_eq!(report.failures().map(|(index, _)| index).collect::<Vec<_>>(), [1]);
+    // MAIL, three RCPT, DATA, the body.
+    assert_eq!(session.round_trips() - before, 6);
+    session.quit();
+    arrives("lockstep", &[&lockstep]);
+    arrives("lockstep2", &[&lockstep]);
+
+    let strict = message("strict", b"Seven bits.\r\n");
+    let mut session = connector(POSTFIX.strict_port()).connect().unwrap();
+    let envelope = || Envelope::new(SENDER, [address("strict")]).unwrap();
+    let eight = session.send(envelope().body(BodyType::EightBit), &b"\xe9\r\n"[..]).unwrap_err();
+    assert_eq!(eight.cause(), &Cause::Unsupported(Extension::EightBitMime));
+    let _ = session.send(envelope(), &strict[..]).unwrap();
+    session.quit();
+    arrives("strict", &[&strict]);
+}
+
+#[test]
+fn many_messages_in_one_session_two_round_trips_each() {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let sent = lines.clone();
+    let terms = connector(POSTFIX.submission_port()).credentials(credentials()).observe(move |trace| {
+        if let Trace::Sent(line) = trace {
+            sent.lock().unwrap().push(line.to_string());
+        }
+    });
+    let mut session = terms.connect().unwrap();
+    let mut messages = Vec::new();
+    for n in 0..10 {
+        if n == 5 {
+            // A failure in between: the next one begins with RSET, and its reply.
+            let nobody = Envelope::new(SENDER, [address("refused"), address("greylisted")]).unwrap();
+            let error = session.send(nobody, &b"Subject: no\r\n\r\n"[..]).unwrap_err();
+            assert_eq!(error.report().unwrap().failures().count(), 2);
+        }
+        let message = message(&format!("many{n}"), format!("Number {n}.\r\n").as_bytes());
+        let before = session.round_trips();
+        let _ = session.send(Envelope::new(SENDER, [address("many")]).unwrap(), &message[..]).unwrap();
+        assert_eq!(session.round_trips() - before, if n == 5 { 3 } else { 2 });
+        messages.push(message);
+    }
+    session.quit();
+    assert_eq!(lines.lock().unwrap().iter().filter(|line| *line == "RSET").count(), 1);
+    arrives("many", &messages.iter().map(Vec::as_slice).collect::<Vec<_>>());
+}
+
+#[test]
+fn all_or_nothing() {
+    let mut session = connector(POSTFIX.smtp_port()).connect().unwrap();
+    let to = [address("all"), address("greylisted")];
+    let envelope = Envelope::new(SENDER, &to).unwrap().all_or_nothing(true);
+    let error = session.send(envelope, &b"Subject: all\r\n\r\n"[..]).unwrap_err();
+    let report = error.report().unwrap();
+    let outcomes: Vec<_> = report.failures().map(|(_, error)| error.outcome).collect();
+    assert_eq!(outcomes, [Outcome::NotAttempted, Outcome::Transient]);
+    let message = message("all", b"To all.\r\n");
+    let envelope = Envelope::new(SENDER, &to[..1]).unwrap().all_or_nothing(true);
+    let _ = session.send(envelope, &message[..]).unwrap();
+    session.quit();
+    arrives("all", &[&message]);
+}
