@@ -5,8 +5,6 @@ use std::io;
 
 use smtp_proto::{Cause, EnvelopeError, Outcome, Report, Stage};
 
-use crate::pump::Pump;
-
 /// Why a session could not be opened, or a message reached nobody: the engine's error, what the
 /// operating system said where it said something, and what became of each recipient where a message was
 /// under way.
@@ -35,7 +33,8 @@ struct Inner {
 }
 
 impl Error {
-    pub(crate) fn new(error: smtp_proto::Error) -> Self {
+    #[doc(hidden)]
+    pub fn new(error: smtp_proto::Error) -> Self {
         Self(Box::new(Inner {
             error,
             io: None,
@@ -47,8 +46,15 @@ impl Error {
     }
 
     /// Something on our side, before the server was asked.
-    pub(crate) fn local(cause: Cause) -> Self {
+    #[doc(hidden)]
+    pub fn local(cause: Cause) -> Self {
         Self::new(smtp_proto::Error::new(Stage::Local, Outcome::Permanent, cause))
+    }
+
+    /// The name of the host leads nowhere.
+    #[doc(hidden)]
+    pub fn unresolved(host: &str, io: io::Error) -> Self {
+        Self::connect(format!("the address of {host} cannot be found: {io}"), Some(io))
     }
 
     /// No connection.
@@ -61,7 +67,8 @@ impl Error {
     }
 
     /// A message that reached nobody: its first failure speaks for all.
-    pub(crate) fn from_report(report: Report) -> Self {
+    #[doc(hidden)]
+    pub fn from_report(report: Report) -> Self {
         let first = report.failures().next().map(|(_, error)| error.clone());
         let unexplained = || smtp_proto::Error::new(Stage::Local, Outcome::Permanent, Cause::Disconnected);
         let mut error = Self::new(first.unwrap_or_else(unexplained));
@@ -70,12 +77,18 @@ impl Error {
     }
 
     /// The same, with what is known of the session in which it happened.
-    pub(crate) fn in_session(mut self, pump: &mut Pump) -> Self {
-        self.0.io = pump.take_io();
-        self.0.round_trips = pump.engine.round_trips();
+    #[doc(hidden)]
+    pub fn in_session(
+        mut self,
+        round_trips: u64,
+        io: Option<io::Error>,
+        #[cfg(feature = "rustls")] tls: Option<crate::tls::TlsInfo>,
+    ) -> Self {
+        self.0.round_trips = round_trips;
+        self.0.io = io;
         #[cfg(feature = "rustls")]
         {
-            self.0.tls = pump.tls_info.clone();
+            self.0.tls = tls;
         }
         self
     }

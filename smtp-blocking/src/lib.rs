@@ -35,11 +35,22 @@
 
 mod connector;
 mod error;
+#[cfg(feature = "rustls")]
+mod handshake;
 mod pump;
 mod session;
 mod stream;
+mod terms;
 #[cfg(feature = "rustls")]
 mod tls;
+
+/// What smtp-tokio shares with this crate; not for others, and without any promise.
+#[doc(hidden)]
+pub mod shared {
+    pub use crate::terms::{Observer, SessionTerms, Terms};
+    #[cfg(feature = "rustls")]
+    pub use crate::tls::{TlsSettings, cause, info};
+}
 
 use std::io::BufRead;
 

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use smtp_proto::{Connection, Event, MessageId, Report};
 
-use crate::connector::Observer;
+use crate::error::Error;
 use crate::stream::{Stream, Transport};
+use crate::terms::{Observer, SessionTerms};
 
 /// Octets that are gathered before they are written, so that an envelope, or the end of a body with its
 /// dot, is one packet and one system call where it can be. A longer run goes out from where it lies.
@@ -40,12 +41,8 @@ pub(crate) struct Pump {
 }
 
 impl Pump {
-    pub(crate) fn new(
-        config: smtp_proto::Config,
-        stream: Box<dyn Transport>,
-        observer: Option<Observer>,
-        #[cfg(feature = "rustls")] tls_settings: Option<crate::tls::TlsSettings>,
-    ) -> Self {
+    pub(crate) fn new(session: SessionTerms, stream: Box<dyn Transport>, observer: Option<Observer>) -> Self {
+        let config = session.config;
         let (block_timeout, quit_timeout) = (config.timeouts.block, config.timeouts.quit);
         Self {
             engine: Connection::new(config, smtp_proto::Instant::default()),
@@ -62,7 +59,7 @@ impl Pump {
             closed: None,
             io: None,
             #[cfg(feature = "rustls")]
-            tls_settings,
+            tls_settings: session.tls,
             #[cfg(feature = "rustls")]
             tls_info: None,
         }
@@ -81,9 +78,14 @@ impl Pump {
         self.closed.as_ref()?.as_ref().err()
     }
 
-    /// What the operating system said when the connection was lost.
-    pub(crate) fn take_io(&mut self) -> Option<io::Error> {
-        self.io.take()
+    /// The error, with what is known of this session.
+    pub(crate) fn explain(&mut self, error: Error) -> Error {
+        error.in_session(
+            self.engine.round_trips(),
+            self.io.take(),
+            #[cfg(feature = "rustls")]
+            self.tls_info.clone(),
+        )
     }
 
     pub(crate) fn take_report(&mut self, message: MessageId) -> Option<Report> {
@@ -321,7 +323,8 @@ impl Pump {
 
     #[cfg(feature = "rustls")]
     fn handshake(&mut self) {
-        use crate::tls::{self, HandshakeError};
+        use crate::handshake::{self, HandshakeError};
+        use crate::tls;
         use smtp_proto::Cause;
 
         let fail = |engine: &mut Connection, cause| {
@@ -338,7 +341,7 @@ impl Pump {
             if !self.arm() {
                 return;
             }
-            match tls::handshake_step(&mut tls, self.stream.socket.as_mut()) {
+            match handshake::step(&mut tls, self.stream.socket.as_mut()) {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(HandshakeError::Tls(error)) => return fail(&mut self.engine, tls::cause(&error)),

@@ -53,7 +53,7 @@ impl Session {
             report.is_some() || pump.engine.wants_body()
         });
         match report.or_else(|| self.pump.take_report(id)) {
-            Some(report) => Err(Error::from_report(report).in_session(&mut self.pump)),
+            Some(report) => Err(self.pump.explain(Error::from_report(report))),
             None => Ok(Transaction { session: self, id, done: false }),
         }
     }
@@ -114,7 +114,7 @@ fn ended(pump: &mut Pump) -> Error {
         Some(error) => Error::new(error.clone()),
         None => Error::local(smtp_proto::Misuse::Closed.into()),
     };
-    error.in_session(pump)
+    pump.explain(error)
 }
 
 /// A message whose body is wanted: write it, then [`finish`](Self::finish).
@@ -152,7 +152,7 @@ impl Transaction<'_> {
         });
         match report.or_else(|| pump.take_report(id)) {
             Some(report) if report.recipients.iter().any(Result::is_ok) => Ok(report),
-            Some(report) => Err(Error::from_report(report).in_session(pump)),
+            Some(report) => Err(pump.explain(Error::from_report(report))),
             None => Err(ended(pump)),
         }
     }
@@ -171,11 +171,11 @@ impl Transaction<'_> {
         let reason = format!("the message cannot be read: {error}");
         self.session.pump.abort(&reason);
         let pump = &mut self.session.pump;
-        match pump.take_report(self.id) {
+        let error = match pump.take_report(self.id) {
             Some(report) => Error::from_report(report),
             None => Error::local(Cause::Local(reason.into())),
-        }
-        .in_session(pump)
+        };
+        pump.explain(error)
     }
 }
 

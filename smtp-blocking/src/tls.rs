@@ -1,6 +1,5 @@
-//! TLS by rustls: whom to trust, and the handshake on a blocking stream.
+//! TLS by rustls: whom to trust, and what a handshake has come to. No I/O but for the trust store.
 
-use std::io;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
@@ -12,8 +11,6 @@ use rustls::{
     SignatureScheme,
 };
 use smtp_proto::Cause;
-
-use crate::stream::Transport;
 
 /// How a session is encrypted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,10 +27,13 @@ pub struct TlsInfo {
 
 /// What the handshake needs to know.
 #[derive(Clone, Debug)]
-pub(crate) struct TlsSettings {
-    pub(crate) config: Arc<ClientConfig>,
-    pub(crate) name: ServerName<'static>,
-    pub(crate) verified_name: Option<String>,
+pub struct TlsSettings {
+    /// For rustls.
+    pub config: Arc<ClientConfig>,
+    /// For rustls; sent as SNI where it is a domain name.
+    pub name: ServerName<'static>,
+    /// The name that is checked, if one is.
+    pub verified_name: Option<String>,
 }
 
 /// Reads the certificates of a PEM file.
@@ -165,41 +165,8 @@ impl ServerCertVerifier for Unnamed {
     }
 }
 
-/// One step of a handshake: writes what is due, else reads once. `Ok(true)` when it is done.
-pub(crate) fn handshake_step(
-    tls: &mut ClientConnection,
-    stream: &mut dyn Transport,
-) -> Result<bool, HandshakeError> {
-    while tls.wants_write() {
-        tls.write_tls(&mut &mut *stream)?;
-    }
-    if !tls.is_handshaking() {
-        return Ok(true);
-    }
-    if tls.read_tls(&mut &mut *stream)? == 0 {
-        return Err(HandshakeError::Io(io::ErrorKind::UnexpectedEof.into()));
-    }
-    if let Err(error) = tls.process_new_packets() {
-        // The alert that says why.
-        let _ = tls.write_tls(&mut &mut *stream);
-        return Err(HandshakeError::Tls(error));
-    }
-    Ok(false)
-}
-
-pub(crate) enum HandshakeError {
-    Io(io::Error),
-    Tls(rustls::Error),
-}
-
-impl From<io::Error> for HandshakeError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
 /// What a TLS error means for the session.
-pub(crate) fn cause(error: &rustls::Error) -> Cause {
+pub fn cause(error: &rustls::Error) -> Cause {
     match error {
         rustls::Error::InvalidCertificate(problem) => Cause::TlsUntrusted(match problem {
             CertificateError::UnknownIssuer => "none of the trust anchors has signed it".into(),
@@ -211,7 +178,8 @@ pub(crate) fn cause(error: &rustls::Error) -> Cause {
     }
 }
 
-pub(crate) fn info(tls: &ClientConnection, verified_name: Option<String>) -> TlsInfo {
+/// How the session is encrypted, after the handshake.
+pub fn info(tls: &ClientConnection, verified_name: Option<String>) -> TlsInfo {
     let version = match tls.protocol_version() {
         Some(ProtocolVersion::TLSv1_2) => "TLSv1.2".into(),
         Some(ProtocolVersion::TLSv1_3) => "TLSv1.3".into(),

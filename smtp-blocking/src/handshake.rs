@@ -1,0 +1,38 @@
+//! The TLS handshake on a blocking stream, one step at a time, so that its deadline is a deadline for all
+//! of it.
+
+use std::io;
+
+use rustls::ClientConnection;
+
+use crate::stream::Transport;
+
+/// One step of a handshake: writes what is due, else reads once. `Ok(true)` when it is done.
+pub(crate) fn step(tls: &mut ClientConnection, stream: &mut dyn Transport) -> Result<bool, HandshakeError> {
+    while tls.wants_write() {
+        tls.write_tls(&mut &mut *stream)?;
+    }
+    if !tls.is_handshaking() {
+        return Ok(true);
+    }
+    if tls.read_tls(&mut &mut *stream)? == 0 {
+        return Err(HandshakeError::Io(io::ErrorKind::UnexpectedEof.into()));
+    }
+    if let Err(error) = tls.process_new_packets() {
+        // The alert that says why.
+        let _ = tls.write_tls(&mut &mut *stream);
+        return Err(HandshakeError::Tls(error));
+    }
+    Ok(false)
+}
+
+pub(crate) enum HandshakeError {
+    Io(io::Error),
+    Tls(rustls::Error),
+}
+
+impl From<io::Error> for HandshakeError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}

@@ -1,0 +1,371 @@
+//! The terms of a session, for this crate's connector and for smtp-tokio's: what to reach, what to agree
+//! on, and whom to trust. Nothing here does I/O, but for reading the system's trust store.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use smtp_proto::{Cause, ClientName, Config, Protocol, Stage, TlsPolicy, Trace};
+
+use crate::error::Error;
+
+/// Is called for each line of the conversation.
+pub type Observer = Arc<dyn Fn(&Trace) + Send + Sync>;
+
+/// What a `Connector` holds.
+#[derive(Clone)]
+pub struct Terms {
+    /// As the caller wrote it.
+    pub server: String,
+    /// The address to bind.
+    pub local_ip: Option<IpAddr>,
+    /// For the TCP connection.
+    pub connect_timeout: Duration,
+    /// Whether to try again without TLS.
+    pub retry_in_clear: bool,
+    /// The name to check.
+    pub server_name: Option<String>,
+    /// Trusted beside the system's.
+    #[cfg(feature = "rustls")]
+    pub anchors: Vec<rustls::pki_types::CertificateDer<'static>>,
+    /// For the conversation.
+    pub observer: Option<Observer>,
+    /// For EHLO.
+    pub client_name: Option<ClientName>,
+    /// The rest of the engine's configuration, under a name that is replaced when it is known.
+    pub config: Config,
+}
+
+/// What one session needs, once its stream is connected.
+#[derive(Debug)]
+pub struct SessionTerms {
+    /// The engine's configuration.
+    pub config: Config,
+    /// For the handshake, unless there is to be none.
+    #[cfg(feature = "rustls")]
+    pub tls: Option<crate::tls::TlsSettings>,
+}
+
+impl Terms {
+    /// The defaults, for this server.
+    pub fn new(server: &str) -> Self {
+        let placeholder = ClientName::from(IpAddr::from([127, 0, 0, 1]));
+        Self {
+            server: server.into(),
+            local_ip: None,
+            connect_timeout: Duration::from_secs(30),
+            retry_in_clear: false,
+            server_name: None,
+            #[cfg(feature = "rustls")]
+            anchors: Vec::new(),
+            observer: None,
+            client_name: None,
+            config: Config::new(placeholder),
+        }
+    }
+
+    /// Adds trust anchors.
+    #[cfg(feature = "rustls")]
+    pub fn trust_pem(&mut self, pem: &[u8]) -> Result<(), Error> {
+        let anchors = crate::tls::parse_pem(pem).map_err(|error| Error::local(Cause::Local(error.into())))?;
+        self.anchors.extend(anchors);
+        Ok(())
+    }
+
+    /// The host to connect to; empty where the server's name is none.
+    pub fn host(&self) -> &str {
+        split_server(&self.server).map_or("", |(host, _)| host)
+    }
+
+    /// The host and the port to connect to.
+    pub fn host_and_port(&self) -> Result<(&str, u16), Error> {
+        let local = |message: String| Error::local(Cause::Local(message.into()));
+        let (host, port) = split_server(&self.server).map_err(local)?;
+        let lmtp = self.config.protocol == Protocol::Lmtp;
+        let port = port.unwrap_or(match self.config.tls {
+            _ if lmtp => 24,
+            TlsPolicy::Implicit => 465,
+            _ => 25,
+        });
+        if lmtp && port == 25 {
+            return Err(local("LMTP must not be spoken on port 25 (RFC 2033 section 5)".into()));
+        }
+        Ok((host, port))
+    }
+
+    /// Whether this address can be reached from the local address that was chosen.
+    pub fn suits(&self, address: SocketAddr) -> bool {
+        self.local_ip.is_none_or(|local| local.is_ipv4() == address.is_ipv4())
+    }
+
+    /// What to say when no address of the host could be connected to.
+    pub fn unreachable(&self, host: &str, failures: Vec<(SocketAddr, std::io::Error)>) -> Error {
+        let lines: Vec<_> = failures.iter().map(|(address, error)| format!("{address}: {error}")).collect();
+        let why = match lines.is_empty() {
+            true => "it has no address of the local address's family".into(),
+            false => lines.join("; "),
+        };
+        let last = failures.into_iter().next_back().map(|(_, error)| error);
+        Error::connect(format!("no connection to {host}: {why}"), last)
+    }
+
+    /// The terms under which to try once more, where the first try failed with this error.
+    pub fn in_clear(&self, error: &Error) -> Option<Self> {
+        let retry = self.retry_in_clear
+            && self.config.tls == TlsPolicy::Opportunistic
+            && self.config.credentials.is_none()
+            && error.stage() == Stage::StartTls
+            && matches!(error.cause(), Cause::TlsFailed(_) | Cause::Disconnected | Cause::TimedOut(_));
+        retry.then(|| {
+            let mut terms = self.clone();
+            terms.config.tls = TlsPolicy::Never;
+            terms
+        })
+    }
+
+    /// What the session needs, on a stream whose local end is `local`.
+    pub fn session(&self, local: Option<IpAddr>) -> Result<SessionTerms, Error> {
+        let mut config = self.config.clone();
+        config.client_name = match &self.client_name {
+            Some(name) => name.clone(),
+            None => default_client_name(local),
+        };
+        #[cfg(feature = "rustls")]
+        let tls = match config.tls {
+            TlsPolicy::Never => None,
+            _ => {
+                let settings = crate::tls::settings(self.server_name.as_deref(), self.host(), &self.anchors);
+                Some(settings.map_err(|error| Error::local(Cause::Local(error.into())))?)
+            }
+        };
+        #[cfg(not(feature = "rustls"))]
+        match config.tls {
+            TlsPolicy::Opportunistic => config.tls = TlsPolicy::Never,
+            TlsPolicy::Never => {}
+            _ => {
+                return Err(Error::local(Cause::Local(
+                    "TLS is required, and this is built without it".into(),
+                )));
+            }
+        }
+        Ok(SessionTerms {
+            config,
+            #[cfg(feature = "rustls")]
+            tls,
+        })
+    }
+}
+
+impl fmt::Debug for Terms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Terms")
+            .field("server", &self.server)
+            .field("local_ip", &self.local_ip)
+            .field("server_name", &self.server_name)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The builder methods of a `Connector { terms: Terms }`, which are the same in both adapters.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! connector_methods {
+    () => {
+        /// For this server: a host name or an IP address, with `:port` or without (`mx.example.net`,
+        /// `192.0.2.1:2525`, `[2001:db8::1]:25`). It is resolved by `connect`.
+        pub fn new(server: &str) -> Self {
+            Self { terms: $crate::shared::Terms::new(server) }
+        }
+
+        /// Connects from this local address.
+        #[must_use]
+        pub fn bind(mut self, local: ::std::net::IpAddr) -> Self {
+            self.terms.local_ip = Some(local);
+            self
+        }
+
+        /// The name for EHLO. By default it is the host's name where that is a domain name with a dot in it,
+        /// and else the address literal of the local end, which servers that insist on a full name accept.
+        #[must_use]
+        pub fn client_name(mut self, name: $crate::smtp_proto::ClientName) -> Self {
+            self.terms.client_name = Some(name);
+            self
+        }
+
+        /// When to encrypt.
+        #[must_use]
+        pub fn tls(mut self, policy: $crate::smtp_proto::TlsPolicy) -> Self {
+            self.terms.config.tls = policy;
+            self
+        }
+
+        /// The name that the server's certificate must be valid for, whatever the policy. Without it a
+        /// session is encrypted but nobody's identity is checked: an active attacker can read it.
+        #[must_use]
+        pub fn server_name(mut self, name: &str) -> Self {
+            self.terms.server_name = Some(name.into());
+            self
+        }
+
+        /// Trusts these certificates, in PEM, beside the system's. Given without a server name, the
+        /// certificate's chain is checked and its name is not.
+        ///
+        /// # Errors
+        /// Text without a certificate, or that is no PEM.
+        #[cfg(feature = "rustls")]
+        pub fn trust_pem(mut self, pem: &[u8]) -> Result<Self, $crate::Error> {
+            self.terms.trust_pem(pem)?;
+            Ok(self)
+        }
+
+        /// When an opportunistic handshake has failed, connects once more and stays in the clear, as mail
+        /// transfer agents do. Never with credentials, and never where the certificate was refused.
+        #[must_use]
+        pub fn retry_in_clear(mut self, yes: bool) -> Self {
+            self.terms.retry_in_clear = yes;
+            self
+        }
+
+        /// Logs in.
+        #[must_use]
+        pub fn credentials(
+            mut self,
+            credentials: impl Into<Option<$crate::smtp_proto::Credentials>>,
+        ) -> Self {
+            self.terms.config.credentials = credentials.into();
+            self
+        }
+
+        /// Speaks LMTP (RFC 2033) instead of SMTP.
+        #[must_use]
+        pub fn lmtp(mut self) -> Self {
+            self.terms.config.protocol = $crate::smtp_proto::Protocol::Lmtp;
+            self
+        }
+
+        /// Sends one command at a time even where PIPELINING is offered, if `false`.
+        #[must_use]
+        pub fn pipelining(mut self, yes: bool) -> Self {
+            self.terms.config.pipelining = yes;
+            self
+        }
+
+        /// What may stand in a body.
+        #[must_use]
+        pub fn body_policy(mut self, policy: $crate::smtp_proto::BodyPolicy) -> Self {
+            self.terms.config.body = policy;
+            self
+        }
+
+        /// How long to wait for the TCP connection, all addresses of the server together; 30 seconds by
+        /// default. Name resolution is the system's and keeps its own time.
+        #[must_use]
+        pub fn connect_timeout(mut self, timeout: ::core::time::Duration) -> Self {
+            self.terms.connect_timeout = timeout;
+            self
+        }
+
+        /// How long to wait for each reply.
+        #[must_use]
+        pub fn timeouts(mut self, timeouts: $crate::smtp_proto::Timeouts) -> Self {
+            self.terms.config.timeouts = timeouts;
+            self
+        }
+
+        /// How much a server may make us keep.
+        #[must_use]
+        pub fn limits(mut self, limits: $crate::smtp_proto::Limits) -> Self {
+            self.terms.config.limits = limits;
+            self
+        }
+
+        /// Calls `observer` for each line of the conversation, without credentials and bodies.
+        #[must_use]
+        pub fn observe(
+            mut self,
+            observer: impl Fn(&$crate::smtp_proto::Trace) + Send + Sync + 'static,
+        ) -> Self {
+            self.terms.observer = Some(::std::sync::Arc::new(observer));
+            self.terms.config.trace = true;
+            self
+        }
+    };
+}
+
+/// `host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address.
+fn split_server(server: &str) -> Result<(&str, Option<u16>), String> {
+    let invalid = || format!("\"{server}\" is no server; write HOST, HOST:PORT or [IPV6]:PORT");
+    let (host, port) = match server.strip_prefix('[') {
+        Some(rest) => {
+            let (host, rest) = rest.split_once(']').ok_or_else(invalid)?;
+            let port = match rest {
+                "" => None,
+                rest => Some(rest.strip_prefix(':').ok_or_else(invalid)?),
+            };
+            (host, port)
+        }
+        None if server.matches(':').count() > 1 => (server, None),
+        None => server.split_once(':').map_or((server, None), |(host, port)| (host, Some(port))),
+    };
+    if host.is_empty() || host.contains(char::is_whitespace) {
+        return Err(invalid());
+    }
+    match port.map(str::parse::<u16>) {
+        Some(Ok(0)) | Some(Err(_)) => Err(invalid()),
+        Some(Ok(port)) => Ok((host, Some(port))),
+        None => Ok((host, None)),
+    }
+}
+
+/// The host's name, where it is a name that a server could look up; else the address literal.
+fn default_client_name(local: Option<IpAddr>) -> ClientName {
+    let host = gethostname::gethostname();
+    let name = host.to_str().filter(|name| name.contains('.')).map(ClientName::parse);
+    match name {
+        Some(Ok(name)) => name,
+        _ => local.unwrap_or(IpAddr::from([127, 0, 0, 1])).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers() {
+        for (server, expected) in [
+            ("mx.example.net", Some(("mx.example.net", None))),
+            ("mx.example.net:587", Some(("mx.example.net", Some(587)))),
+            ("192.0.2.1:25", Some(("192.0.2.1", Some(25)))),
+            ("[2001:db8::1]:25", Some(("2001:db8::1", Some(25)))),
+            ("[2001:db8::1]", Some(("2001:db8::1", None))),
+            ("2001:db8::1", Some(("2001:db8::1", None))),
+            ("", None),
+            (":25", None),
+            ("a:", None),
+            ("a:0", None),
+            ("a:65536", None),
+            ("a:x", None),
+            ("[::1", None),
+            ("[::1]25", None),
+            ("a b", None),
+        ] {
+            assert_eq!(split_server(server).ok(), expected, "{server}");
+        }
+    }
+
+    #[test]
+    fn default_ports() {
+        let port = |terms: &Terms| terms.host_and_port().map(|(_, port)| port).ok();
+        let mut terms = Terms::new("a");
+        assert_eq!(port(&terms), Some(25));
+        terms.config.tls = TlsPolicy::Implicit;
+        assert_eq!(port(&terms), Some(465));
+        terms.config.protocol = Protocol::Lmtp;
+        assert_eq!(port(&terms), Some(24));
+        terms.server = "a:25".into();
+        assert_eq!(port(&terms), None);
+    }
+}

@@ -1,0 +1,225 @@
+//! Connecting, and the intermediate level of session and transaction, against the receiving server.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use smtp_blocking::{Connector, Credentials, Envelope, LineEndings, Outcome, Stage, TlsPolicy, Trace};
+use smtp_tests::receiver::{Options, Receiver};
+
+const MESSAGE: &[u8] = b"Subject: test\r\n\r\nHello.\r\n.\r\n";
+
+fn receiver() -> (Receiver, Connector) {
+    let receiver = Receiver::start(Options::default()).unwrap();
+    let connector = Connector::new(&receiver.local_addr().to_string());
+    (receiver, connector)
+}
+
+fn stored(receiver: &Receiver, index: usize) -> Vec<u8> {
+    let messages = receiver.wait_for_messages(index + 1, Duration::from_secs(5));
+    std::fs::read(&messages[index].path).unwrap()
+}
+
+#[test]
+fn one_call_forwards_one_message() {
+    let (receiver, _) = receiver();
+    let server = receiver.local_addr().to_string();
+    let report = smtp_blocking::send_mail(
+        &server,
+        "a@example.org",
+        &["b@example.net", "refused@example.net"],
+        MESSAGE,
+        None,
+    );
+    let report = report.unwrap();
+    assert_eq!(
+        report.failures().map(|(index, error)| (index, error.stage)).collect::<Vec<_>>(),
+        [(1, Stage::Rcpt)]
+    );
+    assert_eq!(stored(&receiver, 0), MESSAGE);
+    assert!(receiver.messages()[0].tls);
+
+    let error = smtp_blocking::send_mail(&server, "", &["refused@example.net"], MESSAGE, None).unwrap_err();
+    assert_eq!((error.stage(), error.outcome()), (Stage::Rcpt, Outcome::Permanent));
+    assert_eq!(error.report().unwrap().recipients.len(), 1);
+}
+
+#[test]
+fn a_transaction_is_written_into() {
+    let (receiver, connector) = receiver();
+    let mut session = connector.connect().unwrap();
+    let mut transaction =
+        session.transaction("a@example.org", ["b@example.net", "full@example.net"]).unwrap();
+    assert_eq!(transaction.failures().map(|(index, _)| index).collect::<Vec<_>>(), [1]);
+    std::io::copy(&mut &MESSAGE[..], &mut transaction).unwrap();
+    transaction.flush().unwrap();
+    let report = transaction.finish().unwrap();
+    assert!(report.recipients[0].is_ok() && report.recipients[1].is_err());
+    assert_eq!(stored(&receiver, 0), MESSAGE);
+
+    // Nobody accepted: the session goes on, by way of RSET.
+    let error = session.transaction("a@example.org", ["refused@example.net"]).unwrap_err();
+    assert_eq!(error.report().unwrap().failures().count(), 1);
+    assert!(session.is_usable());
+    let transaction = session.transaction("a@example.org", ["c@example.net"]).unwrap();
+    let _ = transaction.finish().unwrap();
+    assert_eq!(stored(&receiver, 1), b"");
+    session.quit();
+}
+
+#[test]
+fn a_dropped_transaction_delivers_nothing_and_ends_the_session() {
+    let (receiver, connector) = receiver();
+    let mut session = connector.connect().unwrap();
+    let mut transaction = session.transaction("a@example.org", ["b@example.net"]).unwrap();
+    transaction.write_all(MESSAGE).unwrap();
+    drop(transaction);
+    assert!(!session.is_usable());
+    let error = session.transaction("a@example.org", ["b@example.net"]).unwrap_err();
+    assert!(error.to_string().contains("dropped"), "{error}");
+    drop(session);
+    assert!(receiver.wait_for_messages(1, Duration::from_millis(300)).is_empty());
+}
+
+#[test]
+fn a_message_that_cannot_be_read_is_not_delivered() {
+    struct Broken;
+    impl std::io::Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            Err(std::io::Error::other("the disk is on fire"))
+        }
+    }
+    let (receiver, connector) = receiver();
+    let mut session = connector.connect().unwrap();
+    let message = BufReader::new(std::io::Read::chain(MESSAGE, Broken));
+    let error = session.send(Envelope::new("a@b", ["c@d"]).unwrap(), message).unwrap_err();
+    assert!(error.to_string().contains("the disk is on fire"), "{error}");
+    assert_eq!(error.outcome(), Outcome::Transient);
+    assert!(!session.is_usable());
+    assert!(receiver.wait_for_messages(1, Duration::from_millis(300)).is_empty());
+}
+
+#[test]
+fn a_bare_lf_is_refused_where_the_policy_says_so() {
+    let (receiver, connector) = receiver();
+    let mut policy = smtp_blocking::BodyPolicy::default();
+    policy.line_endings = LineEndings::Refuse;
+    let mut session = connector.body_policy(policy).connect().unwrap();
+    let error = session.send(Envelope::new("a@b", ["c@d"]).unwrap(), &b"a\n.\r\n"[..]).unwrap_err();
+    assert_eq!((error.stage(), error.outcome()), (Stage::Body, Outcome::Permanent), "{error}");
+    assert!(receiver.wait_for_messages(1, Duration::from_millis(300)).is_empty());
+}
+
+#[test]
+fn the_client_says_who_and_where_it_is() {
+    let (receiver, connector) = receiver();
+    let name = smtp_blocking::ClientName::parse("client.example.org").unwrap();
+    for connector in [connector.clone(), connector.client_name(name)] {
+        let mut session = connector.bind(IpAddr::from([127, 0, 0, 1])).connect().unwrap();
+        let _ = session.send(Envelope::new("a@b", ["c@d"]).unwrap(), MESSAGE).unwrap();
+        session.quit();
+    }
+    let names: Vec<_> = receiver.messages().into_iter().map(|message| message.client_name).collect();
+    assert_eq!(names[1], "client.example.org");
+    // The host's full name, or where it has none the address it comes from.
+    assert!(names[0] == "[127.0.0.1]" || names[0].contains('.'), "{}", names[0]);
+    // An address of the wrong family, and one that is not ours.
+    let server = receiver.local_addr().to_string();
+    for local in ["::1", "192.0.2.1"] {
+        let error = Connector::new(&server).bind(local.parse().unwrap()).connect().unwrap_err();
+        assert_eq!(error.stage(), Stage::Connect, "{error}");
+    }
+}
+
+#[test]
+fn every_address_of_a_name_is_tried() {
+    // "localhost" is ::1 first on most systems, and the receiver listens on 127.0.0.1 only.
+    let (receiver, _) = receiver();
+    let server = format!("localhost:{}", receiver.local_addr().port());
+    Connector::new(&server).connect().unwrap().quit();
+}
+
+/// Two connections: on the first the handshake fails, and the second one shows how the client goes on.
+fn breaks_tls() -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let commands = Arc::new(Mutex::new(Vec::new()));
+    let heard = commands.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let _ = serve(stream, &heard);
+        }
+    });
+    fn serve(stream: TcpStream, heard: &Mutex<Vec<String>>) -> std::io::Result<()> {
+        (&stream).write_all(b"220 hi\r\n")?;
+        let mut reader = BufReader::new(&stream);
+        let mut line = String::new();
+        while reader.read_line(&mut line)? > 0 {
+            heard.lock().unwrap().push(line.clone());
+            match line.trim_end() {
+                "STARTTLS" => {
+                    (&stream).write_all(b"220 go\r\n")?;
+                    reader.read_exact(&mut [0; 5])?;
+                    return (&stream).write_all(b"this is no TLS record\r\n");
+                }
+                line if line.starts_with("EHLO") => (&stream).write_all(b"250-hi\r\n250 STARTTLS\r\n")?,
+                _ => return Ok(()),
+            }
+            line.clear();
+        }
+        Ok(())
+    }
+    (address, commands)
+}
+
+#[test]
+fn a_failed_handshake_ends_the_session_unless_told_otherwise() {
+    let (server, commands) = breaks_tls();
+    let error = Connector::new(&server).connect().unwrap_err();
+    assert_eq!((error.stage(), error.outcome()), (Stage::StartTls, Outcome::Transient), "{error}");
+
+    let session = Connector::new(&server).retry_in_clear(true).connect().unwrap();
+    assert!(session.tls_info().is_none());
+    session.quit();
+
+    // Not where TLS is required, and not with credentials.
+    let credentials = Credentials::password("u", "p").permit_in_clear();
+    for connector in
+        [Connector::new(&server).tls(TlsPolicy::Required), Connector::new(&server).credentials(credentials)]
+    {
+        let error = connector.retry_in_clear(true).connect().unwrap_err();
+        assert_eq!(error.stage(), Stage::StartTls, "{error}");
+    }
+    assert_eq!(commands.lock().unwrap().iter().filter(|line| line.starts_with("AUTH")).count(), 0);
+}
+
+#[test]
+fn the_conversation_is_shown_without_secrets() {
+    let auth = Options { auth: Some(("alice".into(), "s3cret".into())), ..Options::default() };
+    let receiver = Receiver::start(auth).unwrap();
+    let lines = Arc::new(Mutex::new(String::new()));
+    let seen = lines.clone();
+    let session = Connector::new(&receiver.local_addr().to_string())
+        .credentials(Credentials::password("alice", "s3cret").mechanisms(&["PLAIN"]))
+        .observe(move |trace: &Trace| *seen.lock().unwrap() += &format!("{trace:?}\n"))
+        .connect();
+    session.unwrap().quit();
+    let lines = lines.lock().unwrap();
+    assert!(lines.contains("AUTH PLAIN ****") && lines.contains("Sent(\"QUIT\")"), "{lines}");
+    assert!(!lines.contains("AGFsaWNlAHMzY3JldA=="), "{lines}");
+}
+
+#[cfg(unix)]
+#[test]
+fn any_connected_stream_will_do() {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    std::thread::spawn(move || {
+        let mut lines = BufReader::new(&theirs).lines();
+        (&theirs).write_all(b"220 hi\r\n").unwrap();
+        assert!(lines.next().unwrap().unwrap().starts_with("LHLO "));
+        (&theirs).write_all(b"250 hi\r\n").unwrap();
+        lines.next();
+    });
+    Connector::new("lmtp").lmtp().connect_over(ours).unwrap().quit();
+}
