@@ -1,7 +1,7 @@
 //! The pump between the engine and a blocking stream: what the engine offers is gathered into one write,
 //! what arrives is handed to it, and its deadlines become the stream's timeouts.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::time::{Duration, Instant};
 
 use smtp_proto::{Connection, Event, MessageId, Report};
@@ -11,7 +11,7 @@ use crate::stream::{Stream, Transport};
 use crate::terms::{Observer, SessionTerms};
 
 /// Octets that are gathered before they are written, so that an envelope, or the end of a body with its
-/// dot, is one packet and one system call where it can be. A longer run goes out from where it lies.
+/// dot, is one packet and one system call where it can be.
 const GATHER: usize = 32 * 1024;
 
 /// The longest that one system call may block. It is also what a stream's timeout stays at while all
@@ -119,8 +119,8 @@ impl Pump {
         }
     }
 
-    /// Sends what the engine offers and as much of `body` as is wanted, or gathers it to send it with
-    /// what comes next. Returns how many octets of `body` were used: all of them while it is wanted.
+    /// Gathers what the engine offers and as much of `body` as is wanted, and writes when there is no more
+    /// room. Returns how many octets of `body` were used: all of them while it is wanted.
     pub(crate) fn transmit(&mut self, body: &[u8]) -> usize {
         let mut rest = body;
         loop {
@@ -128,39 +128,14 @@ impl Pump {
             let Some(transmit) = self.engine.poll_transmit(now, rest) else {
                 return body.len() - rest.len();
             };
-            let [ours, theirs] = transmit.parts();
-            if self.out.len() + ours.len() + theirs.len() <= GATHER {
-                self.out.extend_from_slice(ours);
-                self.out.extend_from_slice(theirs);
-                let all = ours.len() + theirs.len();
-                rest = &rest[transmit.advance(all)..];
-                continue;
+            let before = self.out.len();
+            for part in transmit.parts() {
+                let room = GATHER - self.out.len();
+                self.out.extend_from_slice(&part[..part.len().min(room)]);
             }
-            drop(transmit);
-            if !self.arm() {
-                return body.len() - rest.len();
-            }
-            let now = self.now();
-            let Some(transmit) = self.engine.poll_transmit(now, rest) else {
-                continue;
-            };
-            let [ours, theirs] = transmit.parts();
-            let parts = [IoSlice::new(&self.out), IoSlice::new(ours), IoSlice::new(theirs)];
-            match self.stream.write_vectored(&parts) {
-                Ok(0) => {
-                    drop(transmit);
-                    self.on_write_error(io::ErrorKind::WriteZero.into());
-                }
-                Ok(n) if n < self.out.len() => drop(self.out.drain(..n)),
-                Ok(n) => {
-                    let used = transmit.advance(n - self.out.len());
-                    self.out.clear();
-                    rest = &rest[used..];
-                }
-                Err(error) => {
-                    drop(transmit);
-                    self.on_write_error(error);
-                }
+            rest = &rest[transmit.advance(self.out.len() - before)..];
+            if self.out.len() == GATHER {
+                self.flush();
             }
         }
     }
@@ -173,7 +148,7 @@ impl Pump {
             if !self.is_closed() && !self.arm() {
                 break;
             }
-            match self.stream.write_vectored(&[IoSlice::new(&self.out[written..])]) {
+            match self.stream.write(&self.out[written..]) {
                 Ok(n @ 1..) => {
                     written += n;
                     progress = Instant::now();

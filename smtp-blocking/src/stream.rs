@@ -1,6 +1,6 @@
 //! What octets travel over: any connected stream, plain or inside TLS.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, TcpStream};
 use std::time::Duration;
 
@@ -72,8 +72,8 @@ impl Stream {
         over!(self, stream => stream.read(buffer))
     }
 
-    pub(crate) fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
-        over!(self, stream => stream.write_vectored(buffers))
+    pub(crate) fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        over!(self, stream => stream.write(octets))
     }
 
     /// Pushes out what TLS holds back.
