@@ -33,6 +33,7 @@
 //! nothing but a C compiler) and the system's trust store. Without it [`TlsPolicy::Opportunistic`] stays
 //! in the clear and the stricter policies are errors.
 
+mod bulk;
 mod connector;
 mod error;
 #[cfg(feature = "rustls")]
@@ -54,6 +55,7 @@ pub mod shared {
 
 use std::io::BufRead;
 
+pub use bulk::{Bulk, Message};
 pub use connector::Connector;
 pub use error::Error;
 pub use session::{Session, Transaction};
@@ -97,8 +99,5 @@ where
     R: IntoIterator<Item: ToMailbox>,
 {
     let envelope = Envelope::new(sender, recipients)?;
-    let mut session = Connector::new(server).credentials(credentials).connect()?;
-    let report = session.send(envelope, message)?;
-    session.quit();
-    Ok(report)
+    Connector::new(server).credentials(credentials).connect()?.send_last(envelope, message)
 }

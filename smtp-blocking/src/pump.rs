@@ -1,6 +1,7 @@
 //! The pump between the engine and a blocking stream: what the engine offers is gathered into one write,
 //! what arrives is handed to it, and its deadlines become the stream's timeouts.
 
+use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,12 @@ pub(crate) struct Pump {
     quit_timeout: Duration,
     observer: Option<Observer>,
     pub(crate) ready: bool,
-    finished: Option<(MessageId, Report)>,
+    /// Messages that a bulk delivery submits at a time: the one under way, and the one whose envelope may
+    /// follow it in the same batch. It bounds the memory, whatever the number of messages.
+    pub(crate) window: usize,
+    finished: VecDeque<(MessageId, Report)>,
+    /// The server has shown that it does not take overlapping envelopes.
+    pub(crate) overlap_broken: bool,
     closed: Option<Result<(), smtp_proto::Error>>,
     io: Option<io::Error>,
     #[cfg(feature = "rustls")]
@@ -44,6 +50,7 @@ impl Pump {
     pub(crate) fn new(session: SessionTerms, stream: Box<dyn Transport>, observer: Option<Observer>) -> Self {
         let config = session.config;
         let (block_timeout, quit_timeout) = (config.timeouts.block, config.timeouts.quit);
+        let window = config.limits.messages.min(2);
         Self {
             engine: Connection::new(config, smtp_proto::Instant::default()),
             stream: Stream::new(stream),
@@ -55,7 +62,9 @@ impl Pump {
             quit_timeout,
             observer,
             ready: false,
-            finished: None,
+            window,
+            finished: VecDeque::new(),
+            overlap_broken: false,
             closed: None,
             io: None,
             #[cfg(feature = "rustls")]
@@ -88,14 +97,13 @@ impl Pump {
         )
     }
 
+    /// The report of this message, if it is the next one.
     pub(crate) fn take_report(&mut self, message: MessageId) -> Option<Report> {
-        match self.finished.take() {
-            Some((id, report)) if id == message => Some(report),
-            other => {
-                self.finished = other;
-                None
-            }
+        let (id, _) = self.finished.front()?;
+        if *id != message {
+            return None;
         }
+        self.finished.pop_front().map(|(_, report)| report)
     }
 
     /// Ends the session at once; what was gathered and not written is not sent any more.
@@ -271,7 +279,8 @@ impl Pump {
             match event {
                 Event::StartTls => self.handshake(),
                 Event::Ready => self.ready = true,
-                Event::Finished(id, report) => self.finished = Some((id, report)),
+                Event::Finished(id, report) => self.finished.push_back((id, report)),
+                Event::OverlapBroken => self.overlap_broken = true,
                 Event::Closed(result) => {
                     self.closed = Some(result);
                     // A goodbye is worth sending yet; half a message is not. And it is not worth a wait.

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, Write};
 
-use smtp_proto::{Capabilities, Cause, Envelope, MessageId, Report, ToMailbox};
+use smtp_proto::{Capabilities, Cause, Envelope, MessageId, Misuse, Outcome, Report, Stage, ToMailbox};
 
 use crate::error::Error;
 use crate::pump::Pump;
@@ -12,7 +12,7 @@ use crate::pump::Pump;
 /// A transaction that fails does not end it; a lost connection does, and every later call says so.
 #[derive(Debug)]
 pub struct Session {
-    pump: Pump,
+    pub(crate) pump: Pump,
 }
 
 impl Session {
@@ -63,23 +63,44 @@ impl Session {
     /// # Errors
     /// The message reached nobody: [`Error::report`] says what became of each recipient. One that
     /// reached somebody is a [`Report`], with the errors of the others in it.
-    pub fn send(&mut self, envelope: Envelope, mut message: impl BufRead) -> Result<Report, Error> {
-        let mut transaction = self.begin(envelope)?;
-        while transaction.is_wanted() {
-            let used = match message.fill_buf() {
-                Ok([]) => break,
-                Ok(octets) => transaction.offer(octets),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(transaction.give_up(error)),
-            };
-            message.consume(used);
+    pub fn send(&mut self, envelope: Envelope, message: impl BufRead) -> Result<Report, Error> {
+        self.send_then(envelope, message, false)
+    }
+
+    fn send_then(
+        &mut self,
+        envelope: Envelope,
+        mut message: impl BufRead,
+        quit: bool,
+    ) -> Result<Report, Error> {
+        let transaction = self.begin(envelope)?;
+        if quit {
+            let _ = transaction.session.pump.engine.quit();
         }
-        transaction.finish()
+        match transaction.session.pump.send_body(&mut message) {
+            Ok(()) => transaction.finish(),
+            Err(error) => Err(transaction.give_up(error)),
+        }
+    }
+
+    /// Sends the last message, and ends the session: QUIT goes out together with the end of the message,
+    /// where the server offers PIPELINING, and the session is over when the message is decided.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_last(&mut self, envelope: Envelope, message: impl BufRead) -> Result<Report, Error> {
+        let result = self.send_then(envelope, message, true);
+        self.say_quit();
+        result
     }
 
     /// Ends the session: says QUIT and closes, without waiting for the reply, which decides nothing.
     /// Dropping a session closes it without QUIT.
     pub fn quit(mut self) {
+        self.say_quit();
+    }
+
+    fn say_quit(&mut self) {
         if self.pump.engine.quit().is_ok() {
             self.pump.run_until(|_| false);
         }
@@ -95,6 +116,13 @@ impl Session {
         !self.pump.is_closed()
     }
 
+    /// Whether the server has shown that it does not take overlapping envelopes
+    /// ([`Connector::overlap`](crate::Connector::overlap)). The session has ended then, and the next one
+    /// should go without.
+    pub fn overlap_is_broken(&self) -> bool {
+        self.pump.overlap_broken
+    }
+
     /// How often so far something was sent and a reply waited for; the greeting counts, the handshakes
     /// of TCP and TLS do not.
     pub fn round_trips(&self) -> u64 {
@@ -108,13 +136,30 @@ impl Session {
     }
 }
 
-/// The error of a session that has ended.
+impl Pump {
+    /// Sends `message` while the body is wanted.
+    pub(crate) fn send_body(&mut self, message: &mut impl BufRead) -> io::Result<()> {
+        while self.engine.wants_body() {
+            let used = match message.fill_buf() {
+                Ok([]) => break,
+                Ok(octets) => self.transmit(octets),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            message.consume(used);
+        }
+        Ok(())
+    }
+}
+
+/// Why a session has ended.
+pub(crate) fn end_of(pump: &Pump) -> smtp_proto::Error {
+    let after_quit = || smtp_proto::Error::new(Stage::Quit, Outcome::NotAttempted, Misuse::Closed.into());
+    pump.end().cloned().unwrap_or_else(after_quit)
+}
+
 fn ended(pump: &mut Pump) -> Error {
-    let error = match pump.end() {
-        Some(error) => Error::new(error.clone()),
-        None => Error::local(smtp_proto::Misuse::Closed.into()),
-    };
-    pump.explain(error)
+    pump.explain(Error::new(end_of(pump)))
 }
 
 /// A message whose body is wanted: write it, then [`finish`](Self::finish).
@@ -157,14 +202,6 @@ impl Transaction<'_> {
         }
     }
 
-    fn is_wanted(&self) -> bool {
-        self.session.pump.engine.wants_body()
-    }
-
-    fn offer(&mut self, octets: &[u8]) -> usize {
-        self.session.pump.transmit(octets)
-    }
-
     /// The message cannot be read to its end.
     fn give_up(mut self, error: io::Error) -> Error {
         self.done = true;
@@ -185,7 +222,7 @@ impl Write for Transaction<'_> {
         if octets.is_empty() {
             return Ok(0);
         }
-        match self.offer(octets) {
+        match self.session.pump.transmit(octets) {
             0 => {
                 Err(io::Error::new(io::ErrorKind::BrokenPipe, "the transaction has ended; finish() says why"))
             }

@@ -252,6 +252,16 @@ macro_rules! connector_methods {
             self
         }
 
+        /// Sends the next envelope in one batch with the end of the data before it: one round trip for
+        /// each message of a bulk delivery instead of two. Only for a server that is known to take it;
+        /// what happens with one that does not is told at
+        /// [`Config::overlap`]($crate::smtp_proto::Config::overlap).
+        #[must_use]
+        pub fn overlap(mut self, yes: bool) -> Self {
+            self.terms.config.overlap = yes;
+            self
+        }
+
         /// What may stand in a body.
         #[must_use]
         pub fn body_policy(mut self, policy: $crate::smtp_proto::BodyPolicy) -> Self {

@@ -126,8 +126,8 @@ impl BodyEncoder {
             false => body.iter().position(|b| !b.is_ascii()).unwrap_or(run),
         };
         match run {
-            0 if first == 0 => Err(BodyError::Nul),
-            0 if !first.is_ascii() => Err(BodyError::EightBit),
+            0 if first == 0 && !self.policy.allow_nul => Err(BodyError::Nul),
+            0 if !first.is_ascii() && !self.allow_eight_bit => Err(BodyError::EightBit),
             0 => Err(BodyError::LineTooLong),
             run => Ok((insertion, run)),
         }
@@ -213,7 +213,12 @@ impl BodyEncoder {
     pub(crate) fn record(&mut self, insertion: &[u8], run: &[u8], sent: usize) -> usize {
         let inserted = sent.min(insertion.len());
         if let Some(&last) = insertion[..inserted].last() {
-            self.last = after(last, Last::Dot);
+            // One more dot behind an inserted one is the last: it must not come again and again.
+            let behind_dot = if self.last == Last::Dot { Last::Text } else { Last::Dot };
+            self.last = after(last, behind_dot);
+            if insertion[..inserted].contains(&b'\n') {
+                self.column = 0;
+            }
         }
         let run = &run[..run.len().min(sent - inserted)];
         let Some(&last) = run.last() else {
@@ -222,7 +227,6 @@ impl BodyEncoder {
         if self.policy.refuse_long_lines {
             self.column = match memrchr(b'\n', run) {
                 Some(end) => run.len() - end - 1,
-                None if matches!(self.last, Last::LineStart) => run.len(),
                 None => self.column + run.len(),
             };
             // The CR of a line end is not part of its line.

@@ -82,7 +82,9 @@ struct State {
     deadline: Option<Deadline>,
     /// The last transaction failed, and the next one begins with RSET.
     reset_due: bool,
+    /// [`Connection::quit`] was called; and QUIT is out, behind the last end of data.
     quitting: bool,
+    quit_said: bool,
 }
 
 enum Phase {
@@ -113,6 +115,7 @@ impl Connection {
             deadline: None,
             reset_due: false,
             quitting: false,
+            quit_said: false,
             config,
         };
         let (opening, mut cx) = state.opening();
@@ -153,7 +156,9 @@ impl Connection {
     }
 
     /// Ends the session with QUIT once every submitted message is finished. The reply to QUIT is not
-    /// waited for: it decides nothing (and Postfix does not wait either).
+    /// waited for: it decides nothing (and Postfix does not wait either). Called before the body of the
+    /// last message ends, QUIT goes out in one batch with the end of that body, where PIPELINING is
+    /// offered.
     ///
     /// # Errors
     /// [`Misuse::Closed`] when that was done before, or the connection has ended.
@@ -367,7 +372,8 @@ impl State {
             // The one thing that may come unasked besides is a refusal in the middle of a body: the
             // answer to the end of the data before its time.
             let refused = matches!(reply.class(), ReplyClass::Transient | ReplyClass::Permanent);
-            return self.lose(match self.encoder.is_some() && self.pipeline.is_settled() && refused {
+            let in_body = self.encoder.is_some() && self.pipeline.is_settled();
+            return self.lose(match (in_body || self.pipeline.end_unoffered()) && refused {
                 true => Cause::Rejected(reply.to_reply()),
                 false => ProtocolError::Unexpected(reply.to_reply()).into(),
             });
@@ -393,16 +399,21 @@ impl State {
                 let Some((transaction, mut cx)) = self.transaction(index.unwrap_or(usize::MAX)) else {
                     return;
                 };
-                let was_reset = expected.what == Expect::Rset;
+                // Once the server has taken RSET, or a new MAIL, the failed transaction is gone.
+                let renewed = matches!(expected.what, Expect::Rset | Expect::Mail | Expect::OverlappedMail)
+                    && reply.class() == ReplyClass::Success;
                 match transaction.on_reply(expected.what, reply, &mut cx) {
-                    Ok(Flow::Wait) => self.reset_due &= !was_reset,
+                    Ok(Flow::Wait) => self.reset_due &= !renewed,
                     Ok(Flow::BodyWanted) => {
                         self.encoder = Some(transaction.encoder(&cx));
                         self.body_octets = 0;
                         self.pipeline.events.push_back(Event::BodyWanted(id));
                     }
                     Ok(Flow::Finished) => self.finish_first(),
-                    Err(error) => self.fail(error),
+                    Err(error) => {
+                        self.note_broken_overlap(expected.what);
+                        self.fail(error);
+                    }
                 }
             }
         }
@@ -416,11 +427,35 @@ impl State {
             match self.transaction(0) {
                 Some((transaction, mut cx)) => match transaction.proceed(reset_due, &mut cx) {
                     Flow::Finished => self.finish_first(),
-                    Flow::Wait | Flow::BodyWanted => return,
+                    Flow::Wait | Flow::BodyWanted => return self.plan_overlap(),
                 },
                 None if quitting => self.leave(Ok(())),
                 None => return,
             }
+        }
+    }
+
+    /// Behind the end of the data nothing is said, but for QUIT, and the next envelope where the caller
+    /// knows that the server takes it.
+    fn plan_overlap(&mut self) {
+        if !self.messages.front().is_some_and(Transaction::has_ended) {
+            return;
+        }
+        if self.config.overlap
+            && let Some((transaction, mut cx)) = self.transaction(1)
+        {
+            transaction.proceed_overlapping(&mut cx);
+        } else if self.quitting && !self.quit_said && self.messages.len() == 1 && self.opening().1.pipelines()
+        {
+            self.pipeline.say(Command::Quit);
+            self.quit_said = true;
+        }
+    }
+
+    /// If it was an overlapping envelope that the session ended at, the caller should know.
+    fn note_broken_overlap(&mut self, what: Expect) {
+        if what == Expect::OverlappedMail {
+            self.pipeline.events.push_back(Event::OverlapBroken);
         }
     }
 
@@ -443,7 +478,10 @@ impl State {
             return Err(Misuse::NoBodyWanted);
         };
         match transaction.end_body(&encoder, &mut cx) {
-            Ok(()) => self.trace(|| Trace::SentBody { octets }),
+            Ok(()) => {
+                self.trace(|| Trace::SentBody { octets });
+                self.plan();
+            }
             Err(error) => self.close(error),
         }
         Ok(())
@@ -452,8 +490,13 @@ impl State {
     fn poll_transmit<'a>(&'a mut self, now: Instant, body: &'a [u8]) -> Option<Transmit<'a>> {
         if !self.pipeline.pending().is_empty() {
             self.pipeline.offer(now);
-            if matches!(self.phase, Phase::Leaving(_)) && self.deadline.is_none() {
-                self.deadline = Some(Deadline::new(now, self.config.timeouts.quit));
+            // Where no reply is waited for, the transport must still take what it is offered.
+            if self.next_deadline().is_none() {
+                let after = match self.phase {
+                    Phase::Leaving(_) => self.config.timeouts.quit,
+                    _ => self.config.timeouts.block,
+                };
+                self.deadline = Some(Deadline::new(now, after));
             }
             let source = Source::Engine;
             return Some(Transmit { state: self, now, source });
@@ -507,6 +550,9 @@ impl State {
             && let Some(transaction) = self.messages.iter().find(|transaction| transaction.id == id)
         {
             error = transaction.about(expected.what, error);
+            if matches!(error.cause, Cause::TimedOut(_)) {
+                self.note_broken_overlap(expected.what);
+            }
         }
         self.close(error);
     }
@@ -526,8 +572,13 @@ impl State {
         }
         self.pipeline.forget_expected();
         self.deadline = None;
-        self.pipeline.say(Command::Quit);
-        self.phase = Phase::Leaving(result);
+        if !core::mem::replace(&mut self.quit_said, true) {
+            self.pipeline.say(Command::Quit);
+        }
+        match self.pipeline.pending().is_empty() {
+            true => self.end(result),
+            false => self.phase = Phase::Leaving(result),
+        }
     }
 
     /// Closes at once: reports what is still to be reported, and nothing after it.
@@ -555,9 +606,10 @@ impl State {
     }
 
     fn abort_messages(&mut self, error: &Error) {
-        let end_offered = self.pipeline.all_offered();
+        let (end_offered, unbegun) = (!self.pipeline.end_unoffered(), self.pipeline.unbegun());
         while let Some(transaction) = self.messages.front_mut() {
-            transaction.abort(error, end_offered);
+            let begun = unbegun != Some(transaction.id);
+            transaction.abort(error, begun, end_offered);
             self.finish_first();
         }
     }
@@ -567,6 +619,7 @@ impl State {
         if !self.pipeline.pending().is_empty() {
             return;
         }
+        self.deadline = None;
         match &mut self.phase {
             Phase::Handshake { announced: false } => self.begin_handshake(now),
             Phase::Leaving(result) => {

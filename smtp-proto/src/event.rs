@@ -24,6 +24,11 @@ pub enum Event {
     /// At least one recipient was accepted: the body may be sent. What was refused so far is in
     /// [`refused`](crate::Connection::refused).
     BodyWanted(MessageId),
+    /// The server does not take an envelope behind the end of the data, although it offers PIPELINING:
+    /// it answered 503, or nothing within [`Timeouts::overlap`](crate::Timeouts::overlap). The session
+    /// ends, the messages that were not begun are reported as not attempted, and the next session with
+    /// this server should do without [`Config::overlap`](crate::Config::overlap).
+    OverlapBroken,
     /// The end of a message: exactly one for each that was submitted, always.
     Finished(MessageId, Report),
     /// The end of the connection: exactly one, and the last event. `Ok` after
@@ -61,6 +66,14 @@ pub struct Report {
 }
 
 impl Report {
+    /// The report of a message that a session which ended with this error was not even asked to send.
+    pub fn not_attempted(recipients: usize, error: &Error) -> Self {
+        let mut error = error.clone();
+        error.outcome = Outcome::NotAttempted;
+        (error.command, error.recipient) = (None, None);
+        Self { recipients: core::iter::repeat_n(Err(error), recipients).collect() }
+    }
+
     /// Whether every recipient was accepted and the message with it.
     pub fn is_success(&self) -> bool {
         self.recipients.iter().all(Result::is_ok)

@@ -30,6 +30,8 @@ pub(crate) enum Expect {
     AuthCancel,
     Rset,
     Mail,
+    /// MAIL in one batch with the end of the data before it.
+    OverlappedMail,
     /// The recipient, by its position.
     Rcpt(u32),
     Data,
@@ -45,11 +47,15 @@ impl Expect {
             Expect::Ehlo | Expect::Helo => Stage::Ehlo,
             Expect::StartTls => Stage::StartTls,
             Expect::Auth | Expect::AuthCancel => Stage::Auth,
-            Expect::Rset | Expect::Mail => Stage::Mail,
+            Expect::Rset | Expect::Mail | Expect::OverlappedMail => Stage::Mail,
             Expect::Rcpt(_) => Stage::Rcpt,
             Expect::Data => Stage::Data,
             Expect::EndOfData | Expect::EndOfDataFor(_) => Stage::EndOfMessage,
         }
+    }
+
+    fn is_end_of_data(self) -> bool {
+        matches!(self, Expect::EndOfData | Expect::EndOfDataFor(_))
     }
 
     fn timeout(self, timeouts: &Timeouts) -> Duration {
@@ -59,6 +65,7 @@ impl Expect {
             Expect::StartTls => timeouts.starttls,
             Expect::Auth | Expect::AuthCancel => timeouts.auth,
             Expect::Rset | Expect::Mail => timeouts.mail,
+            Expect::OverlappedMail => timeouts.overlap,
             Expect::Rcpt(_) => timeouts.rcpt,
             Expect::Data => timeouts.data,
             Expect::EndOfData | Expect::EndOfDataFor(_) => timeouts.end_of_message,
@@ -234,9 +241,20 @@ impl Pipeline {
         self.arm(now);
     }
 
-    /// Whether all that was said may be under way.
-    pub(crate) fn all_offered(&self) -> bool {
-        self.unoffered == 0
+    /// What is expected for octets that were never offered, so that the server cannot know of them.
+    fn unoffered(&self) -> impl Iterator<Item = &Expected> {
+        self.expected.iter().skip(self.expected.len() - self.unoffered)
+    }
+
+    /// The message whose first command was never offered.
+    pub(crate) fn unbegun(&self) -> Option<MessageId> {
+        let first = |what| matches!(what, Expect::Rset | Expect::Mail | Expect::OverlappedMail);
+        self.unoffered().filter(|expected| first(expected.what)).find_map(|expected| expected.message)
+    }
+
+    /// Whether there is an end of data that was never offered.
+    pub(crate) fn end_unoffered(&self) -> bool {
+        self.unoffered().any(|expected| expected.what.is_end_of_data())
     }
 
     /// Whether the reply that is owed next answers something that may have reached the server. One

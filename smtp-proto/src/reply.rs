@@ -421,7 +421,7 @@ impl Decoder {
                 return Err(self.line_too_long());
             }
             // The common case, a one-line reply in one piece, is lent from the input as it is.
-            if self.partial.is_empty() && self.lines == 0 {
+            if self.partial.is_empty() && self.lines == 0 && self.limits.lines > 0 {
                 let (code, text, last) = parse_line(line)?;
                 if last {
                     return self.check_octets(text.len()).map(|()| Some(ReplyRef { code, text }));

@@ -16,6 +16,9 @@ use crate::reply::{Reply, ReplyClass, ReplyRef};
 /// A guess at the octets of a RCPT command around its address, for the limit in flight.
 const RCPT_OVERHEAD: usize = "RCPT TO:<>\r\n".len();
 
+/// The same for MAIL with its parameters.
+const MAIL_OVERHEAD: usize = "MAIL FROM:<> SIZE=18446744073709551615 BODY=8BITMIME SMTPUTF8\r\n".len();
+
 /// What a step has led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flow {
@@ -58,6 +61,8 @@ pub(crate) struct Transaction {
     sent: usize,
     answered: usize,
     accepted: usize,
+    /// MAIL went out behind the end of the data of the message before, and has not been answered.
+    overlaps: bool,
     /// What went wrong for every recipient that has no error of its own.
     failure: Option<Error>,
 }
@@ -66,7 +71,17 @@ impl Transaction {
     pub(crate) fn new(id: MessageId, envelope: Envelope) -> Self {
         let mut results = Vec::new();
         results.resize_with(envelope.forward_paths().len(), || None);
-        Self { id, envelope, step: Step::Queued, results, sent: 0, answered: 0, accepted: 0, failure: None }
+        Self {
+            id,
+            envelope,
+            step: Step::Queued,
+            results,
+            sent: 0,
+            answered: 0,
+            accepted: 0,
+            overlaps: false,
+            failure: None,
+        }
     }
 
     /// The recipients that have an error of their own by now.
@@ -83,7 +98,12 @@ impl Transaction {
         self.step != Step::Queued && (self.failure.is_some() || self.accepted == 0)
     }
 
-    /// Sends what can be sent now.
+    /// Whether its end of data is out.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.step == Step::End
+    }
+
+    /// Sends what can be sent now, of the first message.
     pub(crate) fn proceed(&mut self, reset_first: bool, cx: &mut Context<'_>) -> Flow {
         if self.step == Step::Queued {
             if !cx.pipeline.is_settled() {
@@ -101,17 +121,39 @@ impl Transaction {
                 cx.pipeline.push(Command::Rset, Expect::Rset, Some(self.id));
                 return Flow::Wait;
             }
-            self.step = Step::Envelope;
-            let command = Command::Mail(self.envelope.reverse_path(), parameters);
-            cx.pipeline.push(command, Expect::Mail, Some(self.id));
+            self.say_mail(parameters, Expect::Mail, cx);
         }
-        if self.step == Step::Envelope {
-            return self.proceed_envelope(cx);
+        self.proceed_envelope(cx)
+    }
+
+    /// Sends what can be sent now, of the second message, when the end of the data of the first is out.
+    pub(crate) fn proceed_overlapping(&mut self, cx: &mut Context<'_>) {
+        if self.step == Step::Queued {
+            // One that this server cannot be given is reported in its turn.
+            let Ok(parameters) = self.mail_parameters(cx) else {
+                return;
+            };
+            let octets = MAIL_OVERHEAD + self.envelope.reverse_path().as_str().len();
+            if !cx.pipelines() || !cx.pipeline.has_room(true, octets) {
+                return;
+            }
+            self.overlaps = true;
+            self.say_mail(parameters, Expect::OverlappedMail, cx);
         }
-        Flow::Wait
+        // It cannot finish here: its replies come behind those to the first.
+        self.proceed_envelope(cx);
+    }
+
+    fn say_mail(&mut self, parameters: MailParameters, what: Expect, cx: &mut Context<'_>) {
+        self.step = Step::Envelope;
+        let command = Command::Mail(self.envelope.reverse_path(), parameters);
+        cx.pipeline.push(command, what, Some(self.id));
     }
 
     fn proceed_envelope(&mut self, cx: &mut Context<'_>) -> Flow {
+        if self.step != Step::Envelope {
+            return Flow::Wait;
+        }
         let pipelines = cx.pipelines();
         let paths = self.envelope.forward_paths();
         while self.failure.is_none()
@@ -190,7 +232,8 @@ impl Transaction {
     ) -> Result<Flow, Error> {
         use ReplyClass::{Intermediate, Permanent, Success, Transient};
         match (what, reply.class()) {
-            (Expect::Data, Success) | (Expect::Rset | Expect::Mail | Expect::Rcpt(_), Intermediate) => {
+            (Expect::Data, Success)
+            | (Expect::Rset | Expect::Mail | Expect::OverlappedMail | Expect::Rcpt(_), Intermediate) => {
                 self.wrong_class(what, reply)
             }
             (Expect::EndOfData | Expect::EndOfDataFor(_), Intermediate) => self.wrong_class(what, reply),
@@ -201,8 +244,15 @@ impl Transaction {
             }
             // A server that cannot even reset is not given another message.
             (Expect::Rset, _) => Err(self.rejected(what, reply)),
-            (Expect::Mail, Success) => Ok(Flow::Wait),
-            (Expect::Mail, _) => {
+            (Expect::OverlappedMail, Permanent) if reply.code().get() == 503 => {
+                Err(self.rejected(what, reply))
+            }
+            (Expect::Mail | Expect::OverlappedMail, Success) => {
+                self.overlaps = false;
+                Ok(Flow::Wait)
+            }
+            (Expect::Mail | Expect::OverlappedMail, _) => {
+                self.overlaps = false;
                 self.failure = Some(self.rejected(what, reply));
                 Ok(Flow::Wait)
             }
@@ -223,6 +273,11 @@ impl Transaction {
             (Expect::Data, Intermediate) if self.failure.is_none() && self.accepted > 0 => {
                 self.step = Step::Body;
                 Ok(Flow::BodyWanted)
+            }
+            // RFC 2033 section 4.2 lets an LMTP server answer a body for nobody with no reply at all: what
+            // would come next is anyone's guess.
+            (Expect::Data, Intermediate) if cx.config.protocol == Protocol::Lmtp => {
+                self.wrong_class(what, reply)
             }
             (Expect::Data, Intermediate) => {
                 // The server wants a body for nobody. An empty one ends this, and whatever it answers,
@@ -284,13 +339,13 @@ impl Transaction {
     }
 
     /// The connection has ended: every recipient without a result gets this error, with the outcome
-    /// that this transaction's own step gives it. `end_offered` says whether the end of the data may
-    /// have reached the server.
-    pub(crate) fn abort(&mut self, error: &Error, end_offered: bool) {
+    /// that this transaction's own step gives it. `begun` and `end_offered` say whether its first command
+    /// and its end of data may have reached the server.
+    pub(crate) fn abort(&mut self, error: &Error, begun: bool, end_offered: bool) {
         let mut error = error.clone();
         let answered = matches!(error.cause, Cause::Rejected(_));
         match self.step {
-            Step::Queued | Step::Reset => {
+            _ if !begun || self.overlaps || matches!(self.step, Step::Queued | Step::Reset) => {
                 error.outcome = Outcome::NotAttempted;
                 (error.command, error.recipient) = (None, None);
             }
@@ -309,9 +364,11 @@ impl Transaction {
         let failure = self.failure;
         let results = self.results.into_iter().enumerate().map(|(index, result)| match (result, &failure) {
             (Some(result), _) => result,
-            (None, Some(error)) => {
-                Err(Error { recipient: error.recipient.filter(|&about| about == index), ..error.clone() })
+            // What was answered for another recipient is not told to this one as its own.
+            (None, Some(error)) if error.recipient.is_some_and(|about| about != index) => {
+                Err(Error { recipient: None, command: None, ..error.clone() })
             }
+            (None, Some(error)) => Err(error.clone()),
             (None, None) => Err(Error::transient(Stage::Rcpt, Cause::Disconnected)),
         });
         Report { recipients: results.collect() }
@@ -337,7 +394,9 @@ impl Transaction {
         let path = |index: u32| self.envelope.forward_paths().get(index as usize);
         let command = match what {
             Expect::Rset => Some(Command::Rset),
-            Expect::Mail => Some(Command::Mail(self.envelope.reverse_path(), MailParameters::default())),
+            Expect::Mail | Expect::OverlappedMail => {
+                Some(Command::Mail(self.envelope.reverse_path(), MailParameters::default()))
+            }
             Expect::Rcpt(index) => path(index).map(Command::Rcpt),
             Expect::Data => Some(Command::Data),
             Expect::EndOfDataFor(index) => path(index).map(Command::Rcpt),

@@ -1,74 +1,89 @@
-//! SMTP and LMTP for tokio, around the engine of [`smtp_proto`].
+//! SMTP and LMTP for tokio: the engine of [`smtp_proto`] with connections, TLS and timeouts.
 //!
-//! **This crate is a beginning.** The names of `smtp-blocking`, with `async`, are still to come: a
-//! connector with TLS, sessions and transactions that are safe to cancel, and bulk delivery. What there
-//! is already is the engine itself, whose pump over any of tokio's streams is this:
+//! [`send_mail`] forwards one message. [`Connector`] says how to reach a server and opens a [`Session`];
+//! [`Session::send`] sends a message from any `AsyncBufRead` in constant memory, [`Session::transaction`]
+//! gives a [`Transaction`] to write it into, and [`Session::send_all`] takes a stream of messages and
+//! gives a stream of reports. The names are those of `smtp-blocking`.
 //!
 //! ```
-//! use smtp_tokio::smtp_proto::*;
-//! use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-//!
-//! /// Sends what is submitted, each message with this body, until the session is over.
-//! async fn run<S>(engine: &mut Connection, stream: &mut S, message: &[u8]) -> std::io::Result<Vec<Report>>
-//! where
-//!     S: AsyncRead + AsyncWrite + Unpin,
-//! {
-//!     let start = tokio::time::Instant::now();
-//!     let (mut reports, mut rest) = (Vec::new(), message);
-//!     loop {
-//!         let now = Instant::from_origin(start.elapsed());
-//!         while let Some(transmit) = engine.poll_transmit(now, rest) {
-//!             let octets = transmit.parts().concat();
-//!             stream.write_all(&octets).await?;
-//!             rest = &rest[transmit.advance(octets.len())..];
-//!         }
-//!         while let Some(event) = engine.poll_event() {
-//!             match event {
-//!                 Event::BodyWanted(_) => rest = message,
-//!                 Event::Finished(_, report) => reports.push(report),
-//!                 Event::Closed(_) => return Ok(reports),
-//!                 _ => {}
-//!             }
-//!         }
-//!         if engine.wants_body() {
-//!             if rest.is_empty() {
-//!                 let _ = engine.finish_body();
-//!             }
-//!             continue;
-//!         }
-//!         let mut buffer = [0; 1024];
-//!         let deadline = engine.poll_timeout().map(|at| start + at.since_origin());
-//!         let read = stream.read(&mut buffer);
-//!         let read = match deadline {
-//!             Some(deadline) => tokio::time::timeout_at(deadline, read).await,
-//!             None => Ok(read.await),
-//!         };
-//!         let now = Instant::from_origin(start.elapsed());
-//!         match read {
-//!             Ok(Ok(0)) => engine.handle_eof(now),
-//!             Ok(Ok(n)) => engine.handle_input(now, &buffer[..n]),
-//!             Ok(Err(error)) => return Err(error),
-//!             Err(_elapsed) => engine.handle_timeout(now),
-//!         }
-//!     }
-//! }
-//!
 //! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let (mut client, mut server) = tokio::io::duplex(1024);
-//! # tokio::spawn(async move {
-//! #     for reply in ["220 hi", "250 hi", "250 ok", "250 ok", "354 go", "250 done"] {
-//! #         server.write_all(format!("{reply}\r\n").as_bytes()).await.unwrap();
-//! #         let _ = server.read(&mut [0; 1024]).await;
-//! #     }
-//! # });
-//! let mut engine = Connection::new(Config::new(ClientName::parse("client.example.org")?), Instant::default());
-//! engine.submit(Envelope::new("alice@example.org", ["bob@example.net"])?)?;
-//! engine.quit()?;
-//! let reports = run(&mut engine, &mut client, b"Subject: hello\r\n\r\nHello.\r\n").await?;
-//! assert!(reports[0].is_success());
+//! # async fn main() -> Result<(), smtp_tokio::Error> {
+//! # let receiver = smtp_tests::receiver::Receiver::start(Default::default()).unwrap();
+//! # let server = receiver.local_addr().to_string();
+//! let message = &b"Subject: hello\r\n\r\nHello, Bob.\r\n"[..];
+//! let report = smtp_tokio::send_mail(&server, "alice@example.org", &["bob@example.net"], message, None).await?;
+//! assert!(report.is_success());
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Runtimes and streams
+//!
+//! Nothing is spawned, and everything is `Send`; a current-thread runtime will do, with its timer (and I/O
+//! driver, for TCP) enabled. [`Connector::connect_over`] takes any `AsyncRead + AsyncWrite`: a Unix socket
+//! for LMTP, a proxy's stream, `tokio::io::duplex`.
+//!
+//! It reads while it writes, so that a refusal in the middle of a large body stops the body.
+//!
+//! # What happens when a future is dropped
+//!
+//! | dropped before it is done | what is left |
+//! |---|---|
+//! | [`Connector::connect`] | nothing; the connection is closed |
+//! | [`Session::begin`], [`Session::transaction`], [`Session::send`], a [`Transaction`] | a closed session: the server was told a part of something. [`Session::is_usable`] says so |
+//! | a write into a [`Transaction`], its flush | the transaction, as if the octets had not been given |
+//! | [`Bulk::next`] | the delivery, which goes on with the next call |
+//! | a [`Bulk`] with a message under way | a closed session |
+//! | [`Session::quit`] | nothing; the connection is closed |
+//!
+//! A connection is never left in a state that nobody knows.
+//!
+//! # Trust, deadlines, features
+//!
+//! As in `smtp-blocking`, whose TLS settings and errors these are: without
+//! [`Connector::server_name`] TLS encrypts and verifies nobody; every reply has a deadline; the feature
+//! `rustls` (default) is TLS by rustls with the ring provider and the system's trust store.
 
+mod bulk;
+mod connector;
+mod pump;
+mod session;
+
+pub use bulk::{Bulk, Iter, Message, iter};
+pub use connector::Connector;
+pub use session::{Session, Transaction};
+#[cfg(feature = "rustls")]
+pub use smtp_blocking::TlsInfo;
+pub use smtp_blocking::{
+    AddressError, BodyPolicy, BodyType, Capabilities, Cause, ClientName, Credentials, Envelope,
+    EnvelopeError, Error, Extension, Limits, LineEndings, Mailbox, Mechanism, MechanismError, Outcome, Reply,
+    Report, Secret, Stage, Timeouts, TlsPolicy, ToMailbox, Trace,
+};
 pub use smtp_proto;
+
+use tokio::io::AsyncBufRead;
+
+/// Sends one message: connects to `server` (port 25 where none is given), encrypts where the server
+/// offers it, logs in where credentials are given, sends, and says QUIT.
+///
+/// The certificate of the server is not checked, as is usual between mail servers; with credentials, use
+/// [`Connector`] and name the server whose certificate is to be checked.
+///
+/// # Errors
+/// The message reached nobody. [`Error::report`] says what became of each recipient, once the
+/// transaction had begun.
+pub async fn send_mail<A, R>(
+    server: &str,
+    sender: A,
+    recipients: R,
+    message: impl AsyncBufRead,
+    credentials: Option<Credentials>,
+) -> Result<Report, Error>
+where
+    A: ToMailbox,
+    R: IntoIterator<Item: ToMailbox>,
+{
+    let envelope = Envelope::new(sender, recipients)?;
+    let mut session = Connector::new(server).credentials(credentials).connect().await?;
+    session.send_last(envelope, message).await
+}

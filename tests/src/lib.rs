@@ -1,5 +1,7 @@
 //! What the tests, the benchmarks and the examples of this workspace share.
 
+pub mod fuzzing;
+pub mod peer;
 pub mod postfix;
 pub mod receiver;
 pub mod send;

@@ -288,12 +288,7 @@ impl Postfix {
 
     /// Waits for `count` messages to `user@example.test` and returns all there are by then, as they were stored,
     /// in the order in which the server took them. An error says how many there were at the end of `timeout`.
-    pub fn wait_for_mail(
-        &self,
-        user: &str,
-        count: usize,
-        timeout: Duration,
-    ) -> Result<Vec<Vec<u8>>, String> {
+    pub fn wait_for_mail(&self, user: &str, count: usize, timeout: Duration) -> Result<Vec<Vec<u8>>, String> {
         let deadline = Instant::now() + timeout;
         let maildir = self.path("mail/Maildir/new");
         let wanted = format!("\ndelivered-to: {user}@example.test\n").to_ascii_lowercase();
@@ -433,8 +428,7 @@ mod tests {
 
     #[test]
     fn only_the_lines_of_the_server_are_taken_off() {
-        let top =
-            b"Return-Path: <a@b>\nX-Original-To: u@c\nDelivered-To: u@c\nReceived: by\n\tid x\n";
+        let top = b"Return-Path: <a@b>\nX-Original-To: u@c\nDelivered-To: u@c\nReceived: by\n\tid x\n";
         let sent = b"Received: by\n\tus\nDelivered-To: x\n\nReceived: x\n.\nend";
         let expected = b"Received: by\r\n\tus\r\nDelivered-To: x\r\n\r\nReceived: x\r\n.\r\nend";
         assert_eq!(delivered_body(&[&top[..], sent].concat()), expected);

@@ -6,7 +6,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
@@ -53,9 +54,16 @@ pub struct Options {
     /// A forward-path; may be given several times.
     #[arg(long, value_name = "ADDR", required = true)]
     pub to: Vec<String>,
-    /// The message; - is standard input.
+    /// The message; - is standard input. Several are sent one after another in one session.
     #[arg(long, value_name = "FILE|-", required = true)]
-    pub data: Option<PathBuf>,
+    pub data: Vec<PathBuf>,
+    /// Sends all of it this often.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeat: u32,
+    /// Sends each next envelope in one batch with the end of the message before; only for servers that
+    /// are known to take it.
+    #[arg(long)]
+    pub overlap: bool,
     /// The name for EHLO [default: the host's, or the address literal].
     #[arg(long, value_name = "NAME", value_parser = |name: &str| ClientName::parse(name))]
     pub helo: Option<ClientName>,
@@ -216,41 +224,50 @@ impl Options {
         std::fs::read(path).map(Some).map_err(|error| bad_file(path, &error))
     }
 
-    /// Looks at the message, and makes the envelope that declares what it holds.
+    /// Whether there are several messages to send.
+    pub fn is_bulk(&self) -> bool {
+        self.data.len() > 1 || self.repeat > 1
+    }
+
+    /// Looks at each `--data`, and makes the envelopes that declare what they hold.
     ///
     /// # Errors
     /// A bad address, or a bad file.
-    pub fn prepare(&self) -> Result<(Envelope, Message), Error> {
+    pub fn prepare(&self) -> Result<Vec<Item>, Error> {
+        self.data.iter().map(|path| self.prepare_one(path)).collect()
+    }
+
+    fn prepare_one(&self, path: &Path) -> Result<Item, Error> {
         let from = self.from.as_deref().unwrap_or_default();
         let envelope = Envelope::new(from, &self.to).map_err(|error| refused(error.into()))?;
-        let path = self.data.as_deref().unwrap_or(Path::new("-"));
-        if path == Path::new("-") {
-            return Ok((envelope, Message::new(Box::new(BufReader::new(io::stdin())), None)));
-        }
-        let open = || -> io::Result<Box<dyn BufRead>> {
-            Ok(match path == Path::new("(sample)") {
-                true => Box::new(SAMPLE.as_bytes()),
-                false => Box::new(BufReader::with_capacity(64 * 1024, File::open(path)?)),
-            })
+        let source = match path {
+            path if path == Path::new("-") && self.is_bulk() => {
+                return Err(refused(Cause::Local("standard input can be sent only once and alone".into())));
+            }
+            path if path == Path::new("-") => {
+                return Ok(Item { envelope, source: Source::Stdin, octets: None });
+            }
+            path if path == Path::new("(sample)") => Source::Sample(SAMPLE.as_bytes()),
+            path => Source::File(path.into()),
         };
-        let content = open().and_then(Content::examine).map_err(|error| bad_file(path, &error))?;
+        let content = source.open().and_then(Content::examine).map_err(|error| bad_file(path, &error))?;
         if content.has_nul {
             let message = format!("{} holds a NUL octet, which mail cannot", path.display());
             return Err(refused(Cause::Local(message.into())));
         }
         let body = if content.is_eight_bit { BodyType::EightBit } else { BodyType::SevenBit };
-        let source = open().map_err(|error| bad_file(path, &error))?;
-        let message = Message::new(source, Some(content.octets).filter(|_| !self.quiet));
-        Ok((envelope.size(content.size).body(body), message))
+        let envelope = envelope.size(content.size).body(body);
+        Ok(Item { envelope, source, octets: Some(content.octets).filter(|_| !self.quiet) })
     }
 
-    /// Starts the receiving server of the example, where no other is named.
+    /// The server to send to: the one that is named, or the example's own receiving server, which is
+    /// started.
     ///
     /// # Errors
     /// The server cannot be started.
-    pub fn start_receiver(&self) -> Result<Option<receiver::Receiver>, Error> {
-        if self.server.is_some() {
-            return Ok(None);
+    pub fn start_server(&self) -> Result<Server, Error> {
+        if let Some(address) = &self.server {
+            return Ok(Server { address: address.clone(), receiver: None });
         }
         let options = receiver::Options {
             lmtp: self.lmtp,
@@ -259,9 +276,13 @@ impl Options {
             auth_in_clear: self.auth_in_clear,
             ..receiver::Options::default()
         };
-        let start = receiver::Receiver::start(options);
         let local = |error| refused(Cause::Local(format!("the receiving server: {error}").into()));
-        start.map(Some).map_err(local)
+        let receiver = receiver::Receiver::start(options).map_err(local)?;
+        let address = receiver.local_addr().to_string();
+        if !self.quiet {
+            say(format_args!("a receiving server listens on {address}"));
+        }
+        Ok(Server { address, receiver: Some(receiver) })
     }
 
     /// Shows one line of the conversation.
@@ -278,6 +299,29 @@ impl Options {
             }
             Trace::TlsEstablished => say(format_args!("= encrypted from here on")),
             _ => {}
+        }
+    }
+}
+
+/// Where the messages go.
+#[derive(Debug)]
+pub struct Server {
+    /// As `--server` has it.
+    pub address: String,
+    receiver: Option<receiver::Receiver>,
+}
+
+impl Server {
+    /// The certificate of our own receiving server.
+    pub fn own_pem(&self) -> Option<&str> {
+        self.receiver.as_ref().map(receiver::Receiver::certificate_pem)
+    }
+
+    /// Says where our own receiving server has stored what came.
+    pub fn say_where(&self, options: &Options) {
+        let messages = self.receiver.iter().filter(|_| !options.quiet).flat_map(receiver::Receiver::messages);
+        for stored in messages {
+            say(format_args!("stored in {}", stored.path.display()));
         }
     }
 }
@@ -320,27 +364,88 @@ impl Content {
     }
 }
 
-/// The message to send, which shows its progress on a terminal.
-pub struct Message {
-    source: Box<dyn BufRead>,
-    sent: u64,
-    /// The octets that there will be, and when their number was last shown.
-    progress: Option<(u64, Instant)>,
+/// A message to send.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// Declares what the message holds.
+    pub envelope: Envelope,
+    /// Where it lies.
+    pub source: Source,
+    octets: Option<u64>,
 }
 
-impl Message {
-    /// A message shorter than this shows no progress, in octets.
+impl Item {
+    /// Counts what is sent of it.
+    pub fn progress(&self) -> Progress {
+        let shown = self.octets.filter(|&octets| octets >= Progress::LONG && io::stderr().is_terminal());
+        Progress { sent: 0, shown: shown.map(|octets| (octets, Instant::now())) }
+    }
+
+    /// Opens it for blocking reads.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn open(&self) -> io::Result<Message> {
+        Ok(Message { source: self.source.open()?, progress: self.progress() })
+    }
+}
+
+/// Where a message lies.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Inside the program.
+    Sample(&'static [u8]),
+    /// On standard input.
+    Stdin,
+    /// In a file.
+    File(PathBuf),
+}
+
+impl Source {
+    fn open(&self) -> io::Result<Box<dyn BufRead>> {
+        Ok(match self {
+            Source::Sample(octets) => Box::new(*octets),
+            Source::Stdin => Box::new(BufReader::new(io::stdin())),
+            Source::File(path) => Box::new(BufReader::with_capacity(64 * 1024, File::open(path)?)),
+        })
+    }
+}
+
+/// Shows on a terminal how much of a long message has been sent.
+#[derive(Debug)]
+pub struct Progress {
+    sent: u64,
+    /// The octets that there will be, and when their number was last shown.
+    shown: Option<(u64, Instant)>,
+}
+
+impl Progress {
+    /// A message shorter than this shows none, in octets.
     const LONG: u64 = 1024 * 1024;
 
-    fn new(source: Box<dyn BufRead>, octets: Option<u64>) -> Self {
-        let shown = octets.filter(|&octets| octets >= Self::LONG && io::stderr().is_terminal());
-        Self { source, sent: 0, progress: shown.map(|octets| (octets, Instant::now())) }
+    /// So many more octets are sent.
+    pub fn advance(&mut self, octets: usize) {
+        self.sent += octets as u64;
+        if let Some((all, shown)) = &mut self.shown
+            && (shown.elapsed() > Duration::from_millis(100) || self.sent >= *all)
+        {
+            *shown = Instant::now();
+            let end = if self.sent >= *all { "\n" } else { "" };
+            let mib = |octets: u64| octets as f64 / f64::from(1 << 20);
+            let _ = write!(io::stderr(), "\r{:.1} of {:.1} MiB{end}", mib(self.sent), mib(*all));
+        }
     }
+}
+
+/// A message that is being sent.
+pub struct Message {
+    source: Box<dyn BufRead>,
+    progress: Progress,
 }
 
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Message({} octets sent)", self.sent)
+        write!(f, "Message({:?})", self.progress)
     }
 }
 
@@ -359,15 +464,7 @@ impl BufRead for Message {
 
     fn consume(&mut self, octets: usize) {
         self.source.consume(octets);
-        self.sent += octets as u64;
-        if let Some((all, shown)) = &mut self.progress
-            && (shown.elapsed() > Duration::from_millis(100) || self.sent >= *all)
-        {
-            *shown = Instant::now();
-            let end = if self.sent >= *all { "\n" } else { "" };
-            let mib = |octets: u64| octets as f64 / f64::from(1 << 20);
-            let _ = write!(io::stderr(), "\r{:.1} of {:.1} MiB{end}", mib(self.sent), mib(*all));
-        }
+        self.progress.advance(octets);
     }
 }
 
@@ -382,40 +479,100 @@ pub struct TlsFacts {
     pub verified_name: Option<String>,
 }
 
-/// How it ended.
-#[derive(Clone, Debug)]
-pub struct Ending {
-    /// The report, or the error that left none.
-    pub result: Result<Report, Error>,
-    /// The whole line about an error, where more is known than its `Display` says.
-    pub line: Option<String>,
-    /// How the session was encrypted, if it was.
+/// What is known of the session, at its end.
+#[derive(Clone, Debug, Default)]
+pub struct SessionFacts {
+    /// How it was encrypted, if it was.
     pub tls: Option<TlsFacts>,
-    /// Round trips of the session.
+    /// Its round trips.
     pub round_trips: u64,
+    /// Overlap was chosen, and the server does not take it.
+    pub overlap_broken: bool,
+}
+
+/// How a message ended: its report, or the error that left none, with the whole line about it where more
+/// is known than its `Display` says.
+#[derive(Clone, Debug)]
+pub struct Ending(pub Result<Report, (Error, Option<String>)>);
+
+impl From<Error> for Ending {
+    fn from(error: Error) -> Self {
+        Self(Err((error, None)))
+    }
 }
 
 impl Ending {
-    /// An end before there was a session.
-    pub fn local(error: Error) -> Self {
-        Self { result: Err(error), line: None, tls: None, round_trips: 0 }
+    /// One for each recipient.
+    fn verdicts(&self, options: &Options) -> Vec<Verdict> {
+        match &self.0 {
+            Ok(report) => {
+                let verdict = |result: &Result<Reply, Error>| match result {
+                    Ok(reply) => Verdict::success(reply),
+                    Err(error) => Verdict::failure(error, options),
+                };
+                report.recipients.iter().map(verdict).collect()
+            }
+            Err((error, line)) => {
+                let mut verdict = Verdict::failure(error, options);
+                verdict.line = line.clone().unwrap_or(verdict.line);
+                vec![verdict; options.to.len()]
+            }
+        }
+    }
+}
+
+/// Prints what became of the messages, as the options ask for it.
+#[derive(Debug)]
+pub struct Printer<'a> {
+    options: &'a Options,
+    start: Instant,
+    messages: u64,
+    delivered: u64,
+    /// Of each kind of failure, the first.
+    failures: Vec<(&'static str, Verdict)>,
+    partial: bool,
+    /// The object of a message sent alone, which is to be the last line.
+    last_line: Option<Value>,
+}
+
+impl<'a> Printer<'a> {
+    /// A printer, before the session begins.
+    pub fn new(options: &'a Options) -> Self {
+        Self {
+            options,
+            start: Instant::now(),
+            messages: 0,
+            delivered: 0,
+            failures: Vec::new(),
+            partial: false,
+            last_line: None,
+        }
     }
 
-    /// Prints what the options ask for, and returns the exit code.
-    pub fn conclude(&self, options: &Options) -> ExitCode {
-        let verdicts = self.verdicts(options);
+    /// One message has ended. In a bulk delivery it is printed at once.
+    pub fn message(&mut self, ending: &Ending, facts: &SessionFacts) {
+        self.messages += 1;
+        let (options, bulk) = (self.options, self.options.is_bulk());
+        let verdicts = ending.verdicts(options);
         let overall = Verdict::overall(&verdicts);
+        self.delivered += u64::from(overall == "success");
+        self.partial |= verdicts.iter().any(|verdict| !verdict.failed());
         let failures: Vec<_> = verdicts.iter().filter(|verdict| verdict.failed()).collect();
-        let error = failures.first().map(|first| {
-            let line = self.line.clone().unwrap_or_else(|| first.line.clone());
-            match overall {
-                "partial" => format!("{} of {} recipients failed: {line}", failures.len(), verdicts.len()),
-                _ => line,
+        for verdict in &failures {
+            if !self.failures.iter().any(|(outcome, _)| *outcome == verdict.outcome) {
+                self.failures.push((verdict.outcome, (*verdict).clone()));
             }
+        }
+        let error = failures.first().map(|first| match overall {
+            "partial" => {
+                format!("{} of {} recipients failed: {}", failures.len(), verdicts.len(), first.line)
+            }
+            _ => first.line.clone(),
         });
         if !options.json && !options.quiet {
             for (address, verdict) in options.to.iter().zip(&verdicts) {
-                say(format_args!("{}: {}", Printable(address.as_bytes()), verdict.line));
+                let number = if bulk { format!("message {}, ", self.messages) } else { String::new() };
+                say(format_args!("{number}{}: {}", Printable(address.as_bytes()), verdict.line));
             }
         }
         if let Some(error) = &error
@@ -424,57 +581,84 @@ impl Ending {
             let _ = writeln!(io::stderr(), "send: {error}");
         }
         if options.json {
-            say(format_args!("{}", self.json(options, &verdicts, overall, error)));
+            let mut object = json!({
+                "outcome": overall,
+                "stage": verdicts.iter().find_map(|verdict| verdict.stage).map(Stage::as_str),
+                "maybe_delivered": verdicts.iter().any(|verdict| verdict.maybe_delivered),
+                "recipients": recipients(options, &verdicts),
+                "tls": tls(facts),
+                "round_trips": facts.round_trips,
+                "error": error,
+            });
+            if let (true, Some(members)) = (bulk, object.as_object_mut()) {
+                members.insert("message".into(), self.messages.into());
+                say(format_args!("{object}"));
+            } else {
+                self.last_line = Some(object);
+            }
         }
-        ExitCode::from(exit_code(overall, &failures))
     }
 
-    fn json(&self, options: &Options, verdicts: &[Verdict], overall: &str, error: Option<String>) -> Value {
-        let recipients = options.to.iter().zip(verdicts).map(|(address, verdict)| {
-            json!({
-                "address": address,
-                "outcome": verdict.outcome,
-                "stage": verdict.stage.map(Stage::as_str),
-                "code": verdict.reply.as_ref().map(|reply| reply.code().get()),
-                "enhanced": verdict.reply.as_ref().and_then(Reply::enhanced).map(|code| code.to_string()),
-                "text": verdict.reply.as_ref().map(text_of),
-            })
-        });
-        let tls = self.tls.as_ref().map(|tls| {
-            json!({
-                "version": tls.version,
-                "cipher": tls.cipher,
-                "verified": tls.verified_name.is_some(),
-                "name": tls.verified_name,
-            })
-        });
+    /// The session is over: what a bulk delivery came to, and the exit code.
+    pub fn conclude(self, facts: &SessionFacts) -> ExitCode {
+        let outcome = match self.failures.is_empty() {
+            true => "success",
+            false if self.partial => "partial",
+            false => {
+                let verdicts: Vec<_> = self.failures.iter().map(|(_, verdict)| verdict.clone()).collect();
+                Verdict::overall(&verdicts)
+            }
+        };
+        let seconds = self.start.elapsed().as_secs_f64();
+        if self.options.is_bulk() {
+            if self.options.json {
+                let summary = json!({
+                    "messages": self.messages,
+                    "delivered": self.delivered,
+                    "outcome": outcome,
+                    "overlap_broken": facts.overlap_broken,
+                    "tls": tls(facts),
+                    "round_trips": facts.round_trips,
+                    "seconds": seconds,
+                });
+                say(format_args!("{summary}"));
+            } else if !self.options.quiet {
+                let (messages, delivered) = (self.messages, self.delivered);
+                let trips = facts.round_trips;
+                say(format_args!("{delivered} of {messages} delivered, {trips} round trips, {seconds:.3} s"));
+            }
+        }
+        if let Some(object) = &self.last_line {
+            say(format_args!("{object}"));
+        }
+        let failures: Vec<_> = self.failures.iter().map(|(_, verdict)| verdict).collect();
+        ExitCode::from(exit_code(outcome, &failures))
+    }
+}
+
+fn recipients(options: &Options, verdicts: &[Verdict]) -> Vec<Value> {
+    let recipient = |(address, verdict): (&String, &Verdict)| {
         json!({
-            "outcome": overall,
-            "stage": verdicts.iter().find_map(|verdict| verdict.stage).map(Stage::as_str),
-            "maybe_delivered": verdicts.iter().any(|verdict| verdict.maybe_delivered),
-            "recipients": recipients.collect::<Vec<_>>(),
-            "tls": tls,
-            "round_trips": self.round_trips,
-            "error": error,
+            "address": address,
+            "outcome": verdict.outcome,
+            "stage": verdict.stage.map(Stage::as_str),
+            "code": verdict.reply.as_ref().map(|reply| reply.code().get()),
+            "enhanced": verdict.reply.as_ref().and_then(Reply::enhanced).map(|code| code.to_string()),
+            "text": verdict.reply.as_ref().map(text_of),
         })
-    }
+    };
+    options.to.iter().zip(verdicts).map(recipient).collect()
+}
 
-    /// One for each recipient.
-    fn verdicts(&self, options: &Options) -> Vec<Verdict> {
-        match &self.result {
-            Ok(report) => {
-                let verdict = |result: &Result<Reply, Error>| match result {
-                    Ok(reply) => Verdict::success(reply),
-                    Err(error) => Verdict::failure(error, options),
-                };
-                report.recipients.iter().map(verdict).collect()
-            }
-            Err(error) => {
-                let mut verdict = Verdict::failure(error, options);
-                verdict.line = self.line.clone().unwrap_or(verdict.line);
-                vec![verdict; options.to.len()]
-            }
-        }
+fn tls(facts: &SessionFacts) -> Value {
+    match &facts.tls {
+        None => Value::Null,
+        Some(tls) => json!({
+            "version": tls.version,
+            "cipher": tls.cipher,
+            "verified": tls.verified_name.is_some(),
+            "name": tls.verified_name,
+        }),
     }
 }
 
@@ -518,7 +702,7 @@ impl Verdict {
             stage: Some(error.stage),
             reply: error.reply().cloned(),
             maybe_delivered: error.maybe_delivered(),
-            bad_input: error.stage == Stage::Local || matches!(error.cause, Cause::Body(_)),
+            bad_input: error.stage == Stage::Local || matches!(error.cause, Cause::Body(_) | Cause::Local(_)),
             line: error.to_string(),
         }
     }
@@ -567,6 +751,70 @@ fn refused(cause: Cause) -> Error {
 
 fn bad_file(path: &Path, error: &io::Error) -> Error {
     refused(Cause::Local(format!("{}: {error}", path.display()).into()))
+}
+
+/// The path of a `send` example, which is built here: tests of one package do not build another's
+/// examples, and the two share a name.
+pub fn example(package: &'static str) -> PathBuf {
+    static BUILT: Mutex<Vec<(&str, PathBuf)>> = Mutex::new(Vec::new());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, path)) = built.iter().find(|(name, _)| *name == package) {
+        return path.clone();
+    }
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let arguments = ["build", "--quiet", "--package", package, "--example", "send", "--message-format=json"];
+    let output = Command::new(cargo).args(arguments).output().expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let executable = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut executable =
+        executable.filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?)));
+    let executable = executable.next_back().expect("cargo names what it built");
+    // The other example's build replaces it; this copy stays.
+    let path = executable.with_file_name(format!("send-of-{package}-{}", std::process::id()));
+    std::fs::copy(&executable, &path).expect("the example can be copied");
+    built.push((package, path.clone()));
+    path
+}
+
+/// A connector of either adapter, as the options describe it: the type, the options in an `Arc`, the
+/// server, and the certificate of the receiving server where it is ours.
+#[macro_export]
+macro_rules! connector_for {
+    ($connector:ty, $options:expr, $server:expr, $own_pem:expr) => {{
+        let options: &std::sync::Arc<$crate::send::Options> = $options;
+        let own_pem: Option<&str> = $own_pem;
+        let mut connector = <$connector>::new($server)
+            .tls(options.tls_policy())
+            .timeouts(options.timeouts())
+            .credentials(options.credentials())
+            .pipelining(!options.no_pipelining)
+            .overlap(options.overlap);
+        if let Some(name) = &options.helo {
+            connector = connector.client_name(name.clone());
+        }
+        if let Some(address) = options.local_address {
+            connector = connector.bind(address);
+        }
+        if let Some(timeout) = options.timeout_connect {
+            connector = connector.connect_timeout(timeout);
+        }
+        if options.lmtp {
+            connector = connector.lmtp();
+        }
+        // We know our own server: its name is localhost and its certificate was made a moment ago.
+        if let Some(name) = options.tls_name.as_deref().or(own_pem.map(|_| "localhost")) {
+            connector = connector.server_name(name);
+        }
+        for pem in own_pem.map(|pem| pem.as_bytes().to_vec()).into_iter().chain(options.ca_pem()?) {
+            connector = connector.trust_pem(&pem).map_err(|error| error.error().clone())?;
+        }
+        if options.transcript {
+            let options = options.clone();
+            connector = connector.observe(move |trace| options.show(trace));
+        }
+        connector
+    }};
 }
 
 /// Prints a line. That nobody reads any more (SIGPIPE) is no reason to stop sending mail.

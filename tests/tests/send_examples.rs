@@ -1,5 +1,5 @@
-//! The `send` example as scripts call it: flags in, JSON and an exit code out, against the embedded
-//! receiving server and against servers that misbehave.
+//! The `send` examples of both adapters as scripts call them: flags in, JSON and an exit code out, against
+//! the embedded receiving server and against servers that misbehave.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -13,18 +13,53 @@ use smtp_tests::receiver::{Options, Receiver};
 
 const MESSAGE: &[u8] = b"Subject: test\r\n\r\nHello.\r\n.\r\n..dots\r\n";
 
-/// The example, which `cargo test` builds beside this test.
-fn send() -> Command {
-    let mut path = std::env::current_exe().unwrap();
-    path.pop();
-    path.set_file_name("examples");
-    path.push(format!("send{}", std::env::consts::EXE_SUFFIX));
-    assert!(path.exists(), "{} is not built: cargo build -p smtp-blocking --example send", path.display());
-    Command::new(path)
+type Adapter = &'static str;
+
+/// Each test, with the example of each adapter.
+macro_rules! for_both {
+    ($($test:ident),* $(,)?) => {
+        mod blocking {
+            $(#[test] fn $test() { super::$test("smtp-blocking"); })*
+        }
+        mod tokio {
+            $(#[test] fn $test() { super::$test("smtp-tokio"); })*
+        }
+    };
+}
+
+for_both!(
+    without_arguments_it_shows_a_conversation,
+    success_is_delivered_byte_for_byte,
+    each_recipient_has_its_own_result,
+    only_permanent_refusals_give_69,
+    usage_and_bad_input,
+    credentials,
+    certificates,
+    lmtp,
+    a_reader_that_goes_away_is_no_panic,
+    standard_input_is_the_message,
+    nobody_listens,
+    a_reply_injected_behind_starttls,
+    a_reply_that_never_ends,
+    a_reply_that_drips,
+    a_loss_after_the_final_dot_is_in_doubt,
+    data_accepted_after_everybody_was_refused,
+    a_421_at_any_time_is_temporary,
+    a_silent_server_times_out,
+    a_server_that_stops_reading_times_out,
+    a_refusal_in_the_middle_of_the_body_is_what_is_reported,
+);
+
+fn send(adapter: Adapter) -> Command {
+    Command::new(smtp_tests::send::example(adapter))
 }
 
 fn message_file(name: &str, content: &[u8]) -> PathBuf {
-    let path = std::env::temp_dir().join(format!("send-{}-{name}.eml", std::process::id()));
+    let path = std::env::temp_dir().join(format!(
+        "send-{}-{:?}-{name}.eml",
+        std::process::id(),
+        thread::current().id()
+    ));
     std::fs::write(&path, content).unwrap();
     path
 }
@@ -36,13 +71,20 @@ struct Run {
 }
 
 /// Runs `send` with `--json` from one sender to the recipients, and returns its last line.
-fn run(name: &str, server: Option<String>, to: &[&str], flags: &[&str]) -> Run {
-    run_with(MESSAGE, name, server, to, flags)
+fn run(adapter: Adapter, name: &str, server: Option<String>, to: &[&str], flags: &[&str]) -> Run {
+    run_with(adapter, MESSAGE, name, server, to, flags)
 }
 
-fn run_with(message: &[u8], name: &str, server: Option<String>, to: &[&str], flags: &[&str]) -> Run {
+fn run_with(
+    adapter: Adapter,
+    message: &[u8],
+    name: &str,
+    server: Option<String>,
+    to: &[&str],
+    flags: &[&str],
+) -> Run {
     let file = message_file(name, message);
-    let mut command = send();
+    let mut command = send(adapter);
     command.args(["--from", "alice@example.org", "--json", "--data"]).arg(&file).args(flags);
     if let Some(server) = server {
         command.args(["--server", &server]);
@@ -135,9 +177,8 @@ impl Peer {
     }
 }
 
-#[test]
-fn without_arguments_it_shows_a_conversation() {
-    let output = send().output().unwrap();
+fn without_arguments_it_shows_a_conversation(adapter: Adapter) {
+    let output = send(adapter).output().unwrap();
     assert!(output.status.success());
     let stdout = String::from_utf8(output.stdout).unwrap();
     for line in ["< 220 ", "> STARTTLS", "> MAIL FROM:<alice@example.org>", "> QUIT", "stored in "] {
@@ -149,10 +190,9 @@ fn without_arguments_it_shows_a_conversation() {
     let _ = std::fs::remove_dir_all(PathBuf::from(stored).parent().unwrap());
 }
 
-#[test]
-fn success_is_delivered_byte_for_byte() {
+fn success_is_delivered_byte_for_byte(adapter: Adapter) {
     let (receiver, address) = receiver(Options::default());
-    let run = run("success", Some(address), &["bob@example.net", "carol@example.net"], &[]);
+    let run = run(adapter, "success", Some(address), &["bob@example.net", "carol@example.net"], &[]);
     run.is(0, "success", None).maybe_delivered(false);
     assert_eq!(run.json["tls"]["verified"], false);
     // Greeting, EHLO, STARTTLS, EHLO, envelope, body.
@@ -164,10 +204,9 @@ fn success_is_delivered_byte_for_byte() {
     assert_eq!(stored[0].forward_paths, ["bob@example.net", "carol@example.net"]);
 }
 
-#[test]
-fn each_recipient_has_its_own_result() {
+fn each_recipient_has_its_own_result(adapter: Adapter) {
     let to = ["bob@example.net", "refused@example.net", "greylisted@example.net"];
-    let run = run("partial", None, &to, &["--tls", "none"]);
+    let run = run(adapter, "partial", None, &to, &["--tls", "none"]);
     run.is(75, "partial", Some("rcpt"));
     let recipient = |index: usize, key: &str| run.json["recipients"][index][key].clone();
     assert_eq!(recipient(0, "outcome"), "success");
@@ -179,15 +218,17 @@ fn each_recipient_has_its_own_result() {
     assert_eq!(recipient(2, "outcome"), "temporary");
 }
 
-#[test]
-fn only_permanent_refusals_give_69() {
-    run("perm", None, &["bob@example.net", "refused@example.net"], &[]).is(69, "partial", Some("rcpt"));
-    run("all", None, &["refused@example.net"], &[]).is(69, "permanent", Some("rcpt"));
-    run("grey", None, &["greylisted@example.net"], &[]).is(75, "temporary", Some("rcpt"));
+fn only_permanent_refusals_give_69(adapter: Adapter) {
+    run(adapter, "perm", None, &["bob@example.net", "refused@example.net"], &[]).is(
+        69,
+        "partial",
+        Some("rcpt"),
+    );
+    run(adapter, "all", None, &["refused@example.net"], &[]).is(69, "permanent", Some("rcpt"));
+    run(adapter, "grey", None, &["greylisted@example.net"], &[]).is(75, "temporary", Some("rcpt"));
 }
 
-#[test]
-fn usage_and_bad_input() {
+fn usage_and_bad_input(adapter: Adapter) {
     for arguments in [
         &["--nonsense"][..],
         &["--from", "a@b"],
@@ -195,21 +236,21 @@ fn usage_and_bad_input() {
         &["--from", "a@b", "--to", "c@d", "--data", "x", "--timeout-reply", "0"],
         &["--from", "a@b", "--to", "c@d", "--data", "x", "--helo", "a b"],
     ] {
-        assert_eq!(send().args(arguments).output().unwrap().status.code(), Some(64), "{arguments:?}");
+        assert_eq!(send(adapter).args(arguments).output().unwrap().status.code(), Some(64), "{arguments:?}");
     }
-    run("address", None, &["bob@"], &[]).is(65, "refused", Some("local"));
-    run("pem", None, &["bob@b"], &["--ca-file", "/nowhere"]).is(65, "refused", Some("local"));
-    let output = send().args(["--from", "<>", "--to", "c@d", "--data", "/nowhere"]).output().unwrap();
+    run(adapter, "address", None, &["bob@"], &[]).is(65, "refused", Some("local"));
+    run(adapter, "pem", None, &["bob@b"], &["--ca-file", "/nowhere"]).is(65, "refused", Some("local"));
+    let output = send(adapter).args(["--from", "<>", "--to", "c@d", "--data", "/nowhere"]).output().unwrap();
     assert_eq!(output.status.code(), Some(65));
 }
 
-#[test]
-fn credentials() {
+fn credentials(adapter: Adapter) {
     let auth = Options { auth: Some(("alice".into(), "s3cret".into())), ..Options::default() };
     let (_receiver, address) = receiver(auth);
     let user = ["--auth-user", "alice", "--auth-password"];
     let to = ["bob@example.net"];
-    let with = |flags: &[&str]| run("auth", Some(address.clone()), &to, &[&user[..], flags].concat());
+    let with =
+        |flags: &[&str]| run(adapter, "auth", Some(address.clone()), &to, &[&user[..], flags].concat());
     with(&["s3cret"]).is(0, "success", None);
     with(&["s3cret", "--auth-mechanism", "login"]).is(0, "success", None);
     let wrong = with(&["wrong"]);
@@ -220,16 +261,19 @@ fn credentials() {
     // Without TLS the server does not offer AUTH, and we would not use it.
     with(&["s3cret", "--tls", "none"]).is(77, "refused", Some("auth"));
     let (_other, address) = receiver(Options::default());
-    run("no-auth", Some(address), &to, &[&user[..], &["x"]].concat()).is(77, "refused", Some("auth"));
+    run(adapter, "no-auth", Some(address), &to, &[&user[..], &["x"]].concat()).is(
+        77,
+        "refused",
+        Some("auth"),
+    );
 }
 
-#[test]
-fn certificates() {
+fn certificates(adapter: Adapter) {
     let to = ["bob@example.net"];
     let (receiver, address) = receiver(Options::default());
     let pem = message_file("pem", receiver.certificate_pem().as_bytes());
     let pem = pem.to_str().unwrap();
-    let with = |flags: &[&str]| run("tls", Some(address.clone()), &to, flags);
+    let with = |flags: &[&str]| run(adapter, "tls", Some(address.clone()), &to, flags);
     with(&["--tls-name", "localhost"]).is(77, "refused", Some("starttls"));
     with(&["--tls", "required", "--tls-name", "wrong.example", "--ca-file", pem]).is(
         77,
@@ -242,27 +286,25 @@ fn certificates() {
     with(&["--tls", "required", "--ca-file", pem]).is(0, "success", None);
 
     let (receiver, address) = self::receiver(Options { implicit_tls: true, ..Options::default() });
-    let with = |flags: &[&str]| run("tls", Some(address.clone()), &to, flags);
+    let with = |flags: &[&str]| run(adapter, "tls", Some(address.clone()), &to, flags);
     with(&["--tls", "implicit", "--tls-name", "localhost"]).is(77, "refused", Some("connect"));
     with(&["--tls", "implicit"]).is(0, "success", None);
     drop(receiver);
 
     let (_receiver, address) = self::receiver(Options { starttls: false, ..Options::default() });
-    run("tls", Some(address), &to, &["--tls", "required"]).is(77, "refused", Some("starttls"));
+    run(adapter, "tls", Some(address), &to, &["--tls", "required"]).is(77, "refused", Some("starttls"));
     let _ = std::fs::remove_file(pem);
 }
 
-#[test]
-fn lmtp() {
+fn lmtp(adapter: Adapter) {
     let to = ["bob@example.net", "refused@example.net", "carol@example.net"];
-    run("lmtp", None, &to, &["--lmtp"]).is(69, "partial", Some("rcpt"));
-    run("lmtp25", Some("127.0.0.1:25".into()), &to, &["--lmtp"]).is(65, "refused", Some("local"));
+    run(adapter, "lmtp", None, &to, &["--lmtp"]).is(69, "partial", Some("rcpt"));
+    run(adapter, "lmtp25", Some("127.0.0.1:25".into()), &to, &["--lmtp"]).is(65, "refused", Some("local"));
 }
 
-#[test]
-fn a_reader_that_goes_away_is_no_panic() {
+fn a_reader_that_goes_away_is_no_panic(adapter: Adapter) {
     let file = message_file("pipe", MESSAGE);
-    let mut child = send()
+    let mut child = send(adapter)
         .args(["--from", "a@b", "--to", "bob@b", "--transcript", "--json", "--data"])
         .arg(&file)
         .stdout(Stdio::piped())
@@ -276,10 +318,9 @@ fn a_reader_that_goes_away_is_no_panic() {
     let _ = std::fs::remove_file(file);
 }
 
-#[test]
-fn standard_input_is_the_message() {
+fn standard_input_is_the_message(adapter: Adapter) {
     let (receiver, address) = receiver(Options::default());
-    let mut child = send()
+    let mut child = send(adapter)
         .args(["--server", &address, "--from", "<>", "--to", "bob@b", "--quiet", "--data", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -295,37 +336,35 @@ fn standard_input_is_the_message() {
 
 const ONE: [&str; 1] = ["bob@example.net"];
 
-#[test]
-fn nobody_listens() {
+fn nobody_listens(adapter: Adapter) {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    run("nobody", Some(address), &ONE, &[]).is(75, "temporary", Some("connect"));
+    run(adapter, "nobody", Some(address), &ONE, &[]).is(75, "temporary", Some("connect"));
 }
 
-#[test]
-fn a_reply_injected_behind_starttls() {
+fn a_reply_injected_behind_starttls(adapter: Adapter) {
     let address = server(|mut peer| {
         peer.open(&["fake", "STARTTLS"]);
         peer.hear("STARTTLS");
         peer.say("220 go\r\n250 injected\r\n");
         peer.hear_the_end();
     });
-    run("inject", Some(address), &ONE, &[]).is(76, "protocol", Some("starttls")).maybe_delivered(false);
+    run(adapter, "inject", Some(address), &ONE, &[])
+        .is(76, "protocol", Some("starttls"))
+        .maybe_delivered(false);
 }
 
-#[test]
-fn a_reply_that_never_ends() {
+fn a_reply_that_never_ends(adapter: Adapter) {
     let address = server(|mut peer| {
         peer.say("220 fake\r\n");
         peer.hear("EHLO");
         while peer.0.get_mut().write_all(b"250-and so on\r\n").is_ok() {}
     });
-    run("endless", Some(address), &ONE, &[]).is(76, "protocol", Some("ehlo"));
+    run(adapter, "endless", Some(address), &ONE, &[]).is(76, "protocol", Some("ehlo"));
     let address = server(|mut peer| while peer.0.get_mut().write_all(b"220 x").is_ok() {});
-    run("long", Some(address), &ONE, &[]).is(76, "protocol", Some("greeting"));
+    run(adapter, "long", Some(address), &ONE, &[]).is(76, "protocol", Some("greeting"));
 }
 
-#[test]
-fn a_reply_that_drips() {
+fn a_reply_that_drips(adapter: Adapter) {
     let address = server(|mut peer| {
         peer.open(&["fake", "PIPELINING"]);
         peer.hear("DATA");
@@ -334,19 +373,18 @@ fn a_reply_that_drips() {
         }
     });
     let start = Instant::now();
-    run("drip", Some(address), &ONE, &["--timeout-reply", "1.2"]).is(75, "temporary", Some("mail"));
+    run(adapter, "drip", Some(address), &ONE, &["--timeout-reply", "1.2"]).is(75, "temporary", Some("mail"));
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
 }
 
-#[test]
-fn a_loss_after_the_final_dot_is_in_doubt() {
+fn a_loss_after_the_final_dot_is_in_doubt(adapter: Adapter) {
     let address = server(|mut peer| peer.take_message());
-    run("doubt", Some(address), &ONE, &[]).is(75, "temporary", Some("eom")).maybe_delivered(true);
+    run(adapter, "doubt", Some(address), &ONE, &[]).is(75, "temporary", Some("eom")).maybe_delivered(true);
     let address = server(|mut peer| {
         peer.take_message();
         thread::sleep(Duration::from_secs(2));
     });
-    run("slow", Some(address), &ONE, &["--timeout-reply", "0.5"])
+    run(adapter, "slow", Some(address), &ONE, &["--timeout-reply", "0.5"])
         .is(75, "temporary", Some("eom"))
         .maybe_delivered(true);
     let address = server(|mut peer| {
@@ -354,11 +392,10 @@ fn a_loss_after_the_final_dot_is_in_doubt() {
         peer.say("what?\r\n");
         peer.hear_the_end();
     });
-    run("garbage", Some(address), &ONE, &[]).is(76, "protocol", Some("eom")).maybe_delivered(true);
+    run(adapter, "garbage", Some(address), &ONE, &[]).is(76, "protocol", Some("eom")).maybe_delivered(true);
 }
 
-#[test]
-fn data_accepted_after_everybody_was_refused() {
+fn data_accepted_after_everybody_was_refused(adapter: Adapter) {
     let address = server(|mut peer| {
         peer.open(&["fake", "PIPELINING"]);
         peer.hear("DATA");
@@ -367,31 +404,32 @@ fn data_accepted_after_everybody_was_refused() {
         peer.say("250 delivered to nobody\r\n");
         peer.hear("QUIT");
     });
-    let run = run("useless", Some(address), &ONE, &[]);
+    let run = run(adapter, "useless", Some(address), &ONE, &[]);
     run.is(69, "permanent", Some("rcpt")).maybe_delivered(false);
     assert_eq!(run.json["recipients"][0]["code"], 550);
 }
 
-#[test]
-fn a_421_at_any_time_is_temporary() {
+fn a_421_at_any_time_is_temporary(adapter: Adapter) {
     let address = server(|mut peer| {
         peer.open(&["fake"]);
         peer.hear("MAIL");
         peer.say("421 4.3.2 going down\r\n");
     });
-    run("421", Some(address), &ONE, &[]).is(75, "temporary", Some("mail"));
+    run(adapter, "421", Some(address), &ONE, &[]).is(75, "temporary", Some("mail"));
     let address = server(|mut peer| peer.say("554 5.7.1 not you\r\n"));
-    run("554", Some(address), &ONE, &[]).is(69, "permanent", Some("greeting"));
+    run(adapter, "554", Some(address), &ONE, &[]).is(69, "permanent", Some("greeting"));
 }
 
-#[test]
-fn a_silent_server_times_out() {
+fn a_silent_server_times_out(adapter: Adapter) {
     let address = server(|mut peer| peer.hear_the_end());
-    run("silent", Some(address), &ONE, &["--timeout-reply", "0.3"]).is(75, "temporary", Some("greeting"));
+    run(adapter, "silent", Some(address), &ONE, &["--timeout-reply", "0.3"]).is(
+        75,
+        "temporary",
+        Some("greeting"),
+    );
 }
 
-#[test]
-fn a_server_that_stops_reading_times_out() {
+fn a_server_that_stops_reading_times_out(adapter: Adapter) {
     let address = server(|mut peer| {
         peer.open(&["fake", "PIPELINING"]);
         peer.hear("DATA");
@@ -400,13 +438,12 @@ fn a_server_that_stops_reading_times_out() {
     });
     let message = b"x\r\n".repeat(8 << 20);
     let start = Instant::now();
-    let run = run_with(&message, "stuck", Some(address), &ONE, &["--timeout-data", "0.5"]);
+    let run = run_with(adapter, &message, "stuck", Some(address), &ONE, &["--timeout-data", "0.5"]);
     run.is(75, "temporary", Some("body")).maybe_delivered(false);
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
 }
 
-#[test]
-fn a_refusal_in_the_middle_of_the_body_is_what_is_reported() {
+fn a_refusal_in_the_middle_of_the_body_is_what_is_reported(adapter: Adapter) {
     let address = server(|mut peer| {
         peer.open(&["fake", "PIPELINING"]);
         peer.hear("DATA");
@@ -415,7 +452,7 @@ fn a_refusal_in_the_middle_of_the_body_is_what_is_reported() {
         peer.say("552 5.3.4 too large\r\n");
     });
     let message = b"x\r\n".repeat(8 << 20);
-    let run = run_with(&message, "early", Some(address), &ONE, &[]);
+    let run = run_with(adapter, &message, "early", Some(address), &ONE, &[]);
     run.is(69, "permanent", Some("body")).maybe_delivered(false);
     assert_eq!(run.json["recipients"][0]["code"], 552);
 }

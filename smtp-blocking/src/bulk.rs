@@ -1,0 +1,154 @@
+//! Many messages over one session.
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead};
+
+use smtp_proto::{Envelope, MessageId, Report};
+
+use crate::pump::Pump;
+use crate::session::{Session, end_of};
+
+/// A message of a bulk delivery: its envelope, and how to open its content when it is wanted.
+#[derive(Clone, Debug)]
+pub struct Message<F> {
+    /// Who sends it to whom.
+    pub envelope: Envelope,
+    /// Opens the content. It is called once a recipient has been accepted, and not before.
+    pub open: F,
+}
+
+impl<F, R> Message<F>
+where
+    F: FnOnce() -> io::Result<R>,
+    R: BufRead,
+{
+    /// A message with this content.
+    pub fn new(envelope: Envelope, open: F) -> Self {
+        Self { envelope, open }
+    }
+}
+
+impl Session {
+    /// Sends message after message, two round trips each, or one with
+    /// [`Connector::overlap`](crate::Connector::overlap). Each has its own report, in order, and a failure
+    /// of one does not touch the others. When the session is lost, the message under way is in doubt or
+    /// has failed, as its stage says, and all later ones are *not attempted*, safe to send elsewhere; the
+    /// same when a message cannot be read, because half a message cannot be taken back otherwise.
+    ///
+    /// ```no_run
+    /// use std::{fs::File, io::BufReader};
+    /// use smtp_blocking::{Connector, Envelope, Message};
+    ///
+    /// let mut session = Connector::new("mx.example.net").connect()?;
+    /// let messages = ["1.eml", "2.eml"].map(|path| {
+    ///     let envelope = Envelope::new("alice@example.org", ["bob@example.net"]).unwrap();
+    ///     Message::new(envelope, move || File::open(path).map(BufReader::new))
+    /// });
+    /// for report in session.send_all(messages).and_quit() {
+    ///     println!("{:?}", report.recipients);
+    /// }
+    /// # Ok::<(), smtp_blocking::Error>(())
+    /// ```
+    pub fn send_all<I, F, R>(&mut self, messages: I) -> Bulk<'_, I::IntoIter, F>
+    where
+        I: IntoIterator<Item = Message<F>>,
+        F: FnOnce() -> io::Result<R>,
+        R: BufRead,
+    {
+        let messages = messages.into_iter();
+        Bulk { session: self, messages, submitted: VecDeque::new(), exhausted: false, quit: false }
+    }
+}
+
+/// A bulk delivery: one report for each message, in their order. It sends as it is asked for reports.
+///
+/// Dropped before its end, it closes the session if a message is under way.
+#[must_use = "nothing is sent before reports are asked for"]
+#[derive(Debug)]
+pub struct Bulk<'a, I, F> {
+    session: &'a mut Session,
+    messages: I,
+    submitted: VecDeque<(MessageId, Option<F>)>,
+    exhausted: bool,
+    quit: bool,
+}
+
+impl<I, F> Bulk<'_, I, F> {
+    /// Ends the session after the last message: QUIT goes out together with its end.
+    pub fn and_quit(mut self) -> Self {
+        self.quit = true;
+        self
+    }
+
+    /// The session, for what is known of it by now.
+    pub fn session(&self) -> &Session {
+        self.session
+    }
+
+    fn pump(&mut self) -> &mut Pump {
+        &mut self.session.pump
+    }
+}
+
+impl<I, F, R> Iterator for Bulk<'_, I, F>
+where
+    I: Iterator<Item = Message<F>>,
+    F: FnOnce() -> io::Result<R>,
+    R: BufRead,
+{
+    type Item = Report;
+
+    fn next(&mut self) -> Option<Report> {
+        loop {
+            // What is submitted is reported before what cannot be any more.
+            while !self.exhausted
+                && self.submitted.len() < self.session.pump.window
+                && (self.submitted.is_empty() || self.session.is_usable())
+            {
+                let Some(message) = self.messages.next() else {
+                    self.exhausted = true;
+                    if self.quit {
+                        let _ = self.pump().engine.quit();
+                    }
+                    break;
+                };
+                let recipients = message.envelope.forward_paths().len();
+                match self.pump().engine.submit(message.envelope) {
+                    Ok(id) => self.submitted.push_back((id, Some(message.open))),
+                    Err(_) => return Some(Report::not_attempted(recipients, &end_of(self.pump()))),
+                }
+            }
+            let Some((id, open)) = self.submitted.front_mut() else {
+                // QUIT, where it is still to be sent.
+                if self.quit {
+                    self.pump().run_until(|_| false);
+                }
+                return None;
+            };
+            let (id, pump) = (*id, &mut self.session.pump);
+            let mut report = None;
+            pump.run_until(|pump| {
+                report = pump.take_report(id);
+                report.is_some() || pump.engine.wants_body()
+            });
+            if let Some(report) = report.or_else(|| pump.take_report(id)) {
+                self.submitted.pop_front();
+                return Some(report);
+            }
+            let sent =
+                open.take().map_or(Ok(()), |open| open().and_then(|mut source| pump.send_body(&mut source)));
+            match sent {
+                Ok(()) => drop(pump.engine.finish_body()),
+                Err(error) => pump.abort(&format!("the message cannot be read: {error}")),
+            }
+        }
+    }
+}
+
+impl<I, F> Drop for Bulk<'_, I, F> {
+    fn drop(&mut self) {
+        if !self.submitted.is_empty() {
+            self.pump().abort("the bulk delivery was dropped before its end");
+        }
+    }
+}

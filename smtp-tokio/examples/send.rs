@@ -1,0 +1,125 @@
+//! Forwards messages, and says exactly what became of them. `--help` tells the rest.
+
+use std::io;
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use smtp_tests::send::{Ending, Item, Options, Printer, Progress, SessionFacts, Source, TlsFacts};
+use smtp_tokio::{Connector, Error, Message, Session, TlsInfo};
+use tokio::io::{AsyncBufRead, AsyncRead, BufReader, ReadBuf};
+
+fn main() -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("send: {error}");
+            return ExitCode::from(75);
+        }
+    };
+    let code = runtime.block_on(run());
+    // Not to wait for a read of standard input that nobody wants any more.
+    runtime.shutdown_background();
+    code
+}
+
+async fn run() -> ExitCode {
+    let options = match Options::parse_args() {
+        Ok(options) => Arc::new(options),
+        Err(code) => return code,
+    };
+    let mut printer = Printer::new(&options);
+    let facts = forward(&options, &mut printer).await.unwrap_or_else(|error| {
+        let facts = SessionFacts::default();
+        printer.message(&error.into(), &facts);
+        facts
+    });
+    printer.conclude(&facts)
+}
+
+/// Errors are those before there was a connection.
+async fn forward(
+    options: &Arc<Options>,
+    printer: &mut Printer<'_>,
+) -> Result<SessionFacts, smtp_proto::Error> {
+    let items = options.prepare()?;
+    let server = options.start_server()?;
+    let connector = smtp_tests::connector_for!(Connector, options, &server.address, server.own_pem());
+    let mut session = match connector.connect().await {
+        Ok(session) => session,
+        Err(error) => {
+            let facts = failed_facts(&error);
+            let ending = Ending(Err((error.error().clone(), Some(error.to_string()))));
+            (0..options.repeat as usize * items.len()).for_each(|_| printer.message(&ending, &facts));
+            return Ok(facts);
+        }
+    };
+    let messages = (0..options.repeat).flat_map(|_| &items);
+    let messages = messages.map(|item| Message::new(item.envelope.clone(), || Content::open(item)));
+    let mut reports = session.send_all(smtp_tokio::iter(messages)).and_quit();
+    while let Some(report) = reports.next().await {
+        printer.message(&Ending(Ok(report)), &facts(reports.session()));
+    }
+    drop(reports);
+    server.say_where(options);
+    Ok(facts(&session))
+}
+
+/// A message that is being sent.
+struct Content {
+    source: Pin<Box<dyn AsyncBufRead>>,
+    progress: Progress,
+}
+
+impl Content {
+    async fn open(item: &Item) -> io::Result<Self> {
+        let source: Pin<Box<dyn AsyncBufRead>> = match &item.source {
+            Source::Sample(octets) => Box::pin(*octets),
+            Source::Stdin => Box::pin(BufReader::new(tokio::io::stdin())),
+            Source::File(path) => {
+                Box::pin(BufReader::with_capacity(64 * 1024, tokio::fs::File::open(path).await?))
+            }
+        };
+        Ok(Self { source, progress: item.progress() })
+    }
+}
+
+impl AsyncRead for Content {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().source.as_mut().poll_read(cx, to)
+    }
+}
+
+impl AsyncBufRead for Content {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        self.get_mut().source.as_mut().poll_fill_buf(cx)
+    }
+
+    fn consume(self: Pin<&mut Self>, octets: usize) {
+        let content = self.get_mut();
+        content.source.as_mut().consume(octets);
+        content.progress.advance(octets);
+    }
+}
+
+fn facts(session: &Session) -> SessionFacts {
+    SessionFacts {
+        tls: session.tls_info().map(tls_facts),
+        round_trips: session.round_trips(),
+        overlap_broken: session.overlap_is_broken(),
+    }
+}
+
+fn failed_facts(error: &Error) -> SessionFacts {
+    let tls = error.tls_info().map(tls_facts);
+    SessionFacts { tls, round_trips: error.round_trips(), overlap_broken: false }
+}
+
+fn tls_facts(tls: &TlsInfo) -> TlsFacts {
+    TlsFacts {
+        version: tls.version.clone(),
+        cipher: tls.cipher_suite.clone(),
+        verified_name: tls.verified_name.clone(),
+    }
+}

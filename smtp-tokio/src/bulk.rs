@@ -1,0 +1,263 @@
+//! Many messages over one session.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_core::Stream;
+use smtp_proto::{Envelope, MessageId, Report};
+use tokio::io::AsyncBufRead;
+
+use crate::pump::Pump;
+use crate::session::{Session, end_of};
+
+/// A message of a bulk delivery: its envelope, and how to open its content when it is wanted.
+#[derive(Clone, Debug)]
+pub struct Message<F> {
+    /// Who sends it to whom.
+    pub envelope: Envelope,
+    /// Opens the content. It is called once a recipient has been accepted, and not before.
+    pub open: F,
+}
+
+impl<F, O, R> Message<F>
+where
+    F: FnOnce() -> O,
+    O: Future<Output = io::Result<R>>,
+    R: AsyncBufRead,
+{
+    /// A message with this content.
+    pub fn new(envelope: Envelope, open: F) -> Self {
+        Self { envelope, open }
+    }
+}
+
+impl Session {
+    /// Sends message after message, two round trips each, or one with
+    /// [`Connector::overlap`](crate::Connector::overlap). Each has its own report, in order, and a failure
+    /// of one does not touch the others. When the session is lost, the message under way is in doubt or
+    /// has failed, as its stage says, and all later ones are *not attempted*, safe to send elsewhere; the
+    /// same when a message cannot be read, because half a message cannot be taken back otherwise.
+    ///
+    /// Messages are taken from the stream as they can be sent, and the next one is not waited for while
+    /// one is under way.
+    ///
+    /// ```no_run
+    /// use smtp_tokio::{Connector, Envelope, Message};
+    /// use tokio::{fs::File, io::BufReader};
+    ///
+    /// # async fn example() -> Result<(), smtp_tokio::Error> {
+    /// let mut session = Connector::new("mx.example.net").connect().await?;
+    /// let messages = ["1.eml", "2.eml"].map(|path| {
+    ///     let envelope = Envelope::new("alice@example.org", ["bob@example.net"]).unwrap();
+    ///     Message::new(envelope, move || async move { File::open(path).await.map(BufReader::new) })
+    /// });
+    /// let mut reports = session.send_all(smtp_tokio::iter(messages)).and_quit();
+    /// while let Some(report) = reports.next().await {
+    ///     println!("{:?}", report.recipients);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn send_all<S, F, O, R>(&mut self, messages: S) -> Bulk<'_, S, F, O, R>
+    where
+        S: Stream<Item = Message<F>>,
+        F: FnOnce() -> O,
+        O: Future<Output = io::Result<R>>,
+        R: AsyncBufRead,
+    {
+        Bulk {
+            session: self,
+            messages: Some(Box::pin(messages)),
+            submitted: VecDeque::new(),
+            content: Content::Unopened,
+            quit: false,
+        }
+    }
+}
+
+/// A bulk delivery: a stream of one report for each message, in their order. It sends as it is asked for
+/// reports, so that whoever is slow to take them slows it down. A future of [`next`](Self::next) may be
+/// dropped at any time without harm.
+///
+/// Dropped before its end, it closes the session if a message is under way.
+#[must_use = "nothing is sent before reports are asked for"]
+pub struct Bulk<'a, S, F, O, R> {
+    session: &'a mut Session,
+    /// None when it has ended.
+    messages: Option<Pin<Box<S>>>,
+    submitted: VecDeque<(MessageId, Option<F>)>,
+    /// Of the first that was submitted.
+    content: Content<O, R>,
+    quit: bool,
+}
+
+enum Content<O, R> {
+    Unopened,
+    Opening(Pin<Box<O>>),
+    Open(Pin<Box<R>>),
+}
+
+impl<S, F, O, R> Bulk<'_, S, F, O, R> {
+    /// Ends the session after the last message: QUIT goes out together with its end.
+    pub fn and_quit(mut self) -> Self {
+        self.quit = true;
+        self
+    }
+
+    /// The session, for what is known of it by now.
+    pub fn session(&self) -> &Session {
+        self.session
+    }
+
+    fn pump(&mut self) -> &mut Pump {
+        &mut self.session.pump
+    }
+}
+
+impl<S, F, O, R> Bulk<'_, S, F, O, R>
+where
+    S: Stream<Item = Message<F>>,
+    F: FnOnce() -> O,
+    O: Future<Output = io::Result<R>>,
+    R: AsyncBufRead,
+{
+    /// The next report; none after the last message.
+    pub async fn next(&mut self) -> Option<Report> {
+        poll_fn(|cx| self.poll_report(cx)).await
+    }
+
+    fn poll_report(&mut self, cx: &mut Context<'_>) -> Poll<Option<Report>> {
+        loop {
+            let waits_for_messages = match self.poll_submit(cx) {
+                Poll::Ready(Some(unsent)) => return Poll::Ready(Some(unsent)),
+                Poll::Ready(None) => false,
+                Poll::Pending => true,
+            };
+            let Some(&(id, _)) = self.submitted.front() else {
+                if waits_for_messages {
+                    // The server may say something meanwhile, or go.
+                    if !self.pump().is_closed() {
+                        ready!(self.pump().poll_progress(cx));
+                        continue;
+                    }
+                    return Poll::Pending;
+                }
+                if self.quit {
+                    // QUIT, where it is still to be sent.
+                    ready!(self.pump().poll_until(cx, &mut |_| false));
+                }
+                return Poll::Ready(None);
+            };
+            let mut report = None;
+            ready!(self.pump().poll_until(cx, &mut |pump| {
+                report = pump.take_report(id);
+                report.is_some() || pump.engine.wants_body()
+            }));
+            if let Some(report) = report.or_else(|| self.pump().take_report(id)) {
+                self.submitted.pop_front();
+                self.content = Content::Unopened;
+                return Poll::Ready(Some(report));
+            }
+            match ready!(self.poll_content(cx)) {
+                Ok(()) => drop(self.pump().engine.finish_body()),
+                Err(error) => self.pump().abort(&format!("the message cannot be read: {error}")),
+            }
+        }
+    }
+
+    /// Submits messages as long as there is room and some are there. Ready with the report of one that
+    /// comes too late, or with none when no more can be submitted now.
+    fn poll_submit(&mut self, cx: &mut Context<'_>) -> Poll<Option<Report>> {
+        // What is submitted is reported before what cannot be any more.
+        while self.submitted.len() < self.session.pump.window
+            && (self.submitted.is_empty() || self.session.is_usable())
+            && let Some(messages) = &mut self.messages
+        {
+            let Some(message) = ready!(messages.as_mut().poll_next(cx)) else {
+                self.messages = None;
+                if self.quit {
+                    let _ = self.pump().engine.quit();
+                }
+                break;
+            };
+            let recipients = message.envelope.forward_paths().len();
+            match self.pump().engine.submit(message.envelope) {
+                Ok(id) => self.submitted.push_back((id, Some(message.open))),
+                Err(_) => {
+                    return Poll::Ready(Some(Report::not_attempted(recipients, &end_of(self.pump()))));
+                }
+            }
+        }
+        Poll::Ready(None)
+    }
+
+    /// Opens the content of the first message and sends it.
+    fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            match &mut self.content {
+                Content::Unopened => match self.submitted.front_mut().and_then(|(_, open)| open.take()) {
+                    Some(open) => self.content = Content::Opening(Box::pin(open())),
+                    None => return Poll::Ready(Ok(())),
+                },
+                Content::Opening(opening) => match opening.as_mut().poll(cx)? {
+                    Poll::Ready(content) => self.content = Content::Open(Box::pin(content)),
+                    Poll::Pending => {
+                        ready!(self.session.pump.poll_progress(cx));
+                        if !self.session.pump.engine.wants_body() {
+                            return Poll::Ready(Ok(()));
+                        }
+                    }
+                },
+                Content::Open(content) => return self.session.pump.poll_body(cx, content.as_mut()),
+            }
+        }
+    }
+}
+
+impl<S, F, O, R> Stream for Bulk<'_, S, F, O, R>
+where
+    S: Stream<Item = Message<F>>,
+    F: FnOnce() -> O + Unpin,
+    O: Future<Output = io::Result<R>>,
+    R: AsyncBufRead,
+{
+    type Item = Report;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Report>> {
+        self.get_mut().poll_report(cx)
+    }
+}
+
+impl<S, F, O, R> std::fmt::Debug for Bulk<'_, S, F, O, R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bulk").field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
+impl<S, F, O, R> Drop for Bulk<'_, S, F, O, R> {
+    fn drop(&mut self) {
+        if !self.submitted.is_empty() {
+            self.pump().abort("the bulk delivery was dropped before its end");
+        }
+    }
+}
+
+/// An iterator as a stream that is always ready, for [`Session::send_all`].
+#[derive(Clone, Debug)]
+pub struct Iter<I>(I);
+
+/// Makes a stream of an iterator.
+pub fn iter<I: IntoIterator>(items: I) -> Iter<I::IntoIter> {
+    Iter(items.into_iter())
+}
+
+impl<I: Iterator + Unpin> Stream for Iter<I> {
+    type Item = I::Item;
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<I::Item>> {
+        Poll::Ready(self.get_mut().0.next())
+    }
+}

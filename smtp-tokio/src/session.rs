@@ -1,0 +1,293 @@
+//! An open session, and the transaction that runs in it.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use smtp_proto::{Capabilities, Cause, Envelope, MessageId, Misuse, Outcome, Report, Stage, ToMailbox};
+use tokio::io::{AsyncBufRead, AsyncWrite};
+
+use crate::Error;
+use crate::pump::Pump;
+
+/// A session in which mail can be sent: greeting, EHLO, TLS and AUTH are done.
+///
+/// A transaction that fails does not end it; a lost connection does, and every later call says so. A
+/// future of [`begin`](Self::begin), [`transaction`](Self::transaction) or [`send`](Self::send) that is
+/// dropped before it is done closes it, because the server has been told a part of something;
+/// [`is_usable`](Self::is_usable) says whether it still stands.
+#[derive(Debug)]
+pub struct Session {
+    pub(crate) pump: Pump,
+}
+
+impl Session {
+    pub(crate) async fn open(mut pump: Pump) -> Result<Self, Error> {
+        pump.open().await;
+        match pump.is_closed() {
+            true => Err(ended(&mut pump)),
+            false => Ok(Self { pump }),
+        }
+    }
+
+    /// Begins a message from `sender` to `recipients`, and returns when its body is wanted, which is as
+    /// soon as one recipient is accepted.
+    ///
+    /// # Errors
+    /// An address is none, nobody was accepted ([`Error::report`] says why for each), or the session is
+    /// lost.
+    pub async fn transaction<A, R>(&mut self, sender: A, recipients: R) -> Result<Transaction<'_>, Error>
+    where
+        A: ToMailbox,
+        R: IntoIterator<Item: ToMailbox>,
+    {
+        let envelope = Envelope::new(sender, recipients)?;
+        self.begin(envelope).await
+    }
+
+    /// The same for an envelope that declares more: a size, 8-bit content, all recipients or none.
+    ///
+    /// # Errors
+    /// As [`transaction`](Self::transaction).
+    pub async fn begin(&mut self, envelope: Envelope) -> Result<Transaction<'_>, Error> {
+        if self.pump.is_closed() {
+            return Err(ended(&mut self.pump));
+        }
+        let id = self.pump.engine.submit(envelope).map_err(|misuse| Error::local(misuse.into()))?;
+        // From here on its drop ends the session.
+        let mut transaction = Transaction { session: self, id, done: false };
+        let pump = &mut transaction.session.pump;
+        let mut report = None;
+        pump.run_until(|pump| {
+            report = pump.take_report(id);
+            report.is_some() || pump.engine.wants_body()
+        })
+        .await;
+        match report.or_else(|| pump.take_report(id)) {
+            Some(report) => {
+                let error = pump.explain(Error::from_report(report));
+                transaction.done = true;
+                Err(error)
+            }
+            None => Ok(transaction),
+        }
+    }
+
+    /// Sends a whole message, in constant memory. It reads what the server says while it writes, so that
+    /// a refusal in the middle of a large body stops the body.
+    ///
+    /// # Errors
+    /// The message reached nobody: [`Error::report`] says what became of each recipient. One that
+    /// reached somebody is a [`Report`], with the errors of the others in it.
+    pub async fn send(&mut self, envelope: Envelope, message: impl AsyncBufRead) -> Result<Report, Error> {
+        self.send_then(envelope, message, false).await
+    }
+
+    async fn send_then(
+        &mut self,
+        envelope: Envelope,
+        message: impl AsyncBufRead,
+        quit: bool,
+    ) -> Result<Report, Error> {
+        let transaction = self.begin(envelope).await?;
+        if quit {
+            let _ = transaction.session.pump.engine.quit();
+        }
+        let mut message = pin!(message);
+        match poll_fn(|cx| transaction.session.pump.poll_body(cx, message.as_mut())).await {
+            Ok(()) => transaction.finish().await,
+            Err(error) => Err(transaction.give_up(error)),
+        }
+    }
+
+    /// Sends the last message, and ends the session: QUIT goes out together with the end of the message,
+    /// where the server offers PIPELINING, and the session is over when the message is decided.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_last(
+        &mut self,
+        envelope: Envelope,
+        message: impl AsyncBufRead,
+    ) -> Result<Report, Error> {
+        let result = self.send_then(envelope, message, true).await;
+        self.say_quit().await;
+        result
+    }
+
+    /// Ends the session: says QUIT and closes, without waiting for the reply, which decides nothing.
+    /// Dropping a session closes it without QUIT.
+    pub async fn quit(mut self) {
+        self.say_quit().await;
+    }
+
+    async fn say_quit(&mut self) {
+        if self.pump.engine.quit().is_ok() {
+            self.pump.run_until(|_| false).await;
+        }
+    }
+
+    /// What the server offers.
+    pub fn capabilities(&self) -> &Capabilities {
+        self.pump.engine.capabilities()
+    }
+
+    /// Whether another message can be sent.
+    pub fn is_usable(&self) -> bool {
+        !self.pump.is_closed()
+    }
+
+    /// Whether the server has shown that it does not take overlapping envelopes
+    /// ([`Connector::overlap`](crate::Connector::overlap)). The session has ended then, and the next one
+    /// should go without.
+    pub fn overlap_is_broken(&self) -> bool {
+        self.pump.overlap_broken
+    }
+
+    /// How often so far something was sent and a reply waited for; the greeting counts, the handshakes
+    /// of TCP and TLS do not.
+    pub fn round_trips(&self) -> u64 {
+        self.pump.engine.round_trips()
+    }
+
+    /// How the session is encrypted, if it is.
+    #[cfg(feature = "rustls")]
+    pub fn tls_info(&self) -> Option<&crate::TlsInfo> {
+        self.pump.tls_info.as_ref()
+    }
+}
+
+impl Pump {
+    /// Sends `message` while the body is wanted. Ready when all of it is gathered or it is not wanted
+    /// any more; what the server says meanwhile is heard.
+    pub(crate) fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut message: Pin<&mut (impl AsyncBufRead + ?Sized)>,
+    ) -> Poll<io::Result<()>> {
+        while self.engine.wants_body() {
+            let used = match message.as_mut().poll_fill_buf(cx)? {
+                Poll::Ready([]) => return Poll::Ready(Ok(())),
+                Poll::Ready(octets) => self.transmit(octets),
+                Poll::Pending => 0,
+            };
+            message.as_mut().consume(used);
+            if self.is_full() || used == 0 {
+                let progress = self.poll_progress(cx);
+                if used == 0 {
+                    ready!(progress);
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Why a session has ended.
+pub(crate) fn end_of(pump: &Pump) -> smtp_proto::Error {
+    let after_quit = || smtp_proto::Error::new(Stage::Quit, Outcome::NotAttempted, Misuse::Closed.into());
+    pump.end().cloned().unwrap_or_else(after_quit)
+}
+
+fn ended(pump: &mut Pump) -> Error {
+    pump.explain(Error::new(end_of(pump)))
+}
+
+/// A message whose body is wanted: write it, then [`finish`](Self::finish).
+///
+/// Line ends and dots are the engine's business: write the message as it is. Dropping a transaction
+/// that is not finished closes the session, because that is the only way not to send half a message.
+#[derive(Debug)]
+#[must_use = "a transaction that is dropped ends the session"]
+pub struct Transaction<'a> {
+    session: &'a mut Session,
+    id: MessageId,
+    done: bool,
+}
+
+impl Transaction<'_> {
+    /// The recipients that were refused, by their position, and why.
+    pub fn failures(&self) -> impl Iterator<Item = (usize, &smtp_proto::Error)> {
+        self.session.pump.engine.refused(self.id)
+    }
+
+    /// Ends the message and waits for the reply that decides. Dropped before it is done, it closes the
+    /// session, and whether the message was delivered is not known.
+    ///
+    /// # Errors
+    /// As [`Session::send`].
+    pub async fn finish(mut self) -> Result<Report, Error> {
+        let id = self.id;
+        let pump = &mut self.session.pump;
+        // Where no body is wanted any more, the report is there already, and says why.
+        let _ = pump.engine.finish_body();
+        let mut report = None;
+        pump.run_until(|pump| {
+            report = pump.take_report(id);
+            report.is_some()
+        })
+        .await;
+        let result = match report.or_else(|| pump.take_report(id)) {
+            Some(report) if report.recipients.iter().any(Result::is_ok) => Ok(report),
+            Some(report) => Err(pump.explain(Error::from_report(report))),
+            None => Err(ended(pump)),
+        };
+        self.done = true;
+        result
+    }
+
+    /// The message cannot be read to its end.
+    fn give_up(mut self, error: io::Error) -> Error {
+        self.done = true;
+        let reason = format!("the message cannot be read: {error}");
+        let pump = &mut self.session.pump;
+        pump.abort(&reason);
+        let error = match pump.take_report(self.id) {
+            Some(report) => Error::from_report(report),
+            None => Error::local(Cause::Local(reason.into())),
+        };
+        pump.explain(error)
+    }
+}
+
+impl AsyncWrite for Transaction<'_> {
+    /// Fails when the server has ended the transaction; [`finish`](Transaction::finish) says why.
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        let pump = &mut self.get_mut().session.pump;
+        while pump.engine.wants_body() {
+            let used = pump.transmit(octets);
+            if pump.is_full() {
+                let progress = pump.poll_progress(cx);
+                if used == 0 && !octets.is_empty() {
+                    ready!(progress);
+                    continue;
+                }
+            }
+            return Poll::Ready(Ok(used));
+        }
+        let ended = "the transaction has ended; finish() says why";
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, ended)))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let pump = &mut self.get_mut().session.pump;
+        while !pump.is_flushed() {
+            ready!(pump.poll_progress(cx));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Flushes. The message ends with [`finish`](Transaction::finish) alone, which says what became of it.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.session.pump.abort("the transaction was dropped before it was finished");
+        }
+    }
+}

@@ -1,0 +1,1054 @@
+//! The bodies of the fuzz targets in `fuzz/`: each takes any octets and panics where a rule of the
+//! engine does not hold. They are ordinary code, so that `cargo check` breaks before the fuzzer does,
+//! and `tests/fuzz_smoke.rs` runs them on every change.
+//!
+//! What the engine does fast and in place is done here a second time, slowly and in the most obvious
+//! way: [`decode`] for replies, [`stuff`] for bodies, [`Peer`] for who is answered by what.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use smtp_proto::*;
+
+/// The octets of an input, taken from the front; zeros where there are no more.
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn byte(&mut self) -> u8 {
+        self.take(1).first().copied().unwrap_or(0)
+    }
+
+    fn take(&mut self, n: usize) -> &'a [u8] {
+        let (front, rest) = self.0.split_at(n.min(self.0.len()));
+        self.0 = rest;
+        front
+    }
+
+    /// A string whose length stands before it.
+    fn string(&mut self) -> &'a [u8] {
+        let n = usize::from(self.byte() % 64);
+        self.take(n)
+    }
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+/// One line, which neither moves the cursor of a terminal nor hides or reorders what it shows.
+fn assert_printable(text: &str) {
+    let bad =
+        |c: char| c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) || "\u{2028}\u{2029}".contains(c);
+    assert!(!text.contains(bad), "not printable: {text:?}");
+}
+
+/// Every CR has its LF and every LF its CR, except that the LF behind a CR at the end may still come.
+fn assert_no_bare_line_ends(wire: &[u8]) {
+    for (at, octet) in wire.iter().enumerate() {
+        match octet {
+            b'\r' => assert!(
+                matches!(wire.get(at + 1), None | Some(b'\n')),
+                "bare CR at {at}: {}",
+                wire.escape_ascii()
+            ),
+            b'\n' => assert!(at > 0 && wire[at - 1] == b'\r', "bare LF at {at}: {}", wire.escape_ascii()),
+            _ => {}
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------
+// Replies
+// ---------------------------------------------------------------------------------------------------
+
+/// What the decoder must do, for a whole stream at once: the replies, the octets that belong to no
+/// whole reply yet, and the error that ends it.
+fn decode(stream: &[u8], limits: ReplyLimits) -> (Vec<Reply>, &[u8], Option<ReplyError>) {
+    let mut replies = vec![];
+    // The code and the text of each line of the reply under way.
+    let mut lines: Vec<(ReplyCode, &[u8])> = vec![];
+    let (mut rest, mut tail) = (stream, stream);
+    let error = loop {
+        let end = rest.iter().position(|&octet| octet == b'\n').map(|at| at + 1);
+        if end.unwrap_or(rest.len()) > limits.line {
+            break Some(ReplyError::LineTooLong { limit: limits.line });
+        }
+        let Some(end) = end else { break None };
+        let line = rest[..end].strip_suffix(b"\n").unwrap();
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        rest = &rest[end..];
+
+        if line.contains(&b'\r') {
+            break Some(ReplyError::BareCr);
+        }
+        let digits = line.get(..3).filter(|code| code.iter().all(u8::is_ascii_digit));
+        let code =
+            digits.and_then(|code| str::from_utf8(code).unwrap().parse().ok()).and_then(ReplyCode::new);
+        let (Some(code), None | Some(b' ' | b'-')) = (code, line.get(3)) else {
+            break Some(ReplyError::NotAReply(line[..line.len().min(80)].into()));
+        };
+        if let Some(&(first, _)) = lines.last()
+            && first.class() != code.class()
+        {
+            break Some(ReplyError::CodesDisagree { first, then: code });
+        }
+        lines.push((code, line.get(4..).unwrap_or_default()));
+        if lines.len() > limits.lines {
+            break Some(ReplyError::TooManyLines { limit: limits.lines });
+        }
+        let text = lines.iter().map(|(_, text)| *text).collect::<Vec<_>>().join(&b'\n');
+        if text.len() > limits.octets {
+            break Some(ReplyError::TooLong { limit: limits.octets });
+        }
+        if line.get(3) != Some(&b'-') {
+            replies.push(Reply::new(code, &text));
+            lines.clear();
+            tail = rest;
+        }
+    };
+    (replies, tail, error)
+}
+
+/// What the decoder does, given the stream in these pieces.
+fn decode_pieces<'a>(
+    pieces: impl Iterator<Item = &'a [u8]>,
+    limits: ReplyLimits,
+) -> (Vec<Reply>, bool, Option<ReplyError>) {
+    let mut decoder = Decoder::new(limits);
+    let mut replies = vec![];
+    for mut piece in pieces {
+        loop {
+            match decoder.decode(&mut piece) {
+                Ok(Some(reply)) => replies.push(reply.to_reply()),
+                Ok(None) => break assert!(piece.is_empty()),
+                Err(error) => return (replies, false, Some(error)),
+            }
+        }
+    }
+    (replies, decoder.is_empty(), None)
+}
+
+/// A stream of replies: its limits (three octets; the defaults where the first is `D`), how it is cut
+/// (one octet), the stream.
+pub fn reply(data: &[u8]) {
+    let mut input = Input(data);
+    let [line, lines, octets, cut] = [(); 4].map(|()| input.byte());
+    let limits = match line {
+        b'D' => ReplyLimits::default(),
+        _ => ReplyLimits { line: line.into(), lines: usize::from(lines % 8), octets: octets.into() },
+    };
+    let stream = input.0;
+
+    let (replies, tail, error) = decode(stream, limits);
+    let expected = (replies, tail.is_empty() && error.is_none(), error);
+    assert_eq!(decode_pieces([stream].into_iter(), limits), expected, "whole");
+    assert_eq!(decode_pieces(stream.chunks(1), limits), expected, "octet by octet");
+    let (one, other) = stream.split_at(stream.len().min(cut.into()));
+    assert_eq!(decode_pieces([one, other].into_iter(), limits), expected, "in two");
+    let size = usize::from(cut % 16) + 2;
+    assert_eq!(decode_pieces(stream.chunks(size), limits), expected, "in pieces of {size}");
+
+    for reply in expected.0 {
+        assert_printable(&reply.to_string());
+        assert_printable(&format!("{reply:?}"));
+        assert!(reply.text().len() <= limits.octets && reply.lines().count() <= limits.lines);
+        if let Some(enhanced) = reply.enhanced() {
+            assert_eq!(u16::from(enhanced.class), reply.code().get() / 100);
+            assert!(enhanced.subject < 1_000 && enhanced.detail < 1_000);
+        }
+        capabilities(reply);
+    }
+    if let Some(error) = expected.2 {
+        assert_printable(&error.to_string());
+    }
+}
+
+/// Any reply may answer EHLO.
+fn capabilities(reply: Reply) {
+    let success = reply.class() == ReplyClass::Success;
+    let offered = Capabilities::parse(reply);
+    assert_printable(&format!("{offered:?}"));
+    assert!(offered.size_limit().is_none() || offered.has(Extension::Size));
+    for mechanism in offered.mechanisms() {
+        assert!(offered.has(Extension::Auth) && !mechanism.is_empty());
+        let name = str::from_utf8(mechanism);
+        assert!(name.is_err() || name.is_ok_and(|name| offered.offers_mechanism(&name.to_ascii_lowercase())));
+    }
+    assert!(success || !offered.has(Extension::StartTls));
+}
+
+// ---------------------------------------------------------------------------------------------------
+// Bodies
+// ---------------------------------------------------------------------------------------------------
+
+/// A body as it must be under DATA, octet by octet, without its end; with an error, what precedes it.
+fn stuff(policy: BodyPolicy, eight_bit: bool, body: &[u8]) -> (Vec<u8>, Option<BodyError>) {
+    let refuse = policy.line_endings == LineEndings::Refuse;
+    let mut wire = vec![];
+    let mut column = 0;
+    let mut octets = body.iter().copied().peekable();
+    while let Some(octet) = octets.next() {
+        match octet {
+            b'\r' if octets.next_if_eq(&b'\n').is_some() => {}
+            b'\r' if refuse => {
+                // It went out before anybody could know that no LF follows.
+                wire.push(b'\r');
+                return (wire, Some(BodyError::BareCr));
+            }
+            b'\n' if refuse => return (wire, Some(BodyError::BareLf)),
+            b'\r' | b'\n' => {}
+            0 if !policy.allow_nul => return (wire, Some(BodyError::Nul)),
+            128.. if !eight_bit => return (wire, Some(BodyError::EightBit)),
+            _ if policy.refuse_long_lines && column == MAX_TEXT_LINE => {
+                return (wire, Some(BodyError::LineTooLong));
+            }
+            _ => {
+                if column == 0 && octet == b'.' {
+                    wire.push(b'.');
+                }
+                wire.push(octet);
+                column += 1;
+                continue;
+            }
+        }
+        wire.extend_from_slice(b"\r\n");
+        column = 0;
+    }
+    (wire, None)
+}
+
+/// Every line end as CRLF, and one at the end.
+fn normalise(body: &[u8]) -> Vec<u8> {
+    let mut normal = vec![];
+    let mut octets = body.iter().copied().peekable();
+    while let Some(octet) = octets.next() {
+        match octet {
+            b'\r' => {
+                octets.next_if_eq(&b'\n');
+                normal.extend_from_slice(b"\r\n");
+            }
+            b'\n' => normal.extend_from_slice(b"\r\n"),
+            octet => normal.push(octet),
+        }
+    }
+    if !normal.is_empty() && !normal.ends_with(b"\n") {
+        normal.extend_from_slice(b"\r\n");
+    }
+    normal
+}
+
+/// A server's view of DATA: the body, and what stands behind the dot that ends it.
+fn unstuff(wire: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let (mut body, mut rest) = (vec![], wire);
+    loop {
+        let end = rest.windows(2).position(|pair| pair == b"\r\n")? + 2;
+        let (line, behind) = rest.split_at(end);
+        rest = behind;
+        match line {
+            b".\r\n" => return Some((body, rest)),
+            [b'.', line @ ..] => body.extend_from_slice(line),
+            line => body.extend_from_slice(line),
+        }
+    }
+}
+
+/// A body in run-length code, so that a short input holds a long line, and one beyond 64 KiB: 0xfe and n
+/// repeat the octet before them.
+fn expand(coded: &[u8]) -> Vec<u8> {
+    let mut body = vec![];
+    let mut coded = Input(coded);
+    while !coded.0.is_empty() {
+        match (coded.byte(), body.last()) {
+            (0xfe, Some(&last)) if body.len() < 70_000 => {
+                let times = match coded.byte() {
+                    255 => 35_000,
+                    n => usize::from(n % 8) * 166,
+                };
+                body.resize(body.len() + times, last);
+            }
+            (octet, _) => body.push(octet),
+        }
+    }
+    body
+}
+
+/// A body: its policy (one octet of flags), the sizes of offers and of what the transport takes of them
+/// (one octet each), the body in run-length code.
+pub fn body(data: &[u8]) {
+    let mut input = Input(data);
+    let [flags, offer, take] = [(); 3].map(|()| input.byte());
+    let mut policy = BodyPolicy::default();
+    if flags & 1 != 0 {
+        policy.line_endings = LineEndings::Refuse;
+    }
+    policy.allow_nul = flags & 2 != 0;
+    policy.refuse_long_lines = flags & 4 != 0;
+    let eight_bit = flags & 8 != 0;
+    let body = expand(input.0);
+    let (expected, expected_error) = stuff(policy, eight_bit, &body);
+
+    // 0 stands for all there is. A long body in short pieces takes too long, and finds no more.
+    let least = body.len() / 32;
+    let size = |octet: u8| if octet == 0 { usize::MAX } else { least.max(octet.into()) };
+    for (offer, take) in [(0, 0), (1, 0), (0, 1), (offer, take)] {
+        let (wire, error) = encode(policy, eight_bit, &body, size(offer), size(take));
+        assert_eq!(error, expected_error, "offers of {offer}, {take} taken");
+        if error.is_some() {
+            // The LF that completes a bare CR goes out with the octet behind it, so not before a bad one.
+            let unsent = expected.strip_prefix(&wire[..]);
+            assert!(
+                matches!(unsent, Some(b"" | b"\n")),
+                "{} is not {}",
+                wire.escape_ascii(),
+                expected.escape_ascii()
+            );
+            continue;
+        }
+        let mut complete = expected.clone();
+        if !complete.is_empty() && !complete.ends_with(b"\n") {
+            complete.extend_from_slice(b"\r\n");
+        }
+        complete.extend_from_slice(b".\r\n");
+        assert!(wire == complete, "{} is not {}", wire.escape_ascii(), complete.escape_ascii());
+        assert_no_bare_line_ends(&wire);
+        assert!(unstuff(&wire) == Some((normalise(&body), &[])), "{}", wire.escape_ascii());
+    }
+    fickle(policy, eight_bit, &body, take);
+}
+
+/// The body as the encoder sends it, offered and taken in pieces of these sizes.
+fn encode(
+    policy: BodyPolicy,
+    eight_bit: bool,
+    body: &[u8],
+    offer: usize,
+    take: usize,
+) -> (Vec<u8>, Option<BodyError>) {
+    let mut encoder = BodyEncoder::new(policy, eight_bit);
+    let (mut wire, mut rest) = (vec![], body);
+    while !rest.is_empty() {
+        let piece = &rest[..rest.len().min(offer)];
+        let (inserted, run) = match encoder.next(piece) {
+            Ok(next) => next,
+            Err(error) => return (wire, Some(error)),
+        };
+        assert!(!inserted.is_empty() || run > 0, "nothing is offered");
+        let octets = [inserted, &piece[..run]].concat();
+        wire.extend_from_slice(&octets[..octets.len().min(take)]);
+        let used = encoder.advance(piece, take);
+        assert_eq!(used, take.min(octets.len()).saturating_sub(inserted.len()));
+        rest = &rest[used..];
+    }
+    let end = encoder.finish();
+    wire.extend_from_slice(end.unwrap_or_default());
+    (wire, end.err())
+}
+
+/// A caller that offers something else than before, whenever it was not all taken: what goes out is no
+/// body of anybody's, but the data must not end in the middle of it.
+fn fickle(policy: BodyPolicy, eight_bit: bool, body: &[u8], take: u8) {
+    let mut encoder = BodyEncoder::new(policy, eight_bit);
+    let mut wire = vec![];
+    for piece in body.chunks(usize::from(take % 8) + 1).take(1_000) {
+        let Ok((inserted, run)) = encoder.next(piece) else { continue };
+        let octets = [inserted, &piece[..run]].concat();
+        let sent = octets.len().min(usize::from(take / 8 % 4) + 1);
+        wire.extend_from_slice(&octets[..sent]);
+        encoder.advance(piece, sent);
+    }
+    if let Ok(end) = encoder.finish() {
+        wire.extend_from_slice(end);
+        assert_no_bare_line_ends(&wire);
+        assert!(unstuff(&wire).is_some_and(|(_, rest)| rest.is_empty()), "{}", wire.escape_ascii());
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------
+// Sessions
+// ---------------------------------------------------------------------------------------------------
+
+/// What no one but a server inside TLS may read.
+const SECRET: &str = "s3cr3t-marker";
+
+/// What a server might say, by the letters from `A` on.
+const REPLIES: [&str; 26] = [
+    "220 mx.example.net ESMTP\r\n",
+    "250-mx\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SIZE 1000\r\n250-SMTPUTF8\r\n250-STARTTLS\r\n\
+     250 AUTH CRAM-MD5 PLAIN LOGIN XOAUTH2\r\n",
+    "250-mx\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 AUTH PLAIN LOGIN XOAUTH2\r\n",
+    "250 ok\r\n",
+    "250-mx\r\n250-SIZE 1000\r\n250 AUTH=LOGIN\r\n",
+    "354 go on\r\n",
+    "550 5.1.1 no such user\r\n",
+    "451 4.3.0 later\r\n",
+    "421 4.3.2 closing\r\n",
+    "502 what?\r\n",
+    "503 5.5.1 bad sequence\r\n",
+    "235 2.7.0 welcome\r\n",
+    "334 \r\n",
+    "334 UGFzc3dvcmQ6\r\n",
+    "334 !\r\n",
+    "535 5.7.8 no\r\n",
+    "504 5.5.4 no such mechanism\r\n",
+    "250-2.0.0 one\r\n250 2.0.0 two\r\n",
+    "554 5.7.1 \u{1b}[2J\u{202e}\r\n",
+    "354",
+    "250 2.0.0 queued as 1\r\n",
+    "250 2.0.0 queued as 2\r\n",
+    "250-",
+    "no reply\r\n",
+    "\r\n",
+    "252 \u{e9}\r\n",
+];
+
+/// A program for a connection. Two octets of configuration, then operations, an octet each modulo 16,
+/// so that programs can be written in letters:
+///
+/// | | |
+/// |---|---|
+/// | `p` | `quit` |
+/// | `a` | `abort` |
+/// | `b` n x… | n octets more of the body |
+/// | `c` x | input: one of [`REPLIES`], a lower-case letter three times |
+/// | `d` n x… | input: n octets |
+/// | `e` | `handle_eof` |
+/// | `f` | `finish_body` |
+/// | `g` n x… | the rest of the body is suddenly these n octets |
+/// | `h` | `handle_tls_established` |
+/// | `i` | `handle_tls_failed` |
+/// | `j` n | transmit, only n octets of the body offered |
+/// | `k` | `poll_event` |
+/// | `l` n | transmit, and take n octets; 255 says more than there are |
+/// | `m` x | `submit` with x as flags |
+/// | `n` x | time passes, then `handle_timeout` |
+/// | `o` | transmit everything |
+///
+/// At its end, the connection is cut.
+pub fn session(data: &[u8]) {
+    let whole = Session::run(data, false);
+    let cut = Session::run(data, true);
+    assert_eq!(whole.events, cut.events, "the input cut into octets gives other events");
+    assert!(whole.wire == cut.wire, "the input cut into octets gives another output");
+}
+
+/// One connection, and everything that can be seen of it.
+struct Session {
+    connection: Connection,
+    config: Config,
+    /// Hand input over octet by octet.
+    cut: bool,
+    now: Instant,
+    peer: Peer,
+    /// What is left of the body.
+    body: Vec<u8>,
+    /// What was offered last and not advanced, and whether it is of a body.
+    offered: Vec<u8>,
+    offered_body: bool,
+    /// Everything that was advanced.
+    wire: Vec<u8>,
+    messages: Vec<Message>,
+    events: Vec<Event>,
+    finished: usize,
+}
+
+/// What is known of a message without the engine.
+struct Message {
+    id: MessageId,
+    recipients: usize,
+    all_or_nothing: bool,
+    /// `finish_body` was called.
+    ended: bool,
+}
+
+impl Session {
+    fn run(data: &[u8], cut: bool) -> Self {
+        let mut input = Input(data);
+        let (config, permitted) = configuration(input.byte(), input.byte());
+        let now = Instant::default();
+        let mut session = Self {
+            connection: Connection::new(config.clone(), now),
+            peer: Peer::new(&config, permitted),
+            config,
+            cut,
+            now,
+            body: vec![],
+            offered: vec![],
+            offered_body: false,
+            wire: vec![],
+            messages: vec![],
+            events: vec![],
+            finished: 0,
+        };
+        while !input.0.is_empty() {
+            session.step(&mut input);
+        }
+        session.end();
+        session
+    }
+
+    fn step(&mut self, input: &mut Input<'_>) {
+        match input.byte() % 16 {
+            0 => _ = self.connection.quit(),
+            1 => _ = self.connection.abort("enough"),
+            2 => self.body.extend_from_slice(input.string()),
+            3 => {
+                let letter = input.byte();
+                let reply = REPLIES[usize::from(letter.wrapping_sub(b'A') % 32) % REPLIES.len()];
+                let times = if letter.is_ascii_lowercase() { 3 } else { 1 };
+                self.receive(reply.repeat(times).as_bytes());
+            }
+            4 => self.receive(input.string()),
+            5 => self.connection.handle_eof(self.now),
+            6 => self.finish_body(),
+            7 => {
+                self.body = input.string().to_vec();
+                self.forget_offered_body();
+            }
+            8 => {
+                if self.connection.handle_tls_established(self.now).is_ok() {
+                    self.peer.tls_established(&self.config);
+                }
+            }
+            9 => {
+                let cause = Cause::TlsFailed("bad certificate".into());
+                let _ = self.connection.handle_tls_failed(cause);
+            }
+            10 => {
+                self.forget_offered_body();
+                let n = usize::from(input.byte());
+                self.transmit(self.body.len().min(n), usize::MAX);
+                self.forget_offered_body();
+            }
+            11 => _ = self.poll_event(),
+            12 => {
+                let n = input.byte();
+                self.transmit(self.body.len(), if n == 255 { usize::MAX } else { n.into() });
+            }
+            13 => self.submit(input.byte()),
+            14 => self.pass_time(input.byte()),
+            _ => {
+                // Bounded by the body; the engine's own octets all come at once.
+                while self.transmit(self.body.len(), usize::MAX) {}
+            }
+        }
+    }
+
+    /// The connection is cut, everything is reported, and nothing happens after it.
+    fn end(&mut self) {
+        self.connection.handle_eof(self.now);
+        assert!(self.connection.is_closed());
+        while self.poll_event() {}
+        assert_eq!(self.finished, self.messages.len(), "a message without its Finished");
+        assert!(matches!(self.events.last(), Some(Event::Closed(_))), "no Closed at the end");
+
+        let connection = &mut self.connection;
+        let envelope = Envelope::new("a@example.org", ["b@example.net"]).unwrap();
+        assert_eq!(connection.submit(envelope), Err(Misuse::Closed));
+        assert_eq!(connection.quit(), Err(Misuse::Closed));
+        assert_eq!(connection.abort("again"), Err(Misuse::Closed));
+        assert_eq!(connection.finish_body(), Err(Misuse::NoBodyWanted));
+        assert_eq!(connection.handle_tls_established(self.now), Err(Misuse::NoHandshakeWanted));
+        connection.handle_input(self.now, b"250 ok\r\n");
+        connection.handle_timeout(self.now + Duration::MAX);
+        connection.handle_eof(self.now);
+        assert!(connection.poll_transmit(self.now, b"x").is_none());
+        assert_eq!((connection.poll_event(), connection.poll_timeout()), (None, None));
+        assert!(!connection.wants_body() && !connection.is_idle());
+
+        assert_no_bare_line_ends(&self.wire);
+        self.assert_secret_kept(&format!("{:?} {:?}", self.connection, self.config));
+    }
+
+    fn submit(&mut self, flags: u8) {
+        let message = self.messages.len();
+        let (recipients, all_or_nothing) = (usize::from(flags % 4) + 1, flags & 8 != 0);
+        // The names say which message and which recipient a command on the wire belongs to.
+        let accent = if flags & 4 != 0 { "\u{e9}" } else { "" };
+        let sender = format!("m{message}.s{accent}@example.org");
+        let paths = (0..recipients).map(|index| format!("m{message}.{index}@example.net"));
+        let mut envelope = Envelope::new(sender, paths).unwrap().all_or_nothing(all_or_nothing);
+        envelope = envelope.body(match flags >> 4 & 3 {
+            0 => BodyType::Undeclared,
+            1 => BodyType::SevenBit,
+            2 => BodyType::EightBit,
+            _ => BodyType::EightBitAnyway,
+        });
+        envelope = match flags >> 6 {
+            2 => envelope.size(900),
+            3 => envelope.size(1_100),
+            _ => envelope,
+        };
+        if let Ok(id) = self.connection.submit(envelope) {
+            self.messages.push(Message { id, recipients, all_or_nothing, ended: false });
+            self.peer.end_of_data.push(vec![]);
+            self.peer.end_sent.push(false);
+        }
+    }
+
+    fn receive(&mut self, bytes: &[u8]) {
+        let open = !self.connection.is_closed();
+        match self.cut {
+            true => bytes.chunks(1).for_each(|byte| self.connection.handle_input(self.now, byte)),
+            false => self.connection.handle_input(self.now, bytes),
+        }
+        if open {
+            self.peer.say(bytes, self.config.limits.reply);
+        }
+    }
+
+    fn finish_body(&mut self) {
+        let wanted = self.connection.wants_body();
+        assert_eq!(self.connection.finish_body().is_ok(), wanted);
+        if wanted {
+            self.messages[self.peer.message].ended = true;
+            self.peer.ending = true;
+            self.body.clear();
+            self.forget_offered_body();
+        }
+    }
+
+    fn forget_offered_body(&mut self) {
+        if self.offered_body {
+            self.offered.clear();
+        }
+    }
+
+    /// Polls for output, with the first octets of the body on offer, and takes `n` octets of it.
+    fn transmit(&mut self, offer: usize, n: usize) -> bool {
+        let body = &self.body[..offer];
+        let look = |connection: &mut Connection| {
+            let transmit = connection.poll_transmit(self.now, body)?;
+            assert!(!format!("{transmit:?}").contains(SECRET));
+            Some(transmit.parts().map(<[u8]>::to_vec))
+        };
+        let parts = look(&mut self.connection);
+        let timeout = self.connection.poll_timeout();
+        assert_eq!(look(&mut self.connection), parts, "a poll changes what is offered");
+        assert_eq!(self.connection.poll_timeout(), timeout, "a poll changes the timeout");
+
+        if self.connection.is_closed() {
+            assert_eq!(parts, None);
+            return false;
+        }
+        let waits_for_caller = self.connection.is_idle() || (self.connection.wants_body() && parts.is_none());
+        assert!(timeout.is_some() || waits_for_caller, "waits for ever: {:?}", self.connection);
+
+        let [ours, theirs] = parts.unwrap_or_default();
+        let octets = [&ours[..], &theirs].concat();
+        assert!(octets.starts_with(&self.offered), "what was offered is so no more");
+        let new = &octets[self.offered.len()..];
+        let is_body = !theirs.is_empty();
+        if !is_body && !new.is_empty() {
+            let pipelines =
+                self.config.pipelining && self.connection.capabilities().has(Extension::Pipelining);
+            self.peer.hear(new, pipelines, &self.config);
+        }
+        if octets.is_empty() {
+            return false;
+        }
+
+        let sent = n.min(octets.len());
+        let transmit = self.connection.poll_transmit(self.now, body).unwrap();
+        let used = transmit.advance(n);
+        assert_eq!(used, if is_body { sent.saturating_sub(ours.len()) } else { 0 });
+        self.body.drain(..used);
+        self.wire.extend_from_slice(&octets[..sent]);
+        if is_body {
+            self.peer.body.extend_from_slice(&octets[..sent]);
+        }
+        self.offered = octets[sent..].to_vec();
+        self.offered_body = is_body;
+        if !is_body && self.offered.is_empty() {
+            self.peer.all_arrived();
+        }
+        true
+    }
+
+    fn pass_time(&mut self, how: u8) {
+        let deadline = self.connection.poll_timeout();
+        match (how % 4, deadline) {
+            (0, _) => {}
+            (1, Some(at)) => {
+                self.now = self.now.max(Instant::from_origin(at.since_origin() - Duration::from_nanos(1)))
+            }
+            (2, Some(at)) => self.now = self.now.max(at),
+            _ => self.now = self.now + Duration::from_secs(u64::from(how) * 4),
+        }
+        let closed = self.connection.is_closed();
+        self.connection.handle_timeout(self.now);
+        match deadline.is_some_and(|at| at <= self.now) {
+            true => assert!(self.connection.is_closed(), "time is up, and nothing happens"),
+            false => {
+                assert_eq!(self.connection.poll_timeout(), deadline);
+                assert_eq!(self.connection.is_closed(), closed, "closed before its time");
+            }
+        }
+    }
+
+    fn poll_event(&mut self) -> bool {
+        let Some(event) = self.connection.poll_event() else { return false };
+        assert!(!matches!(self.events.last(), Some(Event::Closed(_))), "{event:?} after Closed");
+        self.assert_secret_kept(&format!("{event:?}"));
+        match &event {
+            Event::BodyWanted(id) => {
+                let index = self.messages.iter().position(|message| message.id == *id).unwrap();
+                assert!(index >= self.finished);
+                let message = &self.messages[index];
+                let accepted = self.peer.accepted(index, 0..message.recipients);
+                assert!(accepted >= if message.all_or_nothing { message.recipients } else { 1 });
+            }
+            Event::Finished(id, report) => {
+                assert_eq!(self.messages[self.finished].id, *id, "finished out of turn, or twice");
+                self.check_report(self.finished, report);
+                self.finished += 1;
+            }
+            Event::Closed(Err(error)) => self.check_error(error),
+            Event::Trace(_) => assert!(self.config.trace),
+            _ => {}
+        }
+        self.events.push(event);
+        true
+    }
+
+    fn check_error(&self, error: &Error) {
+        assert_printable(&error.to_string());
+        self.assert_secret_kept(&error.to_string());
+    }
+
+    /// A report against what the server has in fact heard and said.
+    fn check_report(&self, index: usize, report: &Report) {
+        let (message, peer) = (&self.messages[index], &self.peer);
+        assert_eq!(report.recipients.len(), message.recipients);
+        for (recipient, result) in report.recipients.iter().enumerate() {
+            let rcpt = peer.rcpt(index, recipient);
+            let accepted = rcpt.is_some_and(|reply| reply.class() == ReplyClass::Success);
+            let final_reply = match self.config.protocol {
+                Protocol::Smtp => peer.end_of_data[index].first(),
+                Protocol::Lmtp => peer.end_of_data[index].get(peer.accepted(index, 0..recipient)),
+            };
+            match result {
+                Ok(reply) => {
+                    assert!(message.ended && accepted, "success without a body or a RCPT");
+                    assert_eq!(Some(reply), final_reply, "success by the wrong reply");
+                    assert_eq!(reply.class(), ReplyClass::Success);
+                }
+                Err(error) => {
+                    self.check_error(error);
+                    assert!(error.recipient.is_none_or(|about| about == recipient));
+                    match (error.outcome, error.stage, &error.cause) {
+                        (Outcome::InDoubt, ..) => assert!(message.ended && final_reply.is_none()),
+                        (Outcome::NotAttempted, ..) => assert!(!message.ended),
+                        (_, Stage::Rcpt, Cause::Rejected(reply))
+                            if error.recipient.is_some() && reply.code().get() != 421 =>
+                        {
+                            assert_eq!(Some(reply), rcpt, "refused by the wrong reply");
+                        }
+                        // One that came before the end of the data went out is a refusal all the same.
+                        (_, Stage::EndOfMessage, Cause::Rejected(reply))
+                            if reply.code().get() != 421 && peer.end_sent[index] =>
+                        {
+                            assert_eq!(Some(reply), final_reply, "refused by the wrong reply");
+                        }
+                        (_, _, cause) => {
+                            let known = final_reply.is_some() || matches!(cause, Cause::Rejected(_));
+                            let in_doubt = accepted && peer.end_sent[index] && !known;
+                            assert!(!in_doubt, "in doubt, but reported as {error}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn assert_secret_kept(&self, text: &str) {
+        assert!(self.peer.knows_secret || !reveals_secret(text.as_bytes()), "credentials in {text}");
+    }
+}
+
+/// From two octets of flags; and whether the secret may be sent in the clear.
+fn configuration(kind: u8, limits: u8) -> (Config, bool) {
+    let mut config = Config::new(ClientName::parse("client.example.org").unwrap());
+    config.tls = [TlsPolicy::Opportunistic, TlsPolicy::Never, TlsPolicy::Required, TlsPolicy::Implicit]
+        [usize::from(kind & 3)];
+    config.protocol = if kind & 4 == 0 { Protocol::Smtp } else { Protocol::Lmtp };
+    config.pipelining = kind & 8 == 0;
+    let long = SECRET.repeat(40);
+    config.credentials = match kind >> 4 & 7 {
+        0 | 4 => None,
+        1 => Some(Credentials::password("user", SECRET)),
+        2 => Some(Credentials::password("user", SECRET).permit_in_clear()),
+        3 => Some(Credentials::token("user", SECRET)),
+        // Too long for an initial response.
+        5 => Some(Credentials::password("user", &long).mechanisms(&["plain", "login"]).permit_in_clear()),
+        6 => Some(Credentials::password("us\0er", SECRET)),
+        _ => Some(Credentials::custom(|| Box::new(Distrustful))),
+    };
+    config.trace = kind & 128 == 0;
+    config.limits.in_flight = [4_096, 0, 64, 100][usize::from(limits & 3)];
+    config.limits.messages = if limits & 4 == 0 { 64 } else { 1 };
+    if limits & 8 != 0 {
+        config.limits.reply = ReplyLimits { line: 40, lines: 3, octets: 60 };
+        config.limits.challenges = 1;
+    }
+    if limits & 16 != 0 {
+        config.body.line_endings = LineEndings::Refuse;
+    }
+    config.body.allow_nul = limits & 32 != 0;
+    config.overlap = limits & 64 != 0;
+    (config, matches!(kind >> 4 & 7, 2 | 5))
+}
+
+/// A mechanism that answers every challenge with the secret, and never believes the server.
+struct Distrustful;
+
+impl Mechanism for Distrustful {
+    fn name(&self) -> &str {
+        "XOAUTH2"
+    }
+
+    fn exposes_secret(&self) -> bool {
+        true
+    }
+
+    fn respond(&mut self, _challenge: &[u8]) -> Result<Secret, MechanismError> {
+        Ok(Secret::new(SECRET.into()))
+    }
+
+    fn verify(&mut self) -> Result<(), MechanismError> {
+        Err(MechanismError::Other("no proof".into()))
+    }
+}
+
+/// Whether the secret stands in a text, as it is or in base64.
+fn reveals_secret(text: &[u8]) -> bool {
+    let base64 = |octet: &u8| octet.is_ascii_alphanumeric() || b"+/".contains(octet);
+    contains(text, SECRET.as_bytes())
+        || text
+            .split(|octet| !base64(octet))
+            .filter(|word| word.len() > SECRET.len())
+            .any(|word| contains(&base64_decode(word), SECRET.as_bytes()))
+}
+
+fn base64_decode(word: &[u8]) -> Vec<u8> {
+    let (mut octets, mut bits, mut value) = (vec![], 0, 0u32);
+    for letter in word {
+        let digit = match letter {
+            b'A'..=b'Z' => letter - b'A',
+            b'a'..=b'z' => letter - b'a' + 26,
+            b'0'..=b'9' => letter - b'0' + 52,
+            b'+' => 62,
+            _ => 63,
+        };
+        value = value << 6 | u32::from(digit);
+        bits += 6;
+        if bits >= 8 {
+            bits -= 8;
+            octets.push((value >> bits) as u8);
+        }
+    }
+    octets
+}
+
+/// The server's end: it hears commands as soon as they are offered, pairs each reply with the oldest
+/// command that has none, and knows what it must never hear.
+struct Peer {
+    /// The commands without a reply, with their octets.
+    owed: VecDeque<(Owed, usize)>,
+    encrypted: bool,
+    /// A handshake is due, and nothing else may be said.
+    handshaking: bool,
+    greeted: bool,
+    /// It said something that answers nothing, or ends the session; it may hear QUIT, and no more.
+    poisoned: bool,
+    heard_quit: bool,
+    /// What it said and is no whole reply yet.
+    said: Vec<u8>,
+    /// All commands so far, for credentials in them.
+    commands: Vec<u8>,
+    /// The server said the secret itself; whatever shows it then may quote the server.
+    knows_secret: bool,
+    /// The caller permitted the secret in the clear.
+    may_read_secret: bool,
+    /// The message of the last MAIL.
+    message: usize,
+    /// DATA was refused, and the transaction may still be there.
+    data_refused: bool,
+    /// Octets of its body on the wire; whether its end is what comes next; whose end is on its way.
+    body: Vec<u8>,
+    ending: bool,
+    end_heard: Option<usize>,
+    /// Every command that has a reply, and that reply.
+    answered: Vec<(String, Reply)>,
+    /// By message: the replies to the end of its data, and whether that end has gone out.
+    end_of_data: Vec<Vec<Reply>>,
+    end_sent: Vec<bool>,
+}
+
+#[derive(PartialEq)]
+enum Owed {
+    Greeting,
+    Command(String),
+    EndOfData(usize),
+}
+
+impl Owed {
+    /// RFC 2920 section 3.1: whether nothing may follow before the reply.
+    fn ends_batch(&self) -> bool {
+        match self {
+            Owed::Command(line) => !(line.starts_with("MAIL FROM:<") || line.starts_with("RCPT TO:<")),
+            _ => true,
+        }
+    }
+}
+
+impl Peer {
+    fn new(config: &Config, may_read_secret: bool) -> Self {
+        let implicit = config.tls == TlsPolicy::Implicit;
+        Self {
+            owed: (!implicit).then_some((Owed::Greeting, 0)).into_iter().collect(),
+            encrypted: false,
+            handshaking: implicit,
+            greeted: false,
+            poisoned: false,
+            heard_quit: false,
+            said: vec![],
+            commands: vec![],
+            knows_secret: false,
+            may_read_secret,
+            message: 0,
+            data_refused: false,
+            body: vec![],
+            ending: false,
+            end_heard: None,
+            answered: vec![],
+            end_of_data: vec![],
+            end_sent: vec![],
+        }
+    }
+
+    fn tls_established(&mut self, config: &Config) {
+        assert!(self.handshaking && !self.poisoned, "a handshake that nobody asked for");
+        self.handshaking = false;
+        self.encrypted = true;
+        if config.tls == TlsPolicy::Implicit {
+            self.owed.push_back((Owed::Greeting, 0));
+        }
+    }
+
+    fn rcpt(&self, message: usize, recipient: usize) -> Option<&Reply> {
+        let command = format!("RCPT TO:<m{message}.{recipient}@example.net>");
+        self.answered.iter().find(|(line, _)| *line == command).map(|(_, reply)| reply)
+    }
+
+    fn accepted(&self, message: usize, recipients: std::ops::Range<usize>) -> usize {
+        let replies = recipients.filter_map(|recipient| self.rcpt(message, recipient));
+        replies.filter(|reply| reply.class() == ReplyClass::Success).count()
+    }
+
+    /// The server says something.
+    fn say(&mut self, bytes: &[u8], limits: ReplyLimits) {
+        self.said.extend_from_slice(bytes);
+        self.knows_secret |= reveals_secret(&self.said);
+        self.poisoned |= self.handshaking && !bytes.is_empty();
+        let said = std::mem::take(&mut self.said);
+        let (replies, tail, error) = decode(&said, limits);
+        for reply in replies {
+            self.answer(reply);
+        }
+        self.poisoned |= error.is_some() || (self.handshaking && !tail.is_empty());
+        self.said = tail.to_vec();
+    }
+
+    fn answer(&mut self, reply: Reply) {
+        let expected = self.owed.pop_front();
+        if self.poisoned || self.handshaking || reply.code().get() == 421 {
+            self.poisoned = true;
+            return;
+        }
+        let intermediate = reply.class() == ReplyClass::Intermediate;
+        match expected {
+            Some((Owed::Greeting, _)) => self.greeted = true,
+            Some((Owed::EndOfData(message), _)) if !intermediate => self.end_of_data[message].push(reply),
+            Some((Owed::Command(line), _)) if !intermediate || !line.starts_with("RCPT") => {
+                self.handshaking = line == "STARTTLS" && reply.class() == ReplyClass::Success;
+                match reply.class() {
+                    ReplyClass::Success => self.data_refused &= line != "RSET",
+                    _ => self.data_refused |= line == "DATA" && !intermediate,
+                }
+                self.answered.push((line, reply));
+            }
+            _ => self.poisoned = true,
+        }
+    }
+
+    /// The server hears octets of the engine's own: the end of a body, if one is due, and whole commands.
+    fn hear(&mut self, octets: &[u8], pipelines: bool, config: &Config) {
+        assert!(self.greeted && !self.handshaking && !self.heard_quit, "{}", octets.escape_ascii());
+        let octets = if self.ending { self.hear_end_of_data(octets, config) } else { octets };
+        if octets.is_empty() {
+            return;
+        }
+        let lines = str::from_utf8(octets).unwrap().strip_suffix("\r\n").expect("half a line");
+        for line in lines.split("\r\n") {
+            assert!(!line.contains(['\r', '\n', '\0']), "{line:?}");
+            self.hear_command(line, pipelines, config);
+        }
+        self.commands.extend_from_slice(octets);
+        let may_know = self.encrypted || self.may_read_secret;
+        assert!(may_know || !reveals_secret(&self.commands), "credentials in the clear");
+    }
+
+    fn hear_command(&mut self, line: &str, pipelines: bool, config: &Config) {
+        assert!(!self.heard_quit, "{line} behind QUIT");
+        let last = self.owed.back().map(|(owed, _)| owed);
+        if line == "QUIT" {
+            // It may share a batch with the end of the last body, or give up what overlaps it.
+            assert!(last.is_none() || pipelines);
+            self.heard_quit = true;
+            return;
+        }
+        assert!(!self.poisoned, "{line} after what nothing expected");
+        let may_follow = match last {
+            None => true,
+            Some(Owed::EndOfData(_)) => pipelines && config.overlap,
+            Some(owed) => pipelines && !owed.ends_batch(),
+        };
+        assert!(may_follow, "{line} in a batch that has ended");
+        if config.tls == TlsPolicy::Required && !self.encrypted {
+            assert!(!line.starts_with("MAIL") && !line.starts_with("AUTH"), "{line} in the clear");
+        }
+        if config.tls == TlsPolicy::Opportunistic && line.starts_with("AUTH") {
+            // STARTTLS may have been taken out of the reply by somebody who waits for this.
+            assert!(self.encrypted || self.may_read_secret, "{line} in the clear");
+        }
+        if let Some(sender) = line.strip_prefix("MAIL FROM:<m") {
+            assert!(!self.data_refused, "{line} without RSET");
+            self.message = sender.split_once('.').unwrap().0.parse().unwrap();
+        }
+        self.owed.push_back((Owed::Command(line.into()), line.len() + 2));
+        let in_flight: usize = self.owed.iter().map(|(_, octets)| octets).sum();
+        assert!(self.owed.len() == 1 || in_flight <= config.limits.in_flight, "{in_flight} octets in flight");
+    }
+
+    /// Returns what follows the end.
+    fn hear_end_of_data<'a>(&mut self, octets: &'a [u8], config: &Config) -> &'a [u8] {
+        let wire = [&std::mem::take(&mut self.body)[..], octets].concat();
+        let behind = unstuff(&wire).map_or(usize::MAX, |(_, behind)| behind.len());
+        assert!(behind < octets.len(), "the data does not end where it should: {}", wire.escape_ascii());
+        let replies = match config.protocol {
+            Protocol::Smtp => 1,
+            Protocol::Lmtp => self.accepted(self.message, 0..4),
+        };
+        self.owed.extend((0..replies).map(|_| (Owed::EndOfData(self.message), 0)));
+        self.ending = false;
+        self.end_heard = Some(self.message);
+        &octets[octets.len() - behind..]
+    }
+
+    /// The transport took all that the engine had to say.
+    fn all_arrived(&mut self) {
+        if let Some(message) = self.end_heard.take() {
+            self.end_sent[message] = true;
+        }
+    }
+}
