@@ -1,10 +1,13 @@
 //! What the tests, the benchmarks and the examples of this workspace share.
 
+pub mod blocking_player;
 pub mod fuzzing;
 pub mod peer;
+pub mod player;
 pub mod postfix;
 pub mod receiver;
 pub mod send;
+pub mod transcript;
 
 /// The README's examples, which compile as documentation tests.
 #[cfg(doctest)]
