@@ -6,7 +6,7 @@ use std::io::{self, BufRead};
 use smtp_proto::{Envelope, MessageId, Report};
 
 use crate::pump::Pump;
-use crate::session::{Session, end_of};
+use crate::session::Session;
 
 /// A message of a bulk delivery: its envelope, and how to open its content when it is wanted.
 #[derive(Clone, Debug)]
@@ -102,20 +102,20 @@ where
         loop {
             // What is submitted is reported before what cannot be any more.
             while !self.exhausted
-                && self.submitted.len() < self.session.pump.window
+                && self.submitted.len() < self.session.pump.driver.window
                 && (self.submitted.is_empty() || self.session.is_usable())
             {
                 let Some(message) = self.messages.next() else {
                     self.exhausted = true;
                     if self.quit {
-                        let _ = self.pump().engine.quit();
+                        let _ = self.pump().driver.engine.quit();
                     }
                     break;
                 };
                 let recipients = message.envelope.forward_paths().len();
-                match self.pump().engine.submit(message.envelope) {
+                match self.pump().driver.engine.submit(message.envelope) {
                     Ok(id) => self.submitted.push_back((id, Some(message.open))),
-                    Err(_) => return Some(Report::not_attempted(recipients, &end_of(self.pump()))),
+                    Err(_) => return Some(Report::not_attempted(recipients, &self.pump().driver.end())),
                 }
             }
             let Some((id, open)) = self.submitted.front_mut() else {
@@ -126,19 +126,15 @@ where
                 return None;
             };
             let (id, pump) = (*id, &mut self.session.pump);
-            let mut report = None;
-            pump.run_until(|pump| {
-                report = pump.take_report(id);
-                report.is_some() || pump.engine.wants_body()
-            });
-            if let Some(report) = report.or_else(|| pump.take_report(id)) {
+            pump.run_until(|pump| pump.driver.wants_caller());
+            if let Some(report) = pump.driver.take_report(id) {
                 self.submitted.pop_front();
                 return Some(report);
             }
             let sent =
                 open.take().map_or(Ok(()), |open| open().and_then(|mut source| pump.send_body(&mut source)));
             match sent {
-                Ok(()) => drop(pump.engine.finish_body()),
+                Ok(()) => drop(pump.driver.engine.finish_body()),
                 Err(error) => pump.abort(&format!("the message cannot be read: {error}")),
             }
         }

@@ -35,6 +35,7 @@
 
 mod bulk;
 mod connector;
+mod driver;
 mod error;
 #[cfg(feature = "rustls")]
 mod handshake;
@@ -48,6 +49,7 @@ mod tls;
 /// What smtp-tokio shares with this crate; not for others, and without any promise.
 #[doc(hidden)]
 pub mod shared {
+    pub use crate::driver::Driver;
     pub use crate::terms::{Observer, SessionTerms, Terms};
     #[cfg(feature = "rustls")]
     pub use crate::tls::{TlsSettings, cause, info};

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, Write};
 
-use smtp_proto::{Capabilities, Cause, Envelope, MessageId, Misuse, Outcome, Report, Stage, ToMailbox};
+use smtp_proto::{Capabilities, Cause, Envelope, MessageId, Report, ToMailbox};
 
 use crate::error::Error;
 use crate::pump::Pump;
@@ -17,9 +17,9 @@ pub struct Session {
 
 impl Session {
     pub(crate) fn open(mut pump: Pump) -> Result<Self, Error> {
-        pump.run_until(|pump| pump.ready);
-        match pump.is_closed() {
-            true => Err(ended(&mut pump)),
+        pump.run_until(|pump| pump.driver.ready);
+        match pump.driver.is_closed() {
+            true => Err(pump.driver.ended()),
             false => Ok(Self { pump }),
         }
     }
@@ -43,17 +43,13 @@ impl Session {
     /// # Errors
     /// As [`transaction`](Self::transaction).
     pub fn begin(&mut self, envelope: Envelope) -> Result<Transaction<'_>, Error> {
-        if self.pump.is_closed() {
-            return Err(ended(&mut self.pump));
+        if self.pump.driver.is_closed() {
+            return Err(self.pump.driver.ended());
         }
-        let id = self.pump.engine.submit(envelope).map_err(|misuse| Error::local(misuse.into()))?;
-        let mut report = None;
-        self.pump.run_until(|pump| {
-            report = pump.take_report(id);
-            report.is_some() || pump.engine.wants_body()
-        });
-        match report.or_else(|| self.pump.take_report(id)) {
-            Some(report) => Err(self.pump.explain(Error::from_report(report))),
+        let id = self.pump.driver.engine.submit(envelope).map_err(|misuse| Error::local(misuse.into()))?;
+        self.pump.run_until(|pump| pump.driver.wants_caller());
+        match self.pump.driver.take_report(id) {
+            Some(report) => Err(self.pump.driver.explain(Error::from_report(report))),
             None => Ok(Transaction { session: self, id, done: false }),
         }
     }
@@ -75,7 +71,7 @@ impl Session {
     ) -> Result<Report, Error> {
         let transaction = self.begin(envelope)?;
         if quit {
-            let _ = transaction.session.pump.engine.quit();
+            let _ = transaction.session.pump.driver.engine.quit();
         }
         match transaction.session.pump.send_body(&mut message) {
             Ok(()) => transaction.finish(),
@@ -101,45 +97,45 @@ impl Session {
     }
 
     fn say_quit(&mut self) {
-        if self.pump.engine.quit().is_ok() {
+        if self.pump.driver.engine.quit().is_ok() {
             self.pump.run_until(|_| false);
         }
     }
 
     /// What the server offers.
     pub fn capabilities(&self) -> &Capabilities {
-        self.pump.engine.capabilities()
+        self.pump.driver.engine.capabilities()
     }
 
     /// Whether another message can be sent.
     pub fn is_usable(&self) -> bool {
-        !self.pump.is_closed()
+        !self.pump.driver.is_closed()
     }
 
     /// Whether the server has shown that it does not take overlapping envelopes
     /// ([`Connector::overlap`](crate::Connector::overlap)). The session has ended then, and the next one
     /// should go without.
     pub fn overlap_is_broken(&self) -> bool {
-        self.pump.overlap_broken
+        self.pump.driver.overlap_broken
     }
 
     /// How often so far something was sent and a reply waited for; the greeting counts, the handshakes
     /// of TCP and TLS do not.
     pub fn round_trips(&self) -> u64 {
-        self.pump.engine.round_trips()
+        self.pump.driver.engine.round_trips()
     }
 
     /// How the session is encrypted, if it is.
     #[cfg(feature = "rustls")]
     pub fn tls_info(&self) -> Option<&crate::tls::TlsInfo> {
-        self.pump.tls_info.as_ref()
+        self.pump.driver.tls_info.as_ref()
     }
 }
 
 impl Pump {
     /// Sends `message` while the body is wanted.
     pub(crate) fn send_body(&mut self, message: &mut impl BufRead) -> io::Result<()> {
-        while self.engine.wants_body() {
+        while self.driver.engine.wants_body() {
             let used = match message.fill_buf() {
                 Ok([]) => break,
                 Ok(octets) => self.transmit(octets),
@@ -150,16 +146,6 @@ impl Pump {
         }
         Ok(())
     }
-}
-
-/// Why a session has ended.
-pub(crate) fn end_of(pump: &Pump) -> smtp_proto::Error {
-    let after_quit = || smtp_proto::Error::new(Stage::Quit, Outcome::NotAttempted, Misuse::Closed.into());
-    pump.end().cloned().unwrap_or_else(after_quit)
-}
-
-fn ended(pump: &mut Pump) -> Error {
-    pump.explain(Error::new(end_of(pump)))
 }
 
 /// A message whose body is wanted: write it, then [`finish`](Self::finish).
@@ -177,7 +163,7 @@ pub struct Transaction<'a> {
 impl Transaction<'_> {
     /// The recipients that were refused, by their position, and why.
     pub fn failures(&self) -> impl Iterator<Item = (usize, &smtp_proto::Error)> {
-        self.session.pump.engine.refused(self.id)
+        self.session.pump.driver.engine.refused(self.id)
     }
 
     /// Ends the message and waits for the reply that decides.
@@ -189,17 +175,10 @@ impl Transaction<'_> {
         let id = self.id;
         let pump = &mut self.session.pump;
         // Where no body is wanted any more, the report is there already, and says why.
-        let _ = pump.engine.finish_body();
-        let mut report = None;
-        pump.run_until(|pump| {
-            report = pump.take_report(id);
-            report.is_some()
-        });
-        match report.or_else(|| pump.take_report(id)) {
-            Some(report) if report.recipients.iter().any(Result::is_ok) => Ok(report),
-            Some(report) => Err(pump.explain(Error::from_report(report))),
-            None => Err(ended(pump)),
-        }
+        let _ = pump.driver.engine.finish_body();
+        pump.run_until(|pump| pump.driver.has_report());
+        let report = pump.driver.take_report(id);
+        pump.driver.judge(report)
     }
 
     /// The message cannot be read to its end.
@@ -208,11 +187,11 @@ impl Transaction<'_> {
         let reason = format!("the message cannot be read: {error}");
         self.session.pump.abort(&reason);
         let pump = &mut self.session.pump;
-        let error = match pump.take_report(self.id) {
+        let error = match pump.driver.take_report(self.id) {
             Some(report) => Error::from_report(report),
             None => Error::local(Cause::Local(reason.into())),
         };
-        pump.explain(error)
+        pump.driver.explain(error)
     }
 }
 

@@ -11,7 +11,7 @@ use smtp_proto::{Envelope, MessageId, Report};
 use tokio::io::AsyncBufRead;
 
 use crate::pump::Pump;
-use crate::session::{Session, end_of};
+use crate::session::Session;
 
 /// A message of a bulk delivery: its envelope, and how to open its content when it is wanted.
 #[derive(Clone, Debug)]
@@ -139,7 +139,7 @@ where
             let Some(&(id, _)) = self.submitted.front() else {
                 if waits_for_messages {
                     // The server may say something meanwhile, or go.
-                    if !self.pump().is_closed() {
+                    if !self.pump().driver.is_closed() {
                         ready!(self.pump().poll_progress(cx));
                         continue;
                     }
@@ -151,18 +151,14 @@ where
                 }
                 return Poll::Ready(None);
             };
-            let mut report = None;
-            ready!(self.pump().poll_until(cx, &mut |pump| {
-                report = pump.take_report(id);
-                report.is_some() || pump.engine.wants_body()
-            }));
-            if let Some(report) = report.or_else(|| self.pump().take_report(id)) {
+            ready!(self.pump().poll_until(cx, &mut |pump| pump.driver.wants_caller()));
+            if let Some(report) = self.pump().driver.take_report(id) {
                 self.submitted.pop_front();
                 self.content = Content::Unopened;
                 return Poll::Ready(Some(report));
             }
             match ready!(self.poll_content(cx)) {
-                Ok(()) => drop(self.pump().engine.finish_body()),
+                Ok(()) => drop(self.pump().driver.engine.finish_body()),
                 Err(error) => self.pump().abort(&format!("the message cannot be read: {error}")),
             }
         }
@@ -172,22 +168,22 @@ where
     /// comes too late, or with none when no more can be submitted now.
     fn poll_submit(&mut self, cx: &mut Context<'_>) -> Poll<Option<Report>> {
         // What is submitted is reported before what cannot be any more.
-        while self.submitted.len() < self.session.pump.window
+        while self.submitted.len() < self.session.pump.driver.window
             && (self.submitted.is_empty() || self.session.is_usable())
             && let Some(messages) = &mut self.messages
         {
             let Some(message) = ready!(messages.as_mut().poll_next(cx)) else {
                 self.messages = None;
                 if self.quit {
-                    let _ = self.pump().engine.quit();
+                    let _ = self.pump().driver.engine.quit();
                 }
                 break;
             };
             let recipients = message.envelope.forward_paths().len();
-            match self.pump().engine.submit(message.envelope) {
+            match self.pump().driver.engine.submit(message.envelope) {
                 Ok(id) => self.submitted.push_back((id, Some(message.open))),
                 Err(_) => {
-                    return Poll::Ready(Some(Report::not_attempted(recipients, &end_of(self.pump()))));
+                    return Poll::Ready(Some(Report::not_attempted(recipients, &self.pump().driver.end())));
                 }
             }
         }
@@ -206,7 +202,7 @@ where
                     Poll::Ready(content) => self.content = Content::Open(Box::pin(content)),
                     Poll::Pending => {
                         ready!(self.session.pump.poll_progress(cx));
-                        if !self.session.pump.engine.wants_body() {
+                        if !self.session.pump.driver.engine.wants_body() {
                             return Poll::Ready(Ok(()));
                         }
                     }

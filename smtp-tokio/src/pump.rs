@@ -2,23 +2,15 @@
 //! state, so that a future that is dropped between two polls loses nothing: octets count as sent when
 //! they are gathered, as received when they are handed to the engine, and both are kept here.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use smtp_blocking::shared::{Observer, SessionTerms};
-use smtp_proto::{Connection, Event, MessageId, Report};
+use smtp_blocking::shared::{Driver, Observer, SessionTerms};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
-
-use crate::Error;
-
-/// Octets that are gathered before they are written, so that an envelope, or the end of a body with its
-/// dot, is one packet and one system call where it can be.
-const GATHER: usize = 32 * 1024;
 
 /// How long to listen to a server that takes nothing any more.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -29,49 +21,28 @@ pub(crate) trait AsyncStream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> AsyncStream for T {}
 
 pub(crate) struct Pump {
-    pub(crate) engine: Connection,
+    pub(crate) driver: Driver,
     /// None during the handshake, and when the session is over.
     stream: Option<Box<dyn AsyncStream>>,
-    /// Gathered, and counted as sent by the engine; and how much of it has been written.
-    out: Vec<u8>,
+    /// How much of what was gathered has been written.
     written: usize,
     /// Octets were written since the stream was last flushed.
     unflushed: bool,
     input: Vec<u8>,
     origin: Instant,
     sleep: Pin<Box<Sleep>>,
-    /// When the stream must have taken something of `out`.
+    /// When the stream must have taken something of what was gathered.
     write_by: Option<Instant>,
     /// A write has failed, and until then the server's last words are waited for.
     read_until: Option<Instant>,
-    block_timeout: Duration,
-    quit_timeout: Duration,
-    observer: Option<Observer>,
-    pub(crate) ready: bool,
-    pub(crate) handshake_due: bool,
-    /// Messages that a bulk delivery submits at a time: the one under way, and the one whose envelope may
-    /// follow it in the same batch. It bounds the memory, whatever the number of messages.
-    pub(crate) window: usize,
-    finished: VecDeque<(MessageId, Report)>,
-    /// The server has shown that it does not take overlapping envelopes.
-    pub(crate) overlap_broken: bool,
-    closed: Option<Result<(), smtp_proto::Error>>,
-    io: Option<io::Error>,
-    #[cfg(feature = "rustls")]
-    tls_settings: Option<smtp_blocking::shared::TlsSettings>,
-    #[cfg(feature = "rustls")]
-    pub(crate) tls_info: Option<crate::TlsInfo>,
 }
 
 impl Pump {
     pub(crate) fn new(terms: SessionTerms, stream: Box<dyn AsyncStream>, observer: Option<Observer>) -> Self {
         let origin = Instant::now();
-        let timeouts = terms.config.timeouts;
-        let window = terms.config.limits.messages.min(2);
         Self {
-            engine: Connection::new(terms.config, smtp_proto::Instant::default()),
+            driver: Driver::new(terms, observer),
             stream: Some(stream),
-            out: Vec::new(),
             written: 0,
             unflushed: false,
             input: vec![0; 4096],
@@ -79,20 +50,6 @@ impl Pump {
             sleep: Box::pin(tokio::time::sleep_until(origin)),
             write_by: None,
             read_until: None,
-            block_timeout: timeouts.block,
-            quit_timeout: timeouts.quit,
-            observer,
-            ready: false,
-            handshake_due: false,
-            window,
-            finished: VecDeque::new(),
-            overlap_broken: false,
-            closed: None,
-            io: None,
-            #[cfg(feature = "rustls")]
-            tls_settings: terms.tls,
-            #[cfg(feature = "rustls")]
-            tls_info: None,
         }
     }
 
@@ -100,37 +57,9 @@ impl Pump {
         smtp_proto::Instant::from_origin(self.origin.elapsed())
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed.is_some()
-    }
-
-    /// Why the connection ended.
-    pub(crate) fn end(&self) -> Option<&smtp_proto::Error> {
-        self.closed.as_ref()?.as_ref().err()
-    }
-
-    /// The error, with what is known of this session.
-    pub(crate) fn explain(&mut self, error: Error) -> Error {
-        error.in_session(
-            self.engine.round_trips(),
-            self.io.take(),
-            #[cfg(feature = "rustls")]
-            self.tls_info.clone(),
-        )
-    }
-
-    /// The report of this message, if it is the next one.
-    pub(crate) fn take_report(&mut self, message: MessageId) -> Option<Report> {
-        let (id, _) = self.finished.front()?;
-        if *id != message {
-            return None;
-        }
-        self.finished.pop_front().map(|(_, report)| report)
-    }
-
     /// Ends the session at once; what was gathered and not written is not sent any more.
     pub(crate) fn abort(&mut self, reason: &str) {
-        let _ = self.engine.abort(reason);
+        let _ = self.driver.engine.abort(reason);
         self.take_events();
         self.stream = None;
     }
@@ -138,30 +67,15 @@ impl Pump {
     /// Gathers what the engine offers, and as much of `body` as is wanted and as there is room for.
     /// Returns how many octets of `body` were used.
     pub(crate) fn transmit(&mut self, body: &[u8]) -> usize {
-        let now = self.now();
-        let mut rest = body;
-        while self.read_until.is_none()
-            && self.out.len() < GATHER
-            && let Some(transmit) = self.engine.poll_transmit(now, rest)
-        {
-            let before = self.out.len();
-            for part in transmit.parts() {
-                let room = GATHER - self.out.len();
-                self.out.extend_from_slice(&part[..part.len().min(room)]);
-            }
-            rest = &rest[transmit.advance(self.out.len() - before)..];
+        match self.read_until {
+            None => self.driver.gather(self.now(), body),
+            Some(_) => 0,
         }
-        body.len() - rest.len()
-    }
-
-    /// Whether nothing more can be gathered before something is written.
-    pub(crate) fn is_full(&self) -> bool {
-        self.out.len() >= GATHER
     }
 
     /// Whether everything gathered is out.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.is_closed() || (self.out.is_empty() && !self.unflushed)
+        self.driver.is_closed() || (self.driver.out.is_empty() && !self.unflushed)
     }
 
     /// Runs until `done`, or until the connection has ended.
@@ -177,7 +91,7 @@ impl Pump {
         loop {
             self.transmit(&[]);
             self.take_events();
-            if self.is_closed() {
+            if self.driver.is_closed() {
                 return self.poll_close(cx);
             }
             if done(self) {
@@ -189,11 +103,11 @@ impl Pump {
 
     /// Writes, reads and looks at the clock, whatever is possible now. Ready when something has changed.
     pub(crate) fn poll_progress(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let wrote = (!self.out.is_empty() || self.unflushed) && self.poll_write(cx).is_ready();
-        let read = !self.is_closed() && self.poll_read(cx).is_ready();
-        let timed_out = !self.is_closed() && self.poll_deadline(cx).is_ready();
+        let wrote = (!self.driver.out.is_empty() || self.unflushed) && self.poll_write(cx).is_ready();
+        let read = !self.driver.is_closed() && self.poll_read(cx).is_ready();
+        let timed_out = !self.driver.is_closed() && self.poll_deadline(cx).is_ready();
         self.take_events();
-        match wrote || read || timed_out || self.is_closed() {
+        match wrote || read || timed_out || self.driver.is_closed() {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }
@@ -205,10 +119,10 @@ impl Pump {
             return Poll::Ready(());
         };
         if self.read_until.is_some() {
-            return if self.is_closed() { Poll::Ready(()) } else { Poll::Pending };
+            return if self.driver.is_closed() { Poll::Ready(()) } else { Poll::Pending };
         }
-        while self.written < self.out.len() {
-            match Pin::new(&mut *stream).poll_write(cx, &self.out[self.written..]) {
+        while self.written < self.driver.out.len() {
+            match Pin::new(&mut *stream).poll_write(cx, &self.driver.out[self.written..]) {
                 Poll::Ready(Ok(n @ 1..)) => {
                     self.written += n;
                     self.write_by = None;
@@ -222,16 +136,12 @@ impl Pump {
                 Poll::Pending => {
                     // The engine has counted these octets as sent, and waits for nothing until the
                     // body ends: that they do go out is for us to see.
-                    self.write_by.get_or_insert_with(|| Instant::now() + self.block_timeout);
+                    self.write_by.get_or_insert_with(|| Instant::now() + self.driver.block_timeout);
                     return Poll::Pending;
                 }
             }
         }
-        if !self.ready {
-            // Credentials may have passed through here.
-            zeroize::Zeroize::zeroize(&mut self.out);
-        }
-        self.out.clear();
+        self.driver.written();
         self.written = 0;
         if self.unflushed {
             match ready!(Pin::new(stream).poll_flush(cx)) {
@@ -244,10 +154,10 @@ impl Pump {
 
     /// Nothing more can be said; but why the server has gone is often there to be read: a 421, say.
     fn on_write_error(&mut self, error: io::Error) {
-        self.io.get_or_insert(error);
+        self.driver.io.get_or_insert(error);
         self.read_until = Some(Instant::now() + LAST_WORDS);
         self.write_by = None;
-        self.out.clear();
+        self.driver.out.clear();
         self.written = 0;
     }
 
@@ -260,13 +170,13 @@ impl Pump {
         let received = buffer.filled().len();
         let now = smtp_proto::Instant::from_origin(self.origin.elapsed());
         match result {
-            Ok(()) if received > 0 => self.engine.handle_input(now, &self.input[..received]),
-            Ok(()) => self.engine.handle_eof(now),
+            Ok(()) if received > 0 => self.driver.engine.handle_input(now, &self.input[..received]),
+            Ok(()) => self.driver.engine.handle_eof(now),
             // rustls: the server closed without saying so in TLS, as many do.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.engine.handle_eof(now),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.driver.engine.handle_eof(now),
             Err(error) => {
-                self.io.get_or_insert(error);
-                self.engine.handle_eof(now);
+                self.driver.io.get_or_insert(error);
+                self.driver.engine.handle_eof(now);
             }
         }
         Poll::Ready(())
@@ -274,7 +184,7 @@ impl Pump {
 
     /// The time at which the engine, or the writing of what it said, runs out of it.
     fn deadline(&self) -> Option<Instant> {
-        let engine = self.engine.poll_timeout().map(|at| self.origin + at.since_origin());
+        let engine = self.driver.engine.poll_timeout().map(|at| self.origin + at.since_origin());
         [engine, self.write_by, self.read_until].into_iter().flatten().min()
     }
 
@@ -285,11 +195,11 @@ impl Pump {
             };
             if Instant::now() >= deadline {
                 if Some(deadline) == self.write_by {
-                    self.io.get_or_insert(io::ErrorKind::TimedOut.into());
+                    self.driver.io.get_or_insert(io::ErrorKind::TimedOut.into());
                 }
                 match Some(deadline) == self.write_by || Some(deadline) == self.read_until {
-                    true => self.engine.handle_eof(self.now()),
-                    false => self.engine.handle_timeout(self.now()),
+                    true => self.driver.engine.handle_eof(self.now()),
+                    false => self.driver.engine.handle_timeout(self.now()),
                 }
                 return Poll::Ready(());
             }
@@ -307,7 +217,7 @@ impl Pump {
         if self.stream.is_none() {
             return Poll::Ready(());
         }
-        let by = *self.write_by.get_or_insert_with(|| Instant::now() + self.quit_timeout);
+        let by = *self.write_by.get_or_insert_with(|| Instant::now() + self.driver.quit_timeout);
         self.sleep.as_mut().reset(by);
         let expired = self.sleep.as_mut().poll(cx).is_ready();
         let written = self.poll_write(cx);
@@ -321,37 +231,20 @@ impl Pump {
         Poll::Ready(())
     }
 
-    pub(crate) fn take_events(&mut self) {
-        while let Some(event) = self.engine.poll_event() {
-            match event {
-                Event::StartTls => self.handshake_due = true,
-                Event::Ready => self.ready = true,
-                Event::Finished(id, report) => self.finished.push_back((id, report)),
-                Event::OverlapBroken => self.overlap_broken = true,
-                Event::Closed(result) => {
-                    self.closed = Some(result);
-                    self.write_by = None;
-                    // A goodbye is worth sending yet; half a message is not.
-                    if !self.out.ends_with(b"QUIT\r\n") {
-                        self.out.clear();
-                        self.written = 0;
-                    }
-                }
-                Event::Trace(trace) => {
-                    if let Some(observer) = &self.observer {
-                        observer(&trace);
-                    }
-                }
-                _ => {}
-            }
+    fn take_events(&mut self) {
+        let was_closed = self.driver.is_closed();
+        self.driver.take_events();
+        if self.driver.is_closed() && !was_closed {
+            self.write_by = None;
+            self.written = self.written.min(self.driver.out.len());
         }
     }
 
     /// Opens the session: greeting, EHLO, TLS, AUTH.
     pub(crate) async fn open(&mut self) {
         loop {
-            self.run_until(|pump| pump.ready || pump.handshake_due).await;
-            if !std::mem::take(&mut self.handshake_due) || self.is_closed() {
+            self.run_until(|pump| pump.driver.ready || pump.driver.handshake_due).await;
+            if !std::mem::take(&mut self.driver.handshake_due) || self.driver.is_closed() {
                 return;
             }
             self.handshake().await;
@@ -361,7 +254,7 @@ impl Pump {
     #[cfg(not(feature = "rustls"))]
     async fn handshake(&mut self) {
         let cause = smtp_proto::Cause::Local("built without TLS".into());
-        let _ = self.engine.handle_tls_failed(cause);
+        let _ = self.driver.engine.handle_tls_failed(cause);
     }
 
     #[cfg(feature = "rustls")]
@@ -369,8 +262,8 @@ impl Pump {
         use smtp_blocking::shared::{cause, info};
         use smtp_proto::Cause;
 
-        let (Some(settings), Some(stream)) = (self.tls_settings.take(), self.stream.take()) else {
-            let _ = self.engine.handle_tls_failed(Cause::Local("there are no TLS settings".into()));
+        let (Some(settings), Some(stream)) = (self.driver.tls_settings.take(), self.stream.take()) else {
+            let _ = self.driver.engine.handle_tls_failed(Cause::Local("there are no TLS settings".into()));
             return;
         };
         let connector = tokio_rustls::TlsConnector::from(settings.config);
@@ -382,24 +275,24 @@ impl Pump {
         let now = self.now();
         match result {
             Ok(Ok(stream)) => {
-                self.tls_info = Some(info(stream.get_ref().1, settings.verified_name));
+                self.driver.tls_info = Some(info(stream.get_ref().1, settings.verified_name));
                 self.stream = Some(Box::new(stream));
-                let _ = self.engine.handle_tls_established(now);
+                let _ = self.driver.engine.handle_tls_established(now);
             }
             Ok(Err(error)) => match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                Some(error) => drop(self.engine.handle_tls_failed(cause(error))),
+                Some(error) => drop(self.driver.engine.handle_tls_failed(cause(error))),
                 None => {
-                    self.io = Some(error);
-                    self.engine.handle_eof(now);
+                    self.driver.io = Some(error);
+                    self.driver.engine.handle_eof(now);
                 }
             },
-            Err(_elapsed) => self.engine.handle_timeout(now),
+            Err(_elapsed) => self.driver.engine.handle_timeout(now),
         }
     }
 }
 
 impl std::fmt::Debug for Pump {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pump").field("engine", &self.engine).finish_non_exhaustive()
+        f.debug_struct("Pump").field("driver", &self.driver).finish_non_exhaustive()
     }
 }

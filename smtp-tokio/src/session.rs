@@ -5,7 +5,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use smtp_proto::{Capabilities, Cause, Envelope, MessageId, Misuse, Outcome, Report, Stage, ToMailbox};
+use smtp_proto::{Capabilities, Cause, Envelope, MessageId, Report, ToMailbox};
 use tokio::io::{AsyncBufRead, AsyncWrite};
 
 use crate::Error;
@@ -25,8 +25,8 @@ pub struct Session {
 impl Session {
     pub(crate) async fn open(mut pump: Pump) -> Result<Self, Error> {
         pump.open().await;
-        match pump.is_closed() {
-            true => Err(ended(&mut pump)),
+        match pump.driver.is_closed() {
+            true => Err(pump.driver.ended()),
             false => Ok(Self { pump }),
         }
     }
@@ -51,22 +51,17 @@ impl Session {
     /// # Errors
     /// As [`transaction`](Self::transaction).
     pub async fn begin(&mut self, envelope: Envelope) -> Result<Transaction<'_>, Error> {
-        if self.pump.is_closed() {
-            return Err(ended(&mut self.pump));
+        if self.pump.driver.is_closed() {
+            return Err(self.pump.driver.ended());
         }
-        let id = self.pump.engine.submit(envelope).map_err(|misuse| Error::local(misuse.into()))?;
+        let id = self.pump.driver.engine.submit(envelope).map_err(|misuse| Error::local(misuse.into()))?;
         // From here on its drop ends the session.
         let mut transaction = Transaction { session: self, id, done: false };
         let pump = &mut transaction.session.pump;
-        let mut report = None;
-        pump.run_until(|pump| {
-            report = pump.take_report(id);
-            report.is_some() || pump.engine.wants_body()
-        })
-        .await;
-        match report.or_else(|| pump.take_report(id)) {
+        pump.run_until(|pump| pump.driver.wants_caller()).await;
+        match pump.driver.take_report(id) {
             Some(report) => {
-                let error = pump.explain(Error::from_report(report));
+                let error = pump.driver.explain(Error::from_report(report));
                 transaction.done = true;
                 Err(error)
             }
@@ -92,7 +87,7 @@ impl Session {
     ) -> Result<Report, Error> {
         let transaction = self.begin(envelope).await?;
         if quit {
-            let _ = transaction.session.pump.engine.quit();
+            let _ = transaction.session.pump.driver.engine.quit();
         }
         let mut message = pin!(message);
         match poll_fn(|cx| transaction.session.pump.poll_body(cx, message.as_mut())).await {
@@ -123,38 +118,38 @@ impl Session {
     }
 
     async fn say_quit(&mut self) {
-        if self.pump.engine.quit().is_ok() {
+        if self.pump.driver.engine.quit().is_ok() {
             self.pump.run_until(|_| false).await;
         }
     }
 
     /// What the server offers.
     pub fn capabilities(&self) -> &Capabilities {
-        self.pump.engine.capabilities()
+        self.pump.driver.engine.capabilities()
     }
 
     /// Whether another message can be sent.
     pub fn is_usable(&self) -> bool {
-        !self.pump.is_closed()
+        !self.pump.driver.is_closed()
     }
 
     /// Whether the server has shown that it does not take overlapping envelopes
     /// ([`Connector::overlap`](crate::Connector::overlap)). The session has ended then, and the next one
     /// should go without.
     pub fn overlap_is_broken(&self) -> bool {
-        self.pump.overlap_broken
+        self.pump.driver.overlap_broken
     }
 
     /// How often so far something was sent and a reply waited for; the greeting counts, the handshakes
     /// of TCP and TLS do not.
     pub fn round_trips(&self) -> u64 {
-        self.pump.engine.round_trips()
+        self.pump.driver.engine.round_trips()
     }
 
     /// How the session is encrypted, if it is.
     #[cfg(feature = "rustls")]
     pub fn tls_info(&self) -> Option<&crate::TlsInfo> {
-        self.pump.tls_info.as_ref()
+        self.pump.driver.tls_info.as_ref()
     }
 }
 
@@ -166,14 +161,14 @@ impl Pump {
         cx: &mut Context<'_>,
         mut message: Pin<&mut (impl AsyncBufRead + ?Sized)>,
     ) -> Poll<io::Result<()>> {
-        while self.engine.wants_body() {
+        while self.driver.engine.wants_body() {
             let used = match message.as_mut().poll_fill_buf(cx)? {
                 Poll::Ready([]) => return Poll::Ready(Ok(())),
                 Poll::Ready(octets) => self.transmit(octets),
                 Poll::Pending => 0,
             };
             message.as_mut().consume(used);
-            if self.is_full() || used == 0 {
+            if self.driver.is_full() || used == 0 {
                 let progress = self.poll_progress(cx);
                 if used == 0 {
                     ready!(progress);
@@ -182,16 +177,6 @@ impl Pump {
         }
         Poll::Ready(Ok(()))
     }
-}
-
-/// Why a session has ended.
-pub(crate) fn end_of(pump: &Pump) -> smtp_proto::Error {
-    let after_quit = || smtp_proto::Error::new(Stage::Quit, Outcome::NotAttempted, Misuse::Closed.into());
-    pump.end().cloned().unwrap_or_else(after_quit)
-}
-
-fn ended(pump: &mut Pump) -> Error {
-    pump.explain(Error::new(end_of(pump)))
 }
 
 /// A message whose body is wanted: write it, then [`finish`](Self::finish).
@@ -209,7 +194,7 @@ pub struct Transaction<'a> {
 impl Transaction<'_> {
     /// The recipients that were refused, by their position, and why.
     pub fn failures(&self) -> impl Iterator<Item = (usize, &smtp_proto::Error)> {
-        self.session.pump.engine.refused(self.id)
+        self.session.pump.driver.engine.refused(self.id)
     }
 
     /// Ends the message and waits for the reply that decides. Dropped before it is done, it closes the
@@ -221,18 +206,10 @@ impl Transaction<'_> {
         let id = self.id;
         let pump = &mut self.session.pump;
         // Where no body is wanted any more, the report is there already, and says why.
-        let _ = pump.engine.finish_body();
-        let mut report = None;
-        pump.run_until(|pump| {
-            report = pump.take_report(id);
-            report.is_some()
-        })
-        .await;
-        let result = match report.or_else(|| pump.take_report(id)) {
-            Some(report) if report.recipients.iter().any(Result::is_ok) => Ok(report),
-            Some(report) => Err(pump.explain(Error::from_report(report))),
-            None => Err(ended(pump)),
-        };
+        let _ = pump.driver.engine.finish_body();
+        pump.run_until(|pump| pump.driver.has_report()).await;
+        let report = pump.driver.take_report(id);
+        let result = pump.driver.judge(report);
         self.done = true;
         result
     }
@@ -243,11 +220,11 @@ impl Transaction<'_> {
         let reason = format!("the message cannot be read: {error}");
         let pump = &mut self.session.pump;
         pump.abort(&reason);
-        let error = match pump.take_report(self.id) {
+        let error = match pump.driver.take_report(self.id) {
             Some(report) => Error::from_report(report),
             None => Error::local(Cause::Local(reason.into())),
         };
-        pump.explain(error)
+        pump.driver.explain(error)
     }
 }
 
@@ -255,9 +232,9 @@ impl AsyncWrite for Transaction<'_> {
     /// Fails when the server has ended the transaction; [`finish`](Transaction::finish) says why.
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
         let pump = &mut self.get_mut().session.pump;
-        while pump.engine.wants_body() {
+        while pump.driver.engine.wants_body() {
             let used = pump.transmit(octets);
-            if pump.is_full() {
+            if pump.driver.is_full() {
                 let progress = pump.poll_progress(cx);
                 if used == 0 && !octets.is_empty() {
                     ready!(progress);

@@ -1,0 +1,193 @@
+//! What a session is between its engine and its stream, whatever the stream is: octets gathered, events
+//! taken, reports kept. No I/O and no clock.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use smtp_proto::{Connection, Event, Instant, MessageId, Misuse, Outcome, Report, Stage};
+
+use crate::error::Error;
+use crate::terms::{Observer, SessionTerms};
+
+/// Octets that are gathered before they are written, so that an envelope, or the end of a body with its
+/// dot, is one packet and one system call where it can be.
+const GATHER: usize = 32 * 1024;
+
+/// The half of a pump that both adapters share.
+pub struct Driver {
+    /// The engine.
+    pub engine: Connection,
+    /// Gathered, and counted as sent by the engine.
+    pub out: Vec<u8>,
+    /// Mail can be sent.
+    pub ready: bool,
+    /// A TLS handshake is due.
+    pub handshake_due: bool,
+    /// The server has shown that it does not take overlapping envelopes.
+    pub overlap_broken: bool,
+    /// What the operating system said when the connection was lost.
+    pub io: Option<io::Error>,
+    /// How long the stream may take nothing.
+    pub block_timeout: Duration,
+    /// How long QUIT may take to go out.
+    pub quit_timeout: Duration,
+    /// Messages that a bulk delivery submits at a time: the one under way, and the one whose envelope may
+    /// follow it in the same batch. It bounds the memory, whatever the number of messages.
+    pub window: usize,
+    /// For the handshake, until it begins.
+    #[cfg(feature = "rustls")]
+    pub tls_settings: Option<crate::tls::TlsSettings>,
+    /// How the session is encrypted, if it is.
+    #[cfg(feature = "rustls")]
+    pub tls_info: Option<crate::tls::TlsInfo>,
+    observer: Option<Observer>,
+    finished: VecDeque<(MessageId, Report)>,
+    closed: Option<Result<(), smtp_proto::Error>>,
+}
+
+impl Driver {
+    /// A session on a stream that is connected now, which is the origin of its clock.
+    pub fn new(terms: SessionTerms, observer: Option<Observer>) -> Self {
+        let config = terms.config;
+        Self {
+            out: Vec::new(),
+            ready: false,
+            handshake_due: false,
+            overlap_broken: false,
+            io: None,
+            block_timeout: config.timeouts.block,
+            quit_timeout: config.timeouts.quit,
+            window: config.limits.messages.min(2),
+            #[cfg(feature = "rustls")]
+            tls_settings: terms.tls,
+            #[cfg(feature = "rustls")]
+            tls_info: None,
+            observer,
+            finished: VecDeque::new(),
+            closed: None,
+            engine: Connection::new(config, Instant::default()),
+        }
+    }
+
+    /// Whether the session has ended.
+    pub fn is_closed(&self) -> bool {
+        self.closed.is_some()
+    }
+
+    /// Why it has ended.
+    pub fn end(&self) -> smtp_proto::Error {
+        match &self.closed {
+            Some(Err(error)) => error.clone(),
+            _ => smtp_proto::Error::new(Stage::Quit, Outcome::NotAttempted, Misuse::Closed.into()),
+        }
+    }
+
+    /// The same, with what is known of the session.
+    pub fn ended(&mut self) -> Error {
+        let end = self.end();
+        self.explain(Error::new(end))
+    }
+
+    /// The error, with what is known of the session.
+    pub fn explain(&mut self, error: Error) -> Error {
+        error.in_session(
+            self.engine.round_trips(),
+            self.io.take(),
+            #[cfg(feature = "rustls")]
+            self.tls_info.clone(),
+        )
+    }
+
+    /// Whether a message has ended, or the body of one is wanted.
+    pub fn wants_caller(&self) -> bool {
+        self.has_report() || self.engine.wants_body()
+    }
+
+    /// Whether a message has ended.
+    pub fn has_report(&self) -> bool {
+        !self.finished.is_empty()
+    }
+
+    /// The report of this message, if it is the next one.
+    pub fn take_report(&mut self, message: MessageId) -> Option<Report> {
+        let (id, _) = self.finished.front()?;
+        if *id != message {
+            return None;
+        }
+        self.finished.pop_front().map(|(_, report)| report)
+    }
+
+    /// A report to its reader: an error where the message reached nobody.
+    pub fn judge(&mut self, report: Option<Report>) -> Result<Report, Error> {
+        match report {
+            Some(report) if report.recipients.iter().any(Result::is_ok) => Ok(report),
+            Some(report) => Err(self.explain(Error::from_report(report))),
+            None => Err(self.ended()),
+        }
+    }
+
+    /// Gathers what the engine offers, and as much of `body` as is wanted and as there is room for.
+    /// Returns how many octets of `body` were used.
+    pub fn gather(&mut self, now: Instant, body: &[u8]) -> usize {
+        let mut rest = body;
+        while !self.is_full()
+            && let Some(transmit) = self.engine.poll_transmit(now, rest)
+        {
+            let before = self.out.len();
+            for part in transmit.parts() {
+                let room = GATHER - self.out.len();
+                self.out.extend_from_slice(&part[..part.len().min(room)]);
+            }
+            rest = &rest[transmit.advance(self.out.len() - before)..];
+        }
+        body.len() - rest.len()
+    }
+
+    /// Whether something must be written before more can be gathered.
+    pub fn is_full(&self) -> bool {
+        self.out.len() >= GATHER
+    }
+
+    /// All that was gathered has been written.
+    pub fn written(&mut self) {
+        if !self.ready {
+            // Credentials may have passed through here.
+            zeroize::Zeroize::zeroize(&mut self.out);
+        }
+        self.out.clear();
+    }
+
+    /// Takes the engine's events. A handshake is for the pump to do.
+    pub fn take_events(&mut self) {
+        while let Some(event) = self.engine.poll_event() {
+            match event {
+                Event::StartTls => self.handshake_due = true,
+                Event::Ready => self.ready = true,
+                Event::Finished(id, report) => self.finished.push_back((id, report)),
+                Event::OverlapBroken => self.overlap_broken = true,
+                Event::Closed(result) => {
+                    self.closed = Some(result);
+                    self.handshake_due = false;
+                    // A goodbye is worth sending yet; half a message is not.
+                    if !self.out.ends_with(b"QUIT\r\n") {
+                        self.out.clear();
+                    }
+                }
+                Event::Trace(trace) => {
+                    if let Some(observer) = &self.observer {
+                        observer(&trace);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").field("engine", &self.engine).finish_non_exhaustive()
+    }
+}
