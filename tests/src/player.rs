@@ -1,0 +1,532 @@
+//! Plays a transcript against the engine, in virtual time.
+//!
+//! The same transcript is played with the server's octets whole, one by one, and cut at random, and the
+//! client's octets taken likewise. Whatever is not in the transcript (how octets are cut, when events are
+//! polled, calls that mean nothing) must not be visible in what comes of it; see the invariants in the
+//! design.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use smtp_proto::{Cause, Connection, Event, Instant, MessageId, Misuse};
+
+use crate::transcript::{Action, Failure, Message, Observed, Transcript, difference};
+
+/// How octets are cut, in both directions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// All that there is, at once.
+    Whole,
+    /// One by one.
+    Octets,
+    /// At random, and with more polls and timeouts than there must be. The number is the seed.
+    Random(u64),
+}
+
+/// What was said and what happened: the same for every [`Cut`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Conversation {
+    /// All that the client said.
+    pub said: Vec<u8>,
+    /// The events, but for those of the trace, and [`Event::StartTls`]: it is withdrawn when the
+    /// connection is lost before somebody asks for it.
+    pub events: Vec<String>,
+}
+
+/// Plays a transcript, and checks all that it expects.
+///
+/// # Errors
+/// The first difference.
+pub fn play(transcript: &Transcript, cut: Cut) -> Result<Conversation, Failure> {
+    let mut player = Player::new(transcript, cut);
+    let mut last_line = 0;
+    for (index, step) in transcript.steps.iter().enumerate() {
+        last_line = step.line;
+        let next = transcript.steps.get(index + 1).map(|step| &step.action);
+        let jams = next == Some(&Action::Jam);
+        player.step(&step.action, jams).map_err(|message| transcript.failure(step.line, message))?;
+    }
+    player.end().map_err(|message| transcript.failure(last_line, message))?;
+    transcript.check(&player.observed)?;
+    Ok(Conversation { said: player.said, events: player.events })
+}
+
+struct Player<'t> {
+    transcript: &'t Transcript,
+    cut: Cut,
+    random: Random,
+    secrets: Vec<String>,
+    engine: Connection,
+    now: Instant,
+    /// The messages that were submitted, and how many that is.
+    ids: Vec<MessageId>,
+    body: Body<'t>,
+    /// What was on offer and is not advanced: the front of every later offer.
+    promised: Vec<u8>,
+    /// How many of the promised octets have gone out, although the engine has not been told. So it is
+    /// where a completion is reported later, as with io_uring: the server may answer before that.
+    unreported: usize,
+    jammed: bool,
+    handshake_due: bool,
+    in_flight: InFlight,
+    /// What the client has said in this step, and in all.
+    batch: Vec<u8>,
+    said: Vec<u8>,
+    events: Vec<String>,
+    observed: Observed,
+}
+
+impl<'t> Player<'t> {
+    fn new(transcript: &'t Transcript, cut: Cut) -> Self {
+        let seed = match cut {
+            Cut::Random(seed) => seed,
+            _ => 0,
+        };
+        let mut config = transcript.config.clone();
+        config.trace = seed % 2 == 1;
+        // Not zero, so that an origin is not mistaken for a time.
+        let now = Instant::from_origin(Duration::from_secs(1_000));
+        let mut player = Self {
+            transcript,
+            cut,
+            random: Random::new(seed),
+            secrets: transcript.secrets(),
+            engine: Connection::new(config, now),
+            now,
+            ids: Vec::new(),
+            body: Body::default(),
+            promised: Vec::new(),
+            unreported: 0,
+            jammed: false,
+            handshake_due: false,
+            in_flight: InFlight::new(transcript.config.limits.in_flight),
+            batch: Vec::new(),
+            said: Vec::new(),
+            events: Vec::new(),
+            observed: Observed::default(),
+        };
+        if !transcript.is_cued() {
+            for _ in &transcript.messages {
+                player.submit();
+            }
+            let _ = player.engine.quit();
+        }
+        player
+    }
+
+    fn submit(&mut self) {
+        let message = self.transcript.messages.get(self.ids.len());
+        if let Some(Ok(id)) = message.map(|message| self.engine.submit(message.envelope.clone())) {
+            self.ids.push(id);
+            self.observed.reports.push(None);
+        }
+    }
+
+    fn step(&mut self, action: &Action, jams: bool) -> Result<(), String> {
+        if let Action::Client(octets) = action {
+            self.speak(if jams { octets.len() } else { usize::MAX })?;
+            return self.end_of_batch(octets);
+        }
+        if *action == Action::Jam {
+            self.jammed = true;
+            return match self.promised.is_empty() {
+                true => Err("the client has nothing to say that could be jammed".into()),
+                false => Ok(()),
+            };
+        }
+        // Whatever happens next, the client has nothing more to say before it.
+        self.speak(usize::MAX)?;
+        self.end_of_batch(b"")?;
+        match action {
+            Action::Server(octets) => self.hear(octets)?,
+            Action::Pause(duration) => self.pause(*duration)?,
+            Action::Eof => self.engine.handle_eof(self.now),
+            Action::Tls | Action::TlsFailed | Action::TlsUntrusted => {
+                if !std::mem::take(&mut self.handshake_due) {
+                    return Err("the engine asks for no handshake here".into());
+                }
+                let result = match action {
+                    Action::TlsFailed => self.engine.handle_tls_failed(Cause::TlsFailed("as told".into())),
+                    Action::TlsUntrusted => {
+                        self.engine.handle_tls_failed(Cause::TlsUntrusted("as told".into()))
+                    }
+                    _ => self.engine.handle_tls_established(self.now),
+                };
+                result.map_err(|misuse| misuse.to_string())?;
+            }
+            Action::Submit => self.submit(),
+            Action::Quit => self.engine.quit().map_err(|misuse| misuse.to_string())?,
+            Action::Split | Action::Client(_) | Action::Jam => {}
+        }
+        Ok(())
+    }
+
+    fn end_of_batch(&mut self, expected: &[u8]) -> Result<(), String> {
+        let batch = std::mem::take(&mut self.batch);
+        match batch == expected {
+            true => Ok(()),
+            false => Err(difference(expected, &batch)),
+        }
+    }
+
+    /// Takes what the engine has to say, up to `limit` octets.
+    fn speak(&mut self, limit: usize) -> Result<(), String> {
+        loop {
+            self.take_events()?;
+            self.distract()?;
+            let wants_body = self.engine.wants_body();
+            let piece = self.body.piece();
+            if self.is_random() && self.random.one_in(3) {
+                self.poll_twice(piece)?;
+            }
+            let Some(transmit) = self.engine.poll_transmit(self.now, piece) else {
+                self.take_events()?;
+                if !self.promised.is_empty() && !self.engine.is_closed() {
+                    return Err(format!("withdrawn: {}", self.promised.escape_ascii()));
+                }
+                self.promised.clear();
+                self.unreported = 0;
+                if !self.engine.wants_body() {
+                    return Ok(());
+                }
+                let more = self.how_many(usize::MAX);
+                if !self.body.grow(more) {
+                    if self.body.is_held() {
+                        return Ok(());
+                    }
+                    self.engine.finish_body().map_err(|misuse| misuse.to_string())?;
+                }
+                continue;
+            };
+            let [_, theirs] = transmit.parts();
+            let may_be_late = theirs.is_empty() && !wants_body && limit == usize::MAX;
+            let offer = transmit.parts().concat();
+            if !offer.starts_with(&self.promised) {
+                let (was, is) = (self.promised.escape_ascii(), offer.escape_ascii());
+                return Err(format!("it was `{was}` that was on offer, and now it is `{is}`"));
+            }
+            let room = limit - self.batch.len();
+            if self.jammed || (room == 0 && self.unreported == 0) {
+                self.promised = offer;
+                return Ok(());
+            }
+            let late = std::mem::take(&mut self.unreported);
+            let n = match (late, self.cut) {
+                (1.., _) => late,
+                (_, Cut::Whole) => offer.len(),
+                (_, Cut::Octets) => 1,
+                (_, Cut::Random(_)) => self.random.up_to(offer.len()),
+            };
+            let n = n.min(room.max(late));
+            if late == 0 {
+                self.batch.extend(&offer[..n]);
+                self.said.extend(&offer[..n]);
+                if !wants_body {
+                    self.in_flight.say(&offer[..n])?;
+                }
+                if self.cut != Cut::Whole && may_be_late && n == offer.len() && self.random.one_in(3) {
+                    self.unreported = n;
+                    self.promised = offer;
+                    return Ok(());
+                }
+            }
+            let used = transmit.advance(n);
+            self.body.advance(used);
+            self.promised = offer[n..].to_vec();
+        }
+    }
+
+    /// Polls are idempotent: what is on offer and the deadline stay as they are.
+    fn poll_twice(&mut self, piece: &[u8]) -> Result<(), String> {
+        let mut poll = || {
+            let offer = self.engine.poll_transmit(self.now, piece).map(|transmit| transmit.parts().concat());
+            (offer, self.engine.poll_timeout())
+        };
+        let (first, second) = (poll(), poll());
+        match first == second {
+            true => Ok(()),
+            false => Err(format!("polled twice: {first:?}, and then {second:?}")),
+        }
+    }
+
+    /// Hands over what the server says. Between the pieces nothing is sent: then a reply that comes
+    /// before its command would find the command gone out, and that is another conversation.
+    fn hear(&mut self, octets: &[u8]) -> Result<(), String> {
+        self.in_flight.hear(octets);
+        let mut rest = octets;
+        while !rest.is_empty() {
+            let n = self.how_many(rest.len());
+            let (piece, tail) = rest.split_at(n);
+            self.engine.handle_input(self.now, piece);
+            rest = tail;
+            if self.cut != Cut::Whole {
+                self.take_events()?;
+                self.distract()?;
+            }
+        }
+        self.body.release();
+        Ok(())
+    }
+
+    /// Lets time pass, and tells the engine whenever it wanted to be told; also just before, which must
+    /// do nothing.
+    fn pause(&mut self, duration: Duration) -> Result<(), String> {
+        let end = self.now + duration;
+        while let Some(deadline) = self.engine.poll_timeout().filter(|&deadline| deadline <= end) {
+            let just_before = deadline.since_origin().saturating_sub(Duration::from_nanos(1));
+            self.now = self.now.max(Instant::from_origin(just_before));
+            if self.now < deadline {
+                let closed = self.engine.is_closed();
+                self.engine.handle_timeout(self.now);
+                if self.engine.is_closed() != closed {
+                    return Err("a timeout came before its deadline".into());
+                }
+            }
+            self.now = deadline;
+            self.engine.handle_timeout(self.now);
+            self.take_events()?;
+            if self.engine.poll_timeout().is_some_and(|next| next <= deadline) {
+                return Err("a deadline has passed, and it is still there".into());
+            }
+        }
+        self.now = end;
+        Ok(())
+    }
+
+    fn take_events(&mut self) -> Result<(), String> {
+        while let Some(event) = self.engine.poll_event() {
+            let text = format!("{event:?}");
+            if self.observed.closed.is_some() {
+                return Err(format!("an event behind Closed: {text}"));
+            }
+            if let Some(secret) = self.secrets.iter().find(|secret| text.contains(secret.as_str())) {
+                return Err(format!("the secret {secret} is in an event: {text}"));
+            }
+            match event {
+                Event::StartTls => {
+                    self.handshake_due = true;
+                    continue;
+                }
+                Event::Trace(_) => continue,
+                Event::Ready => self.observed.ready = true,
+                Event::OverlapBroken => self.observed.overlap_broken = true,
+                Event::BodyWanted(id) => {
+                    let index = self.index(id)?;
+                    self.body = Body::new(&self.transcript.messages[index]);
+                }
+                Event::Finished(id, report) => {
+                    let index = self.index(id)?;
+                    if self.observed.reports[index].replace(report).is_some() {
+                        return Err(format!("message {} is finished twice", index + 1));
+                    }
+                    self.body = Body::default();
+                }
+                Event::Closed(result) => self.observed.closed = Some(result),
+                other => return Err(format!("an event that the player does not know: {other:?}")),
+            }
+            self.events.push(text);
+        }
+        Ok(())
+    }
+
+    fn index(&self, id: MessageId) -> Result<usize, String> {
+        let index = self.ids.iter().position(|&known| known == id);
+        index.ok_or_else(|| format!("{id:?} was never submitted"))
+    }
+
+    /// Does something that must make no difference.
+    fn distract(&mut self) -> Result<(), String> {
+        if !self.is_random() {
+            return Ok(());
+        }
+        let refused = |result: Result<(), Misuse>, misuse| match result {
+            Err(error) if error == misuse => Ok(()),
+            result => Err(format!("{misuse:?} was due, and it was {result:?}")),
+        };
+        match self.random.below(8) {
+            0 if self.engine.poll_timeout().is_none_or(|deadline| deadline > self.now) => {
+                self.engine.handle_timeout(self.now);
+                Ok(())
+            }
+            1 => {
+                self.engine.handle_input(self.now, b"");
+                Ok(())
+            }
+            2 if !self.engine.wants_body() => refused(self.engine.finish_body(), Misuse::NoBodyWanted),
+            3 if !self.handshake_due => {
+                refused(self.engine.handle_tls_established(self.now), Misuse::NoHandshakeWanted)
+            }
+            4 if self.engine.is_closed() => {
+                self.engine.handle_eof(self.now);
+                refused(self.engine.quit(), Misuse::Closed)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn is_random(&self) -> bool {
+        matches!(self.cut, Cut::Random(_))
+    }
+
+    /// How many of `most` octets come in one piece.
+    fn how_many(&mut self, most: usize) -> usize {
+        match self.cut {
+            Cut::Whole => most,
+            Cut::Octets => 1,
+            // Short pieces, or the random cuts of a long line would all be whole in the end.
+            Cut::Random(_) => self.random.up_to(most.min(40)),
+        }
+    }
+
+    /// After the last step: nothing more to say, and after the end nothing that could still happen.
+    fn end(&mut self) -> Result<(), String> {
+        // Twice, since what is reported late may have something in its wake.
+        for _ in 0..2 {
+            self.speak(usize::MAX)?;
+            self.end_of_batch(b"")?;
+        }
+        if self.observed.closed.is_none() {
+            return Ok(());
+        }
+        if let Some(index) = self.observed.reports.iter().position(Option::is_none) {
+            return Err(format!("message {} was never finished", index + 1));
+        }
+        let now = self.now + Duration::from_secs(86_400);
+        self.engine.handle_input(now, b"250 late\r\n");
+        self.engine.handle_timeout(now);
+        self.engine.handle_eof(now);
+        let message = self.transcript.messages.first();
+        let submitted = message.map(|message| self.engine.submit(message.envelope.clone()));
+        let silent = self.engine.poll_transmit(now, b"body").is_none()
+            && self.engine.poll_event().is_none()
+            && self.engine.poll_timeout().is_none()
+            && submitted.is_none_or(|result| result == Err(Misuse::Closed));
+        match silent {
+            true => Ok(()),
+            false => Err("the engine lives on after Closed".into()),
+        }
+    }
+}
+
+/// The body under way, as the application offers it: pieces that grow, and of which the front is used up.
+#[derive(Default)]
+struct Body<'t> {
+    rest: &'t [u8],
+    /// How much of `rest` has been offered. It never shrinks but by use, for what was once on offer
+    /// stays on offer.
+    offered: usize,
+    /// How much of `rest` may be offered before the server has said something; the next hold is first.
+    holds: VecDeque<usize>,
+}
+
+impl<'t> Body<'t> {
+    fn new(message: &'t Message) -> Self {
+        Self { rest: &message.body, offered: 0, holds: message.holds.iter().copied().collect() }
+    }
+
+    fn piece(&self) -> &'t [u8] {
+        &self.rest[..self.offered]
+    }
+
+    fn end(&self) -> usize {
+        self.holds.front().copied().unwrap_or(self.rest.len())
+    }
+
+    /// Offers up to `more` further octets. False where there are none.
+    fn grow(&mut self, more: usize) -> bool {
+        let before = self.offered;
+        self.offered = self.offered.saturating_add(more).min(self.end());
+        self.offered > before
+    }
+
+    fn advance(&mut self, used: usize) {
+        self.rest = &self.rest[used..];
+        self.offered -= used;
+        for hold in &mut self.holds {
+            *hold -= used;
+        }
+    }
+
+    fn is_held(&self) -> bool {
+        !self.holds.is_empty()
+    }
+
+    fn release(&mut self) {
+        if self.offered == self.end() {
+            self.holds.pop_front();
+        }
+    }
+}
+
+/// The commands that are not answered, counted from outside: more than one of them may have no more
+/// octets than the limit, or two ends that do not read while they write can deadlock.
+struct InFlight {
+    limit: usize,
+    commands: VecDeque<usize>,
+    /// The line that the client has not ended yet, and the server's.
+    said: usize,
+    heard: Vec<u8>,
+}
+
+impl InFlight {
+    fn new(limit: usize) -> Self {
+        Self { limit, commands: VecDeque::new(), said: 0, heard: Vec::new() }
+    }
+
+    fn say(&mut self, octets: &[u8]) -> Result<(), String> {
+        for &octet in octets {
+            self.said += 1;
+            if octet == b'\n' {
+                let line = std::mem::take(&mut self.said);
+                // An empty line is the end of a body's last line, or an empty response to a challenge.
+                if line > 2 {
+                    self.commands.push_back(line);
+                }
+            }
+        }
+        let octets: usize = self.commands.iter().sum();
+        match self.commands.len() > 1 && octets > self.limit {
+            true => Err(format!("{octets} octets of commands are in flight, over {}", self.limit)),
+            false => Ok(()),
+        }
+    }
+
+    fn hear(&mut self, octets: &[u8]) {
+        for &octet in octets {
+            self.heard.push(octet);
+            if octet == b'\n' {
+                if self.heard.get(3) != Some(&b'-') {
+                    self.commands.pop_front();
+                }
+                self.heard.clear();
+            }
+        }
+    }
+}
+
+/// xorshift64*: random enough for cutting, and the same on every machine.
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        // The state must not be zero, and small seeds should not give small numbers at first.
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let number = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
+        usize::try_from(number).unwrap_or(0) % end.max(1)
+    }
+
+    /// From 1 to `most`.
+    fn up_to(&mut self, most: usize) -> usize {
+        1 + self.below(most)
+    }
+
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+}

@@ -1,0 +1,263 @@
+//! The transcript corpus: every file against the engine, whole and cut everywhere, and against the
+//! blocking adapter over a real socket. The format is described in [`smtp_tests::transcript`].
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use smtp_tests::blocking_player::{self, Way};
+use smtp_tests::player::{self, Cut};
+use smtp_tests::transcript::{Failure, Transcript, read_corpus};
+
+/// How often each transcript is cut at random.
+const SEEDS: u64 = 20;
+/// Transcripts played at a time over sockets; they mostly wait for their own pauses.
+const THREADS: usize = 8;
+
+fn corpus() -> Vec<Transcript> {
+    read_corpus().unwrap_or_else(|failure| panic!("{failure}"))
+}
+
+/// Fails with all failures at once: often they have one reason.
+fn report(failures: Vec<Failure>, how: &str) {
+    let list: String = failures.iter().map(|failure| format!("\n{failure}\n")).collect();
+    assert!(failures.is_empty(), "{} transcripts failed {how}:\n{list}", failures.len());
+}
+
+fn play_on_the_engine(how: &str, play: impl Fn(&Transcript) -> Result<(), Failure>) {
+    report(corpus().iter().filter_map(|transcript| play(transcript).err()).collect(), how);
+}
+
+/// Plays with this cut, and demands the conversation that there is without cuts.
+fn play_cut(transcript: &Transcript, cut: Cut) -> Result<(), Failure> {
+    let explain =
+        |message: String| Failure { place: format!("tests/corpus/{} ({cut:?})", transcript.name), message };
+    let whole = player::play(transcript, Cut::Whole)?;
+    let pieces = player::play(transcript, cut).map_err(|failure| explain(failure.to_string()))?;
+    match pieces == whole {
+        true => Ok(()),
+        false => {
+            Err(explain(format!("the cut makes a difference:\n  whole: {whole:?}\n  cut:   {pieces:?}")))
+        }
+    }
+}
+
+#[test]
+fn every_transcript_on_the_engine_whole() {
+    play_on_the_engine("whole", |transcript| player::play(transcript, Cut::Whole).map(drop));
+}
+
+#[test]
+fn every_transcript_on_the_engine_byte_by_byte() {
+    play_on_the_engine("byte by byte", |transcript| play_cut(transcript, Cut::Octets));
+}
+
+#[test]
+fn every_transcript_on_the_engine_at_random_cuts() {
+    play_on_the_engine("at random cuts", |transcript| {
+        (1..=SEEDS).try_for_each(|seed| play_cut(transcript, Cut::Random(seed)))
+    });
+}
+
+#[test]
+fn every_transcript_on_the_blocking_adapter() {
+    play_on_the_blocking_adapter(Way::OneByOne);
+}
+
+#[test]
+fn every_transcript_on_the_blocking_adapter_in_bulk() {
+    play_on_the_blocking_adapter(Way::Bulk);
+}
+
+fn play_on_the_blocking_adapter(way: Way) {
+    let corpus = corpus();
+    let (for_engine, playable): (Vec<_>, Vec<_>) =
+        corpus.iter().partition(|transcript| transcript.engine_only.is_some());
+    let (playable, other): (Vec<_>, Vec<_>) = playable.into_iter().partition(|t| way.suits(t));
+    for transcript in &for_engine {
+        println!(
+            "engine only: {}: {}",
+            transcript.name,
+            transcript.engine_only.as_deref().unwrap_or_default()
+        );
+    }
+    println!(
+        "{way:?}: {} played, {} the other way, {} engine only",
+        playable.len(),
+        other.len(),
+        for_engine.len()
+    );
+    let next = AtomicUsize::new(0);
+    let failures = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                while let Some(transcript) = playable.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(failure) = blocking_player::play(transcript, way) {
+                        failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
+                    }
+                }
+            });
+        }
+    });
+    report(failures.into_inner().unwrap_or_else(PoisonError::into_inner), &format!("{way:?}"));
+}
+
+#[test]
+fn no_transcript_is_engine_only_but_these() {
+    let names: Vec<_> =
+        corpus().into_iter().filter(|t| t.engine_only.is_some()).map(|transcript| transcript.name).collect();
+    assert_eq!(names, ENGINE_ONLY);
+}
+
+#[test]
+fn every_rule_has_a_transcript_and_every_transcript_a_rule() {
+    let corpus = corpus();
+    let shown: BTreeSet<&str> = corpus.iter().flat_map(|t| &t.rules).map(String::as_str).collect();
+    let required: BTreeSet<&str> = RULES.iter().copied().collect();
+    assert_eq!(required.len(), RULES.len(), "a rule is listed twice");
+    let missing: Vec<_> = required.difference(&shown).collect();
+    let unknown: Vec<_> = shown.difference(&required).collect();
+    assert!(
+        missing.is_empty() && unknown.is_empty(),
+        "without transcript: {missing:?}; unknown: {unknown:?}"
+    );
+}
+
+/// What only the engine can play; each file says why.
+const ENGINE_ONLY: &[&str] = &[
+    "ends/jammed-body.txt",
+    "ends/jammed-command.txt",
+    "ends/jammed-dot.txt",
+    "ends/jammed-quit.txt",
+    "ends/lost-in-the-body.txt",
+    "transaction/421-early-in-the-body.txt",
+    "transaction/accepted-early-in-the-body.txt",
+    "transaction/refused-early-in-the-body.txt",
+];
+
+/// The rules of the protocol, and of our own, that the corpus must show.
+const RULES: &[&str] = &[
+    "opening.greeting-in-lines",
+    "opening.nothing-before-greeting",
+    "opening.greeting-421",
+    "opening.greeting-554",
+    "opening.greeting-bare-lf",
+    "opening.greeting-garbage",
+    "opening.wrong-class",
+    "opening.greeting-timeout",
+    "opening.reply-before-command",
+    "opening.ehlo-4yz-no-helo",
+    "opening.ehlo-500-helo",
+    "opening.ehlo-502-helo",
+    "opening.ehlo-550-no-helo",
+    "opening.helo-refused-keeps-both",
+    "opening.no-helo-with-required-tls",
+    "opening.no-helo-inside-tls",
+    "opening.capabilities-odd",
+    "opening.first-line-is-no-capability",
+    "opening.size-zero",
+    "opening.size-limit",
+    "opening.starttls",
+    "opening.capabilities-forgotten-after-tls",
+    "opening.starttls-injection",
+    "opening.never",
+    "opening.opportunistic-not-offered",
+    "opening.opportunistic-refused",
+    "opening.opportunistic-not-with-credentials",
+    "opening.required-not-offered",
+    "opening.required-refused",
+    "opening.tls-failed",
+    "opening.tls-untrusted",
+    "opening.tls-verified",
+    "opening.tls-lost",
+    "opening.implicit",
+    "auth.plain",
+    "auth.initial-response-fits",
+    "auth.initial-response-too-long",
+    "auth.login",
+    "auth.cram-md5",
+    "auth.strongest-first",
+    "auth.xoauth2",
+    "auth.xoauth2-refused",
+    "auth.undecodable-challenge",
+    "auth.challenge-flood",
+    "auth.no-password-in-clear",
+    "auth.in-clear-permitted",
+    "auth.mechanism-restricted",
+    "auth.not-offered",
+    "auth.refused-535",
+    "auth.refused-454",
+    "auth.next-mechanism",
+    "auth.success-is-235",
+    "auth.nul-in-password",
+    "transaction.pipelined",
+    "transaction.quit-with-the-last-dot",
+    "transaction.lockstep",
+    "transaction.all-refused",
+    "transaction.mail-refused",
+    "transaction.addresses",
+    "transaction.some-refused",
+    "transaction.251-252",
+    "transaction.mail-refused-354",
+    "transaction.all-refused-354",
+    "transaction.all-or-nothing",
+    "transaction.rset-after-failure",
+    "transaction.in-flight-limit",
+    "transaction.data-refused",
+    "transaction.rset-refused",
+    "transaction.next-waits",
+    "transaction.overlap",
+    "transaction.overlap-broken",
+    "transaction.wrong-class",
+    "transaction.421-between-messages",
+    "transaction.421-to-rcpt",
+    "transaction.421-to-the-dot",
+    "transaction.early-refusal",
+    "transaction.reply-surplus",
+    "transaction.refused-after-the-body",
+    "transaction.session-stays-open",
+    "body.dots",
+    "body.line-ends-normalised",
+    "body.no-smuggling",
+    "body.bare-refused",
+    "body.final-line-end",
+    "body.empty",
+    "body.nul",
+    "body.long-lines",
+    "body.8bit-not-offered",
+    "body.8bit-offered",
+    "body.8bit-undeclared",
+    "body.7bit-declared",
+    "body.8bit-anyway",
+    "body.smtputf8-not-offered",
+    "body.smtputf8-offered",
+    "ends.lost-before-mail",
+    "ends.unfinished-reply",
+    "ends.lost-in-the-envelope",
+    "ends.lost-before-the-dot",
+    "ends.lost-after-the-dot",
+    "ends.final-reply-decides",
+    "ends.timeout-at-the-dot",
+    "ends.garbage-at-the-dot",
+    "ends.timeout-in-the-envelope",
+    "ends.dripping-server",
+    "ends.endless-reply",
+    "ends.quit-is-not-waited-for",
+    "ends.block-timeout",
+    "lmtp.replies-per-recipient",
+    "lmtp.refused-after-the-data",
+    "lmtp.lost-between-replies",
+    "lmtp.data-for-nobody",
+    "lmtp.no-helo",
+    "lmtp.lockstep",
+    "replies.enhanced-doubled",
+    "replies.enhanced-disagrees",
+    "replies.code-only",
+    "replies.text-is-octets",
+    "replies.codes-differ",
+    "replies.codes-disagree",
+    "replies.bare-cr",
+    "replies.not-a-code",
+];
