@@ -6,7 +6,9 @@ pub mod peer;
 pub mod player;
 pub mod postfix;
 pub mod receiver;
+pub mod scripted;
 pub mod send;
+pub mod tokio_player;
 pub mod transcript;
 
 /// The README's examples, which compile as documentation tests.

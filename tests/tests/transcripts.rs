@@ -1,13 +1,15 @@
-//! The transcript corpus: every file against the engine, whole and cut everywhere, and against the
-//! blocking adapter over a real socket. The format is described in [`smtp_tests::transcript`].
+//! The transcript corpus: every file against the engine, whole and cut everywhere, and against both
+//! adapters over a real socket. The format is described in [`smtp_tests::transcript`].
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use smtp_tests::blocking_player::{self, Way};
+use smtp_tests::blocking_player;
 use smtp_tests::player::{self, Cut};
+use smtp_tests::scripted::Way;
+use smtp_tests::tokio_player;
 use smtp_tests::transcript::{Failure, Transcript, read_corpus};
 
 /// How often each transcript is cut at random.
@@ -62,15 +64,43 @@ fn every_transcript_on_the_engine_at_random_cuts() {
 
 #[test]
 fn every_transcript_on_the_blocking_adapter() {
-    play_on_the_blocking_adapter(Way::OneByOne);
+    play_over_sockets(Way::OneByOne, |transcript| blocking_player::play(transcript, Way::OneByOne));
 }
 
 #[test]
 fn every_transcript_on_the_blocking_adapter_in_bulk() {
-    play_on_the_blocking_adapter(Way::Bulk);
+    play_over_sockets(Way::Bulk, |transcript| blocking_player::play(transcript, Way::Bulk));
 }
 
-fn play_on_the_blocking_adapter(way: Way) {
+#[test]
+fn every_transcript_on_the_tokio_adapter() {
+    play_over_sockets(Way::OneByOne, |transcript| tokio_player::play(transcript, Way::OneByOne));
+}
+
+#[test]
+fn every_transcript_on_the_tokio_adapter_in_bulk() {
+    play_over_sockets(Way::Bulk, |transcript| tokio_player::play(transcript, Way::Bulk));
+}
+
+#[test]
+fn every_transcript_on_the_tokio_adapter_with_every_future_of_a_report_dropped() {
+    play_over_sockets(Way::Bulk, tokio_player::play_with_dropped_futures);
+}
+
+#[test]
+fn every_transcript_on_the_tokio_adapter_with_each_await_cancelled_once() {
+    let awaits = AtomicUsize::new(0);
+    play_over_sockets(Way::OneByOne, |transcript| {
+        let cancelled = tokio_player::play_with_each_await_cancelled(transcript)?;
+        awaits.fetch_add(cancelled, Ordering::Relaxed);
+        Ok(())
+    });
+    let awaits = awaits.into_inner();
+    println!("{awaits} awaits were cancelled");
+    assert!(awaits > 500, "only {awaits} awaits were cancelled");
+}
+
+fn play_over_sockets(way: Way, play: impl Fn(&Transcript) -> Result<(), Failure> + Sync) {
     let corpus = corpus();
     let (for_engine, playable): (Vec<_>, Vec<_>) =
         corpus.iter().partition(|transcript| transcript.engine_only.is_some());
@@ -94,7 +124,7 @@ fn play_on_the_blocking_adapter(way: Way) {
         for _ in 0..THREADS {
             scope.spawn(|| {
                 while let Some(transcript) = playable.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(failure) = blocking_player::play(transcript, way) {
+                    if let Err(failure) = play(transcript) {
                         failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
                     }
                 }
@@ -191,6 +221,7 @@ const RULES: &[&str] = &[
     "auth.refused-454",
     "auth.next-mechanism",
     "auth.success-is-235",
+    "auth.old-form",
     "auth.nul-in-password",
     "transaction.pipelined",
     "transaction.quit-with-the-last-dot",
@@ -244,6 +275,7 @@ const RULES: &[&str] = &[
     "ends.timeout-in-the-envelope",
     "ends.dripping-server",
     "ends.endless-reply",
+    "ends.longest-reply",
     "ends.quit-is-not-waited-for",
     "ends.block-timeout",
     "lmtp.replies-per-recipient",

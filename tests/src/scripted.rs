@@ -1,0 +1,368 @@
+//! The scripted server that the adapters' players share: it plays the server's part of a transcript on a
+//! loopback socket, with real pauses and real TLS handshakes, and checks the client's part.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use smtp_proto::{Error, Report, Trace};
+
+use crate::transcript::{Action, Failure, Message, Observed, Transcript, difference};
+
+/// The name in the server's certificate.
+pub(crate) const SERVER_NAME: &str = "mx.example.net";
+
+/// How long the server waits for anything, so that a broken client cannot hang the tests. It is more
+/// than any timeout that a transcript lets pass.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How the application sends its messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Each when the one before is decided, by `Session::send` and `send_last`.
+    OneByOne,
+    /// All by `Session::send_all`.
+    Bulk,
+}
+
+impl Way {
+    /// Whether this transcript can be played this way: overlap exists in bulk alone, and cues one by one.
+    pub fn suits(self, transcript: &Transcript) -> bool {
+        match self {
+            Way::OneByOne => !transcript.config.overlap,
+            Way::Bulk => !transcript.is_cued(),
+        }
+    }
+}
+
+/// Plays a transcript with this client, and checks all that it expects.
+///
+/// # Errors
+/// The first difference: in what the client says to the server, or in what it reports.
+pub(crate) fn play(
+    transcript: &Transcript,
+    end: End,
+    client: impl FnOnce(TcpStream, &Receiver<Cue>) -> Result<Observed, Failure>,
+) -> Result<(), Failure> {
+    let unusable = |error: &dyn std::fmt::Display| transcript.failure(1, format!("no socket: {error}"));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(|error| unusable(&error))?;
+    let address = listener.local_addr().map_err(|error| unusable(&error))?;
+    let (sender, cues) = mpsc::channel();
+    thread::scope(|scope| {
+        let server = scope.spawn(move || {
+            let (socket, _) = listener.accept().map_err(|error| transcript.failure(1, error.to_string()))?;
+            // The client's connection is the only one.
+            drop(listener);
+            serve(transcript, end, socket, sender)
+        });
+        let observed = TcpStream::connect(address)
+            .and_then(|socket| socket.set_nodelay(true).map(|()| socket))
+            .map_err(|error| unusable(&error))
+            .and_then(|socket| client(socket, &cues));
+        let served =
+            server.join().unwrap_or_else(|_| Err(transcript.failure(1, "the server panicked".into())));
+        let checked = observed.and_then(|observed| match end {
+            End::Whole => transcript.check(&observed),
+            End::Anywhere => Ok(()),
+        });
+        match (served, checked) {
+            (Err(mut failure), Err(also)) => {
+                // What the client made of it often explains it.
+                failure.message += &format!("\n  and then {also}");
+                Err(failure)
+            }
+            (served, checked) => served.and(checked),
+        }
+    })
+}
+
+/// What a server is told that plays for a client which may be cut off anywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The conversation must be played to its end.
+    Whole,
+    /// The client may go at any point, but what it says until then must be the beginning of its part.
+    Anywhere,
+}
+
+/// What the application is to do next.
+pub(crate) enum Cue {
+    Submit,
+    Quit,
+}
+
+/// A connector of either adapter, as a transcript describes it.
+macro_rules! connector_of {
+    ($connector:ty, $transcript:expr) => {{
+        let smtp_proto::Config {
+            client_name,
+            protocol,
+            tls,
+            credentials,
+            pipelining,
+            overlap,
+            body,
+            timeouts,
+            limits,
+            ..
+        } = $transcript.config.clone();
+        let mut connector = <$connector>::new($crate::scripted::SERVER_NAME)
+            .client_name(client_name)
+            .tls(tls)
+            .credentials(credentials)
+            .pipelining(pipelining)
+            .overlap(overlap)
+            .body_policy(body)
+            .timeouts(timeouts)
+            .limits(limits);
+        if protocol == smtp_proto::Protocol::Lmtp {
+            connector = connector.lmtp();
+        }
+        if let Some(name) = &$transcript.server_name {
+            let trusted = connector.server_name(name).trust_pem($crate::scripted::certificate().as_bytes());
+            connector = trusted.map_err(|error| $transcript.failure(1, error.to_string()))?;
+        }
+        connector
+    }};
+}
+pub(crate) use connector_of;
+
+/// Collects the conversation as the client shows it, in which no secret may be.
+#[derive(Clone, Default)]
+pub(crate) struct Traces(Arc<Mutex<Vec<Trace>>>);
+
+impl Traces {
+    pub(crate) fn observer(&self) -> impl Fn(&Trace) + Send + Sync + use<> {
+        let traces = Arc::clone(&self.0);
+        move |trace| traces.lock().unwrap_or_else(PoisonError::into_inner).push(trace.clone())
+    }
+
+    pub(crate) fn check(&self, transcript: &Transcript, observed: Observed) -> Result<Observed, Failure> {
+        let text = format!("{:?} {observed:?}", self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        match transcript.secrets().iter().find(|secret| text.contains(secret.as_str())) {
+            Some(secret) => Err(transcript.failure(1, format!("the secret {secret} is shown: {text}"))),
+            None => Ok(observed),
+        }
+    }
+}
+
+/// The report of a message, also where its sender had an error.
+pub(crate) fn report(message: &Message, result: Result<Report, smtp_blocking::Error>) -> Report {
+    match result {
+        Ok(report) => report,
+        Err(error) => error.report().cloned().unwrap_or_else(|| not_attempted(message, error.error())),
+    }
+}
+
+/// The report of a message that had none.
+pub(crate) fn not_attempted(message: &Message, error: &Error) -> Report {
+    Report::not_attempted(message.envelope.forward_paths().len(), error)
+}
+
+/// The certificate in PEM, and the server's side of it; made once.
+fn identity() -> &'static (String, Arc<ServerConfig>) {
+    static IDENTITY: OnceLock<(String, Arc<ServerConfig>)> = OnceLock::new();
+    IDENTITY.get_or_init(|| {
+        let key = KeyPair::generate().expect("ring makes keys");
+        let parameters = CertificateParams::new([SERVER_NAME.to_owned()]).expect("it is a name");
+        let certificate = parameters.self_signed(&key).expect("the key signs");
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring has all versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key.into())
+            .expect("the key is that of the certificate");
+        (certificate.pem(), Arc::new(config))
+    })
+}
+
+/// The server's certificate, in PEM.
+pub(crate) fn certificate() -> &'static str {
+    &identity().0
+}
+
+/// Plays the server's part, and checks the client's.
+fn serve(transcript: &Transcript, end: End, socket: TcpStream, cues: Sender<Cue>) -> Result<(), Failure> {
+    let usable = socket.set_nodelay(true).and_then(|()| socket.set_read_timeout(Some(PATIENCE)));
+    let mut server = usable
+        .and_then(|()| Server::new(socket))
+        .map_err(|error| transcript.failure(1, format!("no socket: {error}")))?;
+    let anywhere = end == End::Anywhere;
+    for (index, step) in transcript.steps.iter().enumerate() {
+        let is_last = index + 1 == transcript.steps.len();
+        let cue = |cue| {
+            // If nobody listens, the client has failed, and says so itself.
+            let _ = cues.send(cue);
+            Ok(())
+        };
+        let result = match &step.action {
+            // Of a body that is given up, not everything is sent: only its front.
+            Action::Client(expected) => {
+                let front_is_enough = anywhere || (transcript.ends_in_body() && is_last);
+                server.read(expected, front_is_enough)
+            }
+            Action::Server(octets) => server.expect_silence().map(|()| server.write(octets)),
+            Action::Split => {
+                thread::sleep(Duration::from_millis(10));
+                Ok(())
+            }
+            Action::Pause(duration) => {
+                thread::sleep(*duration);
+                Ok(())
+            }
+            Action::Eof => {
+                server.shut();
+                Ok(())
+            }
+            Action::Tls => match server.shake_hands() {
+                Err(_) if anywhere => return Ok(()),
+                result => result,
+            },
+            Action::TlsFailed => {
+                // A server whose STARTTLS does not work: it goes on in the clear. Before the handshake
+                // has begun, that would be something else: an injection.
+                server.deaf = true;
+                let begun = server.receive().map_err(|error| error.to_string());
+                server.write(b"454 4.7.0 no TLS after all\r\n");
+                begun.and_then(|begun| {
+                    (begun || anywhere).then_some(()).ok_or("the client begins no handshake".into())
+                })
+            }
+            Action::TlsUntrusted => {
+                server.deaf = true;
+                match server.shake_hands() {
+                    Ok(()) => Err("the handshake succeeds, and it must not".into()),
+                    Err(_) => Ok(()),
+                }
+            }
+            Action::Submit => cue(Cue::Submit),
+            Action::Quit => cue(Cue::Quit),
+            Action::Jam => Err("a jam cannot be played over a socket: mark the file engine-only".into()),
+        };
+        result.map_err(|message| transcript.failure(step.line, message))?;
+        if anywhere && server.gone {
+            return Ok(());
+        }
+    }
+    drop(cues);
+    let last = transcript.steps.last().map_or(1, |step| step.line);
+    server.expect_end().map_err(|message| transcript.failure(last, message))
+}
+
+trait Stream: Read + Write + Send {}
+impl<S: Read + Write + Send> Stream for S {}
+
+struct Server {
+    socket: TcpStream,
+    /// The same socket, inside TLS after the handshake.
+    stream: Box<dyn Stream>,
+    received: Vec<u8>,
+    /// The client has closed.
+    gone: bool,
+    /// What the client says does not matter any more.
+    deaf: bool,
+}
+
+impl Server {
+    fn new(socket: TcpStream) -> io::Result<Self> {
+        let stream = Box::new(socket.try_clone()?);
+        Ok(Self { socket, stream, received: Vec::new(), gone: false, deaf: false })
+    }
+
+    /// Reads more; false at the end.
+    fn receive(&mut self) -> io::Result<bool> {
+        let mut buffer = [0; 4096];
+        let result = self.stream.read(&mut buffer);
+        let lost = |kind| !matches!(kind, io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+        self.gone |= match &result {
+            Ok(n) => *n == 0,
+            Err(error) => lost(error.kind()),
+        };
+        let n = result?;
+        self.received.extend(&buffer[..n]);
+        Ok(n > 0)
+    }
+
+    /// Reads exactly this, or its front before the end, if that is enough.
+    fn read(&mut self, expected: &[u8], front_is_enough: bool) -> Result<(), String> {
+        while self.received.len() < expected.len() && self.received == expected[..self.received.len()] {
+            match self.receive() {
+                Ok(true) => {}
+                Ok(false) | Err(_) if front_is_enough && self.gone => {
+                    self.received.clear();
+                    return Ok(());
+                }
+                Ok(false) => break,
+                Err(error) => {
+                    let difference = difference(expected, &self.received);
+                    return Err(format!("{difference}\n  and then: {error}"));
+                }
+            }
+        }
+        match self.received == expected {
+            true => {
+                self.received.clear();
+                Ok(())
+            }
+            false => Err(difference(expected, &self.received)),
+        }
+    }
+
+    /// Nothing more may have come than was read. What is still on its way is not seen here; it is
+    /// against the engine that batches are compared exactly.
+    fn expect_silence(&mut self) -> Result<(), String> {
+        let blocking = |yes: bool| self.socket.set_nonblocking(!yes).map_err(|error| error.to_string());
+        blocking(false)?;
+        let mut buffer = [0; 4096];
+        let extra = self.stream.read(&mut buffer).unwrap_or(0);
+        blocking(true)?;
+        match extra {
+            0 => Ok(()),
+            n => Err(difference(b"", &buffer[..n])),
+        }
+    }
+
+    /// The client may be gone, rightly or not: what it says, and what it reports, tells.
+    fn write(&mut self, octets: &[u8]) {
+        let _ = self.stream.write_all(octets).and_then(|()| self.stream.flush());
+    }
+
+    fn shake_hands(&mut self) -> Result<(), String> {
+        let mut tls = ServerConnection::new(Arc::clone(&identity().1)).map_err(|error| error.to_string())?;
+        while tls.is_handshaking() {
+            tls.complete_io(&mut self.socket).map_err(|error| format!("the handshake failed: {error}"))?;
+        }
+        let socket = self.socket.try_clone().map_err(|error| error.to_string())?;
+        self.stream = Box::new(StreamOwned::new(tls, socket));
+        Ok(())
+    }
+
+    /// Ends our side. The client's octets are still read until it closes too: closing over unread ones
+    /// would reset the connection, and the client might lose what was said before.
+    fn shut(&mut self) {
+        self.deaf = true;
+        let _ = self.socket.shutdown(Shutdown::Write);
+    }
+
+    fn expect_end(&mut self) -> Result<(), String> {
+        loop {
+            match self.receive() {
+                Ok(true) if self.deaf => self.received.clear(),
+                Ok(true) => return Err(difference(b"", &self.received)),
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    return Err("the client does not close the connection".into());
+                }
+                // However it has gone: with a close_notify or without, or by a reset.
+                Ok(false) | Err(_) => return Ok(()),
+            }
+        }
+    }
+}

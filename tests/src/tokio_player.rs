@@ -1,0 +1,256 @@
+//! Plays a transcript against the tokio adapter, also with each of its awaits cancelled.
+//!
+//! What looks different from here than from the engine is translated as in
+//! [`blocking_player`](crate::blocking_player).
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::net::TcpStream;
+use std::pin::pin;
+use std::sync::mpsc::Receiver;
+use std::task::Poll;
+
+use smtp_proto::{Cause, Error, Misuse, Report};
+use smtp_tokio::{Connector, Session};
+use tokio::io::BufReader;
+
+use crate::scripted::{self, Cue, End, Traces, Way, connector_of, not_attempted, report};
+use crate::transcript::{Failure, Message, Observed, Transcript};
+
+/// Plays a transcript, and checks all that it expects.
+///
+/// # Errors
+/// The first difference: in what the client says to the server, or in what it reports.
+pub fn play(transcript: &Transcript, way: Way) -> Result<(), Failure> {
+    scripted::play(transcript, End::Whole, |socket, cues| {
+        run_client(transcript, socket, way, cues, &Fuse::default(), false)
+    })
+}
+
+/// Plays a transcript in bulk, and drops the future of each report as often as it has to wait: nothing
+/// may change by that.
+///
+/// # Errors
+/// As [`play`].
+pub fn play_with_dropped_futures(transcript: &Transcript) -> Result<(), Failure> {
+    scripted::play(transcript, End::Whole, |socket, cues| {
+        run_client(transcript, socket, Way::Bulk, cues, &Fuse::default(), true)
+    })
+}
+
+/// Plays a transcript again and again, each time with the next of its awaits cancelled: the session must
+/// be closed then and say so, and what the server has heard must be the beginning of what it should hear.
+/// Returns how many awaits there were.
+///
+/// # Errors
+/// What else was found.
+pub fn play_with_each_await_cancelled(transcript: &Transcript) -> Result<usize, Failure> {
+    for awaits in 0.. {
+        let fuse = Fuse::after(awaits);
+        scripted::play(transcript, End::Anywhere, |socket, cues| {
+            run_client(transcript, socket, Way::OneByOne, cues, &fuse, false)
+        })?;
+        if !fuse.is_blown() {
+            return Ok(awaits);
+        }
+    }
+    Ok(0)
+}
+
+/// Cancels one await of many.
+#[derive(Default)]
+struct Fuse {
+    /// The awaits that are left before the one that is cancelled.
+    left: Cell<Option<usize>>,
+    blown: Cell<bool>,
+}
+
+impl Fuse {
+    fn after(awaits: usize) -> Self {
+        Self { left: Cell::new(Some(awaits)), blown: Cell::new(false) }
+    }
+
+    fn is_blown(&self) -> bool {
+        self.blown.get()
+    }
+
+    /// The future's output, or nothing if it was dropped where it waited.
+    async fn run<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        let mut future = pin!(future);
+        poll_fn(|cx| match (future.as_mut().poll(cx), self.left.get()) {
+            (Poll::Ready(output), _) => Poll::Ready(Some(output)),
+            (Poll::Pending, Some(0)) => {
+                self.left.set(None);
+                self.blown.set(true);
+                Poll::Ready(None)
+            }
+            (Poll::Pending, left) => {
+                self.left.set(left.map(|left| left - 1));
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}
+
+fn run_client(
+    transcript: &Transcript,
+    socket: TcpStream,
+    way: Way,
+    cues: &Receiver<Cue>,
+    fuse: &Fuse,
+    drop_futures: bool,
+) -> Result<Observed, Failure> {
+    let unusable = |error: std::io::Error| transcript.failure(1, format!("no runtime: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unusable)?;
+    runtime.block_on(async {
+        socket.set_nonblocking(true).map_err(unusable)?;
+        let stream = tokio::net::TcpStream::from_std(socket).map_err(unusable)?;
+        let traces = Traces::default();
+        let connector = connector_of!(Connector, transcript).observe(traces.observer());
+        let mut observed = Observed::default();
+        match fuse.run(connector.connect_over(stream)).await {
+            None => {}
+            Some(Err(error)) => {
+                let error = error.error();
+                observed.reports =
+                    transcript.messages.iter().map(|m| Some(not_attempted(m, error))).collect();
+                observed.closed = Some(Err(error.clone()));
+            }
+            Some(Ok(session)) => {
+                observed.ready = true;
+                let reports = &mut observed.reports;
+                let session = match (transcript.is_cued(), way) {
+                    (true, _) => send_when_told(transcript, session, cues, reports, fuse).await?,
+                    (false, Way::OneByOne) => send_one_by_one(transcript, session, reports, fuse).await?,
+                    (false, Way::Bulk) => Some(send_bulk(transcript, session, reports, drop_futures).await),
+                };
+                observed.overlap_broken = session.as_ref().is_some_and(Session::overlap_is_broken);
+                observed.closed = match session {
+                    Some(session) => end(session).await,
+                    None => Some(Ok(())),
+                };
+            }
+        }
+        traces.check(transcript, observed)
+    })
+}
+
+type Reports = Vec<Option<Report>>;
+
+/// Sends each message when the one before is decided, and quits with the last. Returns the session,
+/// unless there was no message, and it went with its quit.
+async fn send_one_by_one(
+    transcript: &Transcript,
+    mut session: Session,
+    reports: &mut Reports,
+    fuse: &Fuse,
+) -> Result<Option<Session>, Failure> {
+    let Some((last, rest)) = transcript.messages.split_last() else {
+        fuse.run(session.quit()).await;
+        return Ok(None);
+    };
+    for message in rest {
+        send(transcript, &mut session, message, reports, fuse).await?;
+    }
+    match fuse.run(session.send_last(last.envelope.clone(), content(last))).await {
+        Some(result) => reports.push(Some(report(last, result))),
+        None => must_be_closed(transcript, &mut session).await?,
+    }
+    Ok(Some(session))
+}
+
+async fn send(
+    transcript: &Transcript,
+    session: &mut Session,
+    message: &Message,
+    reports: &mut Reports,
+    fuse: &Fuse,
+) -> Result<(), Failure> {
+    match fuse.run(session.send(message.envelope.clone(), content(message))).await {
+        Some(result) => {
+            reports.push(Some(report(message, result)));
+            Ok(())
+        }
+        None => must_be_closed(transcript, session).await,
+    }
+}
+
+/// After a future was dropped, the session says that it is closed, and why.
+async fn must_be_closed(transcript: &Transcript, session: &mut Session) -> Result<(), Failure> {
+    if session.is_usable() {
+        return Err(transcript.failure(1, "the session calls itself usable after a dropped send".into()));
+    }
+    match session.transaction("a@example.org", ["b@example.net"]).await.map(drop) {
+        Err(_) => Ok(()),
+        Ok(()) => Err(transcript.failure(1, "a closed session begins a transaction".into())),
+    }
+}
+
+async fn send_bulk(
+    transcript: &Transcript,
+    mut session: Session,
+    reports: &mut Reports,
+    drop_futures: bool,
+) -> Session {
+    let messages = transcript.messages.iter().map(|message| {
+        smtp_tokio::Message::new(message.envelope.clone(), move || async move { Ok(content(message)) })
+    });
+    let mut bulk = session.send_all(smtp_tokio::iter(messages)).and_quit();
+    loop {
+        let next = match drop_futures {
+            false => bulk.next().await,
+            // A new future for each poll.
+            true => poll_fn(|cx| pin!(bulk.next()).poll(cx)).await,
+        };
+        match next {
+            Some(report) => reports.push(Some(report)),
+            None => break,
+        }
+    }
+    drop(bulk);
+    session
+}
+
+/// Sends when the conversation comes to it. Returns the session, unless it went with its quit.
+async fn send_when_told(
+    transcript: &Transcript,
+    mut session: Session,
+    cues: &Receiver<Cue>,
+    reports: &mut Reports,
+    fuse: &Fuse,
+) -> Result<Option<Session>, Failure> {
+    let mut messages = transcript.messages.iter();
+    for cue in cues {
+        match cue {
+            Cue::Submit => {
+                let Some(message) = messages.next() else { continue };
+                send(transcript, &mut session, message, reports, fuse).await?;
+            }
+            Cue::Quit if session.is_usable() => {
+                fuse.run(session.quit()).await;
+                return Ok(None);
+            }
+            Cue::Quit => {}
+        }
+    }
+    Ok(Some(session))
+}
+
+/// A reader of pieces so small that the dots and line ends of the body are cut apart.
+fn content(message: &Message) -> BufReader<&[u8]> {
+    BufReader::with_capacity(7, &message.body)
+}
+
+/// How the session has ended, if it has.
+async fn end(mut session: Session) -> Option<Result<(), Error>> {
+    if session.is_usable() {
+        return None;
+    }
+    match session.transaction("a@example.org", ["b@example.net"]).await.map(drop) {
+        // It was we who ended it.
+        Err(error) if *error.cause() == Cause::Misuse(Misuse::Closed) => Some(Ok(())),
+        Err(error) => Some(Err(error.error().clone())),
+        Ok(()) => None,
+    }
+}
