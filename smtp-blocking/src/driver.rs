@@ -15,6 +15,12 @@ use crate::terms::{Observer, SessionTerms};
 /// dot, is one packet and one system call where it can be.
 const GATHER: usize = 32 * 1024;
 
+/// What ends a session that is not lost.
+const GOODBYE: &[u8] = b"QUIT\r\n";
+
+/// As good as never, for timeouts that a clock could not be asked to wait for.
+pub const FOREVER: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
+
 /// The half of a pump that both adapters share.
 pub struct Driver {
     /// The engine.
@@ -57,8 +63,8 @@ impl Driver {
             handshake_due: false,
             overlap_broken: false,
             io: None,
-            block_timeout: config.timeouts.block,
-            quit_timeout: config.timeouts.quit,
+            block_timeout: config.timeouts.block.min(FOREVER),
+            quit_timeout: config.timeouts.quit.min(FOREVER),
             window: config.limits.messages.min(2),
             #[cfg(feature = "rustls")]
             tls_settings: terms.tls,
@@ -74,6 +80,11 @@ impl Driver {
     /// Whether the session has ended.
     pub fn is_closed(&self) -> bool {
         self.closed.is_some()
+    }
+
+    /// Whether the session has ended in good order, or is about to be told so: it is worth closing well.
+    pub fn ends_well(&self) -> bool {
+        matches!(self.closed, Some(Ok(()))) || self.out.ends_with(GOODBYE)
     }
 
     /// Why it has ended.
@@ -171,7 +182,7 @@ impl Driver {
                     self.closed = Some(result);
                     self.handshake_due = false;
                     // A goodbye is worth sending yet; half a message is not.
-                    if !self.out.ends_with(b"QUIT\r\n") {
+                    if !self.out.ends_with(GOODBYE) {
                         self.out.clear();
                     }
                 }

@@ -72,6 +72,7 @@ impl Pump {
 
     /// Writes what was gathered.
     pub(crate) fn flush(&mut self) {
+        let ends_well = self.driver.ends_well();
         let mut written = 0;
         let mut progress = Instant::now();
         while written < self.driver.out.len() {
@@ -107,7 +108,7 @@ impl Pump {
         {
             self.on_write_error(error);
         }
-        if self.driver.is_closed() {
+        if self.driver.is_closed() && ends_well {
             self.stream.close();
         }
     }

@@ -273,7 +273,7 @@ macro_rules! connector_methods {
         /// default. Name resolution is the system's and keeps its own time.
         #[must_use]
         pub fn connect_timeout(mut self, timeout: ::core::time::Duration) -> Self {
-            self.terms.connect_timeout = timeout;
+            self.terms.connect_timeout = timeout.min($crate::shared::FOREVER);
             self
         }
 

@@ -223,3 +223,14 @@ fn any_connected_stream_will_do() {
     });
     Connector::new("lmtp").lmtp().connect_over(ours).unwrap().quit();
 }
+
+#[test]
+fn timeouts_without_end_are_no_panic() {
+    let (receiver, connector) = receiver();
+    let mut timeouts = smtp_blocking::Timeouts::default().replies(Duration::MAX);
+    (timeouts.block, timeouts.quit) = (Duration::MAX, Duration::MAX);
+    let mut session = connector.timeouts(timeouts).connect_timeout(Duration::MAX).connect().unwrap();
+    let _ = session.send(Envelope::new("a@b", ["c@d"]).unwrap(), MESSAGE).unwrap();
+    session.quit();
+    assert_eq!(stored(&receiver, 0), MESSAGE);
+}

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use smtp_blocking::shared::{Driver, Observer, SessionTerms};
+use smtp_blocking::shared::{Driver, FOREVER, Observer, SessionTerms};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -35,6 +35,8 @@ pub(crate) struct Pump {
     write_by: Option<Instant>,
     /// A write has failed, and until then the server's last words are waited for.
     read_until: Option<Instant>,
+    /// There is a goodbye to say.
+    ends_well: bool,
 }
 
 impl Pump {
@@ -50,6 +52,7 @@ impl Pump {
             sleep: Box::pin(tokio::time::sleep_until(origin)),
             write_by: None,
             read_until: None,
+            ends_well: false,
         }
     }
 
@@ -184,7 +187,7 @@ impl Pump {
 
     /// The time at which the engine, or the writing of what it said, runs out of it.
     fn deadline(&self) -> Option<Instant> {
-        let engine = self.driver.engine.poll_timeout().map(|at| self.origin + at.since_origin());
+        let engine = self.driver.engine.poll_timeout().map(|at| self.origin + at.since_origin().min(FOREVER));
         [engine, self.write_by, self.read_until].into_iter().flatten().min()
     }
 
@@ -214,7 +217,9 @@ impl Pump {
 
     /// Sends the goodbye, if there is one, and closes. The reply to QUIT is not waited for.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.stream.is_none() {
+        self.ends_well |= self.driver.ends_well();
+        if self.stream.is_none() || !self.ends_well {
+            self.stream = None;
             return Poll::Ready(());
         }
         let by = *self.write_by.get_or_insert_with(|| Instant::now() + self.driver.quit_timeout);

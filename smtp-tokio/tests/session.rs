@@ -1,0 +1,133 @@
+//! What is the tokio adapter's own: streams of any kind, time that is paused, futures that move between
+//! threads.
+
+use std::time::Duration;
+
+use smtp_tests::receiver::{Options, Receiver};
+use smtp_tokio::{Cause, Connector, Envelope, Outcome, Stage, Timeouts, TlsPolicy};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const MESSAGE: &[u8] = b"Subject: test\r\n\r\nHello.\r\n.\r\n";
+
+fn receiver() -> (Receiver, Connector) {
+    let receiver = Receiver::start(Options::default()).unwrap();
+    let connector = Connector::new(&receiver.local_addr().to_string());
+    (receiver, connector)
+}
+
+fn stored(receiver: &Receiver, index: usize) -> Vec<u8> {
+    let messages = receiver.wait_for_messages(index + 1, Duration::from_secs(5));
+    std::fs::read(&messages[index].path).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_move_between_threads() {
+    let (receiver, connector) = receiver();
+    let session = tokio::spawn(async move { connector.connect().await }).await.unwrap();
+    let mut session = session.unwrap();
+    let session = tokio::spawn(async move {
+        let mut transaction = session.transaction("a@example.org", ["b@example.net"]).await?;
+        transaction.write_all(MESSAGE).await.unwrap();
+        transaction.flush().await.unwrap();
+        let _ = transaction.finish().await?;
+        let _ = session.send(Envelope::new("", ["c@example.net"])?, MESSAGE).await?;
+        Ok::<_, smtp_tokio::Error>(session)
+    });
+    session.await.unwrap().unwrap().quit().await;
+    assert_eq!([stored(&receiver, 0), stored(&receiver, 1)], [MESSAGE, MESSAGE]);
+    assert!(receiver.messages()[0].tls);
+}
+
+/// In paused time the whole of RFC 5321's five minutes pass at once.
+#[tokio::test(start_paused = true)]
+async fn deadlines_are_the_runtimes_own() {
+    let (client, mut server) = tokio::io::duplex(64);
+    tokio::spawn(async move {
+        // A drip every minute gains nothing.
+        while server.write_all(b"2").await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+    });
+    let start = tokio::time::Instant::now();
+    let error = Connector::new("x").connect_over(client).await.unwrap_err();
+    assert_eq!((error.stage(), error.outcome()), (Stage::Greeting, Outcome::Transient));
+    assert_eq!(error.cause(), &Cause::TimedOut(Duration::from_secs(300)));
+    assert_eq!(start.elapsed().as_secs(), 300);
+}
+
+/// A stream of 16 octets, which fills at every turn.
+#[tokio::test]
+async fn any_stream_will_do() {
+    let (client, mut server) = tokio::io::duplex(16);
+    let peer = tokio::spawn(async move {
+        let mut heard = Vec::new();
+        for (reply, until) in [
+            ("220 hi\r\n", "\r\n"),
+            ("250-hi\r\n250 PIPELINING\r\n", "DATA\r\n"),
+            ("250 ok\r\n250 ok\r\n354 go\r\n", "\r\n.\r\nQUIT\r\n"),
+            ("250 done\r\n", ""),
+        ] {
+            server.write_all(reply.as_bytes()).await.unwrap();
+            while !heard.ends_with(until.as_bytes()) {
+                server.read_buf(&mut heard).await.unwrap();
+            }
+        }
+        heard
+    });
+    let connector = Connector::new("lmtp").lmtp().tls(TlsPolicy::Never);
+    let mut session = connector.connect_over(client).await.unwrap();
+    let envelope = Envelope::new("a@example.org", ["b@example.net"]).unwrap();
+    assert!(session.send_last(envelope, MESSAGE).await.unwrap().is_success());
+    let heard = String::from_utf8(peer.await.unwrap()).unwrap();
+    assert!(heard.contains("LHLO ") && heard.contains("\r\nHello.\r\n..\r\n.\r\nQUIT\r\n"), "{heard}");
+}
+
+#[tokio::test]
+async fn a_source_that_waits_does_not_time_the_body_out() {
+    let (receiver, connector) = receiver();
+    let mut timeouts = Timeouts::default();
+    timeouts.block = Duration::from_millis(100);
+    let mut session = connector.timeouts(timeouts).connect().await.unwrap();
+    let (mut writer, reader) = tokio::io::duplex(64);
+    tokio::spawn(async move {
+        for part in MESSAGE.chunks(10) {
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            writer.write_all(part).await.unwrap();
+        }
+    });
+    let envelope = Envelope::new("a@example.org", ["b@example.net"]).unwrap();
+    let report = session.send(envelope, tokio::io::BufReader::new(reader)).await.unwrap();
+    assert!(report.is_success());
+    assert_eq!(stored(&receiver, 0), MESSAGE);
+}
+
+#[tokio::test]
+async fn a_dropped_bulk_closes_the_session_and_an_idle_one_does_not() {
+    let (receiver, connector) = receiver();
+    let mut session = connector.connect().await.unwrap();
+    let message = |to: &str| {
+        let envelope = Envelope::new("", [to]).unwrap();
+        smtp_tokio::Message::new(envelope, || async { Ok(MESSAGE) })
+    };
+    let mut bulk = session.send_all(smtp_tokio::iter([message("a@b")]));
+    assert!(bulk.next().await.unwrap().is_success());
+    drop(bulk);
+    assert!(session.is_usable());
+    let mut bulk = session.send_all(smtp_tokio::iter([message("c@d"), message("e@f")]));
+    assert!(bulk.next().await.unwrap().is_success());
+    drop(bulk);
+    assert!(!session.is_usable());
+    assert_eq!(receiver.messages().len(), 2);
+}
+
+#[tokio::test]
+async fn timeouts_without_end_are_no_panic() {
+    let (receiver, connector) = receiver();
+    let mut timeouts = Timeouts::default().replies(Duration::MAX);
+    (timeouts.block, timeouts.quit) = (Duration::MAX, Duration::MAX);
+    let connector = connector.timeouts(timeouts).connect_timeout(Duration::MAX);
+    let mut session = connector.connect().await.unwrap();
+    let _ = session.send(Envelope::new("a@b", ["c@d"]).unwrap(), MESSAGE).await.unwrap();
+    session.quit().await;
+    assert_eq!(stored(&receiver, 0), MESSAGE);
+}
