@@ -134,8 +134,13 @@ impl<'t> Player<'t> {
                 false => Ok(()),
             };
         }
-        // Whatever happens next, the client has nothing more to say before it.
-        self.speak(usize::MAX)?;
+        // Whatever happens next, the client has nothing more to say before it. What has gone out and is
+        // not reported yet may stay so until the server has answered, but not for any longer.
+        let late = matches!(action, Action::Server(_) | Action::Eof) && self.unreported > 0;
+        match late {
+            true => self.expect_nothing_new()?,
+            false => self.speak(usize::MAX)?,
+        }
         self.end_of_batch(b"")?;
         match action {
             Action::Server(octets) => self.hear(octets)?,
@@ -153,6 +158,9 @@ impl<'t> Player<'t> {
                     _ => self.engine.handle_tls_established(self.now),
                 };
                 result.map_err(|misuse| misuse.to_string())?;
+                if self.engine.capabilities().reply().is_some() && *action == Action::Tls {
+                    return Err("what was learnt before the handshake is not forgotten".into());
+                }
             }
             Action::Submit => self.submit(),
             Action::Quit => self.engine.quit().map_err(|misuse| misuse.to_string())?,
@@ -236,6 +244,18 @@ impl<'t> Player<'t> {
         }
     }
 
+    /// Nothing is on offer but what has gone out already.
+    fn expect_nothing_new(&mut self) -> Result<(), String> {
+        if self.engine.is_closed() {
+            return self.speak(usize::MAX);
+        }
+        let offer = self.engine.poll_transmit(self.now, b"").map(|transmit| transmit.parts().concat());
+        match offer.unwrap_or_default() == self.promised {
+            true => Ok(()),
+            false => Err(format!("more is on offer than `{}`", self.promised.escape_ascii())),
+        }
+    }
+
     /// Polls are idempotent: what is on offer and the deadline stay as they are.
     fn poll_twice(&mut self, piece: &[u8]) -> Result<(), String> {
         let mut poll = || {
@@ -303,6 +323,9 @@ impl<'t> Player<'t> {
                 return Err(format!("the secret {secret} is in an event: {text}"));
             }
             match event {
+                Event::StartTls if self.engine.is_closed() => {
+                    return Err("a handshake is asked for on a connection that has ended".into());
+                }
                 Event::StartTls => {
                     self.handshake_due = true;
                     continue;

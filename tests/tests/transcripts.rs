@@ -163,6 +163,7 @@ const ENGINE_ONLY: &[&str] = &[
     "ends/jammed-quit.txt",
     "ends/lost-in-the-body.txt",
     "transaction/421-early-in-the-body.txt",
+    "transaction/421-with-the-final-reply.txt",
     "transaction/accepted-early-in-the-body.txt",
     "transaction/refused-early-in-the-body.txt",
 ];
