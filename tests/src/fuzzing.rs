@@ -3,7 +3,7 @@
 //! and `tests/fuzz_smoke.rs` runs them on every change.
 //!
 //! What the engine does fast and in place is done here a second time, slowly and in the most obvious
-//! way: [`decode`] for replies, [`stuff`] for bodies, [`Peer`] for who is answered by what.
+//! way: `decode` for replies, `stuff` for bodies, `Peer` for who is answered by what.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -409,7 +409,7 @@ const REPLIES: [&str; 26] = [
 /// | `p` | `quit` |
 /// | `a` | `abort` |
 /// | `b` n x… | n octets more of the body |
-/// | `c` x | input: one of [`REPLIES`], a lower-case letter three times |
+/// | `c` x | input: one of `REPLIES`, a lower-case letter three times |
 /// | `d` n x… | input: n octets |
 /// | `e` | `handle_eof` |
 /// | `f` | `finish_body` |

@@ -1,10 +1,12 @@
 //! What the tests, the benchmarks and the examples of this workspace share.
 
 pub mod blocking_player;
+pub mod exim;
 pub mod fuzzing;
 pub mod peer;
 pub mod player;
 pub mod postfix;
+pub mod real;
 pub mod receiver;
 pub mod scripted;
 pub mod send;

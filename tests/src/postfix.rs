@@ -7,21 +7,11 @@
 //! Mail to any user of `example.test` is delivered by virtual(8). `refused@example.test` is answered 550 5.1.1,
 //! `greylisted@example.test` 450 4.2.0, and any other domain 554 5.7.1.
 
-use std::collections::HashSet;
-use std::error::Error;
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::ops::Deref;
 use std::sync::Mutex;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
-};
+use crate::real::{Kind, Result, Server, sh};
 
 const MAIN_CF: &str = "\
 compatibility_level = 3.6
@@ -143,15 +133,8 @@ cd "$1" && mkdir queue mail && chmod -R a+rX . && chown nobody: mail && touch -d
   /usr/sbin/dovecot -c "$1/dovecot.conf" && /usr/sbin/postfix -c "$1/etc" start
 } >start.out 2>&1 || { cat start.out; exit 1; }"#;
 
-/// Waits for the greeting on port `$2`, goes over to TLS (after STARTTLS where `$3` is `smtp`), and leaves with
-/// a 221. openssl is there, because Debian's postfix depends on it, and it checks our certificates too.
-const GREETING: &str = r#"
-echo QUIT | timeout 10 openssl s_client -quiet -connect "127.0.0.1:$2" ${3:+-starttls "$3"} \
-  -CAfile "$1/ca.pem" -verify_return_error -verify_hostname mail.example.test | grep '^221 '"#;
-
-/// Runs beside the servers until its standard input closes, which it does however the test process ends: after
-/// `kill -9` too, or with a `Postfix` in a static, which is never dropped. Dovecot is killed because its own
-/// stop takes seconds. The later rounds of `rm` are for daemons that were still dying in the first.
+/// Dovecot is killed because its own stop takes seconds. The later rounds of `rm` are for daemons that were
+/// still dying in the first.
 const STOP_AT_EOF: &str = r#"
 exec >/dev/null 2>&1
 cat
@@ -159,242 +142,89 @@ cat
 kill -9 "-$(cat "$1/dovecot/master.pid")"
 for round in 1 2 3 4 5 6 7 8 9 10; do rm -rf "$1" && exit; sleep 0.2; done"#;
 
-type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
+const USER: &str = "tester";
+const PASSWORD: &str = "s3cret pass";
 
-/// A running Postfix and Dovecot. Dropping it stops both and removes all their files.
+const KIND: Kind = Kind {
+    name: "postfix",
+    stop: STOP_AT_EOF,
+    logs: &["mail.log", "dovecot.log"],
+    taken: ": message-id=<",
+    mail: "mail/Maildir/new",
+    headers: &["Return-Path:", "X-Original-To:", "Delivered-To:", "Received:"],
+    recipients: "Delivered-To:",
+};
+
+/// A running Postfix and Dovecot. As a [`Server`], it is for port 25: PIPELINING, STARTTLS and AUTH offered,
+/// neither demanded, AUTH in the clear too.
 #[derive(Debug)]
 pub struct Postfix {
-    dir: PathBuf,
-    /// In the order of the services in [`MASTER_CF`].
-    ports: [u16; 5],
-    guard: Child,
+    /// Its ports are in the order of the services in [`MASTER_CF`].
+    server: Server,
 }
 
 impl Postfix {
     /// Installs what is missing, then starts an instance and waits until each of its ports greets.
     /// An error says what went wrong, with the end of the log.
     pub fn start() -> Result<Self, String> {
-        let launch = || Self::launch().map_err(|error| error.to_string());
-        match launch() {
-            // Between our finding a port free and Postfix's taking it, another process may have had it.
-            Err(error) if error.contains("Address already in use") => launch(),
-            result => result,
-        }
-    }
-
-    fn launch() -> Result<Self> {
-        install()?;
-        // Not in TMPDIR: Postfix's users must get in, and the name of a Unix socket has at most 107 octets.
-        let dir = PathBuf::from(sh("mktemp -d /tmp/postfix-XXXXXX", &[])?.trim());
-        let guard = Command::new("sh")
-            .args(["-c", STOP_AT_EOF, "guard-postfix"])
-            .arg(&dir)
-            .stdin(Stdio::piped())
-            .process_group(0) // out of reach of the terminal's ^C
-            .spawn()?;
-        // All are held until all are known, so that no two are the same.
-        let held = [(); 5].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
-        let mut ports = [0; 5];
-        for (port, listener) in ports.iter_mut().zip(held) {
-            *port = listener?.local_addr()?.port();
-        }
-        let postfix = Self { dir, ports, guard };
-        match postfix.start_servers() {
-            Ok(()) => Ok(postfix),
-            Err(error) => Err(postfix.with_log(&error.to_string()).into()),
-        }
-    }
-
-    fn start_servers(&self) -> Result<()> {
-        let dir = self.dir.to_str().ok_or("the folder's name is not UTF-8")?;
-        let mut master_cf = String::from(MASTER_CF);
-        for (index, port) in self.ports.iter().enumerate() {
-            master_cf = master_cf.replace(&format!("@PORT{index}@"), &port.to_string());
-        }
-        let users = format!("{}:{{PLAIN}}{}::::::\n", self.user(), self.password());
-        let (ca, server) = certificates(self.certificate_name())?;
-        // Only what Postfix reads as root is in `etc`: it checks the owner of everything there.
-        fs::create_dir(self.path("etc"))?;
-        for (name, text) in [
-            ("etc/main.cf", MAIN_CF.replace("@DIR@", dir)),
-            ("etc/master.cf", master_cf),
-            ("etc/server.pem", server),
-            ("ca.pem", ca),
-            ("dovecot.conf", DOVECOT_CONF.replace("@DIR@", dir)),
-            ("users", users),
-        ] {
-            fs::write(self.path(name), text)?;
-        }
-        sh(START, &[dir])?;
-
-        let smtps = self.smtps_port();
-        let deadline = Instant::now() + Duration::from_secs(30);
-        for port in self.ports {
-            let starttls = if port == smtps { "" } else { "smtp" };
-            while let Err(error) = sh(GREETING, &[dir, &port.to_string(), starttls]) {
-                if Instant::now() > deadline {
-                    return Err(format!("no greeting on port {port}: {error}").into());
-                }
-                sleep(Duration::from_millis(50));
-            }
-        }
-        Ok(())
-    }
-
-    /// As a server for port 25: PIPELINING, STARTTLS and AUTH offered, neither demanded, AUTH in the clear too.
-    pub fn smtp_port(&self) -> u16 {
-        self.ports[0]
+        let server = Server::start::<5>(&KIND, |server| {
+            install()?;
+            let users = format!("{USER}:{{PLAIN}}{PASSWORD}::::::\n");
+            // Only what Postfix reads as root is in `etc`: it checks the owner of everything there.
+            fs::create_dir(server.path("etc"))?;
+            server.write(
+                "etc/server.pem",
+                &[
+                    ("etc/main.cf", MAIN_CF),
+                    ("etc/master.cf", MASTER_CF),
+                    ("dovecot.conf", DOVECOT_CONF),
+                    ("users", &users),
+                ],
+            )?;
+            sh(START, &[server.dir()?])?;
+            let wrapped = server.ports[2];
+            server.ports.iter().try_for_each(|&port| server.greets(port, port != wrapped, || Ok(())))
+        })?;
+        Ok(Self { server })
     }
 
     /// As a server for port 587: STARTTLS demanded, then AUTH before MAIL.
     pub fn submission_port(&self) -> u16 {
-        self.ports[1]
+        self.server.ports[1]
     }
 
     /// As a server for port 465: TLS from the first byte, AUTH offered.
     pub fn smtps_port(&self) -> u16 {
-        self.ports[2]
+        self.server.ports[2]
     }
 
-    /// As [`Self::smtp_port`], but without PIPELINING and CHUNKING.
+    /// As [`Server::smtp_port`], but without PIPELINING and CHUNKING.
     pub fn no_pipelining_port(&self) -> u16 {
-        self.ports[3]
+        self.server.ports[3]
     }
 
     /// Refuses DATA when bytes follow it before the 354, offers no 8BITMIME, and gives up after three errors.
     pub fn strict_port(&self) -> u16 {
-        self.ports[4]
-    }
-
-    /// The PEM file of the authority that signed the server's certificate.
-    pub fn ca_pem_path(&self) -> PathBuf {
-        self.path("ca.pem")
-    }
-
-    /// The name in the server's certificate, which also holds for `localhost` and 127.0.0.1.
-    pub fn certificate_name(&self) -> &'static str {
-        "mail.example.test"
+        self.server.ports[4]
     }
 
     /// The one user who can authenticate: PLAIN, LOGIN, CRAM-MD5, SCRAM-SHA-1, SCRAM-SHA-256.
     pub fn user(&self) -> &'static str {
-        "tester"
+        USER
     }
 
     /// The password of [`Self::user`]; there is a space in it.
     pub fn password(&self) -> &'static str {
-        "s3cret pass"
-    }
-
-    /// Waits for `count` messages to `user@example.test` and returns all there are by then, as they were stored,
-    /// in the order in which the server took them. An error says how many there were at the end of `timeout`.
-    pub fn wait_for_mail(&self, user: &str, count: usize, timeout: Duration) -> Result<Vec<Vec<u8>>, String> {
-        let deadline = Instant::now() + timeout;
-        let maildir = self.path("mail/Maildir/new");
-        let wanted = format!("\ndelivered-to: {user}@example.test\n").to_ascii_lowercase();
-        // A file appears in `new` when it is complete, so each needs to be read only once.
-        let mut seen = HashSet::new();
-        let mut found = Vec::new();
-        loop {
-            // The folder appears with the first message.
-            let files = fs::read_dir(&maildir).into_iter().flatten();
-            for path in files.flatten().map(|entry| entry.path()) {
-                if !seen.insert(path.clone()) {
-                    continue;
-                }
-                let stored = fs::read(&path).map_err(|error| format!("{path:?}: {error}"))?;
-                let trace = String::from_utf8_lossy(split_trace(&stored).0).into_owned();
-                if trace.to_ascii_lowercase().contains(&wanted) {
-                    // From the queue file's name on, which sorts by time: `... with ESMTP id 4XYZ`.
-                    found.push((trace.rsplit(" id ").next().map(String::from), stored));
-                }
-            }
-            if found.len() >= count {
-                found.sort();
-                return Ok(found.into_iter().map(|(_, stored)| stored).collect());
-            }
-            if Instant::now() > deadline {
-                let error = format!("{} of {count} messages for {user}", found.len());
-                return Err(self.with_log(&error));
-            }
-            sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// The whole mail log, then Dovecot's.
-    pub fn log(&self) -> String {
-        let files = ["mail.log", "dovecot.log"].map(|name| fs::read(self.path(name)));
-        String::from_utf8_lossy(&files.map(Result::unwrap_or_default).concat()).into_owned()
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
-    }
-
-    fn with_log(&self, error: &str) -> String {
-        let log = self.log();
-        let lines: Vec<&str> = log.lines().collect();
-        let tail = &lines[lines.len().saturating_sub(40)..];
-        format!("{error}; the log ends:\n{}", tail.join("\n"))
+        PASSWORD
     }
 }
 
-impl Drop for Postfix {
-    fn drop(&mut self) {
-        drop(self.guard.stdin.take());
-        if let Err(error) = self.guard.wait() {
-            eprintln!("stopping Postfix in {}: {error}", self.dir.display());
-        }
+impl Deref for Postfix {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
     }
-}
-
-/// What was sent, recovered from a stored file: without the lines that Postfix put on top, and with CRLF for LF.
-///
-/// Postfix puts an empty line before a message that does not begin with a header. It stays, because the same
-/// file comes of a message that began with it.
-pub fn delivered_body(stored: &[u8]) -> Vec<u8> {
-    let (_, sent) = split_trace(stored);
-    let mut body = Vec::with_capacity(sent.len() + sent.len() / 32);
-    for &byte in sent {
-        if byte == b'\n' {
-            body.push(b'\r');
-        }
-        body.push(byte);
-    }
-    body
-}
-
-/// Splits what virtual(8) and smtpd(8) put on top from the rest. One header of each name, and in this order:
-/// the next Received line, if there is one, came with the message.
-fn split_trace(stored: &[u8]) -> (&[u8], &[u8]) {
-    let mut names = "Return-Path: X-Original-To: Delivered-To: Received:".split(' ');
-    let mut length = 0;
-    for line in stored.split_inclusive(|&byte| byte == b'\n') {
-        let folded = length > 0 && (line.starts_with(b" ") || line.starts_with(b"\t"));
-        if !folded && !names.any(|name| line.starts_with(name.as_bytes())) {
-            break;
-        }
-        length += line.len();
-    }
-    stored.split_at(length)
-}
-
-/// The CA's certificate, and the server's key with its certificate, in PEM.
-fn certificates(name: &str) -> Result<(String, String)> {
-    let mut ca = CertificateParams::default();
-    ca.distinguished_name.push(DnType::CommonName, "test CA");
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let ca_key = KeyPair::generate()?;
-    let ca_pem = ca.self_signed(&ca_key)?.pem();
-
-    let mut server = CertificateParams::new([name, "localhost", "127.0.0.1"].map(String::from))?;
-    server.distinguished_name.push(DnType::CommonName, name);
-    server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    server.use_authority_key_identifier_extension = true;
-    let server_key = KeyPair::generate()?;
-    let server = server.signed_by(&server_key, &Issuer::new(ca, ca_key))?;
-    Ok((ca_pem, server_key.serialize_pem() + &server.pem()))
 }
 
 fn install() -> Result<()> {
@@ -409,29 +239,19 @@ fn install() -> Result<()> {
     Ok(())
 }
 
-/// Runs a script and returns its output, or what both its outputs said when it fails.
-fn sh(script: &str, arguments: &[&str]) -> Result<String> {
-    let mut command = Command::new("sh");
-    command.args(["-c", script, "sh"]).args(arguments);
-    let output = command.stdin(Stdio::null()).output()?;
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    if output.status.success() {
-        return Ok(stdout.into_owned());
-    }
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    Err(format!("{}: {stdout}{stderr} of {script}", output.status).into())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::delivered_body;
+    use super::KIND;
+    use crate::real::Stored;
 
     #[test]
     fn only_the_lines_of_the_server_are_taken_off() {
-        let top = b"Return-Path: <a@b>\nX-Original-To: u@c\nDelivered-To: u@c\nReceived: by\n\tid x\n";
+        let top = b"Return-Path: <a@b>\nX-Original-To: u@c\nDelivered-To: u@c\nReceived: by\n\tid x; then\n";
         let sent = b"Received: by\n\tus\nDelivered-To: x\n\nReceived: x\n.\nend";
         let expected = b"Received: by\r\n\tus\r\nDelivered-To: x\r\n\r\nReceived: x\r\n.\r\nend";
-        assert_eq!(delivered_body(&[&top[..], sent].concat()), expected);
-        assert_eq!(delivered_body(b"\nReceived: x\n"), b"\r\nReceived: x\r\n");
+        let stored = Stored::parse(&KIND, &[&top[..], sent].concat());
+        assert_eq!(stored.body, expected);
+        assert_eq!((&*stored.id, &*stored.recipients), ("x", &["u@c".to_string()][..]));
+        assert_eq!(Stored::parse(&KIND, b"\nReceived: x\n").body, b"\r\nReceived: x\r\n");
     }
 }

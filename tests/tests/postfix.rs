@@ -11,22 +11,14 @@ use serde_json::Value;
 use smtp_blocking::{
     BodyType, Cause, Connector, Credentials, Envelope, Extension, Outcome, Stage, TlsPolicy, Trace,
 };
-use smtp_tests::postfix::{Postfix, delivered_body};
+use smtp_tests::postfix::Postfix;
+use smtp_tests::real::{self, Adapter, NAME, address, awkward};
 
 /// One for all tests; each has recipients of its own.
-static POSTFIX: LazyLock<Postfix> = LazyLock::new(|| Postfix::start().unwrap());
+static POSTFIX: LazyLock<Postfix> =
+    LazyLock::new(|| Postfix::start().unwrap_or_else(|error| panic!("{error}")));
 
-const NAME: &str = "mail.example.test";
 const SENDER: &str = "sender@example.org";
-
-static SEND: LazyLock<PathBuf> = LazyLock::new(|| {
-    let build = ["build", "-q", "-p", "smtp-blocking", "--example", "send"];
-    assert!(Command::new(env!("CARGO")).args(build).status().unwrap().success());
-    let mut path = std::env::current_exe().unwrap();
-    path.pop();
-    path.set_file_name("examples");
-    path.join("send")
-});
 
 struct Run {
     code: Option<i32>,
@@ -37,7 +29,7 @@ struct Run {
 
 /// Runs `send` with STARTTLS, the server's name checked, AUTH and `--json`.
 fn send(port: u16, to: &[String], message: &Path, flags: &[&str]) -> Run {
-    let mut command = Command::new(&*SEND);
+    let mut command = Command::new(smtp_tests::send::example("smtp-blocking"));
     command.args(["--server", &format!("127.0.0.1:{port}"), "--from", SENDER, "--json"]);
     command.args(["--tls-name", NAME, "--ca-file"]).arg(POSTFIX.ca_pem_path());
     command.args(["--auth-user", POSTFIX.user(), "--auth-password", POSTFIX.password()]);
@@ -74,20 +66,10 @@ fn file(name: &str, body: &[u8]) -> (Vec<u8>, PathBuf) {
     (message, path)
 }
 
-fn address(user: &str) -> String {
-    format!("{user}@example.test")
-}
-
 /// Waits for what `user` gets, and compares.
 #[track_caller]
 fn arrives(user: &str, messages: &[&[u8]]) {
-    let stored = POSTFIX.wait_for_mail(user, messages.len(), Duration::from_secs(60)).unwrap();
-    assert_eq!(stored.len(), messages.len(), "messages for {user}");
-    for (stored, message) in stored.iter().zip(messages) {
-        let body = delivered_body(stored);
-        let differ = body.iter().zip(*message).position(|(a, b)| a != b);
-        assert!(body == *message, "{user}: {} and {} octets, from {differ:?}", body.len(), message.len());
-    }
+    real::arrives(&POSTFIX, user, messages);
 }
 
 fn connector(port: u16) -> Connector {
@@ -162,14 +144,7 @@ fn one_refused_one_greylisted_one_accepted() {
 
 #[test]
 fn dots_long_lines_and_eight_bits() {
-    let mut body = b".\r\n..\r\n.. \r\n.a\r\na.\r\n\r\n.\r\n\xc3\xa9t\xc3\xa9 \xff\x80\r\n".to_vec();
-    for length in [997, 998, 999, 2_000, 20_000] {
-        body.extend_from_slice(&vec![b'x'; length]);
-        body.extend_from_slice(b"\r\n.");
-        body.extend_from_slice(&vec![b'.'; length]);
-        body.extend_from_slice(b"\r\n");
-    }
-    let (mut dots, path) = file("dots", &[&body[..], b".no line end"].concat());
+    let (mut dots, path) = file("dots", &awkward());
     let run = send(POSTFIX.smtp_port(), &[address("dots")], &path, &[]);
     assert_eq!(run.code, Some(0), "{}", run.json);
     dots.extend_from_slice(b"\r\n");
@@ -292,4 +267,41 @@ fn all_or_nothing() {
     let _ = session.send(envelope, &message[..]).unwrap();
     session.quit();
     arrives("all", &[&message]);
+}
+
+// What other real servers are put to as well, by both adapters.
+
+#[test]
+fn a_single_message() {
+    real::a_single_message(&POSTFIX);
+}
+
+#[test]
+fn dots_long_lines_and_eight_bits_in_both_adapters() {
+    real::dots_long_lines_and_eight_bits(&POSTFIX);
+}
+
+#[test]
+fn partial_success() {
+    real::partial_success(&POSTFIX);
+}
+
+#[test]
+fn a_thousand_messages_blocking() {
+    real::bulk(&POSTFIX, Adapter::Blocking, false, TlsPolicy::Never, 1_000);
+}
+
+#[test]
+fn a_thousand_messages_tokio_overlapping() {
+    real::bulk(&POSTFIX, Adapter::Tokio, true, TlsPolicy::Never, 1_000);
+}
+
+#[test]
+fn two_hundred_messages_blocking_overlapping() {
+    real::bulk(&POSTFIX, Adapter::Blocking, true, TlsPolicy::Required, 200);
+}
+
+#[test]
+fn two_hundred_messages_tokio() {
+    real::bulk(&POSTFIX, Adapter::Tokio, false, TlsPolicy::Required, 200);
 }

@@ -1,0 +1,177 @@
+//! A real Exim on a loopback port of its own.
+//!
+//! Debian's package conflicts with Postfix, so it is unpacked into a folder of this harness and not installed,
+//! except for the shared libraries that it needs, and the user `Debian-exim` whose name is compiled into it.
+//! Everything that an instance reads or writes lies in one temporary folder, and several instances run side by
+//! side. It needs Debian (or a relative) and root, and no DNS: nothing is looked up, and nothing can be
+//! delivered off the machine.
+
+use std::fs;
+use std::ops::Deref;
+
+use crate::real::{Kind, Result, Server, sh};
+
+/// Exim gives up root for good once it listens, and never asks for it again. That saves running the whole
+/// program anew for each delivery too.
+const EXIM_CONF: &str = "\
+exim_path = @EXIM@
+spool_directory = @DIR@/spool
+log_file_path = @DIR@/log/%slog
+primary_hostname = mail.example.test
+local_interfaces = 127.0.0.1
+daemon_smtp_ports = @PORT0@
+daemon_startup_retries = 0
+deliver_drop_privilege
+keep_environment =
+
+# Messages are to arrive as they were sent: these headers are dropped by default.
+return_path_remove = false
+envelope_to_remove = false
+delivery_date_remove = false
+
+# On top of what it offers by itself: PIPELINING, PIPECONNECT, CHUNKING, 8BITMIME, SMTPUTF8.
+dsn_advertise_hosts = *
+prdr_enable
+message_size_limit = 64M
+tls_certificate = @DIR@/server.pem
+tls_privatekey = @DIR@/server.pem
+
+# No lookups, no limits, no waiting.
+host_lookup =
+rfc1413_hosts =
+dns_ipv4_lookup =
+smtp_accept_max = 0
+smtp_accept_max_per_connection = 0
+smtp_accept_queue_per_connection = 0
+smtp_accept_max_nonmail_hosts =
+recipients_max = 0
+check_spool_space = 0
+check_spool_inodes = 0
+check_log_space = 0
+check_log_inodes = 0
+message_logs = false
+bounce_return_message = false
+
+acl_smtp_rcpt = rcpt
+acl_smtp_data = accept
+
+begin acl
+rcpt:
+  deny    domains = !example.test
+          message = 550 5.7.1 relay access denied
+  deny    local_parts = refused
+          message = 550 5.1.1 no such user here
+  defer   local_parts = greylisted
+          message = 450 4.2.0 Greylisted, try again later
+  accept
+
+begin routers
+all:
+  driver = accept
+  transport = maildir
+
+# Messages are stored as they were sent, below one line with the sender, one with all recipients, and Received:
+# one file for each message.
+begin transports
+maildir:
+  driver = appendfile
+  maildir_format
+  directory = @DIR@/mail
+  batch_max = 10000
+  return_path_add
+  envelope_to_add
+";
+
+/// Where the unpacked package is kept.
+const PACKAGE: &str = "/var/cache/smtp-tests/exim";
+
+/// Unpacks the package into `$1`, unless it is there and runs, and prints the program's name. `--no-remove` and
+/// `--no-upgrade` because only libraries that are missing are wanted. It is not to be setuid root.
+const INSTALL: &str = r#"
+set -e
+mkdir -p "$1"
+exec 9>"$1/lock"
+flock 9
+exim="$1/usr/sbin/exim4"
+printf '%s\n' "$exim"
+"$exim" -C /dev/null -bV >/dev/null 2>&1 && exit
+exec >&2
+echo 'unpacking exim4-daemon-heavy'
+export DEBIAN_FRONTEND=noninteractive
+new="$(mktemp -d)"
+trap 'rm -rf "$new"' EXIT
+cd "$new"
+apt-get download exim4-daemon-heavy || { apt-get update && apt-get download exim4-daemon-heavy; }
+libraries="$(dpkg -f *.deb Depends | tr , '\n' | sed -n 's/^ *\(lib[^ ]*\).*/\1/p')"
+set -- "$1" install -y --no-install-recommends --no-remove --no-upgrade -o DPkg::Lock::Timeout=300 \
+  openssl $libraries
+root="$1"
+shift
+apt-get "$@" || { apt-get update && apt-get "$@"; }
+getent passwd Debian-exim || useradd --system --user-group --home-dir /nonexistent \
+  --shell /usr/sbin/nologin --badname Debian-exim
+rm -rf "$root/usr"
+dpkg -x *.deb "$root"
+chmod u-s "$exim"
+"$exim" -C /dev/null -bV >/dev/null"#;
+
+/// Starts the program `$2` on the configuration in the folder `$1`, once it has found no fault with it. The
+/// daemon leads a process group, so that what it starts ends with it.
+const START: &str = r#"
+cd "$1" && mkdir spool log mail && chown Debian-exim: spool log mail && chmod -R a+rX . && {
+  "$2" -C "$1/exim.conf" -bV >start.out 2>&1 || { cat start.out; exit 1; }
+}
+setsid "$2" -C "$1/exim.conf" -bdf >start.out 2>&1 </dev/null &
+echo $! >pid"#;
+
+/// The later rounds of `rm` are for processes that were still dying in the first.
+const STOP_AT_EOF: &str = r#"
+exec >/dev/null 2>&1
+cat
+kill -9 "-$(cat "$1/pid")"
+for round in 1 2 3 4 5 6 7 8 9 10; do rm -rf "$1" && exit; sleep 0.2; done"#;
+
+const KIND: Kind = Kind {
+    name: "exim",
+    stop: STOP_AT_EOF,
+    logs: &["start.out", "log/mainlog"],
+    taken: " id=",
+    mail: "mail/new",
+    headers: &["Return-path:", "Envelope-to:", "Received:"],
+    recipients: "Envelope-to:",
+};
+
+/// A running Exim. As a [`Server`], it offers all that it knows, and demands nothing.
+#[derive(Debug)]
+pub struct Exim {
+    server: Server,
+}
+
+impl Exim {
+    /// Unpacks the package where that was not done yet, then starts an instance and waits until it greets.
+    /// An error says what went wrong, with the end of the log.
+    pub fn start() -> Result<Self, String> {
+        let server = Server::start::<1>(&KIND, |server| {
+            let exim = sh(INSTALL, &[PACKAGE])?;
+            let exim = exim.trim();
+            server.write("server.pem", &[("exim.conf", &EXIM_CONF.replace("@EXIM@", exim))])?;
+            sh(START, &[server.dir()?, exim])?;
+            // Its last words go to the standard error output, which is empty otherwise.
+            server.greets(server.smtp_port(), true, || {
+                match fs::read_to_string(server.path("start.out"))?.trim() {
+                    "" => Ok(()),
+                    words => Err(words.into()),
+                }
+            })
+        })?;
+        Ok(Self { server })
+    }
+}
+
+impl Deref for Exim {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}

@@ -1,0 +1,580 @@
+//! What the harnesses of real servers have in common, and what each of these servers is put to.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::error::Error;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use smtp_blocking::TlsInfo;
+use smtp_proto::{Cause, Envelope, Outcome, Report, Stage, TlsPolicy};
+
+pub(crate) type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
+
+/// The name in each server's certificate, which also holds for `localhost` and 127.0.0.1.
+pub const NAME: &str = "mail.example.test";
+
+/// Waits for the greeting on port `$2`, goes over to TLS (after STARTTLS where `$3` is `smtp`), and leaves with
+/// a 221. It checks our certificates too. openssl is there: Debian's postfix depends on it, and the harness of
+/// Exim installs it.
+const GREETING: &str = r#"
+echo QUIT | timeout 10 openssl s_client -quiet -connect "127.0.0.1:$2" ${3:+-starttls "$3"} \
+  -CAfile "$1/ca.pem" -verify_return_error -verify_hostname mail.example.test | grep '^221 '"#;
+
+/// What there is to know about a kind of server.
+#[derive(Debug)]
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    /// A script that is given the server's folder, runs beside the server, and is to end it when its standard
+    /// input closes, which it does however the test process ends: after `kill -9` too, or with a server in a
+    /// static, which is never dropped. Then it removes the folder.
+    pub(crate) stop: &'static str,
+    /// As all paths here, in the server's folder.
+    pub(crate) logs: &'static [&'static str],
+    /// What stands before the Message-ID in the line of the log that says that a message was taken.
+    pub(crate) taken: &'static str,
+    /// All mail is stored in this folder, and appears there when it is complete.
+    pub(crate) mail: &'static str,
+    /// The headers that the server puts on top, one of each name at most and in this order.
+    pub(crate) headers: &'static [&'static str],
+    /// The one among them that has the recipients.
+    pub(crate) recipients: &'static str,
+}
+
+/// A running server with mail for every user of `example.test`, which answers `refused@example.test`
+/// 550 5.1.1 and `greylisted@example.test` 450 4.2.0. Dropping it stops it and removes all its files.
+#[derive(Debug)]
+pub struct Server {
+    kind: &'static Kind,
+    dir: PathBuf,
+    pub(crate) ports: Vec<u16>,
+    guard: Child,
+    /// The recipients of each file of mail, so that the others need not be read again and again.
+    seen: Mutex<HashMap<PathBuf, Vec<String>>>,
+}
+
+impl Server {
+    /// Finds a folder and `N` ports for the server, which `launch` is to configure and to start. An error says
+    /// what went wrong, with the end of the log.
+    pub(crate) fn start<const N: usize>(
+        kind: &'static Kind,
+        launch: impl Fn(&Self) -> Result<()>,
+    ) -> Result<Self, String> {
+        let start = || {
+            let server = Self::new::<N>(kind).map_err(|error| error.to_string())?;
+            match launch(&server) {
+                Ok(()) => Ok(server),
+                Err(error) => Err(server.with_log(&error.to_string())),
+            }
+        };
+        match start() {
+            // Between our finding a port free and the server's taking it, another process may have had it.
+            Err(error) if error.contains("Address already in use") => start(),
+            result => result,
+        }
+    }
+
+    fn new<const N: usize>(kind: &'static Kind) -> Result<Self> {
+        // Not in TMPDIR: the servers' users must get in, and the name of a Unix socket has at most 107 octets.
+        let dir = PathBuf::from(sh("mktemp -d \"/tmp/$1-XXXXXX\"", &[kind.name])?.trim());
+        let guard = Command::new("sh")
+            .args(["-c", kind.stop, &format!("guard-{}", kind.name)])
+            .arg(&dir)
+            .stdin(Stdio::piped())
+            .process_group(0) // out of reach of the terminal's ^C
+            .spawn()?;
+        // All are held until all are known, so that no two are the same.
+        let held = [(); N].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
+        let ports = held.into_iter().map(|listener| Ok(listener?.local_addr()?.port()));
+        let ports = ports.collect::<Result<Vec<_>>>()?;
+        Ok(Self { kind, dir, ports, guard, seen: Mutex::default() })
+    }
+
+    /// Writes files into the folder: these, `ca.pem`, and `server_pem` with the server's key and certificate.
+    /// In their text, `@DIR@` stands for the folder, and `@PORT0@` for the first port.
+    pub(crate) fn write(&self, server_pem: &str, files: &[(&str, &str)]) -> Result<()> {
+        for (name, text) in files {
+            let mut text = text.replace("@DIR@", self.dir()?);
+            for (index, port) in self.ports.iter().enumerate() {
+                text = text.replace(&format!("@PORT{index}@"), &port.to_string());
+            }
+            fs::write(self.path(name), text)?;
+        }
+        let (ca, server) = certificates(NAME)?;
+        fs::write(self.ca_pem_path(), ca)?;
+        fs::write(self.path(server_pem), server)?;
+        Ok(())
+    }
+
+    /// Waits for the greeting on this port and checks TLS there, as long as `alive` finds nothing wrong.
+    pub(crate) fn greets(&self, port: u16, starttls: bool, alive: impl Fn() -> Result<()>) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let starttls = if starttls { "smtp" } else { "" };
+        while let Err(error) = sh(GREETING, &[self.dir()?, &port.to_string(), starttls]) {
+            alive()?;
+            if Instant::now() > deadline {
+                return Err(format!("no greeting on port {port}: {error}").into());
+            }
+            sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn dir(&self) -> Result<&str> {
+        self.dir.to_str().ok_or_else(|| "the folder's name is not UTF-8".into())
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// PIPELINING and STARTTLS are offered on this port, and nothing is demanded.
+    pub fn smtp_port(&self) -> u16 {
+        self.ports[0]
+    }
+
+    /// The PEM file of the authority that signed the server's certificate.
+    pub fn ca_pem_path(&self) -> PathBuf {
+        self.path("ca.pem")
+    }
+
+    /// The whole log.
+    pub fn log(&self) -> String {
+        let files = self.kind.logs.iter().map(|name| fs::read(self.path(name)).unwrap_or_default());
+        String::from_utf8_lossy(&files.collect::<Vec<_>>().concat()).into_owned()
+    }
+
+    fn with_log(&self, error: &str) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = &lines[lines.len().saturating_sub(40)..];
+        format!("{error}; the log ends:\n{}", tail.join("\n"))
+    }
+
+    /// Waits for `count` deliveries to addresses that are `wanted`, and returns all there are by then, in the
+    /// order in which the server took them from one session. An error says how many there were at the end of
+    /// `timeout`, with the end of the log.
+    pub fn wait_for_mail(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+        count: usize,
+        timeout: Duration,
+    ) -> Result<Vec<Stored>, String> {
+        let deadline = Instant::now() + timeout;
+        let of = |recipients: &[String]| recipients.iter().filter(|to| wanted(to)).count();
+        loop {
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            // The folder appears with the first message.
+            let files = fs::read_dir(self.path(self.kind.mail)).into_iter().flatten();
+            for path in files.flatten().map(|entry| entry.path()) {
+                if let Entry::Vacant(unseen) = seen.entry(path) {
+                    let stored = read(unseen.key())?;
+                    let trace = unfolded(split_trace(self.kind, &stored).0);
+                    unseen.insert(recipients(self.kind, &trace));
+                }
+            }
+            let found = seen.values().map(|recipients| of(recipients)).sum::<usize>();
+            if found >= count {
+                let paths = seen.iter().filter(|(_, recipients)| of(recipients) > 0).map(|(path, _)| path);
+                let mail = paths.map(|path| Ok(Stored::parse(self.kind, &read(path)?)));
+                let mut mail = mail.collect::<Result<Vec<_>, String>>()?;
+                mail.sort_by(|a, b| a.id.cmp(&b.id));
+                return Ok(mail);
+            }
+            drop(seen);
+            if Instant::now() > deadline {
+                return Err(self.with_log(&format!("{found} of {count} deliveries")));
+            }
+            sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    fs::read(path).map_err(|error| format!("{path:?}: {error}"))
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.guard.stdin.take());
+        if let Err(error) = self.guard.wait() {
+            eprintln!("stopping the server in {}: {error}", self.dir.display());
+        }
+    }
+}
+
+/// Runs a script and returns its output, or what both its outputs said when it fails.
+pub(crate) fn sh(script: &str, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh"]).args(arguments);
+    let output = command.stdin(Stdio::null()).output()?;
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    if output.status.success() {
+        return Ok(stdout.into_owned());
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{}: {stdout}{stderr} of {script}", output.status).into())
+}
+
+/// The CA's certificate, and the server's key with its certificate, in PEM.
+fn certificates(name: &str) -> Result<(String, String)> {
+    let mut ca = CertificateParams::default();
+    ca.distinguished_name.push(DnType::CommonName, "test CA");
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let ca_key = KeyPair::generate()?;
+    let ca_pem = ca.self_signed(&ca_key)?.pem();
+
+    let mut server = CertificateParams::new([name, "localhost", "127.0.0.1"].map(String::from))?;
+    server.distinguished_name.push(DnType::CommonName, name);
+    server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    server.use_authority_key_identifier_extension = true;
+    let server_key = KeyPair::generate()?;
+    let server = server.signed_by(&server_key, &Issuer::new(ca, ca_key))?;
+    Ok((ca_pem, server_key.serialize_pem() + &server.pem()))
+}
+
+/// A message as it was stored.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Its name in the server's queue. Within one session these sort by time of arrival.
+    pub id: String,
+    /// The addresses for which it was stored here.
+    pub recipients: Vec<String>,
+    /// What was sent, recovered: without the lines that the server put on top, and with CRLF for LF, because
+    /// servers with a Unix spool store LF for CRLF.
+    ///
+    /// Both servers put an empty line before a message that does not begin with a header. It stays, because
+    /// the same file comes of a message that began with it.
+    pub body: Vec<u8>,
+}
+
+impl Stored {
+    pub(crate) fn parse(kind: &Kind, stored: &[u8]) -> Self {
+        let (trace, sent) = split_trace(kind, stored);
+        let trace = unfolded(trace);
+        // `Received: ... id 4XYZ for ...` or `... id 1abc-0001-2d; ...`.
+        let id = trace.rsplit_once(" id ").and_then(|(_, rest)| rest.split([' ', ';']).next());
+        let mut body = Vec::with_capacity(sent.len() + sent.len() / 32);
+        for line in sent.split_inclusive(|&byte| byte == b'\n') {
+            match line.strip_suffix(b"\n") {
+                Some(line) => {
+                    body.extend_from_slice(line);
+                    body.extend_from_slice(b"\r\n");
+                }
+                None => body.extend_from_slice(line),
+            }
+        }
+        Self { id: id.unwrap_or_default().into(), recipients: recipients(kind, &trace), body }
+    }
+}
+
+fn unfolded(headers: &[u8]) -> String {
+    String::from_utf8_lossy(headers).replace("\n ", " ").replace("\n\t", " ")
+}
+
+fn recipients(kind: &Kind, trace: &str) -> Vec<String> {
+    let list = trace.lines().find_map(|line| line.strip_prefix(kind.recipients)).unwrap_or_default();
+    list.split(',').map(|address| address.trim().to_ascii_lowercase()).collect()
+}
+
+/// Splits what the server put on top from the rest: the next Received line, if there is one, came with the
+/// message.
+fn split_trace<'a>(kind: &Kind, stored: &'a [u8]) -> (&'a [u8], &'a [u8]) {
+    let mut names = kind.headers.iter();
+    let mut length = 0;
+    for line in stored.split_inclusive(|&byte| byte == b'\n') {
+        let folded = length > 0 && (line.starts_with(b" ") || line.starts_with(b"\t"));
+        if !folded && !names.any(|name| line.starts_with(name.as_bytes())) {
+            break;
+        }
+        length += line.len();
+    }
+    stored.split_at(length)
+}
+
+/// In the domain for which all servers here take mail.
+pub fn address(user: &str) -> String {
+    format!("{user}@example.test")
+}
+
+/// Waits for what `user` gets, and compares.
+#[track_caller]
+pub fn arrives(server: &Server, user: &str, messages: &[&[u8]]) {
+    let stored = server.wait_for_mail(|to| to == address(user), messages.len(), Duration::from_secs(60));
+    let stored = stored.unwrap_or_else(|error| panic!("{user}: {error}"));
+    assert_eq!(stored.len(), messages.len(), "messages for {user}");
+    for (stored, message) in stored.iter().zip(messages) {
+        same(user, &stored.body, message);
+    }
+}
+
+#[track_caller]
+fn same(of: &str, arrived: &[u8], sent: &[u8]) {
+    let differ = arrived.iter().zip(sent).position(|(a, b)| a != b);
+    let around = |bytes: &[u8]| {
+        let start = differ.unwrap_or(0).saturating_sub(20);
+        bytes.iter().skip(start).take(60).copied().collect::<Vec<_>>().escape_ascii().to_string()
+    };
+    assert!(
+        arrived == sent,
+        "{of}: {} octets arrived of {}, they differ from {differ:?}: {} and {}",
+        arrived.len(),
+        sent.len(),
+        around(arrived),
+        around(sent)
+    );
+}
+
+/// Dots, lines up to 20,000 octets, and octets that are not UTF-8, without a line end at the end.
+pub fn awkward() -> Vec<u8> {
+    let mut body = b".\r\n..\r\n.. \r\n.a\r\na.\r\n\r\n.\r\n\xc3\xa9t\xc3\xa9 \xff\x80\r\n".to_vec();
+    for length in [997, 998, 999, 2_000, 20_000] {
+        body.extend_from_slice(&vec![b'x'; length]);
+        body.extend_from_slice(b"\r\n.");
+        body.extend_from_slice(&vec![b'.'; length]);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(b".no line end");
+    body
+}
+
+/// Both adapters' connectors have the same methods, but are different types.
+macro_rules! connector {
+    ($adapter:ident, $server:expr) => {
+        $adapter::Connector::new(&format!("127.0.0.1:{}", $server.smtp_port()))
+            .server_name(NAME)
+            .trust_pem(&fs::read($server.ca_pem_path()).unwrap())
+            .unwrap()
+    };
+}
+
+/// The adapters.
+#[derive(Clone, Copy, Debug)]
+pub enum Adapter {
+    /// smtp-blocking.
+    Blocking,
+    /// smtp-tokio, on a runtime of one thread.
+    Tokio,
+}
+
+impl Adapter {
+    const BOTH: [Self; 2] = [Self::Blocking, Self::Tokio];
+
+    /// For the users and messages of a test.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Blocking => "blocking",
+            Self::Tokio => "tokio",
+        }
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+    }
+
+    /// One message over a session of its own with TLS and the server's name checked.
+    #[track_caller]
+    fn send(self, server: &Server, to: &[String], message: &[u8]) -> Single {
+        let envelope = Envelope::new("sender@example.org", to).unwrap();
+        match self {
+            Self::Blocking => {
+                let connector = connector!(smtp_blocking, server).tls(TlsPolicy::Required);
+                let mut session = connector.connect().unwrap();
+                let tls = session.tls_info().unwrap().clone();
+                let report = session.send_last(envelope, message).unwrap();
+                Single { tls, report, round_trips: session.round_trips() }
+            }
+            Self::Tokio => Self::runtime().block_on(async {
+                let connector = connector!(smtp_tokio, server).tls(TlsPolicy::Required);
+                let mut session = connector.connect().await.unwrap();
+                let tls = session.tls_info().unwrap().clone();
+                let report = session.send_last(envelope, message).await.unwrap();
+                Single { tls, report, round_trips: session.round_trips() }
+            }),
+        }
+    }
+
+    /// All messages over one session.
+    fn send_all(self, server: &Server, overlap: bool, tls: TlsPolicy, messages: &[Numbered]) -> Bulk {
+        match self {
+            Self::Blocking => {
+                let connector = connector!(smtp_blocking, server).tls(tls).overlap(overlap);
+                let mut session = connector.connect().unwrap();
+                let before = session.round_trips();
+                let items = messages.iter().map(|message| {
+                    smtp_blocking::Message::new(message.envelope(), move || Ok(&message.body[..]))
+                });
+                let reports = session.send_all(items).and_quit().collect();
+                let round_trips = session.round_trips() - before;
+                Bulk { reports, round_trips, overlap_broken: session.overlap_is_broken() }
+            }
+            Self::Tokio => Self::runtime().block_on(async {
+                let connector = connector!(smtp_tokio, server).tls(tls).overlap(overlap);
+                let mut session = connector.connect().await.unwrap();
+                let before = session.round_trips();
+                let items = messages.iter().map(|message| {
+                    smtp_tokio::Message::new(message.envelope(), move || async { Ok(&message.body[..]) })
+                });
+                let mut bulk = session.send_all(smtp_tokio::iter(items)).and_quit();
+                let mut reports = Vec::new();
+                while let Some(report) = bulk.next().await {
+                    reports.push(report);
+                }
+                drop(bulk);
+                let round_trips = session.round_trips() - before;
+                Bulk { reports, round_trips, overlap_broken: session.overlap_is_broken() }
+            }),
+        }
+    }
+}
+
+struct Single {
+    tls: TlsInfo,
+    report: Report,
+    round_trips: u64,
+}
+
+struct Bulk {
+    reports: Vec<Report>,
+    /// After the session was open.
+    round_trips: u64,
+    overlap_broken: bool,
+}
+
+/// One message through each adapter, by STARTTLS with the certificate's issuer and name checked.
+pub fn a_single_message(server: &Server) {
+    for adapter in Adapter::BOTH {
+        let user = format!("single-{}", adapter.name());
+        let message = format!("From: <sender@example.org>\r\nSubject: {user}\r\n\r\nHello.\r\n");
+        let single = adapter.send(server, &[address(&user)], message.as_bytes());
+        assert!(single.report.is_success(), "{:?}", single.report);
+        assert_eq!(single.tls.verified_name.as_deref(), Some(NAME));
+        // Greeting, EHLO, STARTTLS, EHLO; the envelope; the message, with QUIT behind it.
+        assert_eq!(single.round_trips, 6);
+        arrives(server, &user, &[message.as_bytes()]);
+    }
+    let wrong = connector!(smtp_blocking, server).tls(TlsPolicy::Required).server_name("other.example.test");
+    let error = wrong.connect().unwrap_err();
+    assert!(matches!((error.stage(), error.cause()), (Stage::StartTls, Cause::TlsUntrusted(_))), "{error}");
+}
+
+/// [`awkward`] through each adapter.
+pub fn dots_long_lines_and_eight_bits(server: &Server) {
+    for adapter in Adapter::BOTH {
+        let user = format!("awkward-{}", adapter.name());
+        let message = [b"Subject: awkward\r\n\r\n", &awkward()[..]].concat();
+        let single = adapter.send(server, &[address(&user)], &message);
+        assert!(single.report.is_success(), "{:?}", single.report);
+        arrives(server, &user, &[&[&message[..], b"\r\n"].concat()]);
+    }
+}
+
+/// One recipient refused, one greylisted, one accepted, by each adapter.
+pub fn partial_success(server: &Server) {
+    for adapter in Adapter::BOTH {
+        let user = format!("partial-{}", adapter.name());
+        let to = ["refused", &user, "greylisted"].map(address);
+        let message = b"Subject: partial\r\n\r\nFor one of three.\r\n";
+        let report = adapter.send(server, &to, message).report;
+        let failures = report.failures().map(|(index, error)| {
+            let reply = error.reply().unwrap();
+            (index, error.stage, error.outcome, reply.code().get(), reply.enhanced().unwrap().to_string())
+        });
+        let expected = [
+            (0, Stage::Rcpt, Outcome::Permanent, 550, "5.1.1".into()),
+            (2, Stage::Rcpt, Outcome::Transient, 450, "4.2.0".into()),
+        ];
+        assert_eq!(failures.collect::<Vec<_>>(), expected);
+        arrives(server, &user, &[message]);
+    }
+}
+
+/// A message of a bulk delivery.
+struct Numbered {
+    recipients: Vec<String>,
+    body: Vec<u8>,
+}
+
+impl Numbered {
+    /// With 10 KiB of lines that no other message has, for five recipients of its own.
+    fn new(bulk: &str, n: usize) -> Self {
+        let recipients = (0..5).map(|r| address(&format!("r{r}.m{n}.{bulk}"))).collect();
+        let mut body = format!("Subject: number {n}\r\nMessage-ID: <{n}@{bulk}.example.org>\r\n\r\n");
+        for line in 0.. {
+            if body.len() >= 10 * 1024 {
+                break;
+            }
+            body += &format!(
+                ".line {line} of message {n} of {bulk} begins with a dot, and \u{e9} is not ASCII\r\n"
+            );
+        }
+        Self { recipients, body: body.into_bytes() }
+    }
+
+    fn envelope(&self) -> Envelope {
+        Envelope::new("sender@example.org", &self.recipients).unwrap()
+    }
+}
+
+/// `count` messages of 10 KiB to five recipients each over one session: two round trips for each message, or
+/// one with `overlap`; and each arrives once for each of its recipients, octet for octet, in order.
+pub fn bulk(server: &Server, adapter: Adapter, overlap: bool, tls: TlsPolicy, count: usize) {
+    let name = format!("{}{}", adapter.name(), if overlap { "-overlapping" } else { "" });
+    let messages: Vec<_> = (0..count).map(|n| Numbered::new(&name, n)).collect();
+    let start = Instant::now();
+    let bulk = adapter.send_all(server, overlap, tls, &messages);
+    let sent = start.elapsed();
+    let failures: Vec<_> =
+        bulk.reports.iter().enumerate().filter(|(_, report)| !report.is_success()).collect();
+    assert!(failures.is_empty(), "{} failed, first {:?}", failures.len(), failures[0]);
+    assert_eq!(bulk.reports.len(), count);
+    assert!(!bulk.overlap_broken);
+    let expected = if overlap { count + 1 } else { 2 * count };
+    assert_eq!(bulk.round_trips, expected as u64, "round trips");
+
+    let suffix = format!(".{name}@example.test");
+    let stored = server.wait_for_mail(|to| to.ends_with(&suffix), 5 * count, Duration::from_secs(120));
+    let stored = stored.unwrap_or_else(|error| panic!("{name}: {error}"));
+    println!(
+        "{name}: {count} messages, {:.3} round trips each, {sent:.1?} to send, {:.1?} until all were stored",
+        bulk.round_trips as f64 / count as f64,
+        start.elapsed()
+    );
+    // Nothing was taken twice, or in another order: each message is named in the log as it is taken. Another
+    // process may be writing the log, and have some lines still to write.
+    let taken = || -> Vec<usize> {
+        let id = |line: &str| {
+            let (_, id) = line.split_once(server.kind.taken)?;
+            id.split_once(&format!("@{name}.example.org"))?.0.parse().ok()
+        };
+        server.log().lines().filter_map(id).collect()
+    };
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while taken().len() < count && Instant::now() < deadline {
+        sleep(Duration::from_millis(100));
+    }
+    assert!(taken().into_iter().eq(0..count), "not each once and in order in the log");
+    // Sorted by their names in the queue, messages are in order too.
+    let mut groups = stored.chunk_by(|a, b| a.id == b.id);
+    for (n, message) in messages.iter().enumerate() {
+        let group = groups.next().unwrap_or_default();
+        let mut recipients: Vec<_> = group.iter().flat_map(|stored| &stored.recipients).collect();
+        recipients.sort();
+        assert!(recipients.iter().copied().eq(&message.recipients), "message {n} of {name}: {recipients:?}");
+        for stored in group {
+            same(&format!("message {n} of {name}"), &stored.body, &message.body);
+        }
+    }
+    assert!(groups.next().is_none());
+}

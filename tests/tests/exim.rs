@@ -1,0 +1,63 @@
+//! Both adapters against Exim, which this suite unpacks and starts itself. What arrives is compared octet for
+//! octet with what was sent.
+//!
+//! Exim changes nothing in these messages: it stores LF for CRLF, ends an unfinished last line, and puts
+//! Return-path, Envelope-to and Received on top. What it would change is not in them: a message that does not
+//! begin with a header gets an empty line first, one without a body an empty line last, a NUL in a header
+//! becomes `?`, and a bare CR CRLF (which never leaves us).
+
+use std::sync::LazyLock;
+
+use smtp_blocking::Connector;
+use smtp_proto::TlsPolicy;
+use smtp_tests::exim::Exim;
+use smtp_tests::real::{self, Adapter};
+
+/// One for all tests; each has recipients of its own.
+static EXIM: LazyLock<Exim> = LazyLock::new(|| Exim::start().unwrap_or_else(|error| panic!("{error}")));
+
+#[test]
+fn what_it_offers() {
+    let connector = Connector::new(&format!("127.0.0.1:{}", EXIM.smtp_port())).tls(TlsPolicy::Never);
+    let session = connector.connect().unwrap();
+    let lines = session.capabilities().reply().unwrap().lines().skip(1);
+    let offers: Vec<_> = lines.map(|line| String::from_utf8_lossy(line).into_owned()).collect();
+    let expected = "SIZE 67108864,8BITMIME,DSN,PIPELINING,PIPECONNECT,CHUNKING,STARTTLS,PRDR,SMTPUTF8,HELP";
+    assert_eq!(offers.join(","), expected);
+    session.quit();
+}
+
+#[test]
+fn a_single_message() {
+    real::a_single_message(&EXIM);
+}
+
+#[test]
+fn dots_long_lines_and_eight_bits() {
+    real::dots_long_lines_and_eight_bits(&EXIM);
+}
+
+#[test]
+fn partial_success() {
+    real::partial_success(&EXIM);
+}
+
+#[test]
+fn a_thousand_messages_blocking() {
+    real::bulk(&EXIM, Adapter::Blocking, false, TlsPolicy::Never, 1_000);
+}
+
+#[test]
+fn a_thousand_messages_tokio_overlapping() {
+    real::bulk(&EXIM, Adapter::Tokio, true, TlsPolicy::Never, 1_000);
+}
+
+#[test]
+fn two_hundred_messages_blocking_overlapping() {
+    real::bulk(&EXIM, Adapter::Blocking, true, TlsPolicy::Required, 200);
+}
+
+#[test]
+fn two_hundred_messages_tokio() {
+    real::bulk(&EXIM, Adapter::Tokio, false, TlsPolicy::Required, 200);
+}
