@@ -143,10 +143,13 @@ impl Driver {
     /// Returns how many octets of `body` were used.
     pub fn gather(&mut self, now: Instant, body: &[u8]) -> usize {
         let mut rest = body;
-        while !self.is_full()
-            && let Some(transmit) = self.engine.poll_transmit(now, rest)
-        {
+        while !self.is_full() {
+            // More than there is room for would be looked at again.
             let before = self.out.len();
+            let offer = &rest[..rest.len().min(GATHER - before)];
+            let Some(transmit) = self.engine.poll_transmit(now, offer) else {
+                break;
+            };
             for part in transmit.parts() {
                 let room = GATHER - self.out.len();
                 self.out.extend_from_slice(&part[..part.len().min(room)]);
@@ -170,13 +173,26 @@ impl Driver {
         self.out.clear();
     }
 
+    /// An idle session keeps no buffer.
+    fn release(&mut self) {
+        if self.out.is_empty() && self.engine.is_idle() {
+            self.out = Vec::new();
+        }
+    }
+
     /// Takes the engine's events. A handshake is for the pump to do.
     pub fn take_events(&mut self) {
         while let Some(event) = self.engine.poll_event() {
             match event {
                 Event::StartTls => self.handshake_due = true,
-                Event::Ready => self.ready = true,
-                Event::Finished(id, report) => self.finished.push_back((id, report)),
+                Event::Ready => {
+                    self.ready = true;
+                    self.release();
+                }
+                Event::Finished(id, report) => {
+                    self.finished.push_back((id, report));
+                    self.release();
+                }
                 Event::OverlapBroken => self.overlap_broken = true,
                 Event::Closed(result) => {
                     self.closed = Some(result);

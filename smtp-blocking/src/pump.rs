@@ -12,10 +12,12 @@ use crate::terms::{Observer, SessionTerms};
 /// deadlines are farther away, which saves two system calls for each reply.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
+/// Octets that are read at a time, onto the stack, so that an idle session keeps no buffer.
+const READ: usize = 2048;
+
 pub(crate) struct Pump {
     pub(crate) driver: Driver,
     stream: Stream,
-    input: Vec<u8>,
     origin: Instant,
     /// The stream's timeout.
     armed: Option<Duration>,
@@ -26,7 +28,6 @@ impl Pump {
         Self {
             driver: Driver::new(terms, observer),
             stream: Stream::new(stream),
-            input: vec![0; 4096],
             origin: Instant::now(),
             armed: None,
         }
@@ -72,6 +73,9 @@ impl Pump {
 
     /// Writes what was gathered.
     pub(crate) fn flush(&mut self) {
+        if self.driver.out.is_empty() && !self.driver.is_closed() {
+            return;
+        }
         let ends_well = self.driver.ends_well();
         let mut written = 0;
         let mut progress = Instant::now();
@@ -124,9 +128,10 @@ impl Pump {
             _ => {
                 // Why the server has gone is often there to be read: a 421, say.
                 if self.stream.socket.set_timeout(Duration::from_millis(500)).is_ok() {
-                    while let Ok(n @ 1..) = self.stream.read(&mut self.input) {
+                    let mut input = [0; READ];
+                    while let Ok(n @ 1..) = self.stream.read(&mut input) {
                         let now = self.now();
-                        self.driver.engine.handle_input(now, &self.input[..n]);
+                        self.driver.engine.handle_input(now, &input[..n]);
                         if self.driver.engine.is_closed() {
                             break;
                         }
@@ -147,11 +152,12 @@ impl Pump {
         if self.driver.is_closed() || !self.arm() {
             return;
         }
-        let result = self.stream.read(&mut self.input);
+        let mut input = [0; READ];
+        let result = self.stream.read(&mut input);
         let now = self.now();
         match result {
             Ok(0) => self.driver.engine.handle_eof(now),
-            Ok(n) => self.driver.engine.handle_input(now, &self.input[..n]),
+            Ok(n) => self.driver.engine.handle_input(now, &input[..n]),
             Err(error) => match error.kind() {
                 io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {}
                 // rustls: the server closed without saying so in TLS, as many do.

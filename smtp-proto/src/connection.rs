@@ -142,6 +142,8 @@ impl Connection {
         }
         let id = MessageId(state.next_id);
         state.next_id += 1;
+        // Few are submitted at a time, and the room for them stays when the session is idle.
+        state.messages.reserve_exact(1);
         state.messages.push_back(Transaction::new(id, envelope));
         state.plan();
         Ok(id)

@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -20,6 +21,9 @@ pub(crate) trait AsyncStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> AsyncStream for T {}
 
+/// Octets that are read at a time, onto the stack, so that an idle session keeps no buffer.
+const READ: usize = 2048;
+
 pub(crate) struct Pump {
     pub(crate) driver: Driver,
     /// None during the handshake, and when the session is over.
@@ -28,7 +32,6 @@ pub(crate) struct Pump {
     written: usize,
     /// Octets were written since the stream was last flushed.
     unflushed: bool,
-    input: Vec<u8>,
     origin: Instant,
     sleep: Pin<Box<Sleep>>,
     /// When the stream must have taken something of what was gathered.
@@ -47,7 +50,6 @@ impl Pump {
             stream: Some(stream),
             written: 0,
             unflushed: false,
-            input: vec![0; 4096],
             origin,
             sleep: Box::pin(tokio::time::sleep_until(origin)),
             write_by: None,
@@ -168,12 +170,13 @@ impl Pump {
         let Some(stream) = &mut self.stream else {
             return Poll::Pending;
         };
-        let mut buffer = ReadBuf::new(&mut self.input);
+        let mut input = [MaybeUninit::uninit(); READ];
+        let mut buffer = ReadBuf::uninit(&mut input);
         let result = ready!(Pin::new(stream).poll_read(cx, &mut buffer));
-        let received = buffer.filled().len();
+        let received = buffer.filled();
         let now = smtp_proto::Instant::from_origin(self.origin.elapsed());
         match result {
-            Ok(()) if received > 0 => self.driver.engine.handle_input(now, &self.input[..received]),
+            Ok(()) if !received.is_empty() => self.driver.engine.handle_input(now, received),
             Ok(()) => self.driver.engine.handle_eof(now),
             // rustls: the server closed without saying so in TLS, as many do.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.driver.engine.handle_eof(now),
