@@ -2,7 +2,9 @@
 
 pub mod blocking_player;
 pub mod exim;
+pub mod floor;
 pub mod fuzzing;
+pub mod load;
 pub mod peer;
 pub mod player;
 pub mod postfix;

@@ -2,8 +2,9 @@
 //! back by a set time, and does at any point what a test tells it to.
 
 use std::fmt;
-use std::io;
+use std::io::{self, BufRead, Read, Write};
 use std::net::SocketAddr;
+use std::process::{self, Child, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -11,6 +12,12 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+
+/// Octets that the peer reads at a time.
+const READ: usize = 64 * 1024;
+
+/// Connections that may wait to be accepted, where thousands come at a time.
+const BACKLOG: u32 = 4096;
 
 /// What the peer is like.
 #[derive(Clone)]
@@ -104,18 +111,24 @@ struct Shared {
     messages: Mutex<Vec<Arrived>>,
 }
 
+impl Shared {
+    fn new(options: Options) -> Arc<Self> {
+        Arc::new(Self {
+            options,
+            connections: AtomicU64::new(0),
+            arrived: AtomicU64::new(0),
+            messages: Mutex::default(),
+        })
+    }
+}
+
 impl Peer {
     /// Starts a peer on a loopback port, in a thread of its own.
     ///
     /// # Errors
     /// There is no port, or no thread.
     pub fn start(options: Options) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            options,
-            connections: AtomicU64::new(0),
-            arrived: AtomicU64::new(0),
-            messages: Mutex::default(),
-        });
+        let shared = Shared::new(options);
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -174,30 +187,41 @@ impl fmt::Debug for Peer {
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     while let Ok((stream, _)) = listener.accept().await {
-        let number = shared.connections.fetch_add(1, Ordering::Relaxed);
-        let shared = shared.clone();
-        tokio::spawn(async move {
-            // A client that goes away is a client's right.
-            let _ = Connection { shared, number, message: 0, envelope: Vec::new() }.serve(stream).await;
-        });
+        let dialogue = Dialogue::with(shared.clone());
+        // A client that goes away is a client's right.
+        tokio::spawn(async move { dialogue.serve(stream).await.ok() });
     }
 }
 
-struct Connection {
+/// The peer's side of one connection without the connection: octets in, replies out.
+pub struct Dialogue {
     shared: Arc<Shared>,
-    number: u64,
+    connection: u64,
     message: u64,
     envelope: Vec<String>,
+    /// MAIL and RCPTs that were accepted.
+    accepted: usize,
+    /// The front of a command line whose end has not come yet.
+    line: Vec<u8>,
+    body: Option<Body>,
 }
 
-impl Connection {
+impl Dialogue {
+    /// A connection of a peer that has no other one.
+    pub fn new(options: Options) -> Self {
+        Self::with(Shared::new(options))
+    }
+
+    fn with(shared: Arc<Shared>) -> Self {
+        let connection = shared.connections.fetch_add(1, Ordering::Relaxed);
+        let (envelope, line) = (Vec::new(), Vec::new());
+        Self { shared, connection, message: 0, envelope, accepted: 0, line, body: None }
+    }
+
     async fn serve(mut self, mut stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        let mut out = Vec::new();
-        let mut open = self.answer("greeting", "220 peer\r\n", &mut out);
-        let mut input = Vec::new();
-        // Octets of the body that came before the ones in `input`.
-        let mut body: Option<Vec<u8>> = None;
+        let (mut input, mut out) = (Vec::with_capacity(READ), Vec::new());
+        let mut open = self.greet(&mut out);
         loop {
             if !out.is_empty() {
                 let delay = self.shared.options.delay;
@@ -211,89 +235,134 @@ impl Connection {
                 return Ok(());
             }
             // What came meanwhile belongs to the same batch.
-            while matches!(stream.try_read_buf(&mut input), Ok(1..)) {}
-            open = self.take(&mut input, &mut body, &mut out);
+            while input.len() < READ && matches!(stream.try_read_buf(&mut input), Ok(1..)) {}
+            open = self.take(&input, &mut out);
+            input.clear();
         }
     }
 
-    /// Carries out what `input` holds. Returns whether the connection stays open.
-    fn take(&mut self, input: &mut Vec<u8>, body: &mut Option<Vec<u8>>, out: &mut Vec<u8>) -> bool {
+    /// The same in a thread of its own, without a runtime: the least that a server can cost.
+    fn serve_blocking(mut self, mut stream: std::net::TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let (mut input, mut out) = (vec![0; READ], Vec::new());
+        let mut open = self.greet(&mut out);
+        loop {
+            if !out.is_empty() {
+                thread::sleep(self.shared.options.delay);
+                stream.write_all(&out)?;
+                out.clear();
+            }
+            if !open {
+                return Ok(());
+            }
+            match stream.read(&mut input)? {
+                0 => return Ok(()),
+                n => open = self.take(&input[..n], &mut out),
+            }
+        }
+    }
+
+    /// Says hello. Returns whether the connection stays open.
+    pub fn greet(&mut self, out: &mut Vec<u8>) -> bool {
+        self.answer("greeting", "220 peer\r\n", out)
+    }
+
+    /// Takes a batch of what a client says. Returns whether the connection stays open.
+    pub fn take(&mut self, mut input: &[u8], out: &mut Vec<u8>) -> bool {
         let mut behind_data = false;
         loop {
-            if let Some(octets) = body {
-                octets.append(input);
-                let Some(end) = end_of_data(octets) else {
+            if let Some(mut body) = self.body.take() {
+                let Some(used) = body.take(input) else {
+                    self.body = Some(body);
                     return true;
                 };
-                *input = octets.split_off(end);
-                octets.truncate(end - 3);
-                let octets = std::mem::take(octets);
-                *body = None;
-                if !self.end_of_data(octets, out) {
+                input = &input[used..];
+                if !self.end_of_data(body, out) {
                     return false;
                 }
                 behind_data = true;
             }
             if behind_data && self.shared.options.behind_data == BehindData::Lost {
-                input.clear();
+                return true;
             }
             let Some(end) = memchr::memchr(b'\n', input) else {
+                self.line.extend_from_slice(input);
                 return true;
             };
-            let line: Vec<u8> = input.drain(..=end).collect();
-            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-            if behind_data && self.shared.options.behind_data == BehindData::Refused {
-                out.extend_from_slice(b"503 bad sequence of commands\r\n");
-                continue;
-            }
-            match line.split([' ', ':']).next().unwrap_or_default() {
-                "EHLO" if self.shared.options.pipelining => {
-                    out.extend_from_slice(b"250-peer\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE\r\n");
-                }
-                "EHLO" => out.extend_from_slice(b"250-peer\r\n250-8BITMIME\r\n250 SIZE\r\n"),
-                "RCPT" if self.envelope.is_empty() => out.extend_from_slice(b"503 5.5.1 MAIL first\r\n"),
-                "MAIL" | "RCPT" => {
-                    let before = out.len();
-                    if !self.answer(&line, "250 2.1.0 Ok\r\n", out) {
-                        return false;
-                    }
-                    if out[before..].starts_with(b"2") {
-                        self.envelope.push(line);
-                    }
-                }
-                "DATA" if self.envelope.len() < 2 => {
-                    self.message += 1;
-                    out.extend_from_slice(b"554 5.5.1 no valid recipients\r\n");
-                }
-                "DATA" => {
-                    let before = out.len();
-                    if !self.answer(&line, "354 go on\r\n", out) {
-                        return false;
-                    }
-                    *body = out[before..].starts_with(b"3").then(Vec::new);
-                }
-                "RSET" => {
-                    self.envelope.clear();
-                    out.extend_from_slice(b"250 2.0.0 Ok\r\n");
-                }
-                "QUIT" => {
-                    out.extend_from_slice(b"221 2.0.0 Bye\r\n");
-                    return false;
-                }
-                _ => out.extend_from_slice(b"500 5.5.1 what?\r\n"),
+            let (line, rest) = input.split_at(end + 1);
+            input = rest;
+            let open = if self.line.is_empty() {
+                self.command(line, behind_data, out)
+            } else {
+                let line = [&std::mem::take(&mut self.line), line].concat();
+                self.command(&line, behind_data, out)
+            };
+            if !open {
+                return false;
             }
         }
     }
 
-    fn end_of_data(&mut self, octets: Vec<u8>, out: &mut Vec<u8>) -> bool {
+    fn command(&mut self, line: &[u8], behind_data: bool, out: &mut Vec<u8>) -> bool {
+        let line = String::from_utf8_lossy(line);
+        let line = line.trim_end();
+        if behind_data && self.shared.options.behind_data == BehindData::Refused {
+            out.extend_from_slice(b"503 bad sequence of commands\r\n");
+            return true;
+        }
+        match line.split([' ', ':']).next().unwrap_or_default() {
+            "EHLO" if self.shared.options.pipelining => {
+                out.extend_from_slice(b"250-peer\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE\r\n");
+            }
+            "EHLO" => out.extend_from_slice(b"250-peer\r\n250-8BITMIME\r\n250 SIZE\r\n"),
+            "RCPT" if self.accepted == 0 => out.extend_from_slice(b"503 5.5.1 MAIL first\r\n"),
+            "MAIL" | "RCPT" => {
+                let before = out.len();
+                if !self.answer(line, "250 2.1.0 Ok\r\n", out) {
+                    return false;
+                }
+                if out[before..].starts_with(b"2") {
+                    self.accepted += 1;
+                    if self.shared.options.keep {
+                        self.envelope.push(line.to_owned());
+                    }
+                }
+            }
+            "DATA" if self.accepted < 2 => {
+                self.message += 1;
+                out.extend_from_slice(b"554 5.5.1 no valid recipients\r\n");
+            }
+            "DATA" => {
+                let before = out.len();
+                if !self.answer(line, "354 go on\r\n", out) {
+                    return false;
+                }
+                self.body = out[before..].starts_with(b"3").then(|| Body::new(self.shared.options.keep));
+            }
+            "RSET" => {
+                self.accepted = 0;
+                self.envelope.clear();
+                out.extend_from_slice(b"250 2.0.0 Ok\r\n");
+            }
+            "QUIT" => {
+                out.extend_from_slice(b"221 2.0.0 Bye\r\n");
+                return false;
+            }
+            _ => out.extend_from_slice(b"500 5.5.1 what?\r\n"),
+        }
+        true
+    }
+
+    fn end_of_data(&mut self, body: Body, out: &mut Vec<u8>) -> bool {
         let before = out.len();
         let open = self.answer(".", "250 2.0.0 Ok: queued\r\n", out);
         let envelope = std::mem::take(&mut self.envelope);
+        self.accepted = 0;
         self.message += 1;
         // One whose reply is cut off was taken all the same: that is what in doubt means.
         if out.len() == before || out[before..].starts_with(b"2") {
             self.shared.arrived.fetch_add(1, Ordering::Relaxed);
-            if self.shared.options.keep {
+            if let Some(octets) = body.kept {
                 let body = unstuffed(&octets);
                 let mut messages = self.shared.messages.lock().unwrap_or_else(PoisonError::into_inner);
                 messages.push(Arrived { envelope, body });
@@ -303,7 +372,7 @@ impl Connection {
     }
 
     fn answer(&self, command: &str, usual: &str, out: &mut Vec<u8>) -> bool {
-        let moment = Moment { connection: self.number, message: self.message, command };
+        let moment = Moment { connection: self.connection, message: self.message, command };
         let (reply, open) = match (self.shared.options.act)(&moment) {
             Act::Accept => (usual, true),
             Act::Reply(reply) => (reply, true),
@@ -315,12 +384,53 @@ impl Connection {
     }
 }
 
-/// Where the data ends, behind its dot and CRLF.
-fn end_of_data(octets: &[u8]) -> Option<usize> {
-    if octets.starts_with(b".\r\n") {
-        return Some(3);
+impl fmt::Debug for Dialogue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dialogue").field("connection", &self.connection).finish_non_exhaustive()
     }
-    memchr::memmem::find(octets, b"\r\n.\r\n").map(|at| at + 5)
+}
+
+/// A body that is arriving. Each of its octets is looked at once, however it is cut.
+struct Body {
+    /// The last octets so far: the end of the data may have begun in them.
+    tail: [u8; SEAM],
+    /// What has come, where it is to be kept.
+    kept: Option<Vec<u8>>,
+}
+
+/// What ends the data.
+const END: &[u8] = b"\r\n.\r\n";
+
+/// The most octets of it that can lie on one side of a cut.
+const SEAM: usize = END.len() - 1;
+
+impl Body {
+    fn new(keep: bool) -> Self {
+        // A dot at the very beginning stands at the start of a line.
+        Self { tail: *b"  \r\n", kept: keep.then(Vec::new) }
+    }
+
+    /// Takes octets. Returns how many there were up to the end of the data, if that is among them.
+    fn take(&mut self, input: &[u8]) -> Option<usize> {
+        let mut seam = [0; 2 * SEAM];
+        let front = input.len().min(SEAM);
+        seam[..SEAM].copy_from_slice(&self.tail);
+        seam[SEAM..SEAM + front].copy_from_slice(&input[..front]);
+        let end = match memchr::memmem::find(&seam, END) {
+            Some(at) => Some(at + END.len() - SEAM),
+            None => memchr::memmem::find(input, END).map(|at| at + END.len()),
+        };
+        if let Some(kept) = &mut self.kept {
+            kept.extend_from_slice(&input[..end.unwrap_or(input.len())]);
+            if end.is_some() {
+                // The CRLF before the dot belongs to the message.
+                kept.truncate(kept.len() - b".\r\n".len());
+            }
+        }
+        let last = if input.len() < SEAM { &seam[front..SEAM + front] } else { &input[input.len() - SEAM..] };
+        self.tail.copy_from_slice(last);
+        end
+    }
 }
 
 fn unstuffed(octets: &[u8]) -> Vec<u8> {
@@ -329,4 +439,107 @@ fn unstuffed(octets: &[u8]) -> Vec<u8> {
         body.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));
     }
     body
+}
+
+/// A peer in a process of its own, so that time, memory and system calls measured here are the
+/// client's alone, and file descriptors are not shared with it.
+#[derive(Debug)]
+pub struct PeerProcess {
+    server: String,
+    child: Child,
+}
+
+/// Names the kind of peer to the process that is to be one.
+const KIND: &str = "SMTP_TESTS_PEER";
+
+/// Stands before the address in what that process prints.
+const ANNOUNCEMENT: &str = "the peer listens on ";
+
+impl PeerProcess {
+    /// Runs this program once more, with these arguments, by which it must come to
+    /// [`serve_if_asked`](Self::serve_if_asked). The peer accepts everything and keeps nothing.
+    ///
+    /// # Errors
+    /// There is no process, or it is no peer.
+    pub fn start(arguments: &[&str], delay: Duration, serving: Serving) -> io::Result<Self> {
+        let mut child = process::Command::new(std::env::current_exe()?)
+            .args(arguments)
+            .env(KIND, format!("{serving:?} {}", delay.as_micros()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut output = io::BufReader::new(child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?).lines();
+        let server = output.find_map(|line| Some(line.ok()?.split_once(ANNOUNCEMENT)?.1.to_owned()));
+        // Whatever else it has to say is not to stop it.
+        thread::spawn(move || output.count());
+        match server {
+            Some(server) => Ok(Self { server, child }),
+            None => Err(io::Error::other("the peer's process said no address")),
+        }
+    }
+
+    /// Serves until the process that started this one is gone, if it did so to have a peer. To be called
+    /// first thing.
+    pub fn serve_if_asked() {
+        let Ok(kind) = std::env::var(KIND) else {
+            return;
+        };
+        thread::spawn(|| {
+            let _ = io::copy(&mut io::stdin(), &mut io::sink());
+            process::exit(0);
+        });
+        serve(&kind).expect("a peer can be run");
+        process::exit(0);
+    }
+
+    /// Where it listens, as connectors want it.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for PeerProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a [`PeerProcess`] serves its connections with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serving {
+    /// A thread for each, and blocking reads and writes: the fastest for a few.
+    Threads,
+    /// Tasks of a runtime, for many.
+    Tasks,
+}
+
+fn serve(kind: &str) -> io::Result<()> {
+    let (serving, delay) = kind.split_once(' ').ok_or(io::ErrorKind::InvalidInput)?;
+    let delay = Duration::from_micros(delay.parse().map_err(io::Error::other)?);
+    let shared = Shared::new(Options { delay, keep: false, ..Options::default() });
+    let announce = |address: SocketAddr| println!("{ANNOUNCEMENT}{address}");
+    if serving == format!("{:?}", Serving::Threads) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        announce(listener.local_addr()?);
+        loop {
+            let (stream, _) = listener.accept()?;
+            let dialogue = Dialogue::with(shared.clone());
+            thread::spawn(move || dialogue.serve_blocking(stream));
+        }
+    }
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+        let listener = socket.listen(BACKLOG)?;
+        announce(listener.local_addr()?);
+        accept(listener, shared).await;
+        Ok(())
+    })
 }

@@ -1,0 +1,360 @@
+//! Loads of mail for the benchmarks, and the ways to deliver them: by the engine alone, by the blocking
+//! and by the tokio adapter.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use smtp_proto::{ClientName, Config, Connection, Envelope, Event, Report, TlsPolicy};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use crate::peer::{Dialogue, Options};
+
+/// The sender of every message.
+pub const SENDER: &str = "sender@example.org";
+
+/// The recipient with this number.
+pub fn recipient(number: usize) -> String {
+    format!("recipient{number}@example.net")
+}
+
+/// An envelope to this many recipients.
+pub fn envelope(recipients: usize) -> Envelope {
+    Envelope::new(SENDER, (0..recipients).map(recipient)).expect("these are addresses")
+}
+
+/// A message of about so many octets: lines of 76 columns that end in CRLF, none of which begins with a
+/// dot, so that on the wire only [`END`] is added to it.
+pub fn body(octets: usize) -> Vec<u8> {
+    let mut body = b"Subject: load\r\n\r\n".to_vec();
+    let alphabet: Vec<u8> = (b'a'..=b'z').chain(b'A'..=b'Z').chain(b'0'..=b'9').chain(*b" ,.").collect();
+    let mut letters = alphabet.iter().cycle();
+    while body.len() < octets {
+        body.push(b'>');
+        body.extend(letters.by_ref().take(75));
+        body.extend_from_slice(b"\r\n");
+    }
+    body
+}
+
+/// What ends such a message on the wire.
+pub const END: &[u8] = b".\r\n";
+
+/// How messages share sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// A session for each message, and QUIT behind it.
+    Single,
+    /// All in one session.
+    Bulk,
+    /// All in one session, each envelope behind the end of the message before it.
+    Overlap,
+}
+
+impl Way {
+    /// All of them.
+    pub const ALL: [Way; 3] = [Way::Single, Way::Bulk, Way::Overlap];
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Way::Single => "single",
+            Way::Bulk => "bulk",
+            Way::Overlap => "overlap",
+        })
+    }
+}
+
+/// The same message so many times.
+#[derive(Debug)]
+pub struct Load {
+    /// One for each message, made beforehand.
+    pub envelopes: Vec<Envelope>,
+    /// What each holds.
+    pub body: Vec<u8>,
+    /// How they share sessions.
+    pub way: Way,
+}
+
+impl Load {
+    /// `messages` of about `octets` to so many recipients.
+    pub fn new(messages: usize, recipients: usize, octets: usize, way: Way) -> Self {
+        Self { envelopes: vec![envelope(recipients); messages], body: body(octets), way }
+    }
+}
+
+/// What is called with each report that comes. It panics where the message was not delivered.
+fn delivered(report: &Report) {
+    assert!(report.is_success(), "{:?}", report.recipients);
+}
+
+/// Delivers by the blocking adapter. Calls `on_report` at each report, and returns the number of round
+/// trips.
+///
+/// # Panics
+/// Something was not delivered.
+pub fn by_blocking(server: &str, load: Load, mut on_report: impl FnMut()) -> u64 {
+    let Load { envelopes, body, way } = load;
+    let connector = smtp_blocking::Connector::new(server).tls(TlsPolicy::Never).overlap(way == Way::Overlap);
+    let connect = || connector.connect().expect("a session");
+    if way == Way::Single {
+        let deliver = |envelope| {
+            let mut session = connect();
+            delivered(&session.send_last(envelope, &body[..]).expect("a report"));
+            on_report();
+            session.round_trips()
+        };
+        return envelopes.into_iter().map(deliver).sum();
+    }
+    let mut session = connect();
+    let messages =
+        envelopes.into_iter().map(|envelope| smtp_blocking::Message::new(envelope, || Ok(&body[..])));
+    for report in session.send_all(messages).and_quit() {
+        delivered(&report);
+        on_report();
+    }
+    session.round_trips()
+}
+
+/// Delivers by the tokio adapter, in a runtime of one thread, and else as [`by_blocking`].
+///
+/// # Panics
+/// Something was not delivered.
+pub fn by_tokio(server: &str, load: Load, mut on_report: impl FnMut()) -> u64 {
+    let Load { envelopes, body, way } = load;
+    let connector = smtp_tokio::Connector::new(server).tls(TlsPolicy::Never).overlap(way == Way::Overlap);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        if way == Way::Single {
+            let mut round_trips = 0;
+            for envelope in envelopes {
+                let mut session = connector.connect().await.expect("a session");
+                delivered(&session.send_last(envelope, &body[..]).await.expect("a report"));
+                on_report();
+                round_trips += session.round_trips();
+            }
+            return round_trips;
+        }
+        let mut session = connector.connect().await.expect("a session");
+        let body = &body[..];
+        let messages = envelopes
+            .into_iter()
+            .map(|envelope| smtp_tokio::Message::new(envelope, move || async move { Ok(body) }));
+        let mut reports = session.send_all(smtp_tokio::iter(messages)).and_quit();
+        while let Some(report) = reports.next().await {
+            delivered(&report);
+            on_report();
+        }
+        drop(reports);
+        session.round_trips()
+    })
+}
+
+/// Delivers by the engine alone, to a peer in memory, and else as [`by_blocking`].
+///
+/// # Panics
+/// Something was not delivered, or the engine counts its round trips wrong.
+pub fn by_engine(load: Load, mut on_report: impl FnMut()) -> u64 {
+    let Load { envelopes, body, way } = load;
+    let mut config = Config::new(ClientName::parse("client.example").expect("this is a name"));
+    config.tls = TlsPolicy::Never;
+    config.overlap = way == Way::Overlap;
+    let config = Arc::new(config);
+    match way {
+        Way::Single => {
+            let single = |envelope| in_memory(config.clone(), vec![envelope], &body, &mut on_report);
+            envelopes.into_iter().map(single).sum()
+        }
+        _ => in_memory(config, envelopes, &body, &mut on_report),
+    }
+}
+
+fn in_memory(config: Arc<Config>, messages: Vec<Envelope>, body: &[u8], on_report: &mut dyn FnMut()) -> u64 {
+    const SUBMITTED: usize = 2;
+    let now = smtp_proto::Instant::default();
+    let mut engine = Connection::new(config, now);
+    let mut peer = Dialogue::new(Options { keep: false, ..Options::default() });
+    let (mut messages, mut submitted) = (messages.into_iter(), 0);
+    let (mut wire, mut replies) = (Vec::new(), Vec::new());
+    let mut round_trips = 0;
+    peer.greet(&mut replies);
+    loop {
+        // What the peer says to all that it was told is one round trip.
+        if !replies.is_empty() {
+            round_trips += 1;
+            engine.handle_input(now, &replies);
+            replies.clear();
+        }
+        while let Some(event) = engine.poll_event() {
+            match event {
+                Event::Finished(_, report) => {
+                    delivered(&report);
+                    on_report();
+                    submitted -= 1;
+                }
+                Event::Closed(result) => {
+                    result.expect("the session ends well");
+                    assert_eq!(round_trips, engine.round_trips());
+                    return round_trips;
+                }
+                _ => {}
+            }
+        }
+        while submitted < SUBMITTED
+            && let Some(envelope) = messages.next()
+        {
+            engine.submit(envelope).expect("a place");
+            submitted += 1;
+        }
+        if messages.as_slice().is_empty() {
+            let _ = engine.quit();
+        }
+        transmit(&mut engine, now, &[], &mut wire);
+        if engine.wants_body() {
+            transmit(&mut engine, now, body, &mut wire);
+            engine.finish_body().expect("the body is wanted");
+            transmit(&mut engine, now, &[], &mut wire);
+        }
+        peer.take(&wire, &mut replies);
+        wire.clear();
+    }
+}
+
+/// Takes what the engine has to send, and of `body` what it wants.
+fn transmit(engine: &mut Connection, now: smtp_proto::Instant, mut body: &[u8], wire: &mut Vec<u8>) {
+    while let Some(transmit) = engine.poll_transmit(now, body) {
+        let before = wire.len();
+        for part in transmit.parts() {
+            wire.extend_from_slice(part);
+        }
+        body = &body[transmit.advance(wire.len() - before)..];
+    }
+}
+
+/// What many sessions at the same time came to. A probe is whatever the caller measures.
+#[derive(Debug)]
+pub struct Sessions<P> {
+    /// Before the first of them, when all were open, and when all messages were delivered and all sessions
+    /// still open.
+    pub probes: [P; 3],
+    /// How long it took to open them all, and then to deliver everything.
+    pub opening: Duration,
+    /// The same for the messages.
+    pub delivery: Duration,
+}
+
+/// Connections that are being opened at the same time: more would overflow the queue of a listener.
+const OPENING: usize = 512;
+
+/// Opens so many sessions in one runtime, and when all are open, delivers so many messages in each.
+///
+/// # Errors
+/// The first failure of any.
+pub fn many_sessions<P>(
+    server: &str,
+    sessions: usize,
+    messages: usize,
+    octets: usize,
+    probe: impl Fn() -> P,
+) -> Result<Sessions<P>, String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let (step, mut steps) = mpsc::channel::<Result<(), String>>(1024);
+    let (go, started) = watch::channel(0);
+    let client = Arc::new(Client {
+        connector: smtp_tokio::Connector::new(server).tls(TlsPolicy::Never),
+        opening: Semaphore::new(OPENING),
+        envelope: envelope(1),
+        body: body(octets),
+        messages,
+    });
+    runtime.map_err(|error| error.to_string())?.block_on(async move {
+        let before = probe();
+        let start = Instant::now();
+        for _ in 0..sessions {
+            let (client, step, started) = (client.clone(), step.clone(), started.clone());
+            tokio::spawn(async move {
+                if let Err(error) = client.run(&step, started).await {
+                    let _ = step.send(Err(error)).await;
+                }
+            });
+        }
+        let mut all = async || -> Result<(), String> {
+            for _ in 0..sessions {
+                steps.recv().await.unwrap_or_else(|| Err("there are no sessions".into()))?;
+            }
+            Ok(())
+        };
+        all().await?;
+        let (opening, open) = (start.elapsed(), probe());
+        let start = Instant::now();
+        let _ = go.send(1);
+        all().await?;
+        let (delivery, done) = (start.elapsed(), probe());
+        let _ = go.send(2);
+        all().await?;
+        Ok(Sessions { probes: [before, open, done], opening, delivery })
+    })
+}
+
+struct Client {
+    connector: smtp_tokio::Connector,
+    opening: Semaphore,
+    envelope: Envelope,
+    body: Vec<u8>,
+    messages: usize,
+}
+
+impl Client {
+    /// One session: opened, told so, and when all are; then its messages, and the same again.
+    async fn run(
+        &self,
+        step: &mpsc::Sender<Result<(), String>>,
+        mut go: watch::Receiver<u32>,
+    ) -> Result<(), String> {
+        let permit = self.opening.acquire().await.map_err(|error| error.to_string())?;
+        // In boxes that are gone afterwards: only the session is to be measured.
+        let mut session = Box::pin(self.connector.connect()).await.map_err(|error| error.to_string())?;
+        drop(permit);
+        let _ = step.send(Ok(())).await;
+        let _ = go.wait_for(|&go| go >= 1).await;
+        Box::pin(self.deliver(&mut session)).await?;
+        let _ = step.send(Ok(())).await;
+        let _ = go.wait_for(|&go| go >= 2).await;
+        session.quit().await;
+        let _ = step.send(Ok(())).await;
+        Ok(())
+    }
+
+    async fn deliver(&self, session: &mut smtp_tokio::Session) -> Result<(), String> {
+        let envelopes = std::iter::repeat_n(self.envelope.clone(), self.messages);
+        let messages = envelopes
+            .map(|envelope| smtp_tokio::Message::new(envelope, || async { Ok(self.body.as_slice()) }));
+        let mut reports = session.send_all(smtp_tokio::iter(messages));
+        let mut delivered = 0;
+        while let Some(report) = reports.next().await {
+            if !report.is_success() {
+                return Err(format!("{:?}", report.recipients));
+            }
+            delivered += 1;
+        }
+        match delivered == self.messages {
+            true => Ok(()),
+            false => Err(format!("{delivered} reports of {}", self.messages)),
+        }
+    }
+}
+
+/// How long the calling thread, which must be the first of its process, has run on a processor, from
+/// Linux's `/proc`; none elsewhere. Waiting, and being waited for, are not in it.
+pub fn processor_time() -> Option<Duration> {
+    let schedstat = std::fs::read_to_string("/proc/self/schedstat").ok()?;
+    schedstat.split_ascii_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+}
+
+/// The resident memory of a process in octets, from Linux's `/proc`; none elsewhere.
+pub fn resident(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+}
