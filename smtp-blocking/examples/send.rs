@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use smtp_blocking::{Connector, Error, Message, Session, TlsInfo};
-use smtp_tests::send::{Ending, Options, Printer, SessionFacts, TlsFacts};
+use smtp_blocking::{Connector, Message, Session};
+use smtp_tests::send::{Ending, Options, Printer, SessionFacts};
 
 fn main() -> ExitCode {
     let options = match Options::parse_args() {
@@ -28,8 +28,7 @@ fn forward(options: &Arc<Options>, printer: &mut Printer<'_>) -> Result<SessionF
     let mut session = match connector.connect() {
         Ok(session) => session,
         Err(error) => {
-            let facts = failed_facts(&error);
-            let ending = Ending(Err((error.error().clone(), Some(error.to_string()))));
+            let (ending, facts) = (Ending::from(&error), SessionFacts::failed(&error));
             (0..options.repeat as usize * items.len()).for_each(|_| printer.message(&ending, &facts));
             return Ok(facts);
         }
@@ -47,21 +46,8 @@ fn forward(options: &Arc<Options>, printer: &mut Printer<'_>) -> Result<SessionF
 
 fn facts(session: &Session) -> SessionFacts {
     SessionFacts {
-        tls: session.tls_info().map(tls_facts),
+        tls: session.tls_info().cloned(),
         round_trips: session.round_trips(),
         overlap_broken: session.overlap_is_broken(),
-    }
-}
-
-fn failed_facts(error: &Error) -> SessionFacts {
-    let tls = error.tls_info().map(tls_facts);
-    SessionFacts { tls, round_trips: error.round_trips(), overlap_broken: false }
-}
-
-fn tls_facts(tls: &TlsInfo) -> TlsFacts {
-    TlsFacts {
-        version: tls.version.clone(),
-        cipher: tls.cipher_suite.clone(),
-        verified_name: tls.verified_name.clone(),
     }
 }

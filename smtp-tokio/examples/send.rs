@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use smtp_tests::send::{Ending, Item, Options, Printer, Progress, SessionFacts, Source, TlsFacts};
-use smtp_tokio::{Connector, Error, Message, Session, TlsInfo};
+use smtp_tests::send::{Ending, Item, Options, Printer, Progress, SessionFacts, Source};
+use smtp_tokio::{Connector, Message, Session};
 use tokio::io::{AsyncBufRead, AsyncRead, BufReader, ReadBuf};
 
 fn main() -> ExitCode {
@@ -49,8 +49,7 @@ async fn forward(
     let mut session = match connector.connect().await {
         Ok(session) => session,
         Err(error) => {
-            let facts = failed_facts(&error);
-            let ending = Ending(Err((error.error().clone(), Some(error.to_string()))));
+            let (ending, facts) = (Ending::from(&error), SessionFacts::failed(&error));
             (0..options.repeat as usize * items.len()).for_each(|_| printer.message(&ending, &facts));
             return Ok(facts);
         }
@@ -105,21 +104,8 @@ impl AsyncBufRead for Content {
 
 fn facts(session: &Session) -> SessionFacts {
     SessionFacts {
-        tls: session.tls_info().map(tls_facts),
+        tls: session.tls_info().cloned(),
         round_trips: session.round_trips(),
         overlap_broken: session.overlap_is_broken(),
-    }
-}
-
-fn failed_facts(error: &Error) -> SessionFacts {
-    let tls = error.tls_info().map(tls_facts);
-    SessionFacts { tls, round_trips: error.round_trips(), overlap_broken: false }
-}
-
-fn tls_facts(tls: &TlsInfo) -> TlsFacts {
-    TlsFacts {
-        version: tls.version.clone(),
-        cipher: tls.cipher_suite.clone(),
-        verified_name: tls.verified_name.clone(),
     }
 }

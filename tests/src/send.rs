@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
+use smtp_blocking::TlsInfo;
 use smtp_proto::{
     BodyType, Cause, ClientName, Credentials, Envelope, Error, Outcome, Printable, Reply, Report, Stage,
     Timeouts, TlsPolicy, Trace,
@@ -468,32 +469,34 @@ impl BufRead for Message {
     }
 }
 
-/// How the session was encrypted.
-#[derive(Clone, Debug)]
-pub struct TlsFacts {
-    /// As in `TLSv1.3`.
-    pub version: String,
-    /// As in `TLS13_AES_256_GCM_SHA384`.
-    pub cipher: String,
-    /// The name that was checked.
-    pub verified_name: Option<String>,
-}
-
 /// What is known of the session, at its end.
 #[derive(Clone, Debug, Default)]
 pub struct SessionFacts {
     /// How it was encrypted, if it was.
-    pub tls: Option<TlsFacts>,
+    pub tls: Option<TlsInfo>,
     /// Its round trips.
     pub round_trips: u64,
     /// Overlap was chosen, and the server does not take it.
     pub overlap_broken: bool,
 }
 
+impl SessionFacts {
+    /// Of a session that did not come about.
+    pub fn failed(error: &smtp_blocking::Error) -> Self {
+        Self { tls: error.tls_info().cloned(), round_trips: error.round_trips(), overlap_broken: false }
+    }
+}
+
 /// How a message ended: its report, or the error that left none, with the whole line about it where more
 /// is known than its `Display` says.
 #[derive(Clone, Debug)]
 pub struct Ending(pub Result<Report, (Error, Option<String>)>);
+
+impl From<&smtp_blocking::Error> for Ending {
+    fn from(error: &smtp_blocking::Error) -> Self {
+        Self(Err((error.error().clone(), Some(error.to_string()))))
+    }
+}
 
 impl From<Error> for Ending {
     fn from(error: Error) -> Self {
@@ -655,7 +658,7 @@ fn tls(facts: &SessionFacts) -> Value {
         None => Value::Null,
         Some(tls) => json!({
             "version": tls.version,
-            "cipher": tls.cipher,
+            "cipher": tls.cipher_suite,
             "verified": tls.verified_name.is_some(),
             "name": tls.verified_name,
         }),

@@ -48,6 +48,7 @@ for_both!(
     a_silent_server_times_out,
     a_server_that_stops_reading_times_out,
     a_refusal_in_the_middle_of_the_body_is_what_is_reported,
+    bulk_prints_a_line_for_each_message_and_a_summary,
 );
 
 fn send(adapter: Adapter) -> Command {
@@ -455,4 +456,45 @@ fn a_refusal_in_the_middle_of_the_body_is_what_is_reported(adapter: Adapter) {
     let run = run_with(adapter, &message, "early", Some(address), &ONE, &[]);
     run.is(69, "permanent", Some("body")).maybe_delivered(false);
     assert_eq!(run.json["recipients"][0]["code"], 552);
+}
+
+fn bulk_prints_a_line_for_each_message_and_a_summary(adapter: Adapter) {
+    let (receiver, address) = receiver(Options::default());
+    let (one, two) = (message_file("one", b"Subject: 1\r\n\r\n"), message_file("two", b"Subject: 2\r\n\r\n"));
+    let mut command = send(adapter);
+    command.args([
+        "--server",
+        &address,
+        "--tls",
+        "none",
+        "--from",
+        "a@b",
+        "--to",
+        "bob@b",
+        "--to",
+        "refused@b",
+    ]);
+    command.args(["--json", "--overlap", "--repeat", "3", "--data"]).arg(&one).arg("--data").arg(&two);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(69));
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (summary, messages) = lines.split_last().unwrap();
+    assert_eq!(messages.len(), 6);
+    for (index, message) in messages.iter().enumerate() {
+        assert_eq!((&message["message"], &message["outcome"]), (&(index + 1).into(), &"partial".into()));
+        assert_eq!(message["recipients"][1]["code"], 550);
+    }
+    assert_eq!((&summary["messages"], &summary["outcome"]), (&6.into(), &"partial".into()), "{summary}");
+    // Greeting, EHLO, the first envelope, and one for each message.
+    assert_eq!(
+        (&summary["round_trips"], &summary["overlap_broken"]),
+        (&9.into(), &false.into()),
+        "{summary}"
+    );
+    assert!(summary["seconds"].as_f64().unwrap() > 0.0);
+    let stored = receiver.wait_for_messages(6, Duration::from_secs(5));
+    let subjects: Vec<_> = stored.iter().map(|stored| std::fs::read(&stored.path).unwrap()[9]).collect();
+    assert_eq!(subjects, *b"121212");
+    let _ = (std::fs::remove_file(one), std::fs::remove_file(two));
 }
