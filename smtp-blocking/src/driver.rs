@@ -18,6 +18,9 @@ const GATHER: usize = 32 * 1024;
 /// What ends a session that is not lost.
 const GOODBYE: &[u8] = b"QUIT\r\n";
 
+/// How long to listen to a server that takes nothing any more: why it has gone is often there to be read.
+pub const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// As good as never, for timeouts that a clock could not be asked to wait for.
 pub const FOREVER: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 

@@ -49,7 +49,7 @@ mod tls;
 /// What smtp-tokio shares with this crate; not for others, and without any promise.
 #[doc(hidden)]
 pub mod shared {
-    pub use crate::driver::{Driver, FOREVER};
+    pub use crate::driver::{Driver, FOREVER, LAST_WORDS};
     pub use crate::terms::{Observer, SessionTerms, Terms};
     #[cfg(feature = "rustls")]
     pub use crate::tls::{TlsSettings, cause, info};

@@ -4,7 +4,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::driver::Driver;
+use crate::driver::{Driver, LAST_WORDS};
 use crate::stream::{Stream, Transport};
 use crate::terms::{Observer, SessionTerms};
 
@@ -127,9 +127,12 @@ impl Pump {
             }
             _ => {
                 // Why the server has gone is often there to be read: a 421, say.
-                if self.stream.socket.set_timeout(Duration::from_millis(500)).is_ok() {
+                if self.stream.socket.set_timeout(LAST_WORDS).is_ok() {
+                    let start = Instant::now();
                     let mut input = [0; READ];
-                    while let Ok(n @ 1..) = self.stream.read(&mut input) {
+                    while start.elapsed() < LAST_WORDS
+                        && let Ok(n @ 1..) = self.stream.read(&mut input)
+                    {
                         let now = self.now();
                         self.driver.engine.handle_input(now, &input[..n]);
                         if self.driver.engine.is_closed() {

@@ -402,8 +402,7 @@ impl State {
                     return;
                 };
                 // Once the server has taken RSET, or a new MAIL, the failed transaction is gone.
-                let renewed = matches!(expected.what, Expect::Rset | Expect::Mail | Expect::OverlappedMail)
-                    && reply.class() == ReplyClass::Success;
+                let renewed = expected.what.begins_message() && reply.class() == ReplyClass::Success;
                 match transaction.on_reply(expected.what, reply, &mut cx) {
                     Ok(Flow::Wait) => self.reset_due &= !renewed,
                     Ok(Flow::BodyWanted) => {

@@ -76,7 +76,8 @@
 //! 8. STARTTLS is a hard edge: nothing is sent behind it, nothing that arrives behind its 220 is
 //!    believed, nothing learnt before it is kept.
 //! 9. A batch ends where RFC 2920 says, and nothing of the next message follows the end of the data
-//!    before its reply, because servers that advertise PIPELINING break on that.
+//!    before its reply, because servers that advertise PIPELINING break on that; unless the caller has
+//!    chosen [`Config::overlap`] for one that does not.
 //! 10. A loss between the end of the data and its reply is [`Outcome::InDoubt`]; a message that was not
 //!     begun is [`Outcome::NotAttempted`].
 //! 11. Credentials do not appear in `Debug`, in errors or in [`Trace`], are wiped when dropped, and do

@@ -54,6 +54,11 @@ impl Expect {
         }
     }
 
+    /// Whether it answers the first command of a message, with which what was before is over.
+    pub(crate) fn begins_message(self) -> bool {
+        matches!(self, Expect::Rset | Expect::Mail | Expect::OverlappedMail)
+    }
+
     fn is_end_of_data(self) -> bool {
         matches!(self, Expect::EndOfData | Expect::EndOfDataFor(_))
     }
@@ -248,8 +253,7 @@ impl Pipeline {
 
     /// The message whose first command was never offered.
     pub(crate) fn unbegun(&self) -> Option<MessageId> {
-        let first = |what| matches!(what, Expect::Rset | Expect::Mail | Expect::OverlappedMail);
-        self.unoffered().filter(|expected| first(expected.what)).find_map(|expected| expected.message)
+        self.unoffered().find(|expected| expected.what.begins_message())?.message
     }
 
     /// Whether there is an end of data that was never offered.

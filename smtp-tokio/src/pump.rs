@@ -7,14 +7,10 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use smtp_blocking::shared::{Driver, FOREVER, Observer, SessionTerms};
+use smtp_blocking::shared::{Driver, FOREVER, LAST_WORDS, Observer, SessionTerms};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
-
-/// How long to listen to a server that takes nothing any more.
-const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What a session can run over.
 pub(crate) trait AsyncStream: AsyncRead + AsyncWrite + Send + Unpin {}

@@ -770,9 +770,8 @@ pub fn example(package: &'static str) -> PathBuf {
     // What cargo tells a test of its package would make build scripts run anew, and with them the build
     // of everything above, now and in the next run of cargo.
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("CARGO_PKG_")
-            || name.to_string_lossy().starts_with("CARGO_MANIFEST_")
-        {
+        let of_package = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+        if of_package.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
             cargo.env_remove(name);
         }
     }
