@@ -1,6 +1,7 @@
-//! The body on the wire under DATA: dot-stuffing (RFC 5321 section 4.5.2) and the line-ending policy,
-//! by insertion only. The caller's octets go out verbatim, in runs as long as nothing has to be put
-//! between two of them; what is put there is a dot, a CR, an LF, or an LF and a dot.
+//! The octets of a body on the wire: the line-ending policy, and under DATA dot-stuffing (RFC 5321 section
+//! 4.5.2), by insertion only. The caller's octets go out verbatim, in runs as long as nothing has to be
+//! put between two of them; what is put there is a dot, a CR, an LF, or an LF and a dot. How BDAT frames
+//! them is `chunk.rs`'s business.
 
 use memchr::{memchr2, memchr3, memrchr};
 
@@ -56,6 +57,9 @@ pub enum BodyError {
     /// A line over 998 octets, where they are refused.
     #[error("the body has a line of more than 998 octets")]
     LineTooLong,
+    /// The body has another size than was declared as exact, or its octets changed between two offers.
+    #[error("the body does not have the size that was declared as exact")]
+    WrongSize,
     /// An octet above 127 that was not declared, or that the server does not take.
     #[error(
         "the body holds octets above 127, which were not declared or which the server does not take; encode it, or declare 8BITMIME"
@@ -76,6 +80,17 @@ enum Last {
     Dot,
     /// Anything else.
     Text,
+}
+
+/// How a body travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transfer {
+    /// Under DATA, up to a dot.
+    Data,
+    /// Lines of text in chunks, whose dots mean nothing (RFC 3030 section 2).
+    Text,
+    /// BINARYMIME: octets as they are (RFC 3030 section 3).
+    Binary,
 }
 
 /// The state between two octets of a body. [`next`](BodyEncoder::next) says what goes out before them
@@ -100,15 +115,33 @@ enum Last {
 pub struct BodyEncoder {
     policy: BodyPolicy,
     allow_eight_bit: bool,
+    transfer: Transfer,
     last: Last,
     /// Octets of the current line so far; kept only where long lines are refused.
     column: usize,
 }
 
 impl BodyEncoder {
-    /// An encoder at the beginning of a body.
+    /// An encoder at the beginning of a body that is sent by DATA.
     pub fn new(policy: BodyPolicy, allow_eight_bit: bool) -> Self {
-        Self { policy, allow_eight_bit, last: Last::LineStart, column: 0 }
+        let transfer = Transfer::Data;
+        Self { policy, allow_eight_bit, transfer, last: Last::LineStart, column: 0 }
+    }
+
+    /// The same for one that is sent by BDAT (RFC 3030): no dot is doubled and none ends it, and a missing
+    /// line end at its end is still added.
+    pub fn chunked(policy: BodyPolicy, allow_eight_bit: bool) -> Self {
+        Self { transfer: Transfer::Text, ..Self::new(policy, allow_eight_bit) }
+    }
+
+    /// The same under BINARYMIME: every octet goes out as it is.
+    pub fn binary() -> Self {
+        let policy = BodyPolicy { allow_nul: true, ..BodyPolicy::default() };
+        Self { transfer: Transfer::Binary, ..Self::new(policy, true) }
+    }
+
+    fn stuffs_dots(&self) -> bool {
+        self.transfer == Transfer::Data
     }
 
     /// What to send for the front of `body`: octets of the encoder's own, and behind them the number of
@@ -121,8 +154,11 @@ impl BodyEncoder {
         let Some(&first) = body.first() else {
             return Ok((&[], 0));
         };
-        let insertion = self.insertion(first)?;
         let body = &body[..body.len().min(MAX_RUN)];
+        if self.transfer == Transfer::Binary {
+            return Ok((&[], body.len()));
+        }
+        let insertion = self.insertion(first)?;
         let run = self.line_run(body);
         let run = match self.allow_eight_bit || body[..run].is_ascii() {
             true => run,
@@ -140,12 +176,13 @@ impl BodyEncoder {
     fn insertion(&self, next: u8) -> Result<&'static [u8], BodyError> {
         let insertion: &[u8] = match (self.last, next) {
             (Last::Cr, b'\n') => return Ok(b""),
-            (Last::Cr, b'.') => b"\n.",
+            (Last::Cr, b'.') if self.stuffs_dots() => b"\n.",
             (Last::Cr, _) => b"\n",
             (Last::Dot, b'.') => return Ok(b""),
             (Last::Dot, b'\n') => b".\r",
             (_, b'\n') => b"\r",
-            (Last::Dot, _) | (Last::LineStart, b'.') => return Ok(b"."),
+            (Last::LineStart, b'.') if self.stuffs_dots() => return Ok(b"."),
+            (Last::Dot, _) => return Ok(b"."),
             _ => return Ok(b""),
         };
         match (self.policy.line_endings, self.last) {
@@ -174,9 +211,10 @@ impl BodyEncoder {
         }
         // The LF of a CRLF cut in two, or of a bare LF whose CR was inserted, ends its line.
         let mut at = 0;
+        let stuffs = self.stuffs_dots();
         if body[0] == b'\n' {
             (line, carried, at) = (1, 0, 1);
-            if body.get(1) == Some(&b'.') {
+            if stuffs && body.get(1) == Some(&b'.') {
                 return 1;
             }
         }
@@ -192,7 +230,7 @@ impl BodyEncoder {
             };
             match body[found] {
                 b'\r' => match (body.get(found + 1), body.get(found + 2)) {
-                    (Some(b'\n'), Some(b'.')) => return found + 2,
+                    (Some(b'\n'), Some(b'.')) if stuffs => return found + 2,
                     (Some(b'\n'), _) => at = found + 2,
                     // A bare CR: what completes it goes in behind it.
                     _ => return found + 1,
@@ -211,7 +249,7 @@ impl BodyEncoder {
                 // That LF, or one whose CR was the last of a block.
                 if body.get(at) == Some(&b'\n') {
                     at += 1;
-                    if body.get(at) == Some(&b'.') {
+                    if stuffs && body.get(at) == Some(&b'.') {
                         return at;
                     }
                 }
@@ -225,8 +263,10 @@ impl BodyEncoder {
     #[inline(never)]
     fn is_plain(&self, octets: &[u8; BLOCK + 1]) -> bool {
         let (mut trouble, mut least) = (false, u8::MAX);
+        // Where no dot is doubled, none is trouble.
+        let dot = if self.stuffs_dots() { b'.' } else { b'\n' };
         for (&this, &next) in octets[..BLOCK].iter().zip(&octets[1..]) {
-            trouble |= ((this == b'\r') != (next == b'\n')) | ((this == b'\n') & (next == b'.'));
+            trouble |= ((this == b'\r') != (next == b'\n')) | ((this == b'\n') & (next == dot));
             least = least.min(this);
         }
         !trouble && (least > 0 || self.policy.allow_nul)
@@ -268,14 +308,38 @@ impl BodyEncoder {
         run.len()
     }
 
-    /// What ends the data: the final CRLF where the body has none, and the dot.
+    /// How many octets all of `body` becomes on the wire, insertions included, and how it would end. Octets
+    /// from the first one that must not be sent are not counted; the error says that there is one.
+    pub(crate) fn measure(&self, mut body: &[u8]) -> (u64, Result<Self, BodyError>) {
+        let (mut encoder, mut octets) = (self.clone(), 0);
+        while !body.is_empty() {
+            match encoder.next(body) {
+                Ok((insertion, run)) => {
+                    let sent = insertion.len() + run;
+                    octets += sent as u64;
+                    body = &body[encoder.record(insertion, &body[..run], sent)..];
+                }
+                Err(error) => return (octets, Err(error)),
+            }
+        }
+        (octets, Ok(encoder))
+    }
+
+    /// What ends the data: the final CRLF where the body has none, and the dot. In chunks there is no dot,
+    /// and under BINARYMIME nothing.
     ///
     /// # Errors
     /// The body ends in a bare CR, and those are refused.
     pub fn finish(&self) -> Result<&'static [u8], BodyError> {
         match (self.last, self.policy.line_endings) {
-            (Last::LineStart, _) => Ok(b".\r\n"),
+            _ if self.transfer == Transfer::Binary => Ok(b""),
             (Last::Cr, LineEndings::Refuse) => Err(BodyError::BareCr),
+            (last, _) if !self.stuffs_dots() => Ok(match last {
+                Last::LineStart => b"",
+                Last::Cr => b"\n",
+                Last::Text | Last::Dot => b"\r\n",
+            }),
+            (Last::LineStart, _) => Ok(b".\r\n"),
             (Last::Cr, LineEndings::Normalise) => Ok(b"\n.\r\n"),
             (Last::Text, _) => Ok(b"\r\n.\r\n"),
             (Last::Dot, _) => Ok(b".\r\n.\r\n"),
@@ -362,6 +426,38 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn chunks_need_no_dots_doubled() {
+        let encode = |mut encoder: BodyEncoder, mut body: &[u8]| {
+            let (octets, measured) = encoder.measure(body);
+            let end = measured.unwrap().finish().unwrap();
+            let mut wire = Vec::new();
+            while !body.is_empty() {
+                let (inserted, run) = encoder.next(body).unwrap();
+                wire.extend_from_slice(inserted);
+                wire.extend_from_slice(&body[..run]);
+                body = &body[encoder.advance(body, inserted.len() + run)..];
+            }
+            assert_eq!((wire.len() as u64, encoder.finish().unwrap()), (octets, end));
+            wire.extend_from_slice(end);
+            wire
+        };
+        let text = BodyEncoder::chunked(BodyPolicy::default(), false);
+        let long = [&b"x\r\n"[..], &b".\r\n".repeat(BLOCK)].concat();
+        for (body, wire) in [
+            (&b""[..], &b""[..]),
+            (b".\r\n..\r\n", b".\r\n..\r\n"),
+            (b"a\n.\nb", b"a\r\n.\r\nb\r\n"),
+            (b"\r.", b"\r\n.\r\n"),
+            (b"a\r", b"a\r\n"),
+            (&long, &long),
+        ] {
+            assert_eq!(encode(text.clone(), body), wire, "{:?}", body.escape_ascii());
+        }
+        let octets = b"\n.\r\0\xff.\n";
+        assert_eq!(encode(BodyEncoder::binary(), octets), octets);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use crate::parameter::seconds_of;
 use crate::reply::{Printable, Reply, ReplyClass, ReplyRef};
 
 /// A service extension that the engine knows by name.
@@ -22,10 +23,36 @@ pub enum Extension {
     Auth,
     /// ENHANCEDSTATUSCODES (RFC 2034).
     EnhancedStatusCodes,
+    /// CHUNKING (RFC 3030): the body in counted chunks, by BDAT.
+    Chunking,
+    /// BINARYMIME (RFC 3030): a body of any octets, without lines.
+    BinaryMime,
+    /// DSN (RFC 3461): which reports of delivery are wanted.
+    Dsn,
+    /// DELIVERBY (RFC 2852): a time by which to deliver.
+    DeliverBy,
+    /// MT-PRIORITY (RFC 6710): which message goes first.
+    MtPriority,
+    /// FUTURERELEASE (RFC 4865): a time until which to hold a message.
+    FutureRelease,
+    /// REQUIRETLS (RFC 8689): verified TLS on every hop.
+    RequireTls,
+    /// RRVS (RFC 7293): delivery only if a mailbox has not changed hands.
+    Rrvs,
+    /// LIMITS (RFC 9422): how much one session may ask for.
+    Limits,
+    /// PRDR (draft-hall-prdr): a reply for each recipient after the body.
+    Prdr,
+    /// XCLIENT, of Postfix: a proxy tells whom it speaks for.
+    XClient,
+    /// XFORWARD, of Postfix: a proxy tells where a message came from.
+    XForward,
+    /// ETRN (RFC 1985): the server is asked to work off a queue.
+    Etrn,
 }
 
 impl Extension {
-    const ALL: [Extension; 7] = [
+    const ALL: [Extension; 20] = [
         Extension::Pipelining,
         Extension::Size,
         Extension::EightBitMime,
@@ -33,6 +60,19 @@ impl Extension {
         Extension::StartTls,
         Extension::Auth,
         Extension::EnhancedStatusCodes,
+        Extension::Chunking,
+        Extension::BinaryMime,
+        Extension::Dsn,
+        Extension::DeliverBy,
+        Extension::MtPriority,
+        Extension::FutureRelease,
+        Extension::RequireTls,
+        Extension::Rrvs,
+        Extension::Limits,
+        Extension::Prdr,
+        Extension::XClient,
+        Extension::XForward,
+        Extension::Etrn,
     ];
 
     /// The EHLO keyword.
@@ -45,6 +85,19 @@ impl Extension {
             Extension::StartTls => "STARTTLS",
             Extension::Auth => "AUTH",
             Extension::EnhancedStatusCodes => "ENHANCEDSTATUSCODES",
+            Extension::Chunking => "CHUNKING",
+            Extension::BinaryMime => "BINARYMIME",
+            Extension::Dsn => "DSN",
+            Extension::DeliverBy => "DELIVERBY",
+            Extension::MtPriority => "MT-PRIORITY",
+            Extension::FutureRelease => "FUTURERELEASE",
+            Extension::RequireTls => "REQUIRETLS",
+            Extension::Rrvs => "RRVS",
+            Extension::Limits => "LIMITS",
+            Extension::Prdr => "PRDR",
+            Extension::XClient => "XCLIENT",
+            Extension::XForward => "XFORWARD",
+            Extension::Etrn => "ETRN",
         }
     }
 
@@ -88,7 +141,7 @@ impl Capabilities {
                 if keyword.eq_ignore_ascii_case(extension.keyword().as_bytes()) {
                     known |= extension.bit();
                     if extension == Extension::Size && size.is_none() {
-                        size = words(parameters).next().and_then(parse_size);
+                        size = words(parameters).next().and_then(parse_number);
                     }
                 }
             }
@@ -104,6 +157,18 @@ impl Capabilities {
     /// Whether the server offers this extension.
     pub fn has(&self, extension: Extension) -> bool {
         self.known & extension.bit() != 0
+    }
+
+    /// Whether the server offers this EHLO keyword, in any case, known to the engine or not.
+    ///
+    /// ```
+    /// use smtp_proto::{Capabilities, Reply, ReplyCode};
+    ///
+    /// let offered = Capabilities::parse(Reply::new(ReplyCode::new(250).unwrap(), b"mx\nCONPERM\n"));
+    /// assert!(offered.offers("conperm") && !offered.offers("mx"));
+    /// ```
+    pub fn offers(&self, keyword: &str) -> bool {
+        self.lines_of(keyword).next().is_some()
     }
 
     /// The largest message that the server takes, in octets, where it states one (RFC 1870).
@@ -124,11 +189,76 @@ impl Capabilities {
 
     /// The words behind an EHLO keyword, for any extension, known to the engine or not.
     pub fn parameters<'a>(&'a self, keyword: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.reply
-            .iter()
-            .flat_map(|reply| extension_lines(reply.borrow()))
-            .filter(move |(name, _)| name.eq_ignore_ascii_case(keyword.as_bytes()))
-            .flat_map(|(_, parameters)| words(parameters))
+        self.lines_of(keyword).flat_map(words)
+    }
+
+    fn lines_of<'a>(&'a self, keyword: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let lines = self.reply.iter().flat_map(|reply| extension_lines(reply.borrow()));
+        lines.filter_map(move |(name, parameters)| {
+            name.eq_ignore_ascii_case(keyword.as_bytes()).then_some(parameters)
+        })
+    }
+
+    /// A limit that the server states under LIMITS (RFC 9422), by its name. One that is zero or no
+    /// number is as if it were not stated, and none is too large to read.
+    ///
+    /// ```
+    /// use smtp_proto::{Capabilities, Reply, ReplyCode};
+    ///
+    /// let text = b"mx.example.net\nLIMITS RCPTMAX=20 MAILMAX=0";
+    /// let offered = Capabilities::parse(Reply::new(ReplyCode::new(250).unwrap(), text));
+    /// assert_eq!((offered.limit("rcptmax"), offered.limit("MAILMAX")), (Some(20), None));
+    /// ```
+    pub fn limit(&self, name: &str) -> Option<u64> {
+        let mut stated = self.parameters("LIMITS").filter_map(|word| {
+            let at = word.iter().position(|&b| b == b'=')?;
+            word[..at].eq_ignore_ascii_case(name.as_bytes()).then_some(&word[at + 1..])
+        });
+        stated.next().and_then(parse_number).filter(|&limit| limit != 0)
+    }
+
+    /// How many recipients one transaction may have: RCPTMAX (RFC 9422 section 4.2).
+    pub fn recipients_max(&self) -> Option<u64> {
+        self.limit("RCPTMAX")
+    }
+
+    /// How many transactions one session may have: MAILMAX (RFC 9422 section 4.1).
+    pub fn mails_max(&self) -> Option<u64> {
+        self.limit("MAILMAX")
+    }
+
+    /// How many domains the recipients of one transaction may have: RCPTDOMAINMAX (RFC 9422 section
+    /// 4.3).
+    pub fn recipient_domains_max(&self) -> Option<u64> {
+        self.limit("RCPTDOMAINMAX")
+    }
+
+    /// The shortest time, in seconds, that the server takes in [`MailParameter::deliver_by`] with
+    /// [`ByMode::Return`], where it states one other than zero (RFC 2852).
+    ///
+    /// [`MailParameter::deliver_by`]: crate::MailParameter::deliver_by
+    /// [`ByMode::Return`]: crate::ByMode::Return
+    pub fn deliver_by_minimum(&self) -> Option<u32> {
+        let seconds = self.parameters("DELIVERBY").next().and_then(parse_number)?;
+        Some(u32::try_from(seconds).unwrap_or(u32::MAX)).filter(|&seconds| seconds != 0)
+    }
+
+    /// How long the server holds a message at most (RFC 4865 section 3): an interval in seconds, and the
+    /// date-time (RFC 3339) that ends it, as the server writes it. None where either is malformed.
+    ///
+    /// ```
+    /// use smtp_proto::{Capabilities, Reply, ReplyCode};
+    ///
+    /// let text = b"mx.example.net\nFUTURERELEASE 86400 2027-01-02T00:00:00Z";
+    /// let offered = Capabilities::parse(Reply::new(ReplyCode::new(250).unwrap(), text));
+    /// assert_eq!(offered.future_release_limits(), Some((86_400, "2027-01-02T00:00:00Z")));
+    /// ```
+    pub fn future_release_limits(&self) -> Option<(u32, &str)> {
+        let mut words = self.parameters("FUTURERELEASE");
+        let seconds = words.next().and_then(parse_number)?;
+        let until = words.next().and_then(|word| core::str::from_utf8(word).ok())?;
+        seconds_of(until)?;
+        Some((u32::try_from(seconds).unwrap_or(u32::MAX), until))
     }
 
     /// The whole reply that this was read from; none after HELO.
@@ -163,7 +293,10 @@ fn extension_lines(reply: ReplyRef<'_>) -> impl Iterator<Item = (&[u8], &[u8])> 
 }
 
 /// No number is too large: one beyond 64 bits is as good as no limit, but it is still a number.
-fn parse_size(digits: &[u8]) -> Option<u64> {
+fn parse_number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
     digits.iter().try_fold(0u64, |size, b| {
         b.is_ascii_digit().then(|| size.saturating_mul(10).saturating_add(u64::from(b - b'0')))
     })

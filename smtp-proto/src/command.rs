@@ -4,23 +4,29 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::body::BodyEncoder;
-use crate::envelope::{ClientName, Mailbox};
+use crate::capability::Capabilities;
+use crate::envelope::{ClientName, Envelope, Mailbox};
 
 /// The longest AUTH line that carries an initial response, in octets with its CRLF (RFC 4954 section 4
 /// keeps the command limit of RFC 5321 section 4.5.3.1.4).
 const MAX_COMMAND_LINE: usize = 512;
 
-/// What is said of the body in MAIL.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct MailParameters {
+/// What follows the reverse-path in MAIL.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct MailParameters<'a> {
     /// SIZE (RFC 1870).
     pub(crate) size: Option<u64>,
-    /// BODY=8BITMIME (RFC 6152).
-    pub(crate) eight_bit: bool,
+    /// BODY (RFC 6152, RFC 3030).
+    pub(crate) body: Option<&'static str>,
     /// SMTPUTF8 (RFC 6531).
     pub(crate) utf8: bool,
+    /// The caller's own, as far as they are offered.
+    pub(crate) others: Option<(&'a Envelope, &'a Capabilities)>,
 }
+
+/// What follows the forward-path at this position in RCPT: the caller's parameters, as far as they are
+/// offered.
+pub(crate) type RcptParameters<'a> = Option<(&'a Envelope, usize, &'a Capabilities)>;
 
 /// One line of the client's.
 #[derive(Clone, Copy)]
@@ -34,13 +40,15 @@ pub(crate) enum Command<'a> {
     /// A response in base64, to a challenge.
     AuthResponse(&'a str),
     AuthCancel,
-    Mail(&'a Mailbox, MailParameters),
-    Rcpt(&'a Mailbox),
+    Mail(&'a Mailbox, MailParameters<'a>),
+    Rcpt(&'a Mailbox, RcptParameters<'a>),
     Data,
     /// The dot that ends a body which was never wanted.
     LoneDot,
     Rset,
     Quit,
+    /// A command outside a transaction, as it is.
+    Request(&'a str),
 }
 
 impl Command<'_> {
@@ -102,23 +110,39 @@ impl Command<'_> {
                 if let Some(size) = parameters.size {
                     write!(f, " SIZE={size}")?;
                 }
-                if parameters.eight_bit {
-                    f.write_str(" BODY=8BITMIME")?;
+                if let Some(body) = parameters.body {
+                    write!(f, " BODY={body}")?;
                 }
                 if parameters.utf8 {
                     f.write_str(" SMTPUTF8")?;
                 }
+                if let Some((envelope, offered)) = parameters.others {
+                    for parameter in envelope.mail_parameters() {
+                        if parameter.offered_in(offered) {
+                            write!(f, " {}", parameter.text())?;
+                        }
+                    }
+                }
                 Ok(())
             }
-            Command::Rcpt(path) => {
+            Command::Rcpt(path, parameters) => {
                 f.write_str("RCPT TO:<")?;
                 f.write_str(path.as_str())?;
-                f.write_str(">")
+                f.write_str(">")?;
+                if let Some((envelope, index, offered)) = parameters {
+                    for parameter in envelope.recipient_parameters(index) {
+                        if parameter.offered_in(offered) {
+                            write!(f, " {}", parameter.text())?;
+                        }
+                    }
+                }
+                Ok(())
             }
             Command::Data => f.write_str("DATA"),
             Command::LoneDot => f.write_str("."),
             Command::Rset => f.write_str("RSET"),
             Command::Quit => f.write_str("QUIT"),
+            Command::Request(line) => f.write_str(line),
         }
     }
 }
@@ -126,11 +150,4 @@ impl Command<'_> {
 /// Whether an initial response of `octets` in base64 still fits the command line.
 pub(crate) fn fits_auth_line(mechanism: &str, octets: usize) -> bool {
     "AUTH ".len() + mechanism.len() + " ".len() + octets + "\r\n".len() <= MAX_COMMAND_LINE
-}
-
-/// The end of a body: a line end where it has none, and the dot.
-pub(crate) fn end_of_data(encoder: &BodyEncoder, out: &mut Vec<u8>) -> Result<usize, crate::body::BodyError> {
-    let end = encoder.finish()?;
-    out.extend_from_slice(end);
-    Ok(end.len())
 }

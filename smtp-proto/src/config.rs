@@ -32,6 +32,23 @@ pub enum TlsPolicy {
     Implicit,
 }
 
+/// When a body goes out by BDAT (RFC 3030, CHUNKING) instead of DATA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Chunking {
+    /// Where it is offered.
+    #[default]
+    Auto,
+    /// Never, so that a BINARYMIME body cannot be sent.
+    Never,
+    /// Always: a server that does not offer it is not given the message.
+    Always,
+    /// Where it is offered, in the same batch as the envelope, before any recipient is accepted: one round
+    /// trip for each message, and with [`Config::overlap`] as good as none. Only for a server that is
+    /// trusted to read the chunks that it refuses: one that does not takes the body for commands. Where
+    /// PIPELINING is not offered, under LMTP, and where all recipients are to be accepted, it is as `Auto`.
+    Eager,
+}
+
 /// How long to wait for each reply. Each is a deadline: a server that drips octets gains nothing. The
 /// defaults are those of RFC 5321 section 4.5.3.2 where it names one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,13 +70,16 @@ pub struct Timeouts {
     pub rcpt: Duration,
     /// DATA until its 354; 2 minutes.
     pub data: Duration,
-    /// Each block of the body, until the transport takes some of what it was offered; 3 minutes.
+    /// Each block of the body, until the transport takes some of what it was offered, and the reply to each
+    /// chunk but the last; 3 minutes.
     pub block: Duration,
     /// The reply to the end of the data; 10 minutes, because servers do their filtering there.
     pub end_of_message: Duration,
     /// The reply to what overlaps ([`Config::overlap`]), once the end of the data before it has been
     /// answered; 20 seconds, because a server that has lost those commands never answers.
     pub overlap: Duration,
+    /// A command outside a transaction; 5 minutes.
+    pub request: Duration,
     /// Getting QUIT out; 5 seconds. Its reply is not waited for.
     pub quit: Duration,
 }
@@ -80,6 +100,7 @@ impl Default for Timeouts {
             block: minutes(3),
             end_of_message: minutes(10),
             overlap: Duration::from_secs(20),
+            request: minutes(5),
             quit: Duration::from_secs(5),
         }
     }
@@ -108,6 +129,7 @@ impl Timeouts {
             rcpt: reply,
             data: reply,
             end_of_message: reply,
+            request: reply,
             ..self
         }
     }
@@ -125,15 +147,17 @@ pub struct Limits {
     /// not read while it writes from deadlocking a client that does not either. One command is always
     /// allowed.
     pub in_flight: usize,
-    /// Messages that may be submitted and not finished; 64.
+    /// Messages and requests that may be submitted and not finished; 64.
     pub messages: usize,
+    /// Chunks that may be unanswered at a time; 16.
+    pub chunks: usize,
     /// Challenges in one AUTH exchange; 8.
     pub challenges: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { reply: ReplyLimits::default(), in_flight: 4_096, messages: 64, challenges: 8 }
+        Self { reply: ReplyLimits::default(), in_flight: 4_096, messages: 64, chunks: 16, challenges: 8 }
     }
 }
 
@@ -166,6 +190,16 @@ pub struct Config {
     /// so in both cases), and one dies between the delivery and its reply, which leaves that message in
     /// doubt.
     pub overlap: bool,
+    /// Automatic by default.
+    pub chunking: Chunking,
+    /// The most octets of one chunk, where the size of the body is not known in advance; 65,536. The adapters
+    /// gather so much before they send it.
+    pub chunk_size: usize,
+    /// Takes a 452 or 4.5.3 to a RCPT, behind others that were accepted, for the number of recipients that
+    /// the server takes in one transaction, where it states none (RFC 5321 section 4.5.3.1.10), and tries the
+    /// rest in the next one. Only for messages that can be sent twice ([`Envelope::reopenable`](crate::Envelope::reopenable)).
+    /// False by default.
+    pub learn_limits: bool,
     /// What may stand in a body.
     pub body: BodyPolicy,
     /// How long to wait.
@@ -186,6 +220,9 @@ impl Config {
             credentials: None,
             pipelining: true,
             overlap: false,
+            chunking: Chunking::Auto,
+            chunk_size: 64 * 1024,
+            learn_limits: false,
             body: BodyPolicy::default(),
             timeouts: Timeouts::default(),
             limits: Limits::default(),

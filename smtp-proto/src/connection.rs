@@ -4,16 +4,17 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use core::fmt;
 
-use crate::body::BodyEncoder;
-use crate::capability::Capabilities;
+use crate::capability::{Capabilities, Extension};
+use crate::chunk::{Body, Insertion, Sent};
 use crate::command::Command;
 use crate::config::{Config, TlsPolicy};
 use crate::envelope::Envelope;
 use crate::error::{Cause, Error, Misuse, ProtocolError, Stage};
-use crate::event::{Event, MessageId, Trace};
+use crate::event::{Event, MessageId, RequestId, Trace};
 use crate::opening::{Opening, Progress};
 use crate::pipeline::{Context, Deadline, Expect, Pipeline};
-use crate::reply::{Decoder, ReplyClass, ReplyRef};
+use crate::reply::{Decoder, Reply, ReplyClass, ReplyRef};
+use crate::request::Request;
 use crate::time::Instant;
 use crate::transaction::{Flow, Transaction};
 
@@ -21,8 +22,9 @@ use crate::transaction::{Flow, Transaction};
 ///
 /// Its methods are of three kinds.
 ///
-/// - **The application speaks**: [`submit`](Self::submit), [`finish_body`](Self::finish_body),
-///   [`quit`](Self::quit), [`abort`](Self::abort). A call that does not fit is a [`Misuse`] and changes
+/// - **The application speaks**: [`submit`](Self::submit), [`announce_rest`](Self::announce_rest),
+///   [`finish_body`](Self::finish_body), [`request`](Self::request), [`quit`](Self::quit),
+///   [`abort`](Self::abort). A call that does not fit is a [`Misuse`] and changes
 ///   nothing.
 /// - **The transport reports**: the `handle_…` methods. They do not fail; bad news becomes an event.
 /// - **The engine answers**: the `poll_…` methods, which may be called at any time, in any order and
@@ -73,18 +75,44 @@ struct State {
     capabilities: Capabilities,
     opening: Opening,
     /// Submitted and not finished, in order; the first may be under way.
-    messages: VecDeque<Transaction>,
+    jobs: VecDeque<Job>,
     next_id: u64,
-    /// While a body is wanted.
-    encoder: Option<BodyEncoder>,
-    body_octets: u64,
+    /// While a body is wanted: of this message.
+    body: Option<(MessageId, Body)>,
+    /// The most recipients that the server was found to take in one transaction.
+    learnt: Option<u32>,
+    /// Transactions that were begun.
+    begun: u64,
     /// For what is no reply: the handshake, a block of the body, getting QUIT out.
     deadline: Option<Deadline>,
     /// The last transaction failed, and the next one begins with RSET.
     reset_due: bool,
+    /// [`Event::Ready`] was said.
+    was_ready: bool,
     /// [`Connection::quit`] was called; and QUIT is out, behind the last end of data.
     quitting: bool,
     quit_said: bool,
+}
+
+/// What was submitted.
+enum Job {
+    Message(Transaction),
+    Request(Asked),
+}
+
+/// A request, and how far it has come.
+struct Asked {
+    id: RequestId,
+    request: Request,
+    step: AskedStep,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AskedStep {
+    Queued,
+    /// RSET is out, because the transaction before failed.
+    Reset,
+    Said,
 }
 
 enum Phase {
@@ -108,12 +136,14 @@ impl Connection {
             pipeline: Pipeline::new(config.clone()),
             capabilities: Capabilities::default(),
             opening: Opening::default(),
-            messages: VecDeque::new(),
+            jobs: VecDeque::new(),
             next_id: 0,
-            encoder: None,
-            body_octets: 0,
+            body: None,
+            learnt: None,
+            begun: 0,
             deadline: None,
             reset_due: false,
+            was_ready: false,
             quitting: false,
             quit_said: false,
             config,
@@ -130,23 +160,57 @@ impl Connection {
     ///
     /// # Errors
     /// [`Misuse::Closed`] after [`quit`](Self::quit) or the end of the connection, [`Misuse::QueueFull`]
-    /// when [`Limits::messages`](crate::Limits::messages) wait already.
+    /// when [`Limits::messages`](crate::Limits::messages) wait already, requests among them.
     pub fn submit(&mut self, envelope: Envelope) -> Result<MessageId, Misuse> {
-        let state = &mut self.state;
-        if state.quitting || matches!(state.phase, Phase::Leaving(_) | Phase::Closed) {
-            return Err(Misuse::Closed);
-        }
-        let limit = state.config.limits.messages;
-        if state.messages.len() >= limit {
-            return Err(Misuse::QueueFull { limit });
-        }
-        let id = MessageId(state.next_id);
-        state.next_id += 1;
-        // Few are submitted at a time, and the room for them stays when the session is idle.
-        state.messages.reserve_exact(1);
-        state.messages.push_back(Transaction::new(id, envelope));
-        state.plan();
+        let id = MessageId(self.state.next_id()?);
+        self.state.enqueue(Job::Message(Transaction::new(id, envelope)));
         Ok(id)
+    }
+
+    /// Queues a command outside a transaction: VRFY, NOOP, XCLIENT, one of the caller's own. Requests and
+    /// messages take their turns in the order in which they were given. The reply is reported by
+    /// [`Event::Answered`], exactly once.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    ///
+    /// ```
+    /// # use smtp_proto::*;
+    /// # let now = Instant::default();
+    /// # let mut engine = Connection::new(Config::new(ClientName::parse("client.example.org")?), now);
+    /// engine.request(Request::noop())?;
+    /// engine.handle_input(now, b"220 mx.example.net\r\n250 mx.example.net\r\n");
+    /// # let mut sent = Vec::new();
+    /// # while let Some(t) = engine.poll_transmit(now, b"") { sent.extend_from_slice(t.parts()[0]); let n = t.parts()[0].len(); t.advance(n); }
+    /// # engine.handle_input(now, b"250 mx.example.net\r\n");
+    /// # while let Some(t) = engine.poll_transmit(now, b"") { sent.extend_from_slice(t.parts()[0]); let n = t.parts()[0].len(); t.advance(n); }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn request(&mut self, request: Request) -> Result<RequestId, Misuse> {
+        let id = RequestId(self.state.next_id()?);
+        self.state.enqueue(Job::Request(Asked { id, request, step: AskedStep::Queued }));
+        Ok(id)
+    }
+
+    /// The most octets of the body that one chunk takes, while a body goes out by BDAT and its size is not
+    /// known: a caller that gathers so many before it offers them, or all that is left, sends few chunks.
+    /// None where any offer is as good as another.
+    pub fn chunk_size(&self) -> Option<usize> {
+        self.state.body.as_ref().and_then(|(_, body)| body.chunk_size())
+    }
+
+    /// Says that `rest` is all that is left of the body which is wanted now, so that it can be the last
+    /// chunk. Offer it to [`poll_transmit`](Self::poll_transmit) then, and call
+    /// [`finish_body`](Self::finish_body). Without BDAT it changes nothing.
+    ///
+    /// # Errors
+    /// [`Misuse::NoBodyWanted`].
+    pub fn announce_rest(&mut self, rest: &[u8]) -> Result<(), Misuse> {
+        let (_, body) = self.state.body.as_mut().ok_or(Misuse::NoBodyWanted)?;
+        if let Err(error) = body.announce_rest(rest) {
+            self.state.close(Error::permanent(Stage::Body, error));
+        }
+        Ok(())
     }
 
     /// Says that the body which is wanted now has no more octets than were offered and advanced.
@@ -273,7 +337,7 @@ impl Connection {
     /// Whether a body is being sent: more of it may be offered, or
     /// [`finish_body`](Self::finish_body) called.
     pub fn wants_body(&self) -> bool {
-        self.state.encoder.is_some()
+        self.state.body.is_some()
     }
 
     /// What the server's current EHLO or LHLO offers.
@@ -283,11 +347,11 @@ impl Connection {
 
     /// The recipients of an unfinished message that the server has refused by now.
     pub fn refused(&self, message: MessageId) -> impl Iterator<Item = (usize, &Error)> {
-        self.state
-            .messages
-            .iter()
-            .filter(move |transaction| transaction.id == message)
-            .flat_map(Transaction::refused)
+        let transactions = self.state.jobs.iter().filter_map(move |job| match job {
+            Job::Message(transaction) if transaction.id == message => Some(transaction),
+            _ => None,
+        });
+        transactions.flat_map(Transaction::refused)
     }
 
     /// Whether the session is encrypted.
@@ -297,7 +361,7 @@ impl Connection {
 
     /// Whether a message could be begun at once.
     pub fn is_idle(&self) -> bool {
-        matches!(self.state.phase, Phase::Ready) && self.state.messages.is_empty() && !self.state.quitting
+        matches!(self.state.phase, Phase::Ready) && self.state.jobs.is_empty() && !self.state.quitting
     }
 
     /// Whether the connection has ended, and nothing more will be transmitted.
@@ -323,29 +387,63 @@ impl fmt::Debug for Connection {
         };
         f.debug_struct("Connection")
             .field("phase", &phase)
-            .field("messages", &self.state.messages.len())
+            .field("jobs", &self.state.jobs.len())
             .field("capabilities", &self.state.capabilities)
             .finish_non_exhaustive()
     }
 }
 
 impl State {
+    /// The number of the next message or request, if there may be one.
+    fn next_id(&mut self) -> Result<u64, Misuse> {
+        if self.quitting || matches!(self.phase, Phase::Leaving(_) | Phase::Closed) {
+            return Err(Misuse::Closed);
+        }
+        let limit = self.config.limits.messages;
+        if self.jobs.len() >= limit {
+            return Err(Misuse::QueueFull { limit });
+        }
+        self.next_id += 1;
+        Ok(self.next_id)
+    }
+
+    fn enqueue(&mut self, job: Job) {
+        // Few are submitted at a time, and the room for them stays when the session is idle.
+        self.jobs.reserve_exact(1);
+        self.jobs.push_back(job);
+        self.plan();
+    }
+
     fn opening(&mut self) -> (&mut Opening, Context<'_>) {
         let cx = Context {
             config: &self.config,
             pipeline: &mut self.pipeline,
             capabilities: &mut self.capabilities,
+            learnt: &mut self.learnt,
+            begun: &mut self.begun,
+            verified: false,
         };
         (&mut self.opening, cx)
     }
 
     fn transaction(&mut self, index: usize) -> Option<(&mut Transaction, Context<'_>)> {
         let cx = Context {
+            verified: self.opening.is_verified(),
             config: &self.config,
             pipeline: &mut self.pipeline,
             capabilities: &mut self.capabilities,
+            learnt: &mut self.learnt,
+            begun: &mut self.begun,
         };
-        self.messages.get_mut(index).map(|transaction| (transaction, cx))
+        match self.jobs.get_mut(index)? {
+            Job::Message(transaction) => Some((transaction, cx)),
+            Job::Request(_) => None,
+        }
+    }
+
+    /// Where this message waits.
+    fn position(&self, id: MessageId) -> Option<usize> {
+        self.jobs.iter().position(|job| matches!(job, Job::Message(transaction) if transaction.id == id))
     }
 
     fn trace(&mut self, trace: impl FnOnce() -> Trace) {
@@ -374,7 +472,7 @@ impl State {
             // The one thing that may come unasked besides is a refusal in the middle of a body: the
             // answer to the end of the data before its time.
             let refused = matches!(reply.class(), ReplyClass::Transient | ReplyClass::Permanent);
-            let in_body = self.encoder.is_some() && self.pipeline.is_settled();
+            let in_body = self.body.is_some() && self.pipeline.is_settled();
             return self.lose(match (in_body || self.pipeline.end_unoffered()) && refused {
                 true => Cause::Rejected(reply.to_reply()),
                 false => ProtocolError::Unexpected(reply.to_reply()).into(),
@@ -383,33 +481,35 @@ impl State {
         let Some(expected) = self.pipeline.take_expected(now) else {
             return;
         };
-        match expected.message {
-            None => {
+        match (expected.what, expected.message) {
+            (Expect::Request, _) => self.on_answer(reply),
+            (_, None) => {
                 let (opening, mut cx) = self.opening();
                 match opening.on_reply(expected.what, reply, &mut cx) {
                     Ok(Progress::Wait) => {}
                     Ok(Progress::StartTls) => self.begin_handshake(now),
                     Ok(Progress::Ready) => {
                         self.phase = Phase::Ready;
-                        self.pipeline.events.push_back(Event::Ready);
+                        if !core::mem::replace(&mut self.was_ready, true) {
+                            self.pipeline.events.push_back(Event::Ready);
+                        }
                     }
                     Err(error) => self.fail(error),
                 }
             }
-            Some(id) => {
-                let index = self.messages.iter().position(|transaction| transaction.id == id);
-                let Some((transaction, mut cx)) = self.transaction(index.unwrap_or(usize::MAX)) else {
+            (_, Some(id)) => {
+                let index = self.position(id).unwrap_or(usize::MAX);
+                let Some((transaction, mut cx)) = self.transaction(index) else {
                     return;
                 };
                 // Once the server has taken RSET, or a new MAIL, the failed transaction is gone.
                 let renewed = expected.what.begins_message() && reply.class() == ReplyClass::Success;
                 match transaction.on_reply(expected.what, reply, &mut cx) {
-                    Ok(Flow::Wait) => self.reset_due &= !renewed,
-                    Ok(Flow::BodyWanted) => {
-                        self.encoder = Some(transaction.encoder(&cx));
-                        self.body_octets = 0;
-                        self.pipeline.events.push_back(Event::BodyWanted(id));
+                    Ok(Flow::Wait) => {
+                        self.reset_due &= !renewed;
+                        self.stop_hopeless(index);
                     }
+                    Ok(Flow::BodyWanted) => self.want_body(index),
                     Ok(Flow::Finished) => self.finish_first(),
                     Err(error) => {
                         self.note_broken_overlap(expected.what);
@@ -425,31 +525,150 @@ impl State {
     fn plan(&mut self) {
         while matches!(self.phase, Phase::Ready) {
             let (reset_due, quitting) = (self.reset_due, self.quitting);
-            match self.transaction(0) {
-                Some((transaction, mut cx)) => match transaction.proceed(reset_due, &mut cx) {
+            if let Some((transaction, mut cx)) = self.transaction(0) {
+                match transaction.proceed(reset_due, &mut cx) {
                     Flow::Finished => self.finish_first(),
-                    Flow::Wait | Flow::BodyWanted => return self.plan_overlap(),
-                },
-                None if quitting => self.leave(Ok(())),
-                None => return,
+                    Flow::BodyWanted => return self.want_body(0),
+                    Flow::Wait => return self.plan_behind(),
+                }
+            } else if !self.jobs.is_empty() {
+                if !self.ask() {
+                    return;
+                }
+            } else if quitting {
+                self.leave(Ok(()));
+            } else {
+                return;
             }
         }
     }
 
     /// Behind the end of the data nothing is said, but for QUIT, and the next envelope where the caller
     /// knows that the server takes it.
-    fn plan_overlap(&mut self) {
-        if !self.messages.front().is_some_and(Transaction::has_ended) {
+    fn plan_behind(&mut self) {
+        let ended = |job: &&Job| matches!(job, Job::Message(transaction) if transaction.has_ended());
+        let ended = self.jobs.iter().take_while(ended).count();
+        if ended == 0 || self.body.is_some() {
             return;
         }
-        if self.config.overlap
-            && let Some((transaction, mut cx)) = self.transaction(1)
+        if ended == self.jobs.len() {
+            if self.quitting && !self.quit_said && self.opening().1.pipelines() {
+                self.pipeline.say(Command::Quit);
+                self.quit_said = true;
+            }
+        } else if self.config.overlap
+            && let Some((transaction, mut cx)) = self.transaction(ended)
+            && transaction.proceed_overlapping(&mut cx) == Flow::BodyWanted
         {
-            transaction.proceed_overlapping(&mut cx);
-        } else if self.quitting && !self.quit_said && self.messages.len() == 1 && self.opening().1.pipelines()
-        {
-            self.pipeline.say(Command::Quit);
-            self.quit_said = true;
+            self.want_body(ended);
+        }
+    }
+
+    /// Takes the request at the front a step further. Whether it is done with.
+    fn ask(&mut self) -> bool {
+        let Some(Job::Request(asked)) = self.jobs.front_mut() else {
+            return false;
+        };
+        if asked.step != AskedStep::Queued || !self.pipeline.is_settled() {
+            return false;
+        }
+        let unsupported = match asked.request.unsupported(&self.capabilities) {
+            Some((extension, None)) => Some(Cause::Unsupported(extension)),
+            Some((extension, Some(attribute))) => {
+                Some(Cause::UnsupportedKeyword(alloc::format!("{extension} {attribute}").into()))
+            }
+            None if asked.request.needs_utf8() && !self.capabilities.has(Extension::SmtpUtf8) => {
+                Some(Cause::Unsupported(Extension::SmtpUtf8))
+            }
+            None => None,
+        };
+        if let Some(cause) = unsupported {
+            self.answer(Err(Error::permanent(Stage::Request, cause)));
+            return true;
+        }
+        let (command, step) = match self.reset_due {
+            true => (Command::Rset, AskedStep::Reset),
+            false => (Command::Request(asked.request.line()), AskedStep::Said),
+        };
+        self.pipeline.push(command, Expect::Request, None);
+        asked.step = step;
+        false
+    }
+
+    /// The reply to a request, or to the RSET before it.
+    fn on_answer(&mut self, reply: ReplyRef<'_>) {
+        let Some(Job::Request(asked)) = self.jobs.front_mut() else {
+            return;
+        };
+        let class = reply.class();
+        if class == ReplyClass::Intermediate {
+            // A dialogue that the engine knows nothing of.
+            return self.fail(Error::transient(
+                Stage::Request,
+                Cause::Protocol(ProtocolError::WrongClass(reply.to_reply())),
+            ));
+        }
+        if asked.step == AskedStep::Reset {
+            // A server that cannot even reset is not asked anything else.
+            if class != ReplyClass::Success {
+                return self.fail(Error::rejected(Stage::Request, reply.to_reply()));
+            }
+            asked.step = AskedStep::Queued;
+            self.reset_due = false;
+            return;
+        }
+        let restarts = asked.request.restarts_session() && class == ReplyClass::Success;
+        self.answer(Ok(reply.to_reply()));
+        if restarts {
+            // Postfix forgets all but the connection, and greets as if it were new.
+            self.phase = Phase::Opening;
+            let (opening, mut cx) = self.opening();
+            opening.restart(&mut cx);
+        }
+    }
+
+    fn answer(&mut self, answer: Result<Reply, Error>) {
+        if let Some(Job::Request(asked)) = self.jobs.pop_front() {
+            let answer = answer.map_err(|error| match &error.command {
+                Some(_) => error,
+                None => error.with_command(asked.request.line()),
+            });
+            self.pipeline.events.push_back(Event::Answered(asked.id, answer));
+        }
+    }
+
+    /// The body of this message may be sent.
+    fn want_body(&mut self, index: usize) {
+        if let Some((transaction, cx)) = self.transaction(index) {
+            let (id, body) = (transaction.id, transaction.body(&cx));
+            self.body = Some((id, body));
+            self.pipeline.events.push_back(Event::BodyWanted(id));
+        }
+    }
+
+    /// Sends no more chunks of a message that can come to nothing. One that was begun is completed, because the
+    /// server reads it whatever it thinks of it, unless that would take too long.
+    fn stop_hopeless(&mut self, index: usize) {
+        let Some(Job::Message(transaction)) = self.jobs.get_mut(index) else {
+            return;
+        };
+        let about_this = |(id, _): &&(MessageId, Body)| *id == transaction.id;
+        if !transaction.is_hopeless() || transaction.has_ended() {
+            return;
+        }
+        let Some((_, body)) = self.body.as_ref().filter(about_this) else {
+            return;
+        };
+        match body.left() {
+            None => {
+                transaction.stop();
+                self.body = None;
+            }
+            Some(left) if left > self.config.chunk_size as u64 => {
+                let why = transaction.why_hopeless();
+                self.close(why.unwrap_or_else(|| Error::transient(Stage::Body, Cause::Disconnected)));
+            }
+            Some(_) => {}
         }
     }
 
@@ -460,11 +679,19 @@ impl State {
         }
     }
 
+    /// The first message, or a part of it, is done with.
     fn finish_first(&mut self) {
-        self.encoder = None;
-        self.deadline = None;
-        if let Some(transaction) = self.messages.pop_front() {
-            self.reset_due |= transaction.needs_reset();
+        let Some(Job::Message(transaction)) = self.jobs.front_mut() else {
+            return;
+        };
+        if self.body.take_if(|(id, _)| *id == transaction.id).is_some() {
+            self.deadline = None;
+        }
+        self.reset_due |= transaction.needs_reset();
+        if transaction.next_part() {
+            return;
+        }
+        if let Some(Job::Message(transaction)) = self.jobs.pop_front() {
             let id = transaction.id;
             let finished = Event::Finished(id, transaction.into_report());
             self.pipeline.events.push_back(finished);
@@ -472,15 +699,20 @@ impl State {
     }
 
     fn finish_body(&mut self) -> Result<(), Misuse> {
-        let encoder = self.encoder.take().ok_or(Misuse::NoBodyWanted)?;
+        let (id, mut body) = self.body.take().ok_or(Misuse::NoBodyWanted)?;
         self.deadline = None;
-        let octets = self.body_octets;
-        let Some((transaction, mut cx)) = self.transaction(0) else {
+        let octets = body.octets;
+        let index = self.position(id).unwrap_or(usize::MAX);
+        let Some((transaction, mut cx)) = self.transaction(index) else {
             return Err(Misuse::NoBodyWanted);
         };
-        match transaction.end_body(&encoder, &mut cx) {
-            Ok(()) => {
-                self.trace(|| Trace::SentBody { octets });
+        match transaction.end_body(&mut body, &mut cx) {
+            Ok(end) => {
+                match end {
+                    Some(Sent { octets, last }) => self.trace(|| Trace::SentChunk { octets, last }),
+                    None if body.is_chunked() => {}
+                    None => self.trace(|| Trace::SentBody { octets }),
+                }
                 self.plan();
             }
             Err(error) => self.close(error),
@@ -502,15 +734,27 @@ impl State {
             let source = Source::Engine;
             return Some(Transmit { state: self, now, source });
         }
-        let next = self.encoder.as_ref()?.next(body);
-        let (insertion, run) = match next {
+        let pipelines = self.opening().1.pipelines();
+        let (_, octets) = self.body.as_mut()?;
+        if octets.is_between_chunks() {
+            // RFC 3030 section 2: chunks behind each other are pipelining.
+            let free = match pipelines {
+                true => self.pipeline.chunks() < self.config.limits.chunks.max(1),
+                false => self.pipeline.is_settled(),
+            };
+            if !free {
+                self.deadline = None;
+                return None;
+            }
+        }
+        let (insertion, run) = match octets.next(body) {
             Ok((insertion, run)) => (insertion, &body[..run]),
             Err(error) => {
                 self.close(Error::permanent(Stage::Body, error));
                 return None;
             }
         };
-        if run.is_empty() {
+        if insertion.is_empty() && run.is_empty() {
             // The caller has nothing to offer, so nothing is waited for.
             self.deadline = None;
             return None;
@@ -533,7 +777,7 @@ impl State {
         match self.phase {
             Phase::Handshake { .. } if self.config.tls == TlsPolicy::Implicit => Stage::Connect,
             Phase::Handshake { .. } => Stage::StartTls,
-            _ if self.encoder.is_some() => Stage::Body,
+            _ if self.body.is_some() => Stage::Body,
             _ => Stage::Quit,
         }
     }
@@ -548,7 +792,7 @@ impl State {
         };
         if let Some(expected) = self.pipeline.front()
             && let Some(id) = expected.message
-            && let Some(transaction) = self.messages.iter().find(|transaction| transaction.id == id)
+            && let Some(Job::Message(transaction)) = self.position(id).map(|index| &self.jobs[index])
         {
             error = transaction.about(expected.what, error);
             if matches!(error.cause, Cause::TimedOut(_)) {
@@ -569,7 +813,7 @@ impl State {
     /// Says QUIT, and closes when it is out.
     fn leave(&mut self, result: Result<(), Error>) {
         if let Err(error) = &result {
-            self.abort_messages(error);
+            self.abort_jobs(error);
         }
         self.pipeline.forget_expected();
         self.deadline = None;
@@ -589,7 +833,7 @@ impl State {
             // The result was settled before QUIT was said.
             Phase::Leaving(result) => result,
             _ => {
-                self.abort_messages(&error);
+                self.abort_jobs(&error);
                 Err(error)
             }
         };
@@ -598,7 +842,7 @@ impl State {
 
     fn end(&mut self, result: Result<(), Error>) {
         self.phase = Phase::Closed;
-        self.encoder = None;
+        self.body = None;
         self.deadline = None;
         self.pipeline.shut();
         // A handshake that has not begun must not begin now.
@@ -606,12 +850,22 @@ impl State {
         self.pipeline.events.push_back(Event::Closed(result));
     }
 
-    fn abort_messages(&mut self, error: &Error) {
+    fn abort_jobs(&mut self, error: &Error) {
         let (end_offered, unbegun) = (!self.pipeline.end_unoffered(), self.pipeline.unbegun());
-        while let Some(transaction) = self.messages.front_mut() {
-            let begun = unbegun != Some(transaction.id);
-            transaction.abort(error, begun, end_offered);
-            self.finish_first();
+        let mut is_first = true;
+        while let Some(job) = self.jobs.front_mut() {
+            match job {
+                Job::Message(transaction) => {
+                    let begun = unbegun.is_none_or(|unbegun| transaction.id < unbegun);
+                    transaction.abort(error, begun, end_offered, is_first);
+                    self.finish_first();
+                }
+                Job::Request(asked) => {
+                    let said = asked.step == AskedStep::Said;
+                    self.answer(Err(if said { error.clone() } else { error.not_attempted() }));
+                }
+            }
+            is_first = false;
         }
     }
 
@@ -632,15 +886,24 @@ impl State {
     }
 
     fn on_body_sent(&mut self, n: usize, now: Instant, insertion: &[u8], run: &[u8]) -> usize {
-        let Some(encoder) = &mut self.encoder else {
+        let Some((id, body)) = &mut self.body else {
             return 0;
         };
-        let used = encoder.record(insertion, run, n);
-        self.body_octets += used as u64;
+        let id = *id;
+        let (used, completed) = body.record(insertion, run, n);
         if n > 0 {
             self.pipeline.sent_body();
             let block = Deadline::new(now, self.config.timeouts.block);
             self.deadline = (n < insertion.len() + run.len()).then_some(block);
+        }
+        if let Some(sent) = completed {
+            self.trace(|| Trace::SentChunk { octets: sent.octets, last: sent.last });
+            let index = self.position(id).unwrap_or(usize::MAX);
+            if let Some((transaction, mut cx)) = self.transaction(index) {
+                transaction.chunk_sent(sent, now, &mut cx);
+                self.stop_hopeless(index);
+                self.plan();
+            }
         }
         used
     }
@@ -656,14 +919,14 @@ pub struct Transmit<'a> {
 
 enum Source<'a> {
     Engine,
-    Body { insertion: &'static [u8], run: &'a [u8] },
+    Body { insertion: Insertion, run: &'a [u8] },
 }
 
 impl Transmit<'_> {
     /// The octets, in order: first the engine's, then a run of the caller's body. Either may be empty,
     /// but not both.
     pub fn parts(&self) -> [&[u8]; 2] {
-        match self.source {
+        match &self.source {
             Source::Engine => [self.state.pipeline.pending(), &[]],
             Source::Body { insertion, run } => [insertion, run],
         }
@@ -677,7 +940,7 @@ impl Transmit<'_> {
                 self.state.on_engine_octets_sent(n, self.now);
                 0
             }
-            Source::Body { insertion, run } => self.state.on_body_sent(n, self.now, insertion, run),
+            Source::Body { insertion, run } => self.state.on_body_sent(n, self.now, &insertion, run),
         }
     }
 }

@@ -10,6 +10,7 @@ use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::str::FromStr;
 
+use crate::parameter::{MailParameter, RcptParameter};
 use crate::reply::Printable;
 
 /// Longest local part, in octets (RFC 5321 section 4.5.3.1.1).
@@ -85,6 +86,42 @@ impl Mailbox {
     pub fn is_ascii(&self) -> bool {
         self.0.is_ascii()
     }
+
+    /// The same address for a server without SMTPUTF8: its domain as A-labels (RFC 5890), where only the
+    /// domain is beyond ASCII. The local part is never touched, because what it means is known to nobody
+    /// but its own domain; where it is beyond ASCII there is no such address.
+    ///
+    /// Domains are converted only with the feature `idna`; without it, there is none for them either.
+    ///
+    /// ```
+    /// use smtp_proto::Mailbox;
+    ///
+    /// let ascii = |address| Mailbox::parse(address).unwrap().to_ascii();
+    /// assert_eq!(ascii("a@example.org").unwrap().as_str(), "a@example.org");
+    /// assert_eq!(ascii("h\u{e4}ns@example.org"), None);
+    /// # #[cfg(feature = "idna")]
+    /// assert_eq!(ascii("a@b\u{fc}cher.example").unwrap().as_str(), "a@xn--bcher-kva.example");
+    /// ```
+    pub fn to_ascii(&self) -> Option<Mailbox> {
+        match self.is_ascii() {
+            true => Some(self.clone()),
+            false => self.with_ascii_domain(),
+        }
+    }
+
+    #[cfg(not(feature = "idna"))]
+    fn with_ascii_domain(&self) -> Option<Mailbox> {
+        None
+    }
+
+    #[cfg(feature = "idna")]
+    fn with_ascii_domain(&self) -> Option<Mailbox> {
+        let (local, domain) = self.0.rsplit_once('@').filter(|(local, _)| local.is_ascii())?;
+        // What a domain may hold and how long it may be is checked below, as for any other.
+        let domain = idna::domain_to_ascii_cow(domain.as_bytes(), idna::AsciiDenyList::EMPTY).ok()?;
+        let mailbox = Self::parse(&alloc::format!("{local}@{domain}")).ok()?;
+        mailbox.is_ascii().then_some(mailbox)
+    }
 }
 
 impl fmt::Display for Mailbox {
@@ -137,6 +174,79 @@ impl ToMailbox for Mailbox {
 impl<T: ToMailbox + ?Sized> ToMailbox for &T {
     fn to_mailbox(&self) -> Result<Mailbox, AddressError> {
         (**self).to_mailbox()
+    }
+}
+
+/// A recipient with parameters of its own. One that has none can be given as an address.
+///
+/// ```
+/// use smtp_proto::{Envelope, Notify, RcptParameter, Recipient};
+///
+/// let carol = Recipient::new("carol@example.net")?.parameter(RcptParameter::notify(Notify::NEVER));
+/// let envelope = Envelope::new("alice@example.org", [Recipient::new("bob@example.net")?, carol])?;
+/// assert_eq!(envelope.recipient_parameters(0).count(), 0);
+/// assert_eq!(envelope.recipient_parameters(1).next().unwrap().to_string(), "NOTIFY=NEVER");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recipient {
+    mailbox: Mailbox,
+    parameters: Vec<RcptParameter>,
+}
+
+impl Recipient {
+    /// A recipient without parameters.
+    ///
+    /// # Errors
+    /// Text that is no address.
+    pub fn new(address: impl ToMailbox) -> Result<Self, AddressError> {
+        Ok(Self { mailbox: address.to_mailbox()?, parameters: Vec::new() })
+    }
+
+    /// Adds a parameter to its RCPT. It takes the place of an earlier one of the same name.
+    #[must_use]
+    pub fn parameter(mut self, parameter: RcptParameter) -> Self {
+        self.parameters.retain(|earlier| !parameter.displaces(earlier));
+        self.parameters.push(parameter);
+        self
+    }
+
+    /// The address.
+    pub fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
+    }
+
+    /// Its parameters, in the order in which they were added.
+    pub fn parameters(&self) -> &[RcptParameter] {
+        &self.parameters
+    }
+}
+
+/// What can stand where a recipient is wanted: whatever is an address ([`ToMailbox`]), or a
+/// [`Recipient`].
+pub trait ToRecipient {
+    /// The recipient.
+    ///
+    /// # Errors
+    /// Text that is no address.
+    fn to_recipient(&self) -> Result<Recipient, AddressError>;
+}
+
+impl<T: ToMailbox + ?Sized> ToRecipient for T {
+    fn to_recipient(&self) -> Result<Recipient, AddressError> {
+        Recipient::new(self)
+    }
+}
+
+impl ToRecipient for Recipient {
+    fn to_recipient(&self) -> Result<Recipient, AddressError> {
+        Ok(self.clone())
+    }
+}
+
+impl ToRecipient for &Recipient {
+    fn to_recipient(&self) -> Result<Recipient, AddressError> {
+        Ok((*self).clone())
     }
 }
 
@@ -333,6 +443,9 @@ pub enum BodyType {
     /// Some octets are above 127, and they are to be sent as they are, even to a server that does not
     /// offer 8BITMIME.
     EightBitAnyway,
+    /// Any octets, without lines: they are sent as they are, by BDAT (RFC 3030). A server without
+    /// BINARYMIME and CHUNKING is not given the message.
+    Binary,
 }
 
 /// The envelope of one message: who sends, who receives, and what is declared of the body.
@@ -353,21 +466,39 @@ pub struct Envelope {
     size: Option<u64>,
     body: BodyType,
     all_or_nothing: bool,
+    size_is_exact: bool,
+    smtputf8: bool,
+    reopenable: bool,
+    /// Few messages have parameters, and those without pay one pointer for it.
+    parameters: Option<Box<Parameters>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Parameters {
+    mail: Vec<MailParameter>,
+    /// For every recipient that has none of the same name.
+    rcpt: Vec<RcptParameter>,
+    /// Of single recipients, by their positions and in the order of these.
+    own: Vec<(usize, RcptParameter)>,
 }
 
 impl Envelope {
-    /// An envelope from `reverse_path` to each of `forward_paths`, in this order.
+    /// An envelope from `reverse_path` to each of `forward_paths`, in this order. These are addresses,
+    /// or [`Recipient`]s where they have parameters of their own.
     ///
     /// # Errors
     /// An address that is none, a null forward-path, or no forward-path at all.
     pub fn new<A, R>(reverse_path: A, forward_paths: R) -> Result<Self, EnvelopeError>
     where
         A: ToMailbox,
-        R: IntoIterator<Item: ToMailbox>,
+        R: IntoIterator<Item: ToRecipient>,
     {
         let reverse_path = reverse_path.to_mailbox().map_err(EnvelopeError::Sender)?;
+        let mut own = Vec::new();
         let mailboxes = forward_paths.into_iter().enumerate().map(|(index, path)| {
-            let mailbox = path.to_mailbox().map_err(|error| EnvelopeError::Recipient { index, error })?;
+            let Recipient { mailbox, parameters } =
+                path.to_recipient().map_err(|error| EnvelopeError::Recipient { index, error })?;
+            own.extend(parameters.into_iter().map(|parameter| (index, parameter)));
             match mailbox.is_null() {
                 true => Err(EnvelopeError::NullRecipient { index }),
                 false => Ok(mailbox),
@@ -383,6 +514,13 @@ impl Envelope {
             size: None,
             body: BodyType::Undeclared,
             all_or_nothing: false,
+            size_is_exact: false,
+            smtputf8: false,
+            reopenable: false,
+            parameters: match own.is_empty() {
+                true => None,
+                false => Some(Box::new(Parameters { own, ..Parameters::default() })),
+            },
         })
     }
 
@@ -391,6 +529,17 @@ impl Envelope {
     #[must_use]
     pub fn size(mut self, octets: u64) -> Self {
         self.size = Some(octets);
+        self.size_is_exact = false;
+        self
+    }
+
+    /// Declares the size as [`size`](Self::size) does, and promises it: the body, with its line ends as
+    /// CRLF and one at its end, has exactly so many octets; a [binary](BodyType::Binary) one has them as
+    /// it is. That lets it go out as one chunk (`BDAT n LAST`, RFC 3030).
+    #[must_use]
+    pub fn exact_size(mut self, octets: u64) -> Self {
+        self.size = Some(octets);
+        self.size_is_exact = true;
         self
     }
 
@@ -409,6 +558,56 @@ impl Envelope {
         self
     }
 
+    /// Says that the header of the message needs SMTPUTF8 (RFC 6531), though the addresses may not. A
+    /// server without it is not given the message.
+    #[must_use]
+    pub fn smtputf8(mut self, yes: bool) -> Self {
+        self.smtputf8 = yes;
+        self
+    }
+
+    /// Says that the body can be given again from its beginning. Then a server that takes fewer
+    /// recipients at a time (RFC 9422) is given the message in several transactions.
+    #[must_use]
+    pub fn reopenable(mut self, yes: bool) -> Self {
+        self.reopenable = yes;
+        self
+    }
+
+    /// Adds a parameter to MAIL. It takes the place of an earlier one of the same name.
+    #[must_use]
+    pub fn parameter(mut self, parameter: MailParameter) -> Self {
+        let mail = &mut self.parameters.get_or_insert_default().mail;
+        mail.retain(|earlier| !parameter.displaces(earlier));
+        mail.push(parameter);
+        self
+    }
+
+    /// Adds a parameter to the RCPT of every recipient, except one that has a parameter of the same name
+    /// of its own. It takes the place of an earlier one of the same name.
+    ///
+    /// ```
+    /// use smtp_proto::{Envelope, Notify, RcptParameter};
+    ///
+    /// let envelope = Envelope::new("alice@example.org", ["bob@example.net", "carol@example.net"])?
+    ///     .recipient_parameter(RcptParameter::notify(Notify::FAILURE).required());
+    /// assert_eq!(envelope.recipient_parameters(1).next().unwrap().to_string(), "NOTIFY=FAILURE");
+    /// # Ok::<(), smtp_proto::EnvelopeError>(())
+    /// ```
+    #[must_use]
+    pub fn recipient_parameter(mut self, parameter: RcptParameter) -> Self {
+        let rcpt = &mut self.parameters.get_or_insert_default().rcpt;
+        rcpt.retain(|earlier| !parameter.displaces(earlier));
+        rcpt.push(parameter);
+        self
+    }
+
+    /// Writes domains beyond ASCII as A-labels. Whether all addresses are ASCII then.
+    pub(crate) fn use_ascii_domains(&mut self) -> bool {
+        let paths = self.forward_paths.iter_mut().chain([&mut self.reverse_path]);
+        paths.filter(|path| !path.is_ascii()).all(|path| path.to_ascii().map(|ascii| *path = ascii).is_some())
+    }
+
     /// The sender, which may be null.
     pub fn reverse_path(&self) -> &Mailbox {
         &self.reverse_path
@@ -422,6 +621,41 @@ impl Envelope {
     /// The declared size, in octets.
     pub fn declared_size(&self) -> Option<u64> {
         self.size
+    }
+
+    /// The declared size, where it is a promise, in octets.
+    pub fn exact_size_octets(&self) -> Option<u64> {
+        self.size.filter(|_| self.size_is_exact)
+    }
+
+    /// Whether the header needs SMTPUTF8.
+    pub fn needs_smtputf8(&self) -> bool {
+        self.smtputf8
+    }
+
+    /// Whether the body can be given again from its beginning.
+    pub fn is_reopenable(&self) -> bool {
+        self.reopenable
+    }
+
+    /// The parameters of MAIL, in the order in which they were added.
+    pub fn mail_parameters(&self) -> &[MailParameter] {
+        self.parameters.as_ref().map_or(&[], |parameters| &parameters.mail)
+    }
+
+    /// The parameters of one recipient's RCPT, by its position from 0: its own first, then those for
+    /// every recipient, of which it has none of the same name.
+    pub fn recipient_parameters(&self, index: usize) -> impl Iterator<Item = &RcptParameter> {
+        let (own, all): (&[(usize, RcptParameter)], &[RcptParameter]) = match &self.parameters {
+            Some(parameters) if index < self.forward_paths.len() => {
+                let start = parameters.own.partition_point(|&(of, _)| of < index);
+                let own = &parameters.own[start..];
+                (&own[..own.partition_point(|&(of, _)| of == index)], &parameters.rcpt)
+            }
+            _ => (&[], &[]),
+        };
+        let missing = move |shared: &&RcptParameter| !own.iter().any(|(_, own)| own.displaces(shared));
+        own.iter().map(|(_, parameter)| parameter).chain(all.iter().filter(missing))
     }
 
     /// The declared content.

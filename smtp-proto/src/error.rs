@@ -37,6 +37,8 @@ pub enum Stage {
     Body,
     /// The end of the data and the reply that decides.
     EndOfMessage,
+    /// A command outside a transaction ([`Request`](crate::Request)).
+    Request,
     /// QUIT, or an idle session.
     Quit,
 }
@@ -56,6 +58,7 @@ impl Stage {
             Stage::Data => "data",
             Stage::Body => "body",
             Stage::EndOfMessage => "eom",
+            Stage::Request => "request",
             Stage::Quit => "quit",
         }
     }
@@ -154,6 +157,12 @@ impl Error {
         Self::new(stage, outcome, Cause::Rejected(reply))
     }
 
+    /// The same for what the server was not even asked to do.
+    pub(crate) fn not_attempted(&self) -> Self {
+        let (outcome, command, recipient) = (Outcome::NotAttempted, None, None);
+        Self { outcome, command, recipient, ..self.clone() }
+    }
+
     /// The reply that decided, where there is one.
     pub fn reply(&self) -> Option<&Reply> {
         match &self.cause {
@@ -210,6 +219,29 @@ pub enum Cause {
     /// The message needs an extension that the server does not offer.
     #[error("the server does not offer {0}, which this message needs")]
     Unsupported(Extension),
+    /// The message needs a parameter of an extension that the server does not offer, and that the engine does
+    /// not know by name.
+    #[error("the server does not offer {0}, which this message needs")]
+    UnsupportedKeyword(Arc<str>),
+    /// REQUIRETLS (RFC 8689) needs a session that is encrypted by a server whose certificate and name were
+    /// checked, and this one is not.
+    #[error(
+        "REQUIRETLS needs TLS with a server whose name is checked, and this session is not so; give the server's name"
+    )]
+    TlsUnverified,
+    /// A parameter asks for what the server's EHLO reply excludes, as a hold that is too long.
+    #[error("{0}")]
+    Excluded(Arc<str>),
+    /// More than the server says that it takes (RFC 9422), in one transaction or in one session.
+    #[error("the server takes {limit} at most ({name}), and this would make {value}")]
+    LimitExceeded {
+        /// `RCPTMAX`, `RCPTDOMAINMAX` or `MAILMAX`.
+        name: &'static str,
+        /// What it takes.
+        limit: u64,
+        /// What was asked of it.
+        value: u64,
+    },
     /// The message is larger than the server's stated limit (RFC 1870).
     #[error("the message has {size} octets, and the server takes {limit} at most")]
     TooLarge {

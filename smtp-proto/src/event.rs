@@ -10,6 +10,10 @@ use crate::reply::Reply;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId(pub(crate) u64);
 
+/// A request of this connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub(crate) u64);
+
 /// Something that the caller should know or do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -21,9 +25,14 @@ pub enum Event {
     StartTls,
     /// Greeting, EHLO, TLS and AUTH are done.
     Ready,
-    /// At least one recipient was accepted: the body may be sent. What was refused so far is in
-    /// [`refused`](crate::Connection::refused).
+    /// At least one recipient was accepted, or nobody was asked yet under
+    /// [`Chunking::Eager`](crate::Chunking::Eager): the body may be sent. What was refused so far is in
+    /// [`refused`](crate::Connection::refused). It comes again, for the body from its beginning, where the
+    /// recipients of a [reopenable](crate::Envelope::reopenable) message are split.
     BodyWanted(MessageId),
+    /// The reply to a request, whatever its class, or why there is none: exactly one for each that was
+    /// made, always.
+    Answered(RequestId, Result<Reply, Error>),
     /// The server does not take an envelope behind the end of the data, although it offers PIPELINING:
     /// it answered 503, or nothing within [`Timeouts::overlap`](crate::Timeouts::overlap). The session
     /// ends, the messages that were not begun are reported as not attempted, and the next session with
@@ -49,6 +58,13 @@ pub enum Trace {
         /// Octets taken from the caller.
         octets: u64,
     },
+    /// A whole chunk, and the BDAT before it.
+    SentChunk {
+        /// Its octets on the wire.
+        octets: u64,
+        /// It ends the body.
+        last: bool,
+    },
     /// A whole reply.
     Received(Reply),
     /// The TLS handshake is done.
@@ -57,7 +73,7 @@ pub enum Trace {
 
 /// What became of one message, for each recipient in the order of the envelope: the reply by which the
 /// server took the responsibility for it, or the error that kept it from that. For SMTP the reply is
-/// that to the end of the data, and the same for all; for LMTP each recipient has its own.
+/// that to the end of the data, and the same for all; for LMTP, and under PRDR, each recipient has its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Report {
@@ -68,10 +84,7 @@ pub struct Report {
 impl Report {
     /// The report of a message that a session which ended with this error was not even asked to send.
     pub fn not_attempted(recipients: usize, error: &Error) -> Self {
-        let mut error = error.clone();
-        error.outcome = Outcome::NotAttempted;
-        (error.command, error.recipient) = (None, None);
-        Self { recipients: core::iter::repeat_n(Err(error), recipients).collect() }
+        Self { recipients: core::iter::repeat_n(Err(error.not_attempted()), recipients).collect() }
     }
 
     /// Whether every recipient was accepted and the message with it.

@@ -104,7 +104,7 @@
 //! # Features
 //!
 //! `std` (default) changes no behaviour; it lets dependencies use the standard library, which makes the
-//! search for line ends faster.
+//! search for line ends faster. `idna` lets [`Mailbox::to_ascii`] convert domains beyond ASCII.
 #![no_std]
 
 extern crate alloc;
@@ -114,30 +114,35 @@ extern crate std;
 mod auth;
 mod body;
 mod capability;
+mod chunk;
 mod command;
 mod config;
 mod connection;
+mod enhanced;
 mod envelope;
 mod error;
 mod event;
 mod opening;
+mod parameter;
 mod pipeline;
 mod reply;
+mod request;
 mod time;
 mod transaction;
 
 pub use auth::{Credentials, Mechanism, MechanismError, Secret};
 pub use body::{BodyEncoder, BodyError, BodyPolicy, LineEndings, MAX_TEXT_LINE};
 pub use capability::{Capabilities, Extension};
-pub use config::{Config, Limits, Protocol, Timeouts, TlsPolicy};
+pub use config::{Chunking, Config, Limits, Protocol, Timeouts, TlsPolicy};
 pub use connection::{Connection, Transmit};
+pub use enhanced::EnhancedCode;
 pub use envelope::{
     AddressError, AddressProblem, BodyType, ClientName, Envelope, EnvelopeError, MAX_DOMAIN, MAX_LOCAL_PART,
-    MAX_MAILBOX, Mailbox, ToMailbox,
+    MAX_MAILBOX, Mailbox, Recipient, ToMailbox, ToRecipient,
 };
 pub use error::{Cause, Error, Misuse, Outcome, ProtocolError, Stage};
-pub use event::{Event, MessageId, Report, Trace};
-pub use reply::{
-    Decoder, EnhancedCode, Printable, Reply, ReplyClass, ReplyCode, ReplyError, ReplyLimits, ReplyRef,
-};
+pub use event::{Event, MessageId, Report, RequestId, Trace};
+pub use parameter::{ByMode, MailParameter, Need, Notify, ParameterError, RcptParameter, Ret, RrvsAction};
+pub use reply::{Decoder, Printable, Reply, ReplyClass, ReplyCode, ReplyError, ReplyLimits, ReplyRef};
+pub use request::{ClientProtocol, MessageSource, Request, RequestError, XClient, XForward};
 pub use time::Instant;

@@ -52,6 +52,10 @@ impl Opening {
         self.encrypted
     }
 
+    pub(crate) fn is_verified(&self) -> bool {
+        false
+    }
+
     pub(crate) fn start(&mut self, now: Instant, cx: &mut Context<'_>) -> Progress {
         if cx.config.tls == TlsPolicy::Implicit {
             return Progress::StartTls;
@@ -68,6 +72,12 @@ impl Opening {
             TlsPolicy::Implicit => cx.pipeline.expect_greeting(now),
             _ => self.say_hello(cx),
         }
+    }
+
+    /// Begins anew with EHLO, on a connection that stays as it is.
+    pub(crate) fn restart(&mut self, cx: &mut Context<'_>) {
+        *cx.capabilities = Capabilities::default();
+        self.say_hello(cx);
     }
 
     /// The next step, given the one that was answered and the answer. A 421 never comes here.

@@ -32,12 +32,20 @@ pub(crate) enum Expect {
     Mail,
     /// MAIL in one batch with the end of the data before it.
     OverlappedMail,
+    /// RSET in front of such a MAIL.
+    OverlappedRset,
     /// The recipient, by its position.
     Rcpt(u32),
     Data,
+    /// A chunk that is not the last.
+    Chunk,
     EndOfData,
-    /// LMTP: the recipient that this reply decides about.
+    /// LMTP and PRDR: the recipient that this reply decides about.
     EndOfDataFor(u32),
+    /// PRDR: behind the replies for each recipient, the one that decides about all.
+    EndOfAll,
+    /// A command outside a transaction.
+    Request,
 }
 
 impl Expect {
@@ -47,20 +55,22 @@ impl Expect {
             Expect::Ehlo | Expect::Helo => Stage::Ehlo,
             Expect::StartTls => Stage::StartTls,
             Expect::Auth | Expect::AuthCancel => Stage::Auth,
-            Expect::Rset | Expect::Mail | Expect::OverlappedMail => Stage::Mail,
+            Expect::Rset | Expect::OverlappedRset | Expect::Mail | Expect::OverlappedMail => Stage::Mail,
             Expect::Rcpt(_) => Stage::Rcpt,
             Expect::Data => Stage::Data,
-            Expect::EndOfData | Expect::EndOfDataFor(_) => Stage::EndOfMessage,
+            Expect::Chunk => Stage::Body,
+            Expect::EndOfData | Expect::EndOfDataFor(_) | Expect::EndOfAll => Stage::EndOfMessage,
+            Expect::Request => Stage::Request,
         }
     }
 
     /// Whether it answers the first command of a message, with which what was before is over.
     pub(crate) fn begins_message(self) -> bool {
-        matches!(self, Expect::Rset | Expect::Mail | Expect::OverlappedMail)
+        matches!(self, Expect::Rset | Expect::OverlappedRset | Expect::Mail | Expect::OverlappedMail)
     }
 
     fn is_end_of_data(self) -> bool {
-        matches!(self, Expect::EndOfData | Expect::EndOfDataFor(_))
+        matches!(self, Expect::EndOfData | Expect::EndOfDataFor(_) | Expect::EndOfAll)
     }
 
     fn timeout(self, timeouts: &Timeouts) -> Duration {
@@ -70,10 +80,12 @@ impl Expect {
             Expect::StartTls => timeouts.starttls,
             Expect::Auth | Expect::AuthCancel => timeouts.auth,
             Expect::Rset | Expect::Mail => timeouts.mail,
-            Expect::OverlappedMail => timeouts.overlap,
+            Expect::OverlappedRset | Expect::OverlappedMail => timeouts.overlap,
             Expect::Rcpt(_) => timeouts.rcpt,
             Expect::Data => timeouts.data,
-            Expect::EndOfData | Expect::EndOfDataFor(_) => timeouts.end_of_message,
+            Expect::Chunk => timeouts.block,
+            Expect::EndOfData | Expect::EndOfDataFor(_) | Expect::EndOfAll => timeouts.end_of_message,
+            Expect::Request => timeouts.request,
         }
     }
 }
@@ -107,6 +119,12 @@ pub(crate) struct Context<'a> {
     pub(crate) config: &'a Config,
     pub(crate) pipeline: &'a mut Pipeline,
     pub(crate) capabilities: &'a mut Capabilities,
+    /// The most recipients that the server was found to take in one transaction.
+    pub(crate) learnt: &'a mut Option<u32>,
+    /// Transactions that were begun.
+    pub(crate) begun: &'a mut u64,
+    /// The session is encrypted, and the server's certificate and name were checked.
+    pub(crate) verified: bool,
 }
 
 impl Context<'_> {
@@ -195,6 +213,28 @@ impl Pipeline {
         self.in_flight += octets;
         self.unoffered += 1;
         self.expected.push_back(Expected { what, message, octets });
+    }
+
+    /// More replies are owed before the one that would be the next (PRDR).
+    pub(crate) fn expect_first(
+        &mut self,
+        replies: impl DoubleEndedIterator<Item = Expect>,
+        message: MessageId,
+    ) {
+        for what in replies.rev() {
+            self.expected.push_front(Expected { what, message: Some(message), octets: 0 });
+        }
+    }
+
+    /// Chunks whose replies are owed.
+    pub(crate) fn chunks(&self) -> usize {
+        let chunk = |expected: &&Expected| matches!(expected.what, Expect::Chunk | Expect::EndOfData);
+        self.expected.iter().filter(chunk).count()
+    }
+
+    /// Whether a reply about this message is owed.
+    pub(crate) fn owes(&self, message: MessageId) -> bool {
+        self.expected.iter().any(|expected| expected.message == Some(message))
     }
 
     /// The reply that is owed next.

@@ -9,6 +9,8 @@ use core::fmt;
 
 use memchr::memchr;
 
+use crate::enhanced::EnhancedCode;
+
 /// The first digit of a reply code, which is conclusive (RFC 5321 section 4.2.1): a client needs no
 /// other to decide what to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,63 +85,6 @@ impl fmt::Debug for ReplyCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
     }
-}
-
-/// An enhanced status code (RFC 3463), `class.subject.detail`, as in `5.1.1`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EnhancedCode {
-    /// 2 (success), 4 (transient) or 5 (permanent).
-    pub class: u8,
-    /// 0 to 999: where the trouble lies (1 address, 2 mailbox, 3 system, 4 network, 5 protocol,
-    /// 6 content, 7 policy).
-    pub subject: u16,
-    /// 0 to 999.
-    pub detail: u16,
-}
-
-impl EnhancedCode {
-    /// Reads a code at the start of `text`, ended by a space, a line end or the end of the text.
-    ///
-    /// ```
-    /// use smtp_proto::EnhancedCode;
-    ///
-    /// let code = EnhancedCode::parse(b"4.2.2 mailbox full").unwrap();
-    /// assert_eq!((code.class, code.subject, code.detail), (4, 2, 2));
-    /// assert_eq!(EnhancedCode::parse(b"3.2.2 no such class"), None);
-    /// ```
-    pub fn parse(text: &[u8]) -> Option<Self> {
-        Self::split(text).map(|(code, _)| code)
-    }
-
-    /// The code at the start of `text`, and what follows it.
-    fn split(text: &[u8]) -> Option<(Self, &[u8])> {
-        let (class, rest) = match text {
-            [class @ (b'2' | b'4' | b'5'), b'.', rest @ ..] => (class - b'0', rest),
-            _ => return None,
-        };
-        let (subject, rest) = number(rest)?;
-        let (detail, rest) = number(rest.strip_prefix(b".")?)?;
-        match rest {
-            [] | [b' ' | b'\t' | b'\n', ..] => Some((Self { class, subject, detail }, rest)),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for EnhancedCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.class, self.subject, self.detail)
-    }
-}
-
-/// One to three digits.
-fn number(text: &[u8]) -> Option<(u16, &[u8])> {
-    let digits = text.iter().take(4).take_while(|b| b.is_ascii_digit()).count();
-    if !(1..=3).contains(&digits) {
-        return None;
-    }
-    let (digits, rest) = text.split_at(digits);
-    Some((digits.iter().fold(0, |n, b| n * 10 + u16::from(b - b'0')), rest))
 }
 
 /// A whole reply, borrowed from the decoder: what [`Decoder::decode`] returns. [`to_reply`] keeps it.

@@ -1,17 +1,22 @@
-//! One mail transaction: MAIL, RCPT for each recipient, DATA, the body, its end, and what became of each
-//! recipient.
+//! One message: MAIL, RCPT for each recipient, DATA or BDAT, the body, its end, and what became of each
+//! recipient. It is one mail transaction, or several one after another where the server takes fewer
+//! recipients at a time.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::body::BodyEncoder;
-use crate::capability::Extension;
-use crate::command::{Command, MailParameters, end_of_data};
-use crate::config::Protocol;
+use crate::capability::{Capabilities, Extension};
+use crate::chunk::{Body, Sent};
+use crate::command::{Command, MailParameters};
+use crate::config::{Chunking, Protocol};
 use crate::envelope::{BodyType, Envelope};
 use crate::error::{Cause, Error, Outcome, ProtocolError, Stage};
 use crate::event::{MessageId, Report};
+use crate::parameter::Need;
 use crate::pipeline::{Context, Expect};
 use crate::reply::{Reply, ReplyClass, ReplyRef};
+use crate::time::Instant;
 
 /// A guess at the octets of a RCPT command around its address, for the limit in flight.
 const RCPT_OVERHEAD: usize = "RCPT TO:<>\r\n".len();
@@ -24,9 +29,9 @@ const MAIL_OVERHEAD: usize = "MAIL FROM:<> SIZE=18446744073709551615 BODY=8BITMI
 pub(crate) enum Flow {
     /// Nothing for the caller yet.
     Wait,
-    /// DATA was answered 354, and a recipient is accepted.
+    /// The body may be sent.
     BodyWanted,
-    /// The report is complete.
+    /// The transaction is over.
     Finished,
 }
 
@@ -42,11 +47,24 @@ enum Step {
     Data,
     /// The body is on its way.
     Body,
+    /// No more chunks are sent, because one was refused or nobody is left to send to; replies are owed.
+    Stopped,
     /// The end of the body is out.
     End,
     /// The dot is out that ends a body which was never sent: no recipient was accepted, and DATA was
     /// answered 354 all the same.
     LoneDot,
+}
+
+/// Replies for each recipient after the data, as Exim gives them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Prdr {
+    /// Not asked for, or not offered.
+    No,
+    /// Asked for in MAIL.
+    Asked,
+    /// 353 was said, and they are coming.
+    Coming,
 }
 
 #[derive(Debug)]
@@ -57,12 +75,21 @@ pub(crate) struct Transaction {
     /// What is decided about each recipient. Undecided, it is one that was accepted, as far as RCPT has
     /// been answered.
     results: Vec<Option<Result<Reply, Error>>>,
+    /// The recipients of this transaction: these positions of `order`, which is that of the envelope where
+    /// there is none.
+    part: core::ops::Range<usize>,
+    order: Option<Vec<u32>>,
+    /// Recipients of this transaction that are left to the next one.
+    deferred: Vec<u32>,
     /// RCPTs sent, answered, and answered with 2yz.
     sent: usize,
     answered: usize,
     accepted: usize,
     /// MAIL went out behind the end of the data of the message before, and has not been answered.
     overlaps: bool,
+    /// The body goes out by BDAT.
+    chunks: bool,
+    prdr: Prdr,
     /// What went wrong for every recipient that has no error of its own.
     failure: Option<Error>,
 }
@@ -73,13 +100,18 @@ impl Transaction {
         results.resize_with(envelope.forward_paths().len(), || None);
         Self {
             id,
+            part: 0..results.len(),
             envelope,
             step: Step::Queued,
             results,
+            order: None,
+            deferred: Vec::new(),
             sent: 0,
             answered: 0,
             accepted: 0,
             overlaps: false,
+            chunks: false,
+            prdr: Prdr::No,
             failure: None,
         }
     }
@@ -103,81 +135,124 @@ impl Transaction {
         self.step == Step::End
     }
 
+    /// Whether it can come to nothing good any more.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        self.failure.is_some() || (self.answered == self.part.len() && self.accepted == 0)
+    }
+
+    /// Why that is so.
+    pub(crate) fn why_hopeless(&self) -> Option<Error> {
+        self.failure.clone().or_else(|| self.refused().next().map(|(_, error)| error.clone()))
+    }
+
+    /// The recipient at this place of the order.
+    fn recipient(&self, place: usize) -> usize {
+        self.order.as_ref().and_then(|order| order.get(place)).map_or(place, |&index| index as usize)
+    }
+
+    /// How many places the order has.
+    fn places(&self) -> usize {
+        self.order.as_ref().map_or(self.results.len(), Vec::len)
+    }
+
+    /// The recipients of this transaction that are accepted, as far as is known, and undecided.
+    fn undecided(&self) -> impl Iterator<Item = u32> {
+        let recipients = self.part.clone().map(|place| self.recipient(place) as u32);
+        recipients.filter(|index| self.results[*index as usize].is_none() && !self.deferred.contains(index))
+    }
+
     /// Sends what can be sent now, of the first message.
     pub(crate) fn proceed(&mut self, reset_first: bool, cx: &mut Context<'_>) -> Flow {
         if self.step == Step::Queued {
             if !cx.pipeline.is_settled() {
                 return Flow::Wait;
             }
-            let parameters = match self.mail_parameters(cx) {
-                Ok(parameters) => parameters,
-                Err(cause) => {
-                    self.failure = Some(Error::permanent(Stage::Mail, cause));
-                    return Flow::Finished;
-                }
-            };
+            if let Err(error) = self.prepare(cx) {
+                self.failure = Some(error);
+                return Flow::Finished;
+            }
             if reset_first {
                 self.step = Step::Reset;
                 cx.pipeline.push(Command::Rset, Expect::Rset, Some(self.id));
                 return Flow::Wait;
             }
-            self.say_mail(parameters, Expect::Mail, cx);
+            self.say_mail(Expect::Mail, cx);
         }
         self.proceed_envelope(cx)
     }
 
-    /// Sends what can be sent now, of the second message, when the end of the data of the first is out.
-    pub(crate) fn proceed_overlapping(&mut self, cx: &mut Context<'_>) {
+    /// Sends what can be sent now, of a message behind others whose ends of data are out.
+    pub(crate) fn proceed_overlapping(&mut self, cx: &mut Context<'_>) -> Flow {
         if self.step == Step::Queued {
             // One that this server cannot be given is reported in its turn.
-            let Ok(parameters) = self.mail_parameters(cx) else {
-                return;
-            };
             let octets = MAIL_OVERHEAD + self.envelope.reverse_path().as_str().len();
-            if !cx.pipelines() || !cx.pipeline.has_room(true, octets) {
-                return;
+            if !cx.pipelines() || !cx.pipeline.has_room(true, octets) || self.prepare(cx).is_err() {
+                return Flow::Wait;
+            }
+            // What became of the chunks before is not known, and a refused one leaves its transaction open.
+            if self.is_eager(cx) {
+                cx.pipeline.push(Command::Rset, Expect::OverlappedRset, Some(self.id));
             }
             self.overlaps = true;
-            self.say_mail(parameters, Expect::OverlappedMail, cx);
+            self.say_mail(Expect::OverlappedMail, cx);
         }
-        // It cannot finish here: its replies come behind those to the first.
-        self.proceed_envelope(cx);
+        match self.proceed_envelope(cx) {
+            // It cannot finish here: its replies come behind those to the first.
+            Flow::Finished => Flow::Wait,
+            flow => flow,
+        }
     }
 
-    fn say_mail(&mut self, parameters: MailParameters, what: Expect, cx: &mut Context<'_>) {
+    fn say_mail(&mut self, what: Expect, cx: &mut Context<'_>) {
         self.step = Step::Envelope;
+        *cx.begun += 1;
+        let asks = self.envelope.mail_parameters().iter().any(|p| p.is_per_recipient_replies());
+        let prdr = asks && cx.capabilities.has(Extension::Prdr) && cx.config.protocol == Protocol::Smtp;
+        self.prdr = if prdr { Prdr::Asked } else { Prdr::No };
+        let parameters = self.mail_parameters(cx.capabilities);
         let command = Command::Mail(self.envelope.reverse_path(), parameters);
         cx.pipeline.push(command, what, Some(self.id));
     }
 
     fn proceed_envelope(&mut self, cx: &mut Context<'_>) -> Flow {
-        if self.step != Step::Envelope {
-            return Flow::Wait;
+        match self.step {
+            Step::Envelope => {}
+            Step::Stopped if !cx.pipeline.owes(self.id) => return Flow::Finished,
+            _ => return Flow::Wait,
         }
         let pipelines = cx.pipelines();
-        let paths = self.envelope.forward_paths();
-        while self.failure.is_none()
-            && let Some(path) = paths.get(self.sent)
-        {
+        while self.failure.is_none() && self.sent < self.part.len() {
+            let index = self.recipient(self.part.start + self.sent);
+            let path = &self.envelope.forward_paths()[index];
             if !cx.pipeline.has_room(pipelines, RCPT_OVERHEAD + path.as_str().len()) {
                 return Flow::Wait;
             }
-            let what = Expect::Rcpt(self.sent as u32);
-            cx.pipeline.push(Command::Rcpt(path), what, Some(self.id));
+            let command = Command::Rcpt(path, Some((&self.envelope, index, cx.capabilities)));
+            cx.pipeline.push(command, Expect::Rcpt(index as u32), Some(self.id));
             self.sent += 1;
         }
         let all_answered = cx.pipeline.is_settled();
         if all_answered
             && self.failure.is_none()
             && self.envelope.is_all_or_nothing()
-            && self.accepted < paths.len()
+            && self.accepted < self.part.len()
         {
             let cause = Cause::AllOrNothing;
             self.failure = Some(Error::new(Stage::Rcpt, Outcome::NotAttempted, cause));
         }
-        if self.failure.is_some() || (self.answered == paths.len() && self.accepted == 0) {
+        if self.is_hopeless() {
             // Nobody left to send to. What is still owed for the envelope is waited for.
             return if all_answered { Flow::Finished } else { Flow::Wait };
+        }
+        if self.chunks {
+            // Under LMTP the last chunk has a reply for each recipient that was accepted by then.
+            let waits_for_all =
+                !pipelines || self.envelope.is_all_or_nothing() || cx.config.protocol == Protocol::Lmtp;
+            if self.is_eager(cx) || (self.accepted > 0 && (all_answered || !waits_for_all)) {
+                self.step = Step::Body;
+                return Flow::BodyWanted;
+            }
+            return Flow::Wait;
         }
         let pipelines = pipelines && !self.envelope.is_all_or_nothing();
         if cx.pipeline.has_room(pipelines, "DATA\r\n".len()) {
@@ -187,39 +262,163 @@ impl Transaction {
         Flow::Wait
     }
 
-    /// The parameters of MAIL, or why this server cannot be given this message.
-    fn mail_parameters(&self, cx: &Context<'_>) -> Result<MailParameters, Cause> {
+    /// Whether chunks follow the envelope at once.
+    fn is_eager(&self, cx: &Context<'_>) -> bool {
+        self.chunks
+            && cx.config.chunking == Chunking::Eager
+            && cx.config.protocol == Protocol::Smtp
+            && cx.pipelines()
+            && !self.envelope.is_all_or_nothing()
+    }
+
+    /// Finds out which recipients this transaction is for and how the body is to travel, or why this server
+    /// cannot be given this message.
+    fn prepare(&mut self, cx: &Context<'_>) -> Result<(), Error> {
+        self.part.end = self.part_end(cx)?;
+        self.chunks = self.check(cx).map_err(|cause| Error::permanent(Stage::Mail, cause))?;
+        Ok(())
+    }
+
+    /// How many recipients this transaction can have (RFC 9422): the place behind the last of them.
+    fn part_end(&self, cx: &Context<'_>) -> Result<usize, Error> {
+        let (start, places) = (self.part.start, self.places());
+        let exceeded = |name, limit, value| Cause::LimitExceeded { name, limit, value };
+        if let Some(limit) = cx.capabilities.mails_max()
+            && *cx.begun >= limit
+        {
+            let cause = exceeded("MAILMAX", limit, *cx.begun + 1);
+            return Err(Error::new(Stage::Mail, Outcome::NotAttempted, cause));
+        }
+        let may_split = self.envelope.is_reopenable() && !self.envelope.is_all_or_nothing();
+        let stated = cx.capabilities.recipients_max();
+        let learnt = cx.learnt.map(u64::from).filter(|_| may_split);
+        let (mut end, mut name, mut limit) = (places, "RCPTMAX", 0);
+        if let Some(most) = stated.into_iter().chain(learnt).min()
+            && (places - start) as u64 > most
+        {
+            (end, limit) = (start + most as usize, most);
+        }
+        if let Some(most) = cx.capabilities.recipient_domains_max() {
+            let mut domains = Vec::new();
+            for place in start..end {
+                let domain =
+                    self.envelope.forward_paths()[self.recipient(place)].domain().unwrap_or_default();
+                if domains.iter().any(|known: &&str| known.eq_ignore_ascii_case(domain)) {
+                    continue;
+                }
+                if domains.len() as u64 >= most {
+                    (end, name, limit) = (place, "RCPTDOMAINMAX", most);
+                    break;
+                }
+                domains.push(domain);
+            }
+        }
+        match end < places && !may_split {
+            true => Err(Error::permanent(Stage::Mail, exceeded(name, limit, (places - start) as u64))),
+            false => Ok(end),
+        }
+    }
+
+    /// Whether the body goes out by BDAT, or why this server cannot be given this message. Nothing is said
+    /// that the current EHLO reply does not offer.
+    fn check(&mut self, cx: &Context<'_>) -> Result<bool, Cause> {
         let offered = |extension| cx.capabilities.has(extension);
-        let size = self.envelope.declared_size();
-        if let (Some(size), Some(limit)) = (size, cx.capabilities.size_limit())
+        if let (Some(size), Some(limit)) = (self.envelope.declared_size(), cx.capabilities.size_limit())
             && size > limit
         {
             return Err(Cause::TooLarge { size, limit });
         }
-        let body = self.envelope.body_type();
-        if body == BodyType::EightBit && !offered(Extension::EightBitMime) {
-            return Err(Cause::Unsupported(Extension::EightBitMime));
+        let chunks = match cx.config.chunking {
+            Chunking::Never => false,
+            Chunking::Always if !offered(Extension::Chunking) => {
+                return Err(Cause::Unsupported(Extension::Chunking));
+            }
+            _ => offered(Extension::Chunking),
+        };
+        let needed = match self.envelope.body_type() {
+            BodyType::EightBit => Some(Extension::EightBitMime),
+            BodyType::Binary => Some(Extension::BinaryMime),
+            _ => None,
+        };
+        if let Some(extension) = needed.filter(|&extension| !offered(extension)) {
+            return Err(Cause::Unsupported(extension));
         }
-        let mut paths = self.envelope.forward_paths().iter().chain([self.envelope.reverse_path()]);
-        let utf8 = !paths.all(|path| path.is_ascii());
-        if utf8 && !offered(Extension::SmtpUtf8) {
+        if self.envelope.body_type() == BodyType::Binary && !chunks {
+            return Err(match cx.config.chunking {
+                Chunking::Never => Cause::Local("a BINARYMIME body needs BDAT, which is set to never".into()),
+                _ => Cause::Unsupported(Extension::Chunking),
+            });
+        }
+        if !offered(Extension::SmtpUtf8)
+            && (self.envelope.needs_smtputf8() || !self.envelope.use_ascii_domains())
+        {
             return Err(Cause::Unsupported(Extension::SmtpUtf8));
         }
-        Ok(MailParameters {
-            size: size.filter(|_| offered(Extension::Size)),
-            eight_bit: body != BodyType::SevenBit && offered(Extension::EightBitMime),
-            utf8,
-        })
+        self.check_parameters(cx)?;
+        Ok(chunks)
     }
 
-    /// How the body is to be encoded on this connection.
-    pub(crate) fn encoder(&self, cx: &Context<'_>) -> BodyEncoder {
+    /// The caller's own parameters.
+    fn check_parameters(&self, cx: &Context<'_>) -> Result<(), Cause> {
+        let offered: &Capabilities = cx.capabilities;
+        let unsupported = |extension: Result<Extension, &str>| match extension {
+            Ok(extension) => Cause::Unsupported(extension),
+            Err(keyword) => Cause::UnsupportedKeyword(keyword.into()),
+        };
+        for parameter in self.envelope.mail_parameters() {
+            if parameter.is_require_tls() && !cx.verified {
+                return Err(Cause::TlsUnverified);
+            }
+            if parameter.need() == Need::Required && !parameter.offered_in(offered) {
+                return Err(unsupported(parameter.extension()));
+            }
+            if let Some(excluded) = parameter.excluded_by(offered) {
+                return Err(Cause::Excluded(Arc::from(excluded)));
+            }
+        }
+        for place in self.part.clone() {
+            for parameter in self.envelope.recipient_parameters(self.recipient(place)) {
+                if parameter.need() == Need::Required && !parameter.offered_in(offered) {
+                    return Err(unsupported(parameter.extension()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn mail_parameters<'a>(&'a self, capabilities: &'a Capabilities) -> MailParameters<'a> {
+        let offered = |extension| capabilities.has(extension);
+        let body = match self.envelope.body_type() {
+            BodyType::Binary => Some("BINARYMIME"),
+            BodyType::SevenBit => None,
+            _ => Some("8BITMIME").filter(|_| offered(Extension::EightBitMime)),
+        };
+        let mut paths = self.envelope.forward_paths().iter().chain([self.envelope.reverse_path()]);
+        let utf8 = offered(Extension::SmtpUtf8)
+            && (self.envelope.needs_smtputf8() || !paths.all(|path| path.is_ascii()));
+        MailParameters {
+            size: self.envelope.declared_size().filter(|_| offered(Extension::Size)),
+            body,
+            utf8,
+            others: Some((&self.envelope, capabilities)),
+        }
+    }
+
+    /// The body as it is to be sent on this connection.
+    pub(crate) fn body(&self, cx: &Context<'_>) -> Body {
         let allow_eight_bit = match self.envelope.body_type() {
             BodyType::SevenBit => false,
-            BodyType::EightBitAnyway => true,
+            BodyType::EightBitAnyway | BodyType::Binary => true,
             BodyType::Undeclared | BodyType::EightBit => cx.capabilities.has(Extension::EightBitMime),
         };
-        BodyEncoder::new(cx.config.body, allow_eight_bit)
+        if !self.chunks {
+            return Body::new(BodyEncoder::new(cx.config.body, allow_eight_bit));
+        }
+        let encoder = match self.envelope.body_type() {
+            BodyType::Binary => BodyEncoder::binary(),
+            _ => BodyEncoder::chunked(cx.config.body, allow_eight_bit),
+        };
+        Body::chunked(encoder, cx.config.chunk_size, self.envelope.exact_size_octets())
     }
 
     /// A reply to one of this transaction's commands, never a 421. An error means that the connection
@@ -233,17 +432,25 @@ impl Transaction {
         use ReplyClass::{Intermediate, Permanent, Success, Transient};
         match (what, reply.class()) {
             (Expect::Data, Success)
-            | (Expect::Rset | Expect::Mail | Expect::OverlappedMail | Expect::Rcpt(_), Intermediate) => {
-                self.wrong_class(what, reply)
+            | (Expect::Rset | Expect::OverlappedRset, Intermediate)
+            | (Expect::Mail | Expect::OverlappedMail | Expect::Rcpt(_) | Expect::Chunk, Intermediate)
+            | (Expect::EndOfDataFor(_) | Expect::EndOfAll, Intermediate) => self.wrong_class(what, reply),
+
+            (Expect::EndOfData, Intermediate) if self.prdr == Prdr::Asked => {
+                self.prdr = Prdr::Coming;
+                let replies: Vec<_> = self.undecided().map(Expect::EndOfDataFor).collect();
+                cx.pipeline.expect_first(replies.into_iter().chain([Expect::EndOfAll]), self.id);
+                Ok(Flow::Wait)
             }
-            (Expect::EndOfData | Expect::EndOfDataFor(_), Intermediate) => self.wrong_class(what, reply),
+            (Expect::EndOfData, Intermediate) => self.wrong_class(what, reply),
 
             (Expect::Rset, Success) => {
                 self.step = Step::Queued;
                 Ok(Flow::Wait)
             }
+            (Expect::OverlappedRset, Success) => Ok(Flow::Wait),
             // A server that cannot even reset is not given another message.
-            (Expect::Rset, _) => Err(self.rejected(what, reply)),
+            (Expect::Rset | Expect::OverlappedRset, _) => Err(self.rejected(what, reply)),
             (Expect::OverlappedMail, Permanent) if reply.code().get() == 503 => {
                 Err(self.rejected(what, reply))
             }
@@ -263,8 +470,12 @@ impl Transaction {
             }
             (Expect::Rcpt(index), _) => {
                 self.answered += 1;
-                // Without a sender, "503 need MAIL first" says nothing about the recipient.
-                if self.failure.is_none() {
+                if self.may_defer(reply, cx) {
+                    let accepted = self.accepted as u32;
+                    *cx.learnt = Some(cx.learnt.map_or(accepted, |learnt| learnt.min(accepted)));
+                    self.deferred.push(index);
+                } else if self.failure.is_none() {
+                    // Without a sender, "503 need MAIL first" says nothing about the recipient.
                     let error = self.rejected(what, reply);
                     self.decide(index, Err(error));
                 }
@@ -292,16 +503,31 @@ impl Transaction {
                 }
                 Ok(Flow::Finished)
             }
-            (Expect::EndOfData, _) if self.step == Step::LoneDot => Ok(Flow::Finished),
+            (Expect::Chunk, Success) => Ok(Flow::Wait),
+            (Expect::Chunk, Transient | Permanent) => {
+                // Behind a refused envelope, or a refused chunk, a refusal says nothing new.
+                if !self.is_hopeless() {
+                    self.failure = Some(self.rejected(what, reply));
+                }
+                Ok(Flow::Wait)
+            }
+            (Expect::EndOfData, _) if self.step == Step::LoneDot || self.is_hopeless() => Ok(Flow::Finished),
             (Expect::EndOfData, Success) => {
                 let reply = reply.to_reply();
-                for result in self.results.iter_mut().filter(|result| result.is_none()) {
-                    *result = Some(Ok(reply.clone()));
-                }
+                let recipients: Vec<_> = self.undecided().collect();
+                recipients.into_iter().for_each(|index| self.decide(index, Ok(reply.clone())));
                 Ok(Flow::Finished)
             }
             (Expect::EndOfData, Transient | Permanent) => {
                 self.failure = Some(self.rejected(what, reply));
+                Ok(Flow::Finished)
+            }
+            (Expect::EndOfAll, class) => {
+                // Nobody has a message that was refused as a whole, whatever was said of some before.
+                if class != Success {
+                    self.forget_acceptance();
+                    self.failure = Some(self.rejected(what, reply));
+                }
                 Ok(Flow::Finished)
             }
             (Expect::EndOfDataFor(index), class) => {
@@ -310,7 +536,7 @@ impl Transaction {
                     _ => Err(self.rejected(what, reply)),
                 };
                 self.decide(index, result);
-                Ok(match self.results.iter().all(Option::is_some) {
+                Ok(match self.prdr == Prdr::No && self.undecided().next().is_none() {
                     true => Flow::Finished,
                     false => Flow::Wait,
                 })
@@ -320,41 +546,116 @@ impl Transaction {
         }
     }
 
-    /// The body is complete: its end goes out, and the replies that decide are expected.
-    pub(crate) fn end_body(&mut self, encoder: &BodyEncoder, cx: &mut Context<'_>) -> Result<(), Error> {
-        let end = cx.pipeline.write(|out| end_of_data(encoder, out));
-        let octets = end.map_err(|error| Error::permanent(Stage::Body, error))?;
+    /// Whether this refusal says that the server takes no more recipients in this transaction, so that this one
+    /// is left to the next (RFC 5321 section 4.5.3.1.10). Somebody must have been accepted, or the next
+    /// transaction would fare no better.
+    fn may_defer(&self, reply: ReplyRef<'_>, cx: &Context<'_>) -> bool {
+        let too_many = match reply.enhanced() {
+            Some(code) => (code.subject, code.detail) == (5, 3),
+            None => reply.code().get() == 452,
+        };
+        too_many
+            && cx.config.learn_limits
+            && self.accepted > 0
+            && self.failure.is_none()
+            && self.envelope.is_reopenable()
+            && !self.envelope.is_all_or_nothing()
+    }
+
+    /// A chunk is out.
+    pub(crate) fn chunk_sent(&mut self, sent: Sent, now: Instant, cx: &mut Context<'_>) {
+        match sent.last {
+            true => self.expect_end(0, cx),
+            false => cx.pipeline.expect(Expect::Chunk, Some(self.id), 0),
+        }
+        cx.pipeline.offer(now);
+    }
+
+    /// No more chunks go out.
+    pub(crate) fn stop(&mut self) {
+        self.step = Step::Stopped;
+    }
+
+    /// The body is complete: its end goes out, and the replies that decide are expected. Returns the last
+    /// chunk, where there is one that is still to go out.
+    pub(crate) fn end_body(&mut self, body: &mut Body, cx: &mut Context<'_>) -> Result<Option<Sent>, Error> {
+        let mut end = None;
+        let octets = cx.pipeline.write(|out| {
+            let before = out.len();
+            end = body.finish(out)?;
+            Ok(out.len() - before)
+        });
+        let octets = octets.map_err(|error: crate::BodyError| Error::permanent(Stage::Body, error))?;
+        if end.is_some() {
+            self.expect_end(octets, cx);
+        }
+        Ok(end.filter(|_| self.chunks))
+    }
+
+    fn expect_end(&mut self, octets: usize, cx: &mut Context<'_>) {
         self.step = Step::End;
         match cx.config.protocol {
             Protocol::Smtp => cx.pipeline.expect(Expect::EndOfData, Some(self.id), octets),
             // RFC 2033 section 4.2: one reply for each RCPT that was accepted, in their order.
             Protocol::Lmtp => {
-                for (index, _) in self.results.iter().enumerate().filter(|(_, result)| result.is_none()) {
-                    let what = Expect::EndOfDataFor(index as u32);
-                    cx.pipeline.expect(what, Some(self.id), 0);
+                for index in self.undecided() {
+                    cx.pipeline.expect(Expect::EndOfDataFor(index), Some(self.id), 0);
                 }
             }
         }
-        Ok(())
+    }
+
+    /// This transaction is over: takes up the recipients that are left for another one, if there are any.
+    pub(crate) fn next_part(&mut self) -> bool {
+        if self.failure.is_some() || (self.part.end == self.places() && self.deferred.is_empty()) {
+            return false;
+        }
+        let next = self.part.end..self.places();
+        if self.deferred.is_empty() {
+            self.part = next;
+        } else {
+            let mut left = core::mem::take(&mut self.deferred);
+            left.extend(next.map(|place| self.recipient(place) as u32));
+            self.part = 0..left.len();
+            self.order = Some(left);
+        }
+        (self.step, self.overlaps, self.prdr) = (Step::Queued, false, Prdr::No);
+        (self.sent, self.answered, self.accepted) = (0, 0, 0);
+        true
+    }
+
+    /// What was said for some recipients does not hold.
+    fn forget_acceptance(&mut self) {
+        for place in self.part.clone() {
+            let index = self.recipient(place);
+            self.results[index].take_if(|result| result.is_ok());
+        }
     }
 
     /// The connection has ended: every recipient without a result gets this error, with the outcome
     /// that this transaction's own step gives it. `begun` and `end_offered` say whether its first command
     /// and its end of data may have reached the server.
-    pub(crate) fn abort(&mut self, error: &Error, begun: bool, end_offered: bool) {
+    pub(crate) fn abort(&mut self, error: &Error, begun: bool, end_offered: bool, is_first: bool) {
         let mut error = error.clone();
-        let answered = matches!(error.cause, Cause::Rejected(_));
+        let unasked = error.not_attempted();
+        // A 421, or a refusal ahead of its time, in place of the reply that is owed next, does say that the
+        // server did not take the message.
+        let answered = is_first && matches!(error.cause, Cause::Rejected(_));
         match self.step {
-            _ if !begun || self.overlaps || matches!(self.step, Step::Queued | Step::Reset) => {
-                error.outcome = Outcome::NotAttempted;
-                (error.command, error.recipient) = (None, None);
-            }
-            // RFC 1047: between the end of the data and its reply, nobody knows. A 421 in its place does
-            // say that the server did not take the message.
+            _ if !begun || matches!(self.step, Step::Queued | Step::Reset) => error = unasked.clone(),
+            // RFC 1047: between the end of the data and its reply, nobody knows.
             Step::End if end_offered && !answered => error.outcome = Outcome::InDoubt,
+            _ if self.overlaps => error = unasked.clone(),
             _ => {}
         }
         if self.failure.is_none() {
+            if self.prdr == Prdr::Coming {
+                self.forget_acceptance();
+            }
+            // Those whose transaction has not come yet were not asked for, whatever became of this one.
+            let mut later = core::mem::take(&mut self.deferred);
+            later.extend((self.part.end..self.places()).map(|place| self.recipient(place) as u32));
+            later.into_iter().for_each(|index| self.decide(index, Err(unasked.clone())));
             self.failure = Some(error);
         }
     }
@@ -393,13 +694,13 @@ impl Transaction {
     pub(crate) fn about(&self, what: Expect, mut error: Error) -> Error {
         let path = |index: u32| self.envelope.forward_paths().get(index as usize);
         let command = match what {
-            Expect::Rset => Some(Command::Rset),
+            Expect::Rset | Expect::OverlappedRset => Some(Command::Rset),
             Expect::Mail | Expect::OverlappedMail => {
                 Some(Command::Mail(self.envelope.reverse_path(), MailParameters::default()))
             }
-            Expect::Rcpt(index) => path(index).map(Command::Rcpt),
+            Expect::Rcpt(index) => path(index).map(|path| Command::Rcpt(path, None)),
             Expect::Data => Some(Command::Data),
-            Expect::EndOfDataFor(index) => path(index).map(Command::Rcpt),
+            Expect::EndOfDataFor(index) => path(index).map(|path| Command::Rcpt(path, None)),
             _ => None,
         };
         if let Expect::Rcpt(index) | Expect::EndOfDataFor(index) = what {

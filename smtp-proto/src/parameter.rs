@@ -1,0 +1,712 @@
+//! Parameters of MAIL and RCPT (RFC 5321 section 4.1.2), each ready as the text that is sent. They are
+//! two types, so that none can go on the wrong command, and no value from here can end a command line
+//! or begin another parameter.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use core::fmt::{self, Write};
+use core::ops::BitOr;
+
+use crate::capability::{Capabilities, Extension};
+use crate::envelope::Mailbox;
+use crate::reply::Printable;
+
+/// The longest envelope identifier, in octets before it is encoded (RFC 3461 section 4.4).
+const MAX_ENVELOPE_ID: usize = 100;
+
+/// The longest ORCPT parameter, in octets (RFC 3461 section 4.2).
+const MAX_ORCPT: usize = 500;
+
+/// The farthest BY and HOLDFOR reach, in seconds: nine digits (RFC 2852, RFC 4865).
+const MAX_SECONDS: u32 = 999_999_999;
+
+/// What becomes of a message when the server does not offer the extension of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Need {
+    /// The server is not given the message.
+    Required,
+    /// The message goes out without the parameter.
+    IfOffered,
+}
+
+/// Which EHLO keyword says that a parameter is understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Keyword {
+    Known(Extension),
+    Other(Arc<str>),
+}
+
+/// What both commands have in common.
+#[derive(Clone, PartialEq, Eq)]
+struct Parameter {
+    keyword: Keyword,
+    /// `NAME` or `NAME=VALUE`.
+    text: Arc<str>,
+    need: Need,
+}
+
+impl Parameter {
+    fn new(extension: Extension, need: Need, text: &str) -> Self {
+        Self { keyword: Keyword::Known(extension), text: text.into(), need }
+    }
+
+    fn raw(name: &str, value: Option<&str>) -> Result<Self, ParameterError> {
+        if !is_keyword(name) {
+            return Err(ParameterError::Name { name: printable(name) });
+        }
+        if let Some(instead) = own_call(name) {
+            return Err(ParameterError::HasOwnCall { name: printable(name), instead });
+        }
+        let text = match value {
+            None => name.into(),
+            // RFC 5321 section 4.1.2, esmtp-value.
+            Some(value) if value.is_empty() || !value.bytes().all(|b| b.is_ascii_graphic() && b != b'=') => {
+                return Err(ParameterError::Value { name: printable(name), value: printable(value) });
+            }
+            Some(value) => format!("{name}={value}").into(),
+        };
+        Ok(Self { keyword: Keyword::Other(name.into()), text, need: Need::Required })
+    }
+
+    fn name(&self) -> &str {
+        self.text.split_once('=').map_or(&self.text, |(name, _)| name)
+    }
+
+    fn value(&self) -> &str {
+        self.text.split_once('=').map_or("", |(_, value)| value)
+    }
+
+    fn is(&self, extension: Extension) -> bool {
+        self.keyword == Keyword::Known(extension)
+    }
+
+    /// Whether one command cannot carry both: two of one name, or HOLDFOR and HOLDUNTIL (RFC 4865
+    /// section 3).
+    fn displaces(&self, other: &Self) -> bool {
+        let future = Extension::FutureRelease;
+        self.name().eq_ignore_ascii_case(other.name()) || (self.is(future) && other.is(future))
+    }
+
+    fn with_need(mut self, need: Need) -> Self {
+        // RFC 8689 section 2: a client never passes the message on without it.
+        if !self.is(Extension::RequireTls) {
+            self.need = need;
+        }
+        self
+    }
+
+    fn offered_by(mut self, keyword: &str) -> Self {
+        if own_call(self.name()).is_none() {
+            self.keyword = Keyword::Other(keyword.into());
+        }
+        self
+    }
+
+    fn offered_in(&self, capabilities: &Capabilities) -> bool {
+        match &self.keyword {
+            Keyword::Known(extension) => capabilities.has(*extension),
+            Keyword::Other(keyword) => capabilities.offers(keyword),
+        }
+    }
+
+    fn extension(&self) -> Result<Extension, &str> {
+        match &self.keyword {
+            Keyword::Known(extension) => Ok(*extension),
+            Keyword::Other(keyword) => Err(keyword),
+        }
+    }
+}
+
+/// The methods and implementations that both types have, in the words of their command.
+macro_rules! parameter_of {
+    ($type:ident, $command:literal, $example:literal) => {
+        impl $type {
+            #[doc = concat!("Any other parameter of ", $command, ", required by default. The server understands it if an EHLO")]
+            /// keyword equals its name; [`offered_by`](Self::offered_by) names another one.
+            ///
+            /// ```
+            #[doc = concat!("use smtp_proto::", stringify!($type), ";")]
+            ///
+            #[doc = $example]
+            #[doc = concat!("assert!(", stringify!($type), "::raw(\"SIZE\", Some(\"1\")).is_err());")]
+            /// # Ok::<(), smtp_proto::ParameterError>(())
+            /// ```
+            ///
+            /// # Errors
+            /// What is no `esmtp-keyword` or no `esmtp-value` (RFC 5321 section 4.1.2), and names that have a
+            /// call of their own, or that the engine says by itself.
+            pub fn raw(name: &str, value: Option<&str>) -> Result<Self, ParameterError> {
+                Parameter::raw(name, value).map(Self)
+            }
+
+            /// Names the EHLO keyword that offers a [`raw`](Self::raw) parameter, where that is not its name.
+            /// It changes no other parameter.
+            #[must_use]
+            pub fn offered_by(self, keyword: &str) -> Self {
+                Self(self.0.offered_by(keyword))
+            }
+
+            /// Withholds the message from a server that does not offer the extension.
+            #[must_use]
+            pub fn required(self) -> Self {
+                Self(self.0.with_need(Need::Required))
+            }
+
+            /// Leaves the parameter out where the server does not offer the extension. REQUIRETLS stays
+            /// required all the same, because RFC 8689 demands it.
+            #[must_use]
+            pub fn if_offered(self) -> Self {
+                Self(self.0.with_need(Need::IfOffered))
+            }
+
+            /// The name, as it is sent.
+            pub fn name(&self) -> &str {
+                self.0.name()
+            }
+
+            /// What becomes of the message where the extension is not offered.
+            pub fn need(&self) -> Need {
+                self.0.need
+            }
+
+            /// `NAME` or `NAME=VALUE`, as it is sent.
+            #[allow(dead_code)]
+            pub(crate) fn text(&self) -> &str {
+                &self.0.text
+            }
+
+            /// Whether the server understands it.
+            #[allow(dead_code)]
+            pub(crate) fn offered_in(&self, capabilities: &Capabilities) -> bool {
+                self.0.offered_in(capabilities)
+            }
+
+            /// The extension, or the EHLO keyword of one that the engine does not know.
+            #[allow(dead_code)]
+            pub(crate) fn extension(&self) -> Result<Extension, &str> {
+                self.0.extension()
+            }
+
+            /// Whether one command cannot carry both.
+            pub(crate) fn displaces(&self, other: &Self) -> bool {
+                self.0.displaces(&other.0)
+            }
+        }
+
+        impl fmt::Display for $type {
+            /// As it is sent, `NAME` or `NAME=VALUE`.
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0.text)
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{} {} ({:?})", $command, self.0.text, self.0.need)
+            }
+        }
+    };
+}
+
+/// A parameter of MAIL. Cloning it copies no text.
+///
+/// ```
+/// use smtp_proto::{ByMode, Envelope, MailParameter, Ret};
+///
+/// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?
+///     .parameter(MailParameter::ret(Ret::Headers))
+///     .parameter(MailParameter::envelope_id("QQ314159")?.required())
+///     .parameter(MailParameter::deliver_by(120, ByMode::Return, false)?);
+/// let said: Vec<_> = envelope.mail_parameters().iter().map(|p| p.to_string()).collect();
+/// assert_eq!(said, ["RET=HDRS", "ENVID=QQ314159", "BY=120;R"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct MailParameter(Parameter);
+
+/// A parameter of RCPT. Cloning it copies no text.
+///
+/// ```
+/// use smtp_proto::{Envelope, Notify, RcptParameter, Recipient};
+///
+/// let bob = Recipient::new("bob@example.net")?
+///     .parameter(RcptParameter::notify(Notify::SUCCESS | Notify::FAILURE));
+/// let envelope = Envelope::new("alice@example.org", [bob])?;
+/// let said: Vec<_> = envelope.recipient_parameters(0).map(|p| p.to_string()).collect();
+/// assert_eq!(said, ["NOTIFY=SUCCESS,FAILURE"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct RcptParameter(Parameter);
+
+parameter_of!(MailParameter, "MAIL", "let conperm = MailParameter::raw(\"CONPERM\", None)?;");
+parameter_of!(
+    RcptParameter,
+    "RCPT",
+    "let tagged = RcptParameter::raw(\"X-TAG\", Some(\"7\"))?.offered_by(\"X-TAGS\");"
+);
+
+/// How much of a message a report of failure returns (RFC 3461 section 4.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ret {
+    /// All of it.
+    Full,
+    /// Its header.
+    Headers,
+}
+
+/// What happens to a message that was not delivered in time (RFC 2852).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ByMode {
+    /// It is returned.
+    Return,
+    /// The sender is told, and the attempts go on.
+    Notify,
+}
+
+impl MailParameter {
+    /// RET: how much of the message a report of failure returns (RFC 3461 section 4.3). Said if DSN is
+    /// offered.
+    pub fn ret(ret: Ret) -> Self {
+        let text = match ret {
+            Ret::Full => "RET=FULL",
+            Ret::Headers => "RET=HDRS",
+        };
+        Self(Parameter::new(Extension::Dsn, Need::IfOffered, text))
+    }
+
+    /// ENVID: the sender's own name of this message, which reports repeat (RFC 3461 section 4.4). Said
+    /// if DSN is offered.
+    ///
+    /// # Errors
+    /// None, more than 100 octets, or one that is no printable ASCII character or space.
+    pub fn envelope_id(id: &str) -> Result<Self, ParameterError> {
+        check_xtext("ENVID", id)?;
+        if id.len() > MAX_ENVELOPE_ID {
+            return Err(ParameterError::TooLong { name: "ENVID", limit: MAX_ENVELOPE_ID });
+        }
+        let mut text = String::from("ENVID=");
+        push_xtext(&mut text, id);
+        Ok(Self(Parameter::new(Extension::Dsn, Need::IfOffered, &text)))
+    }
+
+    /// BY: how many seconds from now the message may take (RFC 2852); zero and less have passed already.
+    /// `trace` asks for a report from each server on the way that passes it on. Required by default with
+    /// [`ByMode::Return`], said if DELIVERBY is offered with [`ByMode::Notify`].
+    ///
+    /// With [`ByMode::Return`], a server that states a longer minimum is not given the message.
+    ///
+    /// # Errors
+    /// Seconds outside of −999,999,999 to 999,999,999, or below 1 with [`ByMode::Return`].
+    pub fn deliver_by(seconds: i32, mode: ByMode, trace: bool) -> Result<Self, ParameterError> {
+        let max = i64::from(MAX_SECONDS);
+        let (min, need, letter) = match mode {
+            ByMode::Return => (1, Need::Required, 'R'),
+            ByMode::Notify => (-max, Need::IfOffered, 'N'),
+        };
+        check_range("BY", i64::from(seconds), min, max)?;
+        let trace = if trace { "T" } else { "" };
+        Ok(Self(Parameter::new(Extension::DeliverBy, need, &format!("BY={seconds};{letter}{trace}"))))
+    }
+
+    /// MT-PRIORITY: −9 (lowest) to 9; without it a message has 0 (RFC 6710). Said if it is offered.
+    ///
+    /// # Errors
+    /// Any other number.
+    pub fn priority(priority: i8) -> Result<Self, ParameterError> {
+        check_range("MT-PRIORITY", i64::from(priority), -9, 9)?;
+        let text = format!("MT-PRIORITY={priority}");
+        Ok(Self(Parameter::new(Extension::MtPriority, Need::IfOffered, &text)))
+    }
+
+    /// HOLDFOR: the server keeps the message for so many seconds before it goes on (RFC 4865). Required
+    /// by default; a server that states a shorter maximum is not given the message. It takes the place of
+    /// [`hold_until`](Self::hold_until).
+    ///
+    /// # Errors
+    /// Seconds outside of 1 to 999,999,999.
+    pub fn hold_for(seconds: u32) -> Result<Self, ParameterError> {
+        check_range("HOLDFOR", i64::from(seconds), 1, i64::from(MAX_SECONDS))?;
+        let text = format!("HOLDFOR={seconds}");
+        Ok(Self(Parameter::new(Extension::FutureRelease, Need::Required, &text)))
+    }
+
+    /// HOLDUNTIL: the server keeps the message until this date-time of RFC 3339, such as
+    /// `2027-01-02T03:04:05Z` (RFC 4865). Required by default; a server that states an earlier maximum is
+    /// not given the message. It takes the place of [`hold_for`](Self::hold_for).
+    ///
+    /// # Errors
+    /// What is no such date-time.
+    pub fn hold_until(date_time: &str) -> Result<Self, ParameterError> {
+        check_date_time("HOLDUNTIL", date_time)?;
+        let text = format!("HOLDUNTIL={date_time}");
+        Ok(Self(Parameter::new(Extension::FutureRelease, Need::Required, &text)))
+    }
+
+    /// REQUIRETLS: the message goes only over TLS with a verified peer, on this hop and on all behind it
+    /// (RFC 8689). Always required.
+    pub fn require_tls() -> Self {
+        Self(Parameter::new(Extension::RequireTls, Need::Required, "REQUIRETLS"))
+    }
+
+    /// PRDR: after the body, the server may decide for each recipient on its own, as LMTP does
+    /// (draft-hall-prdr). Said if it is offered.
+    pub fn per_recipient_replies() -> Self {
+        Self(Parameter::new(Extension::Prdr, Need::IfOffered, "PRDR"))
+    }
+
+    /// AUTH: who submitted the message first, or that it is not known, in the words of one trusted server
+    /// to another (RFC 4954 section 5). Said if AUTH is offered.
+    pub fn auth(identity: Option<&Mailbox>) -> Self {
+        let mut text = String::from("AUTH=");
+        match identity.filter(|mailbox| !mailbox.is_null()) {
+            Some(mailbox) => push_xtext(&mut text, mailbox.as_str()),
+            None => text.push_str("<>"),
+        }
+        Self(Parameter::new(Extension::Auth, Need::IfOffered, &text))
+    }
+
+    /// Whether this is REQUIRETLS, which wants a verified TLS session besides.
+    #[allow(dead_code)]
+    pub(crate) fn is_require_tls(&self) -> bool {
+        self.0.is(Extension::RequireTls)
+    }
+
+    /// Whether this is PRDR, which changes the replies to the end of the body.
+    #[allow(dead_code)]
+    pub(crate) fn is_per_recipient_replies(&self) -> bool {
+        self.0.is(Extension::Prdr)
+    }
+
+    /// What the server has stated in its EHLO reply that excludes this value, in words for an error:
+    /// `Some` only where the extension is offered and its stated limit is broken.
+    #[allow(dead_code)]
+    pub(crate) fn excluded_by(&self, capabilities: &Capabilities) -> Option<String> {
+        let value = self.0.value();
+        let broken = match self.0.name() {
+            "BY" => {
+                let (seconds, mode) = value.split_once(';')?;
+                let minimum = capabilities.deliver_by_minimum()?;
+                let short = seconds.parse::<i64>().is_ok_and(|seconds| seconds < i64::from(minimum));
+                (mode.starts_with('R') && short).then(|| format!("at least {minimum} s"))?
+            }
+            "HOLDFOR" => {
+                let (maximum, _) = capabilities.future_release_limits()?;
+                let long = value.parse::<u32>().is_ok_and(|seconds| seconds > maximum);
+                long.then(|| format!("at most {maximum} s"))?
+            }
+            "HOLDUNTIL" => {
+                let (_, latest) = capabilities.future_release_limits()?;
+                (seconds_of(value)? > seconds_of(latest)?).then(|| format!("{latest} at the latest"))?
+            }
+            _ => return None,
+        };
+        Some(format!("{} is not possible: the server takes {broken}", self.0.text))
+    }
+}
+
+/// Of what a recipient's delivery is reported (RFC 3461 section 4.1): [`NEVER`](Notify::NEVER), or any
+/// of the other three, joined by `|`. Joined with any of them, `NEVER` is gone.
+///
+/// ```
+/// use smtp_proto::Notify;
+///
+/// assert_eq!((Notify::DELAY | Notify::SUCCESS).to_string(), "SUCCESS,DELAY");
+/// assert_eq!(Notify::NEVER | Notify::FAILURE, Notify::FAILURE);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Notify(u8);
+
+impl Notify {
+    /// Nothing at all.
+    pub const NEVER: Self = Self(0);
+    /// It was delivered.
+    pub const SUCCESS: Self = Self(1);
+    /// It could not be.
+    pub const FAILURE: Self = Self(2);
+    /// It takes long.
+    pub const DELAY: Self = Self(4);
+}
+
+impl BitOr for Notify {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl fmt::Display for Notify {
+    /// As NOTIFY writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            0 => "NEVER",
+            1 => "SUCCESS",
+            2 => "FAILURE",
+            3 => "SUCCESS,FAILURE",
+            4 => "DELAY",
+            5 => "SUCCESS,DELAY",
+            6 => "FAILURE,DELAY",
+            _ => "SUCCESS,FAILURE,DELAY",
+        })
+    }
+}
+
+/// What a server does with a message whose mailbox may have changed hands, where it cannot hand the
+/// question on (RFC 7293).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RrvsAction {
+    /// It passes the message on without the question.
+    Continue,
+    /// It refuses the message.
+    Reject,
+}
+
+impl RcptParameter {
+    /// NOTIFY: of what is reported (RFC 3461 section 4.1). Said if DSN is offered.
+    pub fn notify(notify: Notify) -> Self {
+        Self(Parameter::new(Extension::Dsn, Need::IfOffered, &format!("NOTIFY={notify}")))
+    }
+
+    /// ORCPT: the address that the sender wrote, which reports name (RFC 3461 section 4.2). Said if DSN
+    /// is offered. An address beyond ASCII is written in the form of RFC 6533 section 3 that every server
+    /// takes.
+    ///
+    /// ```
+    /// use smtp_proto::{Mailbox, RcptParameter};
+    ///
+    /// let plus = RcptParameter::original_recipient(&Mailbox::parse("bob+x@example.net")?);
+    /// assert_eq!(plus.to_string(), "ORCPT=rfc822;bob+2Bx@example.net");
+    /// let umlaut = RcptParameter::original_recipient(&Mailbox::parse("häns@example.net")?);
+    /// assert_eq!(umlaut.to_string(), r"ORCPT=utf-8;h\x{E4}ns@example.net");
+    /// # Ok::<(), smtp_proto::AddressError>(())
+    /// ```
+    pub fn original_recipient(mailbox: &Mailbox) -> Self {
+        let mut text;
+        if mailbox.is_ascii() {
+            text = String::from("ORCPT=rfc822;");
+            push_xtext(&mut text, mailbox.as_str());
+        } else {
+            text = String::from("ORCPT=utf-8;");
+            for c in mailbox.as_str().chars() {
+                match c {
+                    '+' | '=' | '\\' => write_hex(&mut text, c),
+                    '!'..='~' => text.push(c),
+                    c => write_hex(&mut text, c),
+                }
+            }
+        }
+        Self(Parameter::new(Extension::Dsn, Need::IfOffered, &text))
+    }
+
+    /// ORCPT with an address of another kind than `rfc822`, such as `x400` (RFC 3461 section 4.2).
+    ///
+    /// # Errors
+    /// A kind that is no atom; an address that is empty or holds anything but printable ASCII characters
+    /// and spaces; more than 500 octets in all.
+    pub fn original_recipient_of(addr_type: &str, address: &str) -> Result<Self, ParameterError> {
+        let atom = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*-/?^_`{|}~".contains(&b);
+        if addr_type.is_empty() || !addr_type.bytes().all(atom) {
+            return Err(ParameterError::Value { name: "ORCPT".into(), value: printable(addr_type) });
+        }
+        check_xtext("ORCPT", address)?;
+        let mut text = format!("ORCPT={addr_type};");
+        push_xtext(&mut text, address);
+        match text.len() > MAX_ORCPT {
+            true => Err(ParameterError::TooLong { name: "ORCPT", limit: MAX_ORCPT }),
+            false => Ok(Self(Parameter::new(Extension::Dsn, Need::IfOffered, &text))),
+        }
+    }
+
+    /// RRVS: delivery only if the mailbox has had its owner since this date-time of RFC 3339
+    /// (RFC 7293). Required by default.
+    ///
+    /// # Errors
+    /// What is no such date-time.
+    pub fn valid_since(date_time: &str, action: Option<RrvsAction>) -> Result<Self, ParameterError> {
+        check_date_time("RRVS", date_time)?;
+        let action = match action {
+            None => "",
+            Some(RrvsAction::Continue) => ";C",
+            Some(RrvsAction::Reject) => ";R",
+        };
+        let text = format!("RRVS={date_time}{action}");
+        Ok(Self(Parameter::new(Extension::Rrvs, Need::Required, &text)))
+    }
+}
+
+/// Why no parameter can be made of this.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParameterError {
+    /// Letters, digits and hyphens, and no hyphen first (RFC 5321 section 4.1.2).
+    #[error("\"{name}\" is no name of a parameter; it takes letters, digits and inner hyphens")]
+    Name {
+        /// The name, made printable.
+        name: Box<str>,
+    },
+    /// A value that is empty, or holds a character that this parameter cannot carry.
+    #[error("\"{value}\" is no value of {name}")]
+    Value {
+        /// The parameter.
+        name: Box<str>,
+        /// The value, made printable.
+        value: Box<str>,
+    },
+    /// A number that the parameter cannot have.
+    #[error("{name} cannot be {value}; it lies between {min} and {max}")]
+    Range {
+        /// The parameter.
+        name: &'static str,
+        /// The number.
+        value: i64,
+        /// The least.
+        min: i64,
+        /// The greatest.
+        max: i64,
+    },
+    /// Text that is no date-time of RFC 3339.
+    #[error("{name} cannot be \"{value}\"; it is a date-time such as 2027-01-02T03:04:05Z")]
+    DateTime {
+        /// The parameter.
+        name: &'static str,
+        /// The text, made printable.
+        value: Box<str>,
+    },
+    /// More octets than the parameter can have.
+    #[error("{name} is longer than {limit} octets")]
+    TooLong {
+        /// The parameter.
+        name: &'static str,
+        /// The most octets.
+        limit: usize,
+    },
+    /// A name that [`MailParameter::raw`] and [`RcptParameter::raw`] leave to another call.
+    #[error("{name} has a call of its own: {instead}")]
+    HasOwnCall {
+        /// The name.
+        name: Box<str>,
+        /// What to call.
+        instead: &'static str,
+    },
+}
+
+/// What to call for a parameter that is not to be written by hand.
+fn own_call(name: &str) -> Option<&'static str> {
+    const CALLS: [(&str, &str); 15] = [
+        ("SIZE", "Envelope::size"),
+        ("BODY", "Envelope::body"),
+        ("SMTPUTF8", "Envelope::smtputf8"),
+        ("RET", "MailParameter::ret"),
+        ("ENVID", "MailParameter::envelope_id"),
+        ("BY", "MailParameter::deliver_by"),
+        ("MT-PRIORITY", "MailParameter::priority"),
+        ("HOLDFOR", "MailParameter::hold_for"),
+        ("HOLDUNTIL", "MailParameter::hold_until"),
+        ("REQUIRETLS", "MailParameter::require_tls"),
+        ("PRDR", "MailParameter::per_recipient_replies"),
+        ("AUTH", "MailParameter::auth"),
+        ("NOTIFY", "RcptParameter::notify"),
+        ("ORCPT", "RcptParameter::original_recipient"),
+        ("RRVS", "RcptParameter::valid_since"),
+    ];
+    CALLS.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, call)| *call)
+}
+
+/// RFC 5321 section 4.1.2, esmtp-keyword.
+fn is_keyword(name: &str) -> bool {
+    !name.starts_with('-') && !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+fn printable(text: &str) -> Box<str> {
+    Printable(text.as_bytes()).to_string().into()
+}
+
+fn check_range(name: &'static str, value: i64, min: i64, max: i64) -> Result<(), ParameterError> {
+    match (min..=max).contains(&value) {
+        true => Ok(()),
+        false => Err(ParameterError::Range { name, value, min, max }),
+    }
+}
+
+/// What RFC 3461 lets into a report: printable ASCII characters and spaces (sections 4.2 and 4.4).
+fn check_xtext(name: &str, text: &str) -> Result<(), ParameterError> {
+    match !text.is_empty() && text.bytes().all(|b| matches!(b, b' '..=b'~')) {
+        true => Ok(()),
+        false => Err(ParameterError::Value { name: name.into(), value: printable(text) }),
+    }
+}
+
+/// Appends `text` as xtext (RFC 3461 section 4).
+pub(crate) fn push_xtext(out: &mut String, text: &str) {
+    for byte in text.bytes() {
+        match byte {
+            b'+' | b'=' => push_hex(out, byte),
+            b'!'..=b'~' => out.push(char::from(byte)),
+            _ => push_hex(out, byte),
+        }
+    }
+}
+
+fn push_hex(out: &mut String, byte: u8) {
+    // Formatting into a string cannot fail.
+    let _ = write!(out, "+{byte:02X}");
+}
+
+/// RFC 6533 section 3, EmbeddedUnicodeChar.
+fn write_hex(out: &mut String, c: char) {
+    let _ = write!(out, "\\x{{{:02X}}}", u32::from(c));
+}
+
+fn check_date_time(name: &'static str, text: &str) -> Result<(), ParameterError> {
+    match seconds_of(text) {
+        Some(_) => Ok(()),
+        None => Err(ParameterError::DateTime { name, value: printable(text) }),
+    }
+}
+
+/// Seconds of a date-time (RFC 3339 section 5.6) since the year 0, in UTC, fractions dropped; `None` for
+/// what is no date-time.
+pub(crate) fn seconds_of(text: &str) -> Option<i64> {
+    let text = text.as_bytes();
+    let number = |at: usize, digits: usize| {
+        let digits = text.get(at..at + digits)?;
+        digits.iter().try_fold(0i64, |n, b| b.is_ascii_digit().then(|| n * 10 + i64::from(b - b'0')))
+    };
+    let sign = |at: usize, signs: &[u8]| text.get(at).is_some_and(|b| signs.contains(b)).then_some(());
+    let (year, month, day) = (number(0, 4)?, number(5, 2)?, number(8, 2)?);
+    let (hour, minute, second) = (number(11, 2)?, number(14, 2)?, number(17, 2)?);
+    for (at, signs) in [(4, "-"), (7, "-"), (10, "Tt"), (13, ":"), (16, ":")] {
+        sign(at, signs.as_bytes())?;
+    }
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let lengths = [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let length = *lengths.get(usize::try_from(month - 1).ok()?)?;
+    // A leap second is a second (RFC 3339 section 5.7).
+    if !(1..=length).contains(&day) || hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    let mut at = 19;
+    if sign(at, b".").is_some() {
+        let digits = text[at + 1..].iter().take_while(|b| b.is_ascii_digit()).count();
+        at += 1 + digits;
+        (digits > 0).then_some(())?;
+    }
+    let offset = match text.get(at)? {
+        b'Z' | b'z' if text.len() == at + 1 => 0,
+        east_or_west @ (b'+' | b'-') if text.len() == at + 6 => {
+            sign(at + 3, b":")?;
+            let (hours, minutes) = (number(at + 1, 2)?, number(at + 4, 2)?);
+            (hours <= 23 && minutes <= 59).then_some(())?;
+            (hours * 60 + minutes) * if *east_or_west == b'+' { 60 } else { -60 }
+        }
+        _ => return None,
+    };
+    // Of the years before this one, the year 0 among them.
+    let leap_days = (year + 3) / 4 - (year + 99) / 100 + (year + 399) / 400;
+    let months: i64 = lengths.iter().take(usize::try_from(month - 1).ok()?).sum();
+    let days = year * 365 + leap_days + months + day - 1;
+    Some(((days * 24 + hour) * 60 + minute) * 60 + second - offset)
+}

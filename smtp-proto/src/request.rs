@@ -1,0 +1,439 @@
+//! Commands outside a mail transaction, each ready as the line that is sent. A CR, LF, NUL or control
+//! character cannot be represented in it.
+
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use core::fmt::{self, Write};
+use core::net::IpAddr;
+
+use crate::capability::{Capabilities, Extension};
+use crate::parameter::push_xtext;
+use crate::reply::Printable;
+
+/// The longest command line, in octets without its CRLF (RFC 5321 section 4.5.3.1.4).
+const MAX_LINE: usize = 510;
+
+/// A command outside a mail transaction. What the server answers comes back as it is.
+///
+/// ```
+/// use smtp_proto::Request;
+///
+/// assert_eq!(Request::verify("bob")?.to_string(), "VRFY bob");
+/// assert_eq!(Request::raw("XCHECK now")?.to_string(), "XCHECK now");
+/// assert_eq!(
+///     Request::raw("RSET").unwrap_err().to_string(),
+///     "RSET cannot be a request, because it changes the session; use the engine, which resets by itself"
+/// );
+/// # Ok::<(), smtp_proto::RequestError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    line: Arc<str>,
+    /// What the server must offer.
+    extension: Option<Extension>,
+}
+
+impl Request {
+    /// NOOP: nothing (RFC 5321 section 4.1.1.9).
+    pub fn noop() -> Self {
+        Self { line: "NOOP".into(), extension: None }
+    }
+
+    /// HELP, about everything or about one topic (RFC 5321 section 4.1.1.8).
+    ///
+    /// # Errors
+    /// A topic that is empty, too long, or not printable ASCII.
+    pub fn help(topic: Option<&str>) -> Result<Self, RequestError> {
+        match topic {
+            None => Ok(Self { line: "HELP".into(), extension: None }),
+            Some(topic) => Self::with_argument("HELP", topic, None, Alphabet::Ascii),
+        }
+    }
+
+    /// VRFY: whether this is a user or a mailbox (RFC 5321 section 4.1.1.6). Text beyond ASCII needs
+    /// SMTPUTF8 (RFC 6531 section 3.7.4.2).
+    ///
+    /// # Errors
+    /// Text that is empty, too long, or holds control characters.
+    pub fn verify(text: &str) -> Result<Self, RequestError> {
+        Self::with_argument("VRFY", text, None, Alphabet::Utf8)
+    }
+
+    /// EXPN: who is on this mailing list (RFC 5321 section 4.1.1.7). Text beyond ASCII needs SMTPUTF8
+    /// (RFC 6531 section 3.7.4.2).
+    ///
+    /// # Errors
+    /// Text that is empty, too long, or holds control characters.
+    pub fn expand(text: &str) -> Result<Self, RequestError> {
+        Self::with_argument("EXPN", text, None, Alphabet::Utf8)
+    }
+
+    /// ETRN: the server is to work off its queue for this host; or, with `@` before it, for all hosts of
+    /// this domain, or, with `#` before it, a queue of this name (RFC 1985). Needs ETRN.
+    ///
+    /// # Errors
+    /// A name that is empty, too long, or not printable ASCII without spaces.
+    pub fn etrn(node: &str) -> Result<Self, RequestError> {
+        match node.contains(' ') {
+            true => Err(RequestError::Character { text: printable(node) }),
+            false => Self::with_argument("ETRN", node, Some(Extension::Etrn), Alphabet::Ascii),
+        }
+    }
+
+    /// XCLIENT: whom this proxy speaks for (Postfix's XCLIENT_README). Needs XCLIENT, with each of the
+    /// attributes. The session begins again after it, with EHLO.
+    ///
+    /// ```
+    /// use smtp_proto::{Request, XClient};
+    ///
+    /// let client = "2001:db8::1".parse().unwrap();
+    /// let request = Request::xclient([XClient::Addr(Some(client)), XClient::Name(None)])?;
+    /// assert_eq!(request.to_string(), "XCLIENT ADDR=IPV6:2001:db8::1 NAME=[UNAVAILABLE]");
+    /// # Ok::<(), smtp_proto::RequestError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// No attribute, an empty value, or more than one line holds.
+    pub fn xclient(attributes: impl IntoIterator<Item = XClient>) -> Result<Self, RequestError> {
+        Self::with_attributes(Extension::XClient, attributes)
+    }
+
+    /// XFORWARD: where the next message came from, for the server's log (Postfix's XFORWARD_README).
+    /// Needs XFORWARD, with each of the attributes. What one line cannot hold can be told in several.
+    ///
+    /// ```
+    /// use smtp_proto::{Request, XForward};
+    ///
+    /// let request = Request::xforward([XForward::Helo(Some("a b".into())), XForward::Port(Some(25))])?;
+    /// assert_eq!(request.to_string(), "XFORWARD HELO=a+20b PORT=25");
+    /// # Ok::<(), smtp_proto::RequestError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// No attribute, an empty value, or more than one line holds.
+    pub fn xforward(attributes: impl IntoIterator<Item = XForward>) -> Result<Self, RequestError> {
+        Self::with_attributes(Extension::XForward, attributes)
+    }
+
+    /// Any other command, as it is sent.
+    ///
+    /// # Errors
+    /// A line that does not begin with a verb, is too long, or holds anything but printable ASCII
+    /// characters; and verbs that would change the session without the engine's knowledge, for which the
+    /// error says what there is instead. After `VRFY` and `EXPN`, characters beyond ASCII are taken.
+    pub fn raw(line: &str) -> Result<Self, RequestError> {
+        let end = line.find(' ').unwrap_or(line.len());
+        let (verb, argument) = (&line[..end], line.get(end + 1..).unwrap_or_default());
+        if let Some((verb, instead)) = reserved(verb) {
+            return Err(RequestError::Reserved { verb, instead });
+        }
+        let is = |name: &str| verb.eq_ignore_ascii_case(name);
+        let alphabet = if is("VRFY") || is("EXPN") { Alphabet::Utf8 } else { Alphabet::Ascii };
+        // What is no word to us might still be one to the server: " MAIL", or "MAIL" before a tab.
+        if verb.is_empty() || !verb.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+            return Err(RequestError::Verb { line: printable(line) });
+        }
+        check(argument, alphabet)?;
+        Self::finish(line.into(), None)
+    }
+
+    fn with_argument(
+        verb: &str,
+        argument: &str,
+        extension: Option<Extension>,
+        alphabet: Alphabet,
+    ) -> Result<Self, RequestError> {
+        if argument.trim().is_empty() {
+            return Err(RequestError::Empty);
+        }
+        check(argument, alphabet)?;
+        // RFC 6531 section 3.7.4.2: the parameter allows the argument, and the reply, to be UTF-8.
+        let utf8 = if argument.is_ascii() { "" } else { " SMTPUTF8" };
+        Self::finish(alloc::format!("{verb} {argument}{utf8}"), extension)
+    }
+
+    fn with_attributes<A: Attribute>(
+        extension: Extension,
+        attributes: impl IntoIterator<Item = A>,
+    ) -> Result<Self, RequestError> {
+        let mut line = String::from(extension.keyword());
+        for attribute in attributes {
+            let before = line.len();
+            attribute.write(&mut line);
+            if line.ends_with('=') {
+                return Err(RequestError::EmptyAttribute {
+                    name: line[before..].trim_matches([' ', '=']).into(),
+                });
+            }
+        }
+        match line.len() == extension.keyword().len() {
+            true => Err(RequestError::Empty),
+            false => Self::finish(line, Some(extension)),
+        }
+    }
+
+    fn finish(line: String, extension: Option<Extension>) -> Result<Self, RequestError> {
+        match line.len() > MAX_LINE {
+            true => Err(RequestError::TooLong),
+            false => Ok(Self { line: line.into(), extension }),
+        }
+    }
+
+    /// The line without its CRLF.
+    #[allow(dead_code)]
+    pub(crate) fn line(&self) -> &str {
+        &self.line
+    }
+
+    /// What the server would have to offer and does not: the extension, or one attribute of XCLIENT or
+    /// XFORWARD, which is the second value.
+    #[allow(dead_code)]
+    pub(crate) fn unsupported(&self, capabilities: &Capabilities) -> Option<(Extension, Option<&str>)> {
+        if self.needs_utf8() && !capabilities.has(Extension::SmtpUtf8) {
+            return Some((Extension::SmtpUtf8, None));
+        }
+        let extension = self.extension?;
+        if !capabilities.has(extension) {
+            return Some((extension, None));
+        }
+        if extension == Extension::Etrn {
+            return None;
+        }
+        let mut names = self.line.split(' ').skip(1).filter_map(|word| Some(word.split_once('=')?.0));
+        let missing = names.find(|name| {
+            let mut listed = capabilities.parameters(extension.keyword());
+            !listed.any(|word| word.eq_ignore_ascii_case(name.as_bytes()))
+        })?;
+        Some((extension, Some(missing)))
+    }
+
+    /// Whether it can be said only where SMTPUTF8 is offered.
+    #[allow(dead_code)]
+    pub(crate) fn needs_utf8(&self) -> bool {
+        !self.line.is_ascii()
+    }
+
+    /// Whether the session begins again after it: the server greets with 220, and EHLO is due.
+    #[allow(dead_code)]
+    pub(crate) fn restarts_session(&self) -> bool {
+        self.extension == Some(Extension::XClient)
+    }
+}
+
+impl fmt::Display for Request {
+    /// The line as it is sent, without its CRLF.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.line)
+    }
+}
+
+/// What XCLIENT can tell of the client that a proxy speaks for. `None` is sent as `[UNAVAILABLE]`: the
+/// proxy does not know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum XClient {
+    /// The host name, as the DNS has it; `None` if it has none.
+    Name(Option<String>),
+    /// There may be a host name, but the DNS could not be asked: `NAME=[TEMPUNAVAIL]`.
+    NameUnknownForNow,
+    /// The address.
+    Addr(Option<IpAddr>),
+    /// The TCP port.
+    Port(Option<u16>),
+    /// What it speaks.
+    Proto(ClientProtocol),
+    /// What it said in HELO or EHLO.
+    Helo(Option<String>),
+    /// The name under which it authenticated.
+    Login(Option<String>),
+    /// The address that it connected to.
+    DestAddr(Option<IpAddr>),
+    /// The TCP port that it connected to.
+    DestPort(Option<u16>),
+}
+
+/// What XFORWARD can tell of where a message came from. `None` is sent as `[UNAVAILABLE]`: the filter
+/// does not know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum XForward {
+    /// The host name.
+    Name(Option<String>),
+    /// The address.
+    Addr(Option<IpAddr>),
+    /// The TCP port.
+    Port(Option<u16>),
+    /// The name of the protocol.
+    Proto(Option<String>),
+    /// What it said in HELO or EHLO.
+    Helo(Option<String>),
+    /// The name of the message on the host that received it, such as its queue identifier.
+    Ident(Option<String>),
+    /// Whether it came from the host itself.
+    Source(Option<MessageSource>),
+}
+
+/// What a client speaks, for XCLIENT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClientProtocol {
+    /// SMTP after HELO.
+    Smtp,
+    /// SMTP after EHLO.
+    Esmtp,
+}
+
+/// Where a message came from, for XFORWARD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MessageSource {
+    /// The host that forwards it.
+    Local,
+    /// Elsewhere.
+    Remote,
+}
+
+/// One attribute, written as ` NAME=value`.
+trait Attribute {
+    fn write(&self, line: &mut String);
+}
+
+impl Attribute for XClient {
+    fn write(&self, line: &mut String) {
+        match self {
+            XClient::Name(name) => push(line, "NAME", name.as_deref()),
+            XClient::NameUnknownForNow => push(line, "NAME", Some("[TEMPUNAVAIL]")),
+            XClient::Addr(address) => push_address(line, "ADDR", *address),
+            XClient::Port(port) => push_port(line, "PORT", *port),
+            XClient::Proto(ClientProtocol::Smtp) => push(line, "PROTO", Some("SMTP")),
+            XClient::Proto(ClientProtocol::Esmtp) => push(line, "PROTO", Some("ESMTP")),
+            XClient::Helo(name) => push(line, "HELO", name.as_deref()),
+            XClient::Login(name) => push(line, "LOGIN", name.as_deref()),
+            XClient::DestAddr(address) => push_address(line, "DESTADDR", *address),
+            XClient::DestPort(port) => push_port(line, "DESTPORT", *port),
+        }
+    }
+}
+
+impl Attribute for XForward {
+    fn write(&self, line: &mut String) {
+        match self {
+            XForward::Name(name) => push(line, "NAME", name.as_deref()),
+            XForward::Addr(address) => push_address(line, "ADDR", *address),
+            XForward::Port(port) => push_port(line, "PORT", *port),
+            XForward::Proto(name) => push(line, "PROTO", name.as_deref()),
+            XForward::Helo(name) => push(line, "HELO", name.as_deref()),
+            XForward::Ident(name) => push(line, "IDENT", name.as_deref()),
+            XForward::Source(source) => {
+                let source = source.map(|source| match source {
+                    MessageSource::Local => "LOCAL",
+                    MessageSource::Remote => "REMOTE",
+                });
+                push(line, "SOURCE", source);
+            }
+        }
+    }
+}
+
+fn push(line: &mut String, name: &str, value: Option<&str>) {
+    // Formatting into a string cannot fail.
+    let _ = write!(line, " {name}=");
+    push_xtext(line, value.unwrap_or("[UNAVAILABLE]"));
+}
+
+fn push_address(line: &mut String, name: &str, address: Option<IpAddr>) {
+    let text = address.map(|address| match address {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => alloc::format!("IPV6:{v6}"),
+    });
+    push(line, name, text.as_deref());
+}
+
+fn push_port(line: &mut String, name: &str, port: Option<u16>) {
+    push(line, name, port.map(|port| port.to_string()).as_deref());
+}
+
+/// Why no request can be made of this.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// There is nothing to ask.
+    #[error("the request needs an argument")]
+    Empty,
+    /// An attribute of XCLIENT or XFORWARD has an empty value.
+    #[error("the attribute {name} has an empty value; one that is not known is None")]
+    EmptyAttribute {
+        /// The attribute.
+        name: Box<str>,
+    },
+    /// A control character; or one beyond ASCII, where only VRFY and EXPN take it.
+    #[error("\"{text}\" holds a character that the command cannot carry")]
+    Character {
+        /// The text, made printable.
+        text: Box<str>,
+    },
+    /// Letters, digits and hyphens begin a command.
+    #[error("\"{line}\" does not begin with a verb")]
+    Verb {
+        /// The line, made printable.
+        line: Box<str>,
+    },
+    /// Over 510 octets.
+    #[error("the command is longer than 510 octets")]
+    TooLong,
+    /// A verb that changes the session, which only the engine may say.
+    #[error("{verb} cannot be a request, because it changes the session; use {instead}")]
+    Reserved {
+        /// The verb.
+        verb: &'static str,
+        /// What there is instead.
+        instead: &'static str,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Alphabet {
+    Ascii,
+    Utf8,
+}
+
+fn check(text: &str, alphabet: Alphabet) -> Result<(), RequestError> {
+    let fine = |c: char| !c.is_control() && (c.is_ascii() || alphabet == Alphabet::Utf8);
+    match text.chars().all(fine) {
+        true => Ok(()),
+        false => Err(RequestError::Character { text: printable(text) }),
+    }
+}
+
+fn printable(text: &str) -> Box<str> {
+    Printable(text.as_bytes()).to_string().into()
+}
+
+/// The verbs that the engine keeps to itself, and what there is for each.
+fn reserved(verb: &str) -> Option<(&'static str, &'static str)> {
+    const SUBMIT: &str = "Connection::submit, which sends messages";
+    const OPENING: &str = "the engine, which opens the session by itself";
+    const NOTHING: &str = "nothing, the engine does not know it";
+    const VERBS: [(&str, &str); 20] = [
+        ("EHLO", OPENING),
+        ("HELO", OPENING),
+        ("LHLO", OPENING),
+        ("STARTTLS", "Config::tls"),
+        ("AUTH", "Config::credentials"),
+        ("MAIL", SUBMIT),
+        ("RCPT", SUBMIT),
+        ("DATA", SUBMIT),
+        ("BDAT", SUBMIT),
+        ("BURL", NOTHING),
+        ("SEND", SUBMIT),
+        ("SOML", SUBMIT),
+        ("SAML", SUBMIT),
+        ("RSET", "the engine, which resets by itself"),
+        ("QUIT", "Connection::quit"),
+        ("XCLIENT", "Request::xclient"),
+        ("XFORWARD", "Request::xforward"),
+        ("ETRN", "Request::etrn"),
+        ("TURN", NOTHING),
+        ("ATRN", NOTHING),
+    ];
+    VERBS.iter().find(|(reserved, _)| reserved.eq_ignore_ascii_case(verb)).copied()
+}
