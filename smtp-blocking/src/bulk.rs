@@ -13,13 +13,15 @@ use crate::session::Session;
 pub struct Message<F> {
     /// Who sends it to whom.
     pub envelope: Envelope,
-    /// Opens the content. It is called once a recipient has been accepted, and not before.
+    /// Opens the content. It is called once a recipient has been accepted, and not before (but under
+    /// [`Chunking::Eager`](crate::Chunking::Eager)); and once more, for the content from its beginning, for
+    /// each further transaction, where the server takes fewer recipients in one than there are.
     pub open: F,
 }
 
 impl<F, R> Message<F>
 where
-    F: FnOnce() -> io::Result<R>,
+    F: FnMut() -> io::Result<R>,
     R: BufRead,
 {
     /// A message with this content.
@@ -34,6 +36,10 @@ impl Session {
     /// of one does not touch the others. When the session is lost, the message under way is in doubt or
     /// has failed, as its stage says, and all later ones are *not attempted*, safe to send elsewhere; the
     /// same when a message cannot be read, because half a message cannot be taken back otherwise.
+    ///
+    /// A message with more recipients than the server takes in one transaction, as it says by LIMITS (RFC
+    /// 9422) or shows where [`Connector::learn_limits`](crate::Connector::learn_limits) allows to learn from
+    /// it, is sent in several, and has one report.
     ///
     /// ```no_run
     /// use std::{fs::File, io::BufReader};
@@ -52,7 +58,7 @@ impl Session {
     pub fn send_all<I, F, R>(&mut self, messages: I) -> Bulk<'_, I::IntoIter, F>
     where
         I: IntoIterator<Item = Message<F>>,
-        F: FnOnce() -> io::Result<R>,
+        F: FnMut() -> io::Result<R>,
         R: BufRead,
     {
         let messages = messages.into_iter();
@@ -68,7 +74,7 @@ impl Session {
 pub struct Bulk<'a, I, F> {
     session: &'a mut Session,
     messages: I,
-    submitted: VecDeque<(MessageId, Option<F>)>,
+    submitted: VecDeque<(MessageId, F)>,
     exhausted: bool,
     quit: bool,
 }
@@ -93,7 +99,7 @@ impl<I, F> Bulk<'_, I, F> {
 impl<I, F, R> Iterator for Bulk<'_, I, F>
 where
     I: Iterator<Item = Message<F>>,
-    F: FnOnce() -> io::Result<R>,
+    F: FnMut() -> io::Result<R>,
     R: BufRead,
 {
     type Item = Report;
@@ -113,28 +119,32 @@ where
                     break;
                 };
                 let recipients = message.envelope.forward_paths().len();
-                match self.pump().driver.engine.submit(message.envelope) {
-                    Ok(id) => self.submitted.push_back((id, Some(message.open))),
+                match self.pump().driver.engine.submit(message.envelope.reopenable(true)) {
+                    Ok(id) => self.submitted.push_back((id, message.open)),
                     Err(_) => return Some(Report::not_attempted(recipients, &self.pump().driver.end())),
                 }
             }
-            let Some((id, open)) = self.submitted.front_mut() else {
+            let Some(&(first, _)) = self.submitted.front() else {
                 // QUIT, where it is still to be sent.
                 if self.quit {
                     self.pump().run_until(|_| false);
                 }
                 return None;
             };
-            let (id, pump) = (*id, &mut self.session.pump);
+            let pump = &mut self.session.pump;
             pump.run_until(|pump| pump.driver.wants_caller());
-            if let Some(report) = pump.driver.take_report(id) {
+            if let Some(report) = pump.driver.take_report(first) {
                 self.submitted.pop_front();
                 return Some(report);
             }
-            let sent =
-                open.take().map_or(Ok(()), |open| open().and_then(|mut source| pump.send_body(&mut source)));
-            match sent {
-                Ok(()) => drop(pump.driver.engine.finish_body()),
+            let wanted = pump.driver.body.map(|(id, _)| id);
+            let Some((_, open)) = self.submitted.iter_mut().find(|(id, _)| Some(*id) == wanted) else {
+                // Nobody has the body that is wanted.
+                pump.abort("a message that was given up before is wanted");
+                continue;
+            };
+            match open().and_then(|mut source| pump.send_body(&mut source)) {
+                Ok(()) => pump.end_body(),
                 Err(error) => pump.abort(&format!("the message cannot be read: {error}")),
             }
         }

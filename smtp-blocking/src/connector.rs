@@ -43,12 +43,17 @@ pub struct Connector {
 impl Connector {
     crate::connector_methods!();
 
-    /// Resolves the server's name, connects to the first of its addresses that answers, and opens the
-    /// session: greeting, EHLO, STARTTLS, AUTH.
+    /// Resolves the server's name, connects to the first of its addresses that answers, or to the Unix socket,
+    /// and opens the session: greeting, EHLO, STARTTLS, AUTH.
     ///
     /// # Errors
     /// [`Stage`](crate::Stage) says how far it came.
     pub fn connect(&self) -> Result<Session, Error> {
+        #[cfg(unix)]
+        if let Some(path) = &self.terms.unix {
+            let connected = std::os::unix::net::UnixStream::connect(path);
+            return open(&self.terms, connected.map_err(|error| Terms::no_socket(path, error))?);
+        }
         let connect = |terms: &Terms| connect_tcp(terms).and_then(|stream| open(terms, stream));
         connect(&self.terms).or_else(|error| match self.terms.in_clear(&error) {
             Some(terms) => connect(&terms),

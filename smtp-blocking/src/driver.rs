@@ -6,7 +6,9 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use smtp_proto::{Connection, Event, Instant, MessageId, Misuse, Outcome, Report, Stage};
+use smtp_proto::{
+    Chunking, Connection, Event, Instant, MessageId, Misuse, Outcome, Reply, Report, RequestId, Stage,
+};
 
 use crate::error::Error;
 use crate::terms::{Observer, SessionTerms};
@@ -14,6 +16,10 @@ use crate::terms::{Observer, SessionTerms};
 /// Octets that are gathered before they are written, so that an envelope, or the end of a body with its
 /// dot, is one packet and one system call where it can be.
 const GATHER: usize = 32 * 1024;
+
+/// Messages that a bulk delivery submits at a time where neither their envelopes nor their bodies wait for a
+/// reply.
+const EAGER_WINDOW: usize = 16;
 
 /// What ends a session that is not lost.
 const GOODBYE: &[u8] = b"QUIT\r\n";
@@ -43,8 +49,17 @@ pub struct Driver {
     /// How long QUIT may take to go out.
     pub quit_timeout: Duration,
     /// Messages that a bulk delivery submits at a time: the one under way, and the one whose envelope may
-    /// follow it in the same batch. It bounds the memory, whatever the number of messages.
+    /// follow it in the same batch, or more where bodies do so too. It bounds the memory, whatever the number
+    /// of messages.
     pub window: usize,
+    /// The message whose body was wanted last, and how many bodies were wanted by then.
+    pub body: Option<(MessageId, u64)>,
+    /// Octets of a body that become a chunk when there are enough of them, and how many of them the engine
+    /// has taken.
+    chunk: Vec<u8>,
+    chunk_at: usize,
+    /// They are to go out although there are not enough of them.
+    chunk_due: bool,
     /// For the handshake, until it begins.
     #[cfg(feature = "rustls")]
     pub tls_settings: Option<crate::tls::TlsSettings>,
@@ -53,6 +68,7 @@ pub struct Driver {
     pub tls_info: Option<crate::tls::TlsInfo>,
     observer: Option<Observer>,
     finished: VecDeque<(MessageId, Report)>,
+    answers: VecDeque<(RequestId, Result<Reply, smtp_proto::Error>)>,
     closed: Option<Result<(), smtp_proto::Error>>,
 }
 
@@ -68,13 +84,21 @@ impl Driver {
             io: None,
             block_timeout: config.timeouts.block.min(FOREVER),
             quit_timeout: config.timeouts.quit.min(FOREVER),
-            window: config.limits.messages.min(2),
+            window: config.limits.messages.min(match config.overlap && config.chunking == Chunking::Eager {
+                true => EAGER_WINDOW,
+                false => 2,
+            }),
+            body: None,
+            chunk: Vec::new(),
+            chunk_at: 0,
+            chunk_due: false,
             #[cfg(feature = "rustls")]
             tls_settings: terms.tls,
             #[cfg(feature = "rustls")]
             tls_info: None,
             observer,
             finished: VecDeque::new(),
+            answers: VecDeque::new(),
             closed: None,
             engine: Connection::new(config, Instant::default()),
         }
@@ -133,6 +157,21 @@ impl Driver {
         self.finished.pop_front().map(|(_, report)| report)
     }
 
+    /// Whether this request has been answered.
+    pub fn has_answer(&self, request: RequestId) -> bool {
+        self.answers.iter().any(|(id, _)| *id == request)
+    }
+
+    /// The answer to this request. Those before it are of no interest to anybody any more.
+    pub fn take_answer(&mut self, request: RequestId) -> Result<Reply, Error> {
+        while let Some((id, answer)) = self.answers.pop_front() {
+            if id == request {
+                return answer.map_err(|error| self.explain(Error::new(error)));
+            }
+        }
+        Err(self.ended())
+    }
+
     /// A report to its reader: an error where the message reached nobody.
     pub fn judge(&mut self, report: Option<Report>) -> Result<Report, Error> {
         match report {
@@ -142,9 +181,81 @@ impl Driver {
         }
     }
 
-    /// Gathers what the engine offers, and as much of `body` as is wanted and as there is room for.
-    /// Returns how many octets of `body` were used.
+    /// Gathers what the engine offers, and as much of `body` as is wanted and as there is room for. Where it
+    /// travels in chunks of unknown number, enough for a whole one are gathered first, so that their sizes do
+    /// not depend on how the body is cut. Returns how many octets of `body` were used.
     pub fn gather(&mut self, now: Instant, body: &[u8]) -> usize {
+        let Some(size) = self.engine.chunk_size().filter(|_| !body.is_empty() || !self.chunk.is_empty())
+        else {
+            self.forget_chunk();
+            return self.take(now, body);
+        };
+        let mut used = 0;
+        loop {
+            if self.chunk_at == 0 {
+                let more = size.saturating_sub(self.chunk.len()).min(body.len() - used);
+                self.chunk.extend_from_slice(&body[used..used + more]);
+                used += more;
+                // A full one waits for what follows it: if nothing does, it is the last.
+                if used == body.len() && !self.chunk_due {
+                    self.take(now, &[]);
+                    return used;
+                }
+            }
+            if !self.send_chunk(now) {
+                return used;
+            }
+            self.chunk_due = false;
+        }
+    }
+
+    /// Gathers the rest of the chunk. Whether that is all of it.
+    fn send_chunk(&mut self, now: Instant) -> bool {
+        let chunk = std::mem::take(&mut self.chunk);
+        self.chunk_at += self.take(now, &chunk[self.chunk_at..]);
+        self.chunk = chunk;
+        let sent = self.chunk_at == self.chunk.len();
+        if sent {
+            self.chunk.clear();
+            self.chunk_at = 0;
+        }
+        sent
+    }
+
+    /// Sends what waits for a chunk to be full, with the next octets that are gathered.
+    pub fn flush_chunk(&mut self) {
+        self.chunk_due = !self.chunk.is_empty();
+    }
+
+    /// Whether nothing waits for a chunk to be full.
+    pub fn has_no_chunk(&self) -> bool {
+        self.chunk.is_empty() || !self.engine.wants_body()
+    }
+
+    fn forget_chunk(&mut self) {
+        if !self.engine.wants_body() {
+            self.chunk.clear();
+            (self.chunk_at, self.chunk_due) = (0, false);
+        }
+    }
+
+    /// Ends the body, as far as that is possible now. Whether it has ended: else something must be written, or
+    /// a reply waited for.
+    pub fn end_body(&mut self, now: Instant) -> bool {
+        if !self.has_no_chunk() {
+            if self.chunk_at == 0 {
+                let _ = self.engine.announce_rest(&self.chunk);
+            }
+            if !self.send_chunk(now) && self.engine.wants_body() {
+                return false;
+            }
+        }
+        let _ = self.engine.finish_body();
+        self.forget_chunk();
+        true
+    }
+
+    fn take(&mut self, now: Instant, body: &[u8]) -> usize {
         let mut rest = body;
         while !self.is_full() {
             // More than there is room for would be looked at again.
@@ -180,6 +291,7 @@ impl Driver {
     fn release(&mut self) {
         if self.out.is_empty() && self.engine.is_idle() {
             self.out = Vec::new();
+            self.chunk = Vec::new();
         }
     }
 
@@ -196,6 +308,11 @@ impl Driver {
                     self.finished.push_back((id, report));
                     self.release();
                 }
+                Event::BodyWanted(id) => {
+                    let number = self.body.map_or(0, |(_, number)| number);
+                    self.body = Some((id, number + 1));
+                }
+                Event::Answered(id, answer) => self.answers.push_back((id, answer)),
                 Event::OverlapBroken => self.overlap_broken = true,
                 Event::Closed(result) => {
                     self.closed = Some(result);

@@ -63,9 +63,11 @@ pub use error::Error;
 pub use session::{Session, Transaction};
 pub use smtp_proto;
 pub use smtp_proto::{
-    AddressError, BodyPolicy, BodyType, Capabilities, Cause, ClientName, Credentials, Envelope,
-    EnvelopeError, Extension, Limits, LineEndings, Mailbox, Mechanism, MechanismError, Outcome, Reply,
-    Report, Secret, Stage, Timeouts, TlsPolicy, ToMailbox, Trace,
+    AddressError, BodyPolicy, BodyType, ByMode, Capabilities, Cause, Chunking, ClientName, Credentials,
+    EnhancedCode, Envelope, EnvelopeError, Extension, Limits, LineEndings, MailParameter, Mailbox, Mechanism,
+    MechanismError, Need, Notify, Outcome, ParameterError, RcptParameter, Recipient, Reply, Report, Request,
+    RequestError, Ret, RrvsAction, Secret, Stage, Timeouts, TlsPolicy, ToMailbox, ToRecipient, Trace,
+    XClient, XForward,
 };
 pub use stream::Transport;
 #[cfg(feature = "rustls")]
@@ -98,7 +100,7 @@ pub fn send_mail<A, R>(
 ) -> Result<Report, Error>
 where
     A: ToMailbox,
-    R: IntoIterator<Item: ToMailbox>,
+    R: IntoIterator<Item: ToRecipient>,
 {
     let envelope = Envelope::new(sender, recipients)?;
     Connector::new(server).credentials(credentials).connect()?.send_last(envelope, message)

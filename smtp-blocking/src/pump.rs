@@ -64,10 +64,36 @@ impl Pump {
         let mut used = 0;
         loop {
             used += self.driver.gather(self.now(), &body[used..]);
-            if !self.driver.is_full() {
+            if self.driver.is_full() {
+                self.flush();
+            } else if used == body.len() || !self.driver.engine.wants_body() {
                 return used;
+            } else {
+                // As many chunks are unanswered as may be.
+                self.receive();
             }
-            self.flush();
+        }
+    }
+
+    /// Sends what there is of the body.
+    pub(crate) fn flush_body(&mut self) {
+        self.driver.flush_chunk();
+        loop {
+            self.transmit(&[]);
+            if self.driver.has_no_chunk() {
+                return self.flush();
+            }
+            self.receive();
+        }
+    }
+
+    /// Ends the body that is wanted, if one is.
+    pub(crate) fn end_body(&mut self) {
+        while !self.driver.end_body(self.now()) {
+            match self.driver.is_full() {
+                true => self.flush(),
+                false => self.receive(),
+            }
         }
     }
 

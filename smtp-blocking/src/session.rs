@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, Write};
 
-use smtp_proto::{Capabilities, Cause, Envelope, MessageId, Report, ToMailbox};
+use smtp_proto::{Capabilities, Cause, Envelope, MessageId, Reply, Report, Request, ToMailbox, ToRecipient};
 
 use crate::error::Error;
 use crate::pump::Pump;
@@ -33,7 +33,7 @@ impl Session {
     pub fn transaction<A, R>(&mut self, sender: A, recipients: R) -> Result<Transaction<'_>, Error>
     where
         A: ToMailbox,
-        R: IntoIterator<Item: ToMailbox>,
+        R: IntoIterator<Item: ToRecipient>,
     {
         self.begin(Envelope::new(sender, recipients)?)
     }
@@ -88,6 +88,29 @@ impl Session {
         let result = self.send_then(envelope, message, true);
         self.say_quit();
         result
+    }
+
+    /// Says a command outside a transaction, and returns the reply to it, whatever its class: a mailbox that
+    /// VRFY does not find is an answer too.
+    ///
+    /// ```no_run
+    /// use smtp_blocking::{Connector, Request};
+    ///
+    /// let mut session = Connector::new("mx.example.net").connect()?;
+    /// println!("{}", session.request(Request::verify("postmaster")?)?);
+    /// session.request(Request::noop())?; // keeps an idle session alive
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The server does not offer what the request needs, or the session is lost.
+    pub fn request(&mut self, request: Request) -> Result<Reply, Error> {
+        if self.pump.driver.is_closed() {
+            return Err(self.pump.driver.ended());
+        }
+        let id = self.pump.driver.engine.request(request).map_err(|misuse| Error::local(misuse.into()))?;
+        self.pump.run_until(|pump| pump.driver.has_answer(id));
+        self.pump.driver.take_answer(id)
     }
 
     /// Ends the session: says QUIT and closes, without waiting for the reply, which decides nothing.
@@ -175,7 +198,7 @@ impl Transaction<'_> {
         let id = self.id;
         let pump = &mut self.session.pump;
         // Where no body is wanted any more, the report is there already, and says why.
-        let _ = pump.driver.engine.finish_body();
+        pump.end_body();
         pump.run_until(|pump| pump.driver.has_report());
         let report = pump.driver.take_report(id);
         pump.driver.judge(report)
@@ -210,7 +233,7 @@ impl Write for Transaction<'_> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.session.pump.flush();
+        self.session.pump.flush_body();
         Ok(())
     }
 }

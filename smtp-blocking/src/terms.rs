@@ -18,6 +18,8 @@ pub type Observer = Arc<dyn Fn(&Trace) + Send + Sync>;
 pub struct Terms {
     /// As the caller wrote it.
     pub server: String,
+    /// The Unix socket to connect to, instead.
+    pub unix: Option<std::path::PathBuf>,
     /// The address to bind.
     pub local_ip: Option<IpAddr>,
     /// For the TCP connection.
@@ -53,6 +55,7 @@ impl Terms {
         let placeholder = ClientName::from(IpAddr::from([127, 0, 0, 1]));
         Self {
             server: server.into(),
+            unix: None,
             local_ip: None,
             connect_timeout: Duration::from_secs(30),
             retry_in_clear: false,
@@ -97,6 +100,11 @@ impl Terms {
     /// Whether this address can be reached from the local address that was chosen.
     pub fn suits(&self, address: SocketAddr) -> bool {
         self.local_ip.is_none_or(|local| local.is_ipv4() == address.is_ipv4())
+    }
+
+    /// What to say when the Unix socket could not be connected to.
+    pub fn no_socket(path: &std::path::Path, error: std::io::Error) -> Error {
+        Error::connect(format!("no connection to {}: {error}", path.display()), Some(error))
     }
 
     /// What to say when no address of the host could be connected to.
@@ -179,6 +187,14 @@ macro_rules! connector_methods {
             Self { terms: $crate::shared::Terms::new(server) }
         }
 
+        /// For the server behind this Unix socket, usually with [`lmtp`](Self::lmtp).
+        #[cfg(unix)]
+        pub fn unix(path: impl Into<::std::path::PathBuf>) -> Self {
+            let mut connector = Self::new("");
+            connector.terms.unix = Some(path.into());
+            connector
+        }
+
         /// Connects from this local address.
         #[must_use]
         pub fn bind(mut self, local: ::std::net::IpAddr) -> Self {
@@ -259,6 +275,30 @@ macro_rules! connector_methods {
         #[must_use]
         pub fn overlap(mut self, yes: bool) -> Self {
             self.terms.config.overlap = yes;
+            self
+        }
+
+        /// When a body goes out by BDAT (RFC 3030) instead of DATA; where it is offered, by default.
+        #[must_use]
+        pub fn chunking(mut self, chunking: $crate::smtp_proto::Chunking) -> Self {
+            self.terms.config.chunking = chunking;
+            self
+        }
+
+        /// The most octets of one chunk, where the size of a message is not known in advance; 65,536 by
+        /// default. So many are gathered before they are sent.
+        #[must_use]
+        pub fn chunk_size(mut self, octets: usize) -> Self {
+            self.terms.config.chunk_size = octets;
+            self
+        }
+
+        /// In a bulk delivery, takes a refusal of further recipients of a message (452, or 4.5.3 and the like)
+        /// for the number of recipients that the server takes in one transaction, and sends the message to the
+        /// rest in the next one. False by default.
+        #[must_use]
+        pub fn learn_limits(mut self, yes: bool) -> Self {
+            self.terms.config.learn_limits = yes;
             self
         }
 

@@ -18,13 +18,15 @@ use crate::session::Session;
 pub struct Message<F> {
     /// Who sends it to whom.
     pub envelope: Envelope,
-    /// Opens the content. It is called once a recipient has been accepted, and not before.
+    /// Opens the content. It is called once a recipient has been accepted, and not before (but under
+    /// [`Chunking::Eager`](crate::Chunking::Eager)); and once more, for the content from its beginning, for
+    /// each further transaction, where the server takes fewer recipients in one than there are.
     pub open: F,
 }
 
 impl<F, O, R> Message<F>
 where
-    F: FnOnce() -> O,
+    F: FnMut() -> O,
     O: Future<Output = io::Result<R>>,
     R: AsyncBufRead,
 {
@@ -40,6 +42,10 @@ impl Session {
     /// of one does not touch the others. When the session is lost, the message under way is in doubt or
     /// has failed, as its stage says, and all later ones are *not attempted*, safe to send elsewhere; the
     /// same when a message cannot be read, because half a message cannot be taken back otherwise.
+    ///
+    /// A message with more recipients than the server takes in one transaction, as it says by LIMITS (RFC
+    /// 9422) or shows where [`Connector::learn_limits`](crate::Connector::learn_limits) allows to learn from
+    /// it, is sent in several, and has one report.
     ///
     /// Messages are taken from the stream as they can be sent, and the next one is not waited for while
     /// one is under way.
@@ -64,7 +70,7 @@ impl Session {
     pub fn send_all<S, F, O, R>(&mut self, messages: S) -> Bulk<'_, S, F, O, R>
     where
         S: Stream<Item = Message<F>>,
-        F: FnOnce() -> O,
+        F: FnMut() -> O,
         O: Future<Output = io::Result<R>>,
         R: AsyncBufRead,
     {
@@ -72,7 +78,7 @@ impl Session {
             session: self,
             messages: Some(Box::pin(messages)),
             submitted: VecDeque::new(),
-            content: Content::Unopened,
+            content: None,
             quit: false,
         }
     }
@@ -88,14 +94,13 @@ pub struct Bulk<'a, S, F, O, R> {
     session: &'a mut Session,
     /// None when it has ended.
     messages: Option<Pin<Box<S>>>,
-    submitted: VecDeque<(MessageId, Option<F>)>,
-    /// Of the first that was submitted.
-    content: Content<O, R>,
+    submitted: VecDeque<(MessageId, F)>,
+    /// What is being sent, and for which of the bodies that were wanted.
+    content: Option<(u64, Content<O, R>)>,
     quit: bool,
 }
 
 enum Content<O, R> {
-    Unopened,
     Opening(Pin<Box<O>>),
     Open(Pin<Box<R>>),
 }
@@ -120,7 +125,7 @@ impl<S, F, O, R> Bulk<'_, S, F, O, R> {
 impl<S, F, O, R> Bulk<'_, S, F, O, R>
 where
     S: Stream<Item = Message<F>>,
-    F: FnOnce() -> O,
+    F: FnMut() -> O,
     O: Future<Output = io::Result<R>>,
     R: AsyncBufRead,
 {
@@ -154,11 +159,13 @@ where
             ready!(self.pump().poll_until(cx, &mut |pump| pump.driver.wants_caller()));
             if let Some(report) = self.pump().driver.take_report(id) {
                 self.submitted.pop_front();
-                self.content = Content::Unopened;
                 return Poll::Ready(Some(report));
             }
             match ready!(self.poll_content(cx)) {
-                Ok(()) => drop(self.pump().driver.engine.finish_body()),
+                Ok(()) => {
+                    ready!(self.pump().poll_end_body(cx));
+                    self.content = None;
+                }
                 Err(error) => self.pump().abort(&format!("the message cannot be read: {error}")),
             }
         }
@@ -180,8 +187,8 @@ where
                 break;
             };
             let recipients = message.envelope.forward_paths().len();
-            match self.pump().driver.engine.submit(message.envelope) {
-                Ok(id) => self.submitted.push_back((id, Some(message.open))),
+            match self.pump().driver.engine.submit(message.envelope.reopenable(true)) {
+                Ok(id) => self.submitted.push_back((id, message.open)),
                 Err(_) => {
                     return Poll::Ready(Some(Report::not_attempted(recipients, &self.pump().driver.end())));
                 }
@@ -190,16 +197,23 @@ where
         Poll::Ready(None)
     }
 
-    /// Opens the content of the first message and sends it.
+    /// Opens the content of the body that is wanted, and sends it.
     fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some((wanted, number)) = self.session.pump.driver.body else {
+            return Poll::Ready(Ok(()));
+        };
         loop {
-            match &mut self.content {
-                Content::Unopened => match self.submitted.front_mut().and_then(|(_, open)| open.take()) {
-                    Some(open) => self.content = Content::Opening(Box::pin(open())),
-                    None => return Poll::Ready(Ok(())),
+            let opened = self.content.as_mut().filter(|(of, _)| *of == number);
+            match opened.map(|(_, content)| content) {
+                None => match self.submitted.iter_mut().find(|(id, _)| *id == wanted) {
+                    Some((_, open)) => {
+                        self.content = Some((number, Content::Opening(Box::pin(open()))));
+                    }
+                    // Nobody has the body that is wanted.
+                    None => return Poll::Ready(Err(io::ErrorKind::NotFound.into())),
                 },
-                Content::Opening(opening) => match opening.as_mut().poll(cx)? {
-                    Poll::Ready(content) => self.content = Content::Open(Box::pin(content)),
+                Some(Content::Opening(opening)) => match opening.as_mut().poll(cx)? {
+                    Poll::Ready(content) => self.content = Some((number, Content::Open(Box::pin(content)))),
                     Poll::Pending => {
                         ready!(self.session.pump.poll_progress(cx));
                         if !self.session.pump.driver.engine.wants_body() {
@@ -207,7 +221,7 @@ where
                         }
                     }
                 },
-                Content::Open(content) => return self.session.pump.poll_body(cx, content.as_mut()),
+                Some(Content::Open(content)) => return self.session.pump.poll_body(cx, content.as_mut()),
             }
         }
     }
@@ -216,7 +230,7 @@ where
 impl<S, F, O, R> Stream for Bulk<'_, S, F, O, R>
 where
     S: Stream<Item = Message<F>>,
-    F: FnOnce() -> O + Unpin,
+    F: FnMut() -> O + Unpin,
     O: Future<Output = io::Result<R>>,
     R: AsyncBufRead,
 {

@@ -48,12 +48,19 @@ pub struct Connector {
 impl Connector {
     smtp_blocking::connector_methods!();
 
-    /// Resolves the server's name, connects to the first of its addresses that answers, and opens the
-    /// session: greeting, EHLO, STARTTLS, AUTH. Dropped on the way, it closes the connection.
+    /// Resolves the server's name, connects to the first of its addresses that answers, or to the Unix socket,
+    /// and opens the session: greeting, EHLO, STARTTLS, AUTH. Dropped on the way, it closes the connection.
     ///
     /// # Errors
     /// [`Stage`](crate::Stage) says how far it came.
     pub async fn connect(&self) -> Result<Session, Error> {
+        #[cfg(unix)]
+        if let Some(path) = &self.terms.unix {
+            let connect = tokio::net::UnixStream::connect(path);
+            let connected = tokio::time::timeout(self.terms.connect_timeout, connect).await;
+            let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            return self.connect_over(connected.map_err(|error| Terms::no_socket(path, error))?).await;
+        }
         let error = match connect_and_open(&self.terms).await {
             Ok(session) => return Ok(session),
             Err(error) => error,

@@ -32,6 +32,7 @@
 //! | [`Connector::connect`] | nothing; the connection is closed |
 //! | [`Session::begin`], [`Session::transaction`], [`Session::send`], a [`Transaction`] | a closed session: the server was told a part of something. [`Session::is_usable`] says so |
 //! | a write into a [`Transaction`], its flush | the transaction, as if the octets had not been given |
+//! | [`Session::request`] | the session; the reply is read later, and nobody sees it |
 //! | [`Bulk::next`] | the delivery, which goes on with the next call |
 //! | a [`Bulk`] with a message under way | a closed session |
 //! | [`Session::quit`] | nothing; the connection is closed |
@@ -55,9 +56,11 @@ pub use session::{Session, Transaction};
 #[cfg(feature = "rustls")]
 pub use smtp_blocking::TlsInfo;
 pub use smtp_blocking::{
-    AddressError, BodyPolicy, BodyType, Capabilities, Cause, ClientName, Credentials, Envelope,
-    EnvelopeError, Error, Extension, Limits, LineEndings, Mailbox, Mechanism, MechanismError, Outcome, Reply,
-    Report, Secret, Stage, Timeouts, TlsPolicy, ToMailbox, Trace,
+    AddressError, BodyPolicy, BodyType, ByMode, Capabilities, Cause, Chunking, ClientName, Credentials,
+    EnhancedCode, Envelope, EnvelopeError, Error, Extension, Limits, LineEndings, MailParameter, Mailbox,
+    Mechanism, MechanismError, Need, Notify, Outcome, ParameterError, RcptParameter, Recipient, Reply,
+    Report, Request, RequestError, Ret, RrvsAction, Secret, Stage, Timeouts, TlsPolicy, ToMailbox,
+    ToRecipient, Trace, XClient, XForward,
 };
 pub use smtp_proto;
 
@@ -81,7 +84,7 @@ pub async fn send_mail<A, R>(
 ) -> Result<Report, Error>
 where
     A: ToMailbox,
-    R: IntoIterator<Item: ToMailbox>,
+    R: IntoIterator<Item: ToRecipient>,
 {
     let envelope = Envelope::new(sender, recipients)?;
     let mut session = Connector::new(server).credentials(credentials).connect().await?;

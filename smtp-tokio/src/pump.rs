@@ -74,9 +74,22 @@ impl Pump {
         }
     }
 
-    /// Whether everything gathered is out.
+    /// Whether everything gathered is out, and no part of the body waits for the rest of a chunk.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.driver.is_closed() || (self.driver.out.is_empty() && !self.unflushed)
+        let out = self.driver.out.is_empty() && !self.unflushed && self.driver.has_no_chunk();
+        self.driver.is_closed() || out
+    }
+
+    /// Ends the body that is wanted, if one is. Ready when its end is gathered.
+    pub(crate) fn poll_end_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // While last words are waited for, nothing is said any more.
+        while self.read_until.is_some() || !self.driver.end_body(self.now()) {
+            if self.driver.is_closed() {
+                return Poll::Ready(());
+            }
+            ready!(self.poll_progress(cx));
+        }
+        Poll::Ready(())
     }
 
     /// Runs until `done`, or until the connection has ended.

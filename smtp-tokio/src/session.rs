@@ -5,7 +5,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use smtp_proto::{Capabilities, Cause, Envelope, MessageId, Report, ToMailbox};
+use smtp_proto::{Capabilities, Cause, Envelope, MessageId, Reply, Report, Request, ToMailbox, ToRecipient};
 use tokio::io::{AsyncBufRead, AsyncWrite};
 
 use crate::Error;
@@ -40,7 +40,7 @@ impl Session {
     pub async fn transaction<A, R>(&mut self, sender: A, recipients: R) -> Result<Transaction<'_>, Error>
     where
         A: ToMailbox,
-        R: IntoIterator<Item: ToMailbox>,
+        R: IntoIterator<Item: ToRecipient>,
     {
         let envelope = Envelope::new(sender, recipients)?;
         self.begin(envelope).await
@@ -109,6 +109,31 @@ impl Session {
         let result = self.send_then(envelope, message, true).await;
         self.say_quit().await;
         result
+    }
+
+    /// Says a command outside a transaction, and returns the reply to it, whatever its class: a mailbox that
+    /// VRFY does not find is an answer too.
+    ///
+    /// ```no_run
+    /// use smtp_tokio::{Connector, Request};
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut session = Connector::new("mx.example.net").connect().await?;
+    /// println!("{}", session.request(Request::verify("postmaster")?).await?);
+    /// session.request(Request::noop()).await?; // keeps an idle session alive
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The server does not offer what the request needs, or the session is lost.
+    pub async fn request(&mut self, request: Request) -> Result<Reply, Error> {
+        if self.pump.driver.is_closed() {
+            return Err(self.pump.driver.ended());
+        }
+        let id = self.pump.driver.engine.request(request).map_err(|misuse| Error::local(misuse.into()))?;
+        self.pump.run_until(|pump| pump.driver.has_answer(id)).await;
+        self.pump.driver.take_answer(id)
     }
 
     /// Ends the session: says QUIT and closes, without waiting for the reply, which decides nothing.
@@ -206,7 +231,7 @@ impl Transaction<'_> {
         let id = self.id;
         let pump = &mut self.session.pump;
         // Where no body is wanted any more, the report is there already, and says why.
-        let _ = pump.driver.engine.finish_body();
+        poll_fn(|cx| pump.poll_end_body(cx)).await;
         pump.run_until(|pump| pump.driver.has_report()).await;
         let report = pump.driver.take_report(id);
         let result = pump.driver.judge(report);
@@ -234,7 +259,7 @@ impl AsyncWrite for Transaction<'_> {
         let pump = &mut self.get_mut().session.pump;
         while pump.driver.engine.wants_body() {
             let used = pump.transmit(octets);
-            if pump.driver.is_full() {
+            if pump.driver.is_full() || used < octets.len() {
                 let progress = pump.poll_progress(cx);
                 if used == 0 && !octets.is_empty() {
                     ready!(progress);
@@ -249,8 +274,12 @@ impl AsyncWrite for Transaction<'_> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let pump = &mut self.get_mut().session.pump;
+        pump.driver.flush_chunk();
         while !pump.is_flushed() {
-            ready!(pump.poll_progress(cx));
+            pump.transmit(&[]);
+            if !pump.is_flushed() {
+                ready!(pump.poll_progress(cx));
+            }
         }
         Poll::Ready(Ok(()))
     }
