@@ -217,18 +217,18 @@ impl Capabilities {
         stated.next().and_then(parse_number).filter(|&limit| limit != 0)
     }
 
-    /// How many recipients one transaction may have: RCPTMAX (RFC 9422 section 4.2).
+    /// How many RCPTs one transaction may have, refused ones among them: RCPTMAX (RFC 9422 section 4.2).
     pub fn recipients_max(&self) -> Option<u64> {
         self.limit("RCPTMAX")
     }
 
-    /// How many transactions one session may have: MAILMAX (RFC 9422 section 4.1).
+    /// How many MAILs one session may have, refused ones among them: MAILMAX (RFC 9422 section 4.1).
     pub fn mails_max(&self) -> Option<u64> {
         self.limit("MAILMAX")
     }
 
-    /// How many domains the recipients of one transaction may have: RCPTDOMAINMAX (RFC 9422 section
-    /// 4.3).
+    /// How many different domains the recipients of one session may have, over all its transactions:
+    /// RCPTDOMAINMAX (RFC 9422 section 4.3).
     pub fn recipient_domains_max(&self) -> Option<u64> {
         self.limit("RCPTDOMAINMAX")
     }
@@ -330,5 +330,47 @@ mod tests {
         assert_eq!(parse("x\nSIZE 0").size_limit(), None);
         assert_eq!(parse("x\nSIZE 12a").size_limit(), None);
         assert_eq!(parse("x\nSIZE 99999999999999999999999").size_limit(), Some(u64::MAX));
+    }
+
+    #[test]
+    fn every_keyword_stands_for_its_own_extension() {
+        for extension in Extension::ALL {
+            let offered = parse(&std::format!("mx\n{}", extension.keyword().to_lowercase()));
+            let found: Vec<_> = Extension::ALL.into_iter().filter(|&known| offered.has(known)).collect();
+            assert_eq!(found, [extension]);
+            assert!(offered.offers(extension.keyword()) && !offered.offers("mx") && !offered.offers(""));
+        }
+    }
+
+    #[test]
+    fn limits() {
+        let c = parse(
+            "x\nlimits RCPTMAX=50 rcptmax=7 MAILMAX=0 RCPTDOMAINMAX=99999999999999999999999 FLAG A= B=2x",
+        );
+        assert_eq!((c.recipients_max(), c.mails_max()), (Some(50), None));
+        assert_eq!(c.recipient_domains_max(), Some(u64::MAX));
+        for malformed in ["FLAG", "A", "B", "", "RCPT"] {
+            assert_eq!(c.limit(malformed), None, "{malformed}");
+        }
+        assert_eq!(parse("x\nLIMITS").recipients_max(), None);
+        assert_eq!(parse("x\nRCPTMAX=5").recipients_max(), None);
+    }
+
+    #[test]
+    fn times() {
+        for (line, minimum) in [
+            ("DELIVERBY", None),
+            ("DELIVERBY 0", None),
+            ("DELIVERBY -5", None),
+            ("DELIVERBY 240", Some(240)),
+            ("DELIVERBY 99999999999", Some(u32::MAX)),
+        ] {
+            assert_eq!(parse(&std::format!("x\n{line}")).deliver_by_minimum(), minimum, "{line}");
+        }
+        for malformed in ["", "60", "60 tomorrow", "x 2027-01-02T00:00:00Z", "2027-01-02T00:00:00Z 60"] {
+            let c = parse(&std::format!("x\nFUTURERELEASE {malformed}"));
+            assert!(c.has(Extension::FutureRelease));
+            assert_eq!(c.future_release_limits(), None, "{malformed}");
+        }
     }
 }

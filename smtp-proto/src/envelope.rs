@@ -788,4 +788,78 @@ mod tests {
         assert_eq!(Envelope::new("<>", ["<>"]), Err(EnvelopeError::NullRecipient { index: 0 }));
         assert_eq!(Envelope::new("<>", [""; 0]), Err(EnvelopeError::NoRecipients));
     }
+
+    #[test]
+    fn of_two_parameters_of_one_name_the_later_one_counts() {
+        use crate::parameter::Ret;
+        let envelope = Envelope::new("a@b", ["c@d"]).unwrap();
+        assert_eq!((envelope.mail_parameters().len(), envelope.parameters.is_none()), (0, true));
+        let envelope = envelope
+            .parameter(MailParameter::ret(Ret::Full))
+            .parameter(MailParameter::hold_for(5).unwrap())
+            .parameter(MailParameter::raw("X-a", Some("1")).unwrap())
+            .parameter(MailParameter::ret(Ret::Headers).required())
+            .parameter(MailParameter::raw("x-A", None).unwrap())
+            .parameter(MailParameter::hold_until("2027-01-02T03:04:05Z").unwrap());
+        let said: Vec<_> = envelope.mail_parameters().iter().map(|parameter| parameter.text()).collect();
+        assert_eq!(said, ["RET=HDRS", "x-A", "HOLDUNTIL=2027-01-02T03:04:05Z"]);
+    }
+
+    #[test]
+    fn a_recipients_own_parameters_come_before_those_for_all() {
+        use crate::parameter::Notify;
+        let own = Recipient::new("b@b")
+            .unwrap()
+            .parameter(RcptParameter::notify(Notify::DELAY))
+            .parameter(RcptParameter::raw("X", None).unwrap())
+            .parameter(RcptParameter::notify(Notify::NEVER));
+        assert_eq!((own.mailbox().as_str(), own.parameters().len()), ("b@b", 2));
+        let plain = |address| Recipient::new(address).unwrap();
+        let envelope = Envelope::new("a@b", &[plain("a@b"), own.clone(), plain("c@b"), own])
+            .unwrap()
+            .recipient_parameter(RcptParameter::raw("Y", None).unwrap())
+            .recipient_parameter(RcptParameter::notify(Notify::FAILURE));
+        let said = |index| -> Vec<_> { envelope.recipient_parameters(index).map(|p| p.text()).collect() };
+        assert_eq!(said(0), ["Y", "NOTIFY=FAILURE"]);
+        assert_eq!(said(1), ["X", "NOTIFY=NEVER", "Y"]);
+        assert_eq!(said(2), said(0));
+        assert_eq!(said(3), said(1));
+        assert_eq!(said(4), [""; 0]);
+        assert_eq!(envelope.forward_paths()[1].as_str(), "b@b");
+    }
+
+    #[test]
+    fn declarations() {
+        let envelope = Envelope::new("a@b", ["c@d"]).unwrap();
+        assert!(!envelope.needs_smtputf8() && !envelope.is_reopenable());
+        let envelope = envelope.exact_size(7).smtputf8(true).reopenable(true);
+        assert_eq!((envelope.declared_size(), envelope.exact_size_octets()), (Some(7), Some(7)));
+        assert!(envelope.needs_smtputf8() && envelope.is_reopenable());
+        let envelope = envelope.size(9);
+        assert_eq!((envelope.declared_size(), envelope.exact_size_octets()), (Some(9), None));
+    }
+
+    #[test]
+    fn only_a_domain_is_made_ascii() {
+        let ascii = |address: &str| Mailbox::parse(address).unwrap().to_ascii().map(|m| m.to_string());
+        for same in ["a@b", "<>", "postmaster", "a@[127.0.0.1]"] {
+            assert_eq!(ascii(same), Some(Mailbox::parse(same).unwrap().to_string()));
+        }
+        assert_eq!(ascii("h\u{e4}ns@b"), None);
+        assert_eq!(ascii("h\u{e4}ns@b\u{fc}cher.example"), None);
+        let converted = |domain: &str| ascii(&format!("\"A b\"@{domain}"));
+        if cfg!(feature = "idna") {
+            let bucher = Some("\"A b\"@xn--bcher-kva.example".into());
+            assert_eq!(converted("b\u{fc}cher.example"), bucher);
+            assert_eq!(converted("B\u{dc}CHER.example"), bucher);
+            assert_eq!(converted("x_y.b\u{fc}"), Some("\"A b\"@x_y.xn--b-eha".into()));
+            // A label of 63 octets, and of more as an A-label.
+            let long: String =
+                (0..21).filter_map(|n| char::from_u32(0xac00 + 532 * n)).collect::<String>() + ".example";
+            assert!(Mailbox::parse(&format!("a@{long}")).is_ok());
+            assert_eq!(converted(&long), None);
+        } else {
+            assert_eq!(converted("b\u{fc}cher.example"), None);
+        }
+    }
 }

@@ -710,3 +710,238 @@ pub(crate) fn seconds_of(text: &str) -> Option<i64> {
     let days = year * 365 + leap_days + months + day - 1;
     Some(((days * 24 + hour) * 60 + minute) * 60 + second - offset)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reply::{Reply, ReplyCode};
+    use alloc::vec::Vec;
+
+    fn offering(lines: &str) -> Capabilities {
+        Capabilities::parse(Reply::new(ReplyCode::new(250).unwrap(), format!("mx\n{lines}").as_bytes()))
+    }
+
+    fn mailbox(address: &str) -> Mailbox {
+        Mailbox::parse(address).unwrap()
+    }
+
+    #[test]
+    fn texts() {
+        use Need::{IfOffered, Required};
+        type Mail = MailParameter;
+        for (parameter, text, need) in [
+            (Ok(Mail::ret(Ret::Full)), "RET=FULL", IfOffered),
+            (Ok(Mail::ret(Ret::Headers)), "RET=HDRS", IfOffered),
+            (Mail::envelope_id("QQ314159"), "ENVID=QQ314159", IfOffered),
+            (Mail::envelope_id("a+b=c d~"), "ENVID=a+2Bb+3Dc+20d~", IfOffered),
+            (Mail::deliver_by(1, ByMode::Return, false), "BY=1;R", Required),
+            (Mail::deliver_by(-999_999_999, ByMode::Notify, true), "BY=-999999999;NT", IfOffered),
+            (Mail::priority(-9), "MT-PRIORITY=-9", IfOffered),
+            (Mail::hold_for(999_999_999), "HOLDFOR=999999999", Required),
+            (Mail::hold_until("2027-01-02T03:04:05+02:00"), "HOLDUNTIL=2027-01-02T03:04:05+02:00", Required),
+            (Ok(Mail::require_tls()), "REQUIRETLS", Required),
+            (Ok(Mail::per_recipient_replies()), "PRDR", IfOffered),
+            (Ok(Mail::auth(None)), "AUTH=<>", IfOffered),
+            (Ok(Mail::auth(Some(&Mailbox::null()))), "AUTH=<>", IfOffered),
+            (Ok(Mail::auth(Some(&mailbox("e=mc2@example.com")))), "AUTH=e+3Dmc2@example.com", IfOffered),
+            (Ok(Mail::auth(Some(&mailbox("h\u{e4}@b")))), "AUTH=h+C3+A4@b", IfOffered),
+            (Mail::raw("CONPERM", None), "CONPERM", Required),
+            (Mail::raw("X-a", Some("<1>")), "X-a=<1>", Required),
+        ] {
+            let parameter = parameter.unwrap();
+            assert_eq!((parameter.text(), parameter.need()), (text, need));
+        }
+        type Rcpt = RcptParameter;
+        for (parameter, text, need) in [
+            (Ok(Rcpt::notify(Notify::NEVER)), "NOTIFY=NEVER", IfOffered),
+            (
+                Ok(Rcpt::notify(Notify::DELAY | Notify::FAILURE | Notify::SUCCESS)),
+                "NOTIFY=SUCCESS,FAILURE,DELAY",
+                IfOffered,
+            ),
+            (
+                Ok(Rcpt::original_recipient(&mailbox("\"a b\"@example.org"))),
+                "ORCPT=rfc822;\"a+20b\"@example.org",
+                IfOffered,
+            ),
+            (
+                Ok(Rcpt::original_recipient(&mailbox("\"\u{1f600} a\\\\+=\"@\u{fc}.example"))),
+                r#"ORCPT=utf-8;"\x{1F600}\x{20}a\x{5C}\x{5C}\x{2B}\x{3D}"@\x{FC}.example"#,
+                IfOffered,
+            ),
+            (Rcpt::original_recipient_of("x400", "/C=de/"), "ORCPT=x400;/C+3Dde/", IfOffered),
+            (Rcpt::valid_since("2027-01-02t03:04:05.5z", None), "RRVS=2027-01-02t03:04:05.5z", Required),
+            (
+                Rcpt::valid_since("2027-01-02T03:04:05Z", Some(RrvsAction::Continue)),
+                "RRVS=2027-01-02T03:04:05Z;C",
+                Required,
+            ),
+            (
+                Rcpt::valid_since("2027-01-02T03:04:05Z", Some(RrvsAction::Reject)),
+                "RRVS=2027-01-02T03:04:05Z;R",
+                Required,
+            ),
+        ] {
+            let parameter = parameter.unwrap();
+            assert_eq!((parameter.text(), parameter.need()), (text, need));
+        }
+    }
+
+    #[test]
+    fn every_octet_becomes_xtext() {
+        for byte in 0..=u8::MAX {
+            let mut out = String::new();
+            let text = String::from(char::from(byte));
+            push_xtext(&mut out, &text);
+            let plain = out == text;
+            assert_eq!(plain, matches!(byte, b'!'..=b'~') && byte != b'+' && byte != b'=', "{byte}");
+            assert!(out.bytes().all(|b| matches!(b, b'!'..=b'~')), "{byte}: {out}");
+        }
+    }
+
+    #[test]
+    fn bounds() {
+        assert!(MailParameter::envelope_id(&"+".repeat(100)).is_ok());
+        let too_long = MailParameter::envelope_id(&"a".repeat(101)).unwrap_err();
+        assert_eq!(too_long.to_string(), "ENVID is longer than 100 octets");
+        for bad in ["", "a\r\nb", "\u{e4}", "\0", "\t"] {
+            assert!(MailParameter::envelope_id(bad).is_err(), "{bad:?}");
+            assert!(RcptParameter::original_recipient_of("x400", bad).is_err(), "{bad:?}");
+        }
+        for bad in ["", "a b", "a;b", "a+b", "a=b", "\u{e4}", "a\r\n"] {
+            assert!(RcptParameter::original_recipient_of(bad, "a").is_err(), "{bad:?}");
+        }
+        let rest = MAX_ORCPT - "ORCPT=x400;".len();
+        assert!(RcptParameter::original_recipient_of("x400", &"a".repeat(rest)).is_ok());
+        assert!(RcptParameter::original_recipient_of("x400", &"a".repeat(rest + 1)).is_err());
+
+        for seconds in [0, -1, i32::MIN, 1_000_000_000] {
+            assert!(MailParameter::deliver_by(seconds, ByMode::Return, false).is_err(), "{seconds}");
+        }
+        for (seconds, fine) in [(0, true), (-1, true), (-1_000_000_000, false), (1_000_000_000, false)] {
+            assert_eq!(MailParameter::deliver_by(seconds, ByMode::Notify, true).is_ok(), fine, "{seconds}");
+        }
+        assert!(MailParameter::priority(9).is_ok());
+        assert!(MailParameter::priority(-10).is_err());
+        let error = MailParameter::priority(10).unwrap_err();
+        assert_eq!(error.to_string(), "MT-PRIORITY cannot be 10; it lies between -9 and 9");
+        assert!(MailParameter::hold_for(0).is_err() && MailParameter::hold_for(1_000_000_000).is_err());
+        let error = MailParameter::hold_until("soon\r\n").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "HOLDUNTIL cannot be \"soon\\x0d\\x0a\"; it is a date-time such as 2027-01-02T03:04:05Z"
+        );
+        assert!(RcptParameter::valid_since("2027-01-02", None).is_err());
+    }
+
+    #[test]
+    fn raw_parameters_are_keyword_and_value_and_nothing_else() {
+        for name in ["", "-a", "a b", "a=b", "a_b", "\u{e4}", "a\r\n"] {
+            assert!(matches!(MailParameter::raw(name, None), Err(ParameterError::Name { .. })), "{name:?}");
+        }
+        for value in ["", "a b", "a=b", "\u{e4}", "a\r\nb", "\0", "\u{7f}"] {
+            let error = RcptParameter::raw("X", Some(value));
+            assert!(matches!(error, Err(ParameterError::Value { .. })), "{value:?}");
+        }
+        for name in ["size", "Body", "SMTPUTF8", "RET", "NOTIFY", "auth", "RequireTLS"] {
+            for error in [MailParameter::raw(name, None).err(), RcptParameter::raw(name, None).err()] {
+                assert!(matches!(error, Some(ParameterError::HasOwnCall { .. })), "{name}");
+            }
+        }
+        let error = RcptParameter::raw("RET", Some("FULL")).unwrap_err();
+        assert_eq!(error.to_string(), "RET has a call of its own: MailParameter::ret");
+    }
+
+    #[test]
+    fn offers_and_needs() {
+        let raw = MailParameter::raw("CONPERM", None).unwrap();
+        assert!(raw.offered_in(&offering("conperm")) && !raw.offered_in(&offering("X")));
+        assert_eq!(raw.extension(), Err("CONPERM"));
+        let other = raw.offered_by("X-CON");
+        assert!(other.offered_in(&offering("X-CON")) && !other.offered_in(&offering("CONPERM")));
+        assert_eq!(other.if_offered().need(), Need::IfOffered);
+
+        let dsn = RcptParameter::notify(Notify::NEVER).required().offered_by("X");
+        assert_eq!((dsn.extension(), dsn.need()), (Ok(Extension::Dsn), Need::Required));
+        assert!(dsn.offered_in(&offering("DSN")) && !dsn.offered_in(&offering("X")));
+
+        let tls = MailParameter::require_tls().if_offered();
+        assert_eq!(tls.need(), Need::Required);
+        assert!(tls.is_require_tls() && !tls.is_per_recipient_replies());
+        assert!(MailParameter::per_recipient_replies().is_per_recipient_replies());
+        let hold = MailParameter::hold_for(1).unwrap().if_offered();
+        assert_eq!(hold.need(), Need::IfOffered);
+    }
+
+    #[test]
+    fn what_the_server_excludes_is_known_before() {
+        let c = offering("DELIVERBY 60\nFUTURERELEASE 3600 2027-01-02T00:00:00Z");
+        let excluded = |parameter: Result<MailParameter, _>| parameter.unwrap().excluded_by(&c);
+        let fine = [
+            MailParameter::deliver_by(60, ByMode::Return, true),
+            MailParameter::deliver_by(-60, ByMode::Notify, false),
+            MailParameter::hold_for(3600),
+            MailParameter::hold_until("2027-01-02T02:00:00+02:00"),
+            Ok(MailParameter::require_tls()),
+        ];
+        assert_eq!(fine.into_iter().filter_map(excluded).collect::<Vec<_>>(), [""; 0]);
+        for (parameter, why) in [
+            (
+                MailParameter::deliver_by(59, ByMode::Return, true),
+                "BY=59;RT is not possible: the server takes at least 60 s",
+            ),
+            (MailParameter::hold_for(3601), "HOLDFOR=3601 is not possible: the server takes at most 3600 s"),
+            (
+                MailParameter::hold_until("2027-01-02T00:00:00-00:01"),
+                "HOLDUNTIL=2027-01-02T00:00:00-00:01 is not possible: the server takes \
+                 2027-01-02T00:00:00Z at the latest",
+            ),
+        ] {
+            assert_eq!(parameter.clone().unwrap().excluded_by(&offering("DELIVERBY\nFUTURERELEASE")), None);
+            assert_eq!(excluded(parameter).as_deref(), Some(why));
+        }
+    }
+
+    #[test]
+    fn date_times() {
+        let epoch = seconds_of("1970-01-01T00:00:00Z").unwrap();
+        for (text, unix) in [
+            ("1970-01-01T00:00:00Z", 0),
+            ("2000-02-29T23:59:59Z", 951_868_799),
+            ("2000-03-01T00:00:00.999z", 951_868_800),
+            ("2038-01-19t03:14:08+00:00", 1 << 31),
+            ("1985-04-12T23:20:50.52Z", 482_196_050),
+            ("1996-12-19T16:39:57-08:00", 851_042_397),
+            ("1990-12-31T15:59:60-08:00", 662_688_000),
+        ] {
+            assert_eq!(seconds_of(text).map(|seconds| seconds - epoch), Some(unix), "{text}");
+        }
+        assert_eq!(seconds_of("0000-01-01T00:00:00Z"), Some(0));
+        for bad in [
+            "",
+            "2027-01-02",
+            "2027-01-02T03:04:05",
+            "2027-01-02 03:04:05Z",
+            "2027-00-02T03:04:05Z",
+            "2027-13-02T03:04:05Z",
+            "2027-01-00T03:04:05Z",
+            "2027-01-32T03:04:05Z",
+            "2027-02-29T03:04:05Z",
+            "2100-02-29T03:04:05Z",
+            "2027-01-02T24:04:05Z",
+            "2027-01-02T03:60:05Z",
+            "2027-01-02T03:04:61Z",
+            "2027-01-02T03:04:05.Z",
+            "2027-01-02T03:04:05.5",
+            "2027-01-02T03:04:05Zx",
+            "2027-01-02T03:04:05+0200",
+            "2027-01-02T03:04:05+24:00",
+            "2027-01-02T03:04:05+02:60",
+            "2027-01-02T03:04:05+02:0",
+            "-027-01-02T03:04:05Z",
+            "2027-01-02T03:04:0\u{661}Z",
+        ] {
+            assert_eq!(seconds_of(bad), None, "{bad}");
+        }
+    }
+}

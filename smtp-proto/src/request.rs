@@ -23,7 +23,7 @@ const MAX_LINE: usize = 510;
 /// assert_eq!(Request::raw("XCHECK now")?.to_string(), "XCHECK now");
 /// assert_eq!(
 ///     Request::raw("RSET").unwrap_err().to_string(),
-///     "RSET cannot be a request, because it changes the session; use the engine, which resets by itself"
+///     "RSET is not to be written by hand; use the engine, which resets by itself"
 /// );
 /// # Ok::<(), smtp_proto::RequestError>(())
 /// ```
@@ -120,8 +120,8 @@ impl Request {
     ///
     /// # Errors
     /// A line that does not begin with a verb, is too long, or holds anything but printable ASCII
-    /// characters; and verbs that would change the session without the engine's knowledge, for which the
-    /// error says what there is instead. After `VRFY` and `EXPN`, characters beyond ASCII are taken.
+    /// characters; and verbs that would change the session without the engine's knowledge, or that have a
+    /// call of their own: the error says what there is instead. After `VRFY` and `EXPN`, characters beyond ASCII are taken.
     pub fn raw(line: &str) -> Result<Self, RequestError> {
         let end = line.find(' ').unwrap_or(line.len());
         let (verb, argument) = (&line[..end], line.get(end + 1..).unwrap_or_default());
@@ -380,8 +380,8 @@ pub enum RequestError {
     /// Over 510 octets.
     #[error("the command is longer than 510 octets")]
     TooLong,
-    /// A verb that changes the session, which only the engine may say.
-    #[error("{verb} cannot be a request, because it changes the session; use {instead}")]
+    /// A verb that changes the session, which only the engine may say, or one with a call of its own.
+    #[error("{verb} is not to be written by hand; use {instead}")]
     Reserved {
         /// The verb.
         verb: &'static str,
@@ -412,7 +412,7 @@ fn printable(text: &str) -> Box<str> {
 fn reserved(verb: &str) -> Option<(&'static str, &'static str)> {
     const SUBMIT: &str = "Connection::submit, which sends messages";
     const OPENING: &str = "the engine, which opens the session by itself";
-    const NOTHING: &str = "nothing, the engine does not know it";
+    const NOTHING: &str = "none, the engine has nothing like it";
     const VERBS: [(&str, &str); 20] = [
         ("EHLO", OPENING),
         ("HELO", OPENING),
@@ -436,4 +436,153 @@ fn reserved(verb: &str) -> Option<(&'static str, &'static str)> {
         ("ATRN", NOTHING),
     ];
     VERBS.iter().find(|(reserved, _)| reserved.eq_ignore_ascii_case(verb)).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reply::{Reply, ReplyCode};
+    use alloc::format;
+    use alloc::vec::Vec;
+
+    fn offering(lines: &str) -> Capabilities {
+        Capabilities::parse(Reply::new(ReplyCode::new(250).unwrap(), format!("mx\n{lines}").as_bytes()))
+    }
+
+    #[test]
+    fn lines() {
+        for (request, line) in [
+            (Ok(Request::noop()), "NOOP"),
+            (Request::help(None), "HELP"),
+            (Request::help(Some("MAIL")), "HELP MAIL"),
+            (Request::verify("Joe Public <joe@example.org>"), "VRFY Joe Public <joe@example.org>"),
+            (Request::verify("h\u{e4}ns"), "VRFY h\u{e4}ns SMTPUTF8"),
+            (Request::expand("staff"), "EXPN staff"),
+            (Request::etrn("@example.org"), "ETRN @example.org"),
+            (Request::raw("VRFY h\u{e4}ns SMTPUTF8"), "VRFY h\u{e4}ns SMTPUTF8"),
+            (Request::raw("x-do it  twice "), "x-do it  twice "),
+        ] {
+            assert_eq!(request.unwrap().line(), line);
+        }
+    }
+
+    #[test]
+    fn verbs_of_the_engine_are_refused_in_any_case() {
+        for verb in [
+            "EHLO", "helo", "Lhlo", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "QUIT", "STARTTLS", "AUTH",
+            "XCLIENT", "BURL", "TURN", "ATRN", "SEND", "SOML", "SAML", "ETRN", "xforward",
+        ] {
+            for line in [verb.into(), format!("{verb} "), format!("{verb} FROM:<a@b>")] {
+                let error = Request::raw(&line).unwrap_err();
+                assert!(matches!(error, RequestError::Reserved { .. }), "{line}: {error}");
+            }
+            for line in [format!(" {verb}"), format!("{verb}\t"), format!("{verb}\0"), format!("{verb}:x")] {
+                assert!(matches!(Request::raw(&line), Err(RequestError::Verb { .. })), "{line:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_line_holds_what_would_end_it() {
+        for bad in ["a\r\nQUIT", "a\n", "a\rb", "a\0b", "a\tb", "\u{7f}", "\u{85}"] {
+            for request in [
+                Request::help(Some(bad)),
+                Request::verify(bad),
+                Request::expand(bad),
+                Request::etrn(bad),
+                Request::raw(bad),
+                Request::raw(&format!("X {bad}")),
+            ] {
+                assert!(request.is_err(), "{request:?}");
+            }
+            let request = Request::xforward([XForward::Ident(Some(bad.into()))]).unwrap();
+            assert!(request.line().bytes().all(|b| matches!(b, b' '..=b'~')), "{request}");
+        }
+        for empty in ["", " "] {
+            assert_eq!(Request::verify(empty), Err(RequestError::Empty));
+            assert_eq!(Request::help(Some(empty)), Err(RequestError::Empty));
+        }
+        assert!(matches!(Request::etrn("a b"), Err(RequestError::Character { .. })));
+        assert!(matches!(Request::help(Some("\u{e4}")), Err(RequestError::Character { .. })));
+        assert!(matches!(Request::raw("X \u{e4}"), Err(RequestError::Character { .. })));
+        let error = Request::raw("VRFY a\r\n").unwrap_err();
+        assert_eq!(error.to_string(), "\"a\\x0d\\x0a\" holds a character that the command cannot carry");
+    }
+
+    #[test]
+    fn a_line_has_512_octets_with_its_end() {
+        let text = "a".repeat(512 - "\r\n".len() - "VRFY ".len());
+        assert_eq!(Request::verify(&text).unwrap().line().len(), 510);
+        assert_eq!(Request::verify(&format!("{text}a")), Err(RequestError::TooLong));
+        assert_eq!(Request::raw(&format!("VRFY {text}a")), Err(RequestError::TooLong));
+        assert_eq!(Request::xclient([XClient::Login(Some("+".repeat(200)))]), Err(RequestError::TooLong));
+    }
+
+    #[test]
+    fn attributes() {
+        let v4: IpAddr = "192.0.2.1".parse().unwrap();
+        let all = Request::xclient([
+            XClient::Name(Some("a.example".into())),
+            XClient::Addr(Some(v4)),
+            XClient::Port(Some(25)),
+            XClient::Proto(ClientProtocol::Esmtp),
+            XClient::Helo(Some("h\u{e4}".into())),
+            XClient::Login(Some("joe+x=y".into())),
+            XClient::DestAddr(Some("::1".parse().unwrap())),
+            XClient::DestPort(None),
+        ]);
+        assert_eq!(
+            all.unwrap().line(),
+            "XCLIENT NAME=a.example ADDR=192.0.2.1 PORT=25 PROTO=ESMTP HELO=h+C3+A4 LOGIN=joe+2Bx+3Dy \
+             DESTADDR=IPV6:::1 DESTPORT=[UNAVAILABLE]"
+        );
+        let unknown = Request::xclient([XClient::NameUnknownForNow, XClient::Proto(ClientProtocol::Smtp)]);
+        assert_eq!(unknown.unwrap().line(), "XCLIENT NAME=[TEMPUNAVAIL] PROTO=SMTP");
+        let all = Request::xforward([
+            XForward::Name(None),
+            XForward::Addr(Some(v4)),
+            XForward::Proto(Some("ESMTP".into())),
+            XForward::Ident(Some("1A".into())),
+            XForward::Source(Some(MessageSource::Local)),
+            XForward::Source(Some(MessageSource::Remote)),
+            XForward::Source(None),
+        ]);
+        assert_eq!(
+            all.unwrap().line(),
+            "XFORWARD NAME=[UNAVAILABLE] ADDR=192.0.2.1 PROTO=ESMTP IDENT=1A SOURCE=LOCAL SOURCE=REMOTE \
+             SOURCE=[UNAVAILABLE]"
+        );
+        assert_eq!(Request::xclient([]), Err(RequestError::Empty));
+        let empty = Request::xclient([XClient::Port(Some(1)), XClient::Login(Some(String::new()))]);
+        assert_eq!(empty, Err(RequestError::EmptyAttribute { name: "LOGIN".into() }));
+    }
+
+    #[test]
+    fn what_is_not_offered_is_named() {
+        let nothing = offering("");
+        let unsupported = |request: &Request, c: &Capabilities| {
+            request.unsupported(c).map(|(extension, name)| (extension, name.map(String::from)))
+        };
+        let free = [Request::noop(), Request::verify("a").unwrap(), Request::raw("XYZZY").unwrap()];
+        let none: Vec<_> = free.iter().filter_map(|request| unsupported(request, &nothing)).collect();
+        assert_eq!(none, []);
+
+        let etrn = Request::etrn("a").unwrap();
+        assert_eq!(unsupported(&etrn, &nothing), Some((Extension::Etrn, None)));
+        assert_eq!(unsupported(&etrn, &offering("ETRN")), None);
+
+        let utf8 = Request::expand("h\u{e4}ns").unwrap();
+        assert!(utf8.needs_utf8() && !etrn.needs_utf8());
+        assert_eq!(unsupported(&utf8, &nothing), Some((Extension::SmtpUtf8, None)));
+        assert_eq!(unsupported(&utf8, &offering("SMTPUTF8")), None);
+
+        let proxy = Request::xclient([XClient::Name(None), XClient::Login(None)]).unwrap();
+        assert!(proxy.restarts_session() && !etrn.restarts_session());
+        assert_eq!(unsupported(&proxy, &nothing), Some((Extension::XClient, None)));
+        assert_eq!(
+            unsupported(&proxy, &offering("XCLIENT NAME ADDR")),
+            Some((Extension::XClient, Some("LOGIN".into())))
+        );
+        assert_eq!(unsupported(&proxy, &offering("XCLIENT name login")), None);
+    }
 }
