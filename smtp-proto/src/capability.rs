@@ -236,6 +236,14 @@ impl Capabilities {
     /// The shortest time, in seconds, that the server takes in [`MailParameter::deliver_by`] with
     /// [`ByMode::Return`], where it states one other than zero (RFC 2852).
     ///
+    /// ```
+    /// use smtp_proto::{Capabilities, Reply, ReplyCode};
+    ///
+    /// let text = b"mx.example.net\nDELIVERBY 240";
+    /// let offered = Capabilities::parse(Reply::new(ReplyCode::new(250).unwrap(), text));
+    /// assert_eq!(offered.deliver_by_minimum(), Some(240));
+    /// ```
+    ///
     /// [`MailParameter::deliver_by`]: crate::MailParameter::deliver_by
     /// [`ByMode::Return`]: crate::ByMode::Return
     pub fn deliver_by_minimum(&self) -> Option<u32> {

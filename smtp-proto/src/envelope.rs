@@ -536,6 +536,17 @@ impl Envelope {
     /// Declares the size as [`size`](Self::size) does, and promises it: the body, with its line ends as
     /// CRLF and one at its end, has exactly so many octets; a [binary](BodyType::Binary) one has them as
     /// it is. That lets it go out as one chunk (`BDAT n LAST`, RFC 3030).
+    ///
+    /// ```
+    /// use smtp_proto::{BodyType, Envelope};
+    ///
+    /// let picture = [0u8, 10, 13, 255];
+    /// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?
+    ///     .body(BodyType::Binary)
+    ///     .exact_size(picture.len() as u64);
+    /// assert_eq!(envelope.exact_size_octets(), Some(4));
+    /// # Ok::<(), smtp_proto::EnvelopeError>(())
+    /// ```
     #[must_use]
     pub fn exact_size(mut self, octets: u64) -> Self {
         self.size = Some(octets);
@@ -560,6 +571,14 @@ impl Envelope {
 
     /// Says that the header of the message needs SMTPUTF8 (RFC 6531), though the addresses may not. A
     /// server without it is not given the message.
+    ///
+    /// ```
+    /// use smtp_proto::Envelope;
+    ///
+    /// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?.smtputf8(true);
+    /// assert!(envelope.needs_smtputf8());
+    /// # Ok::<(), smtp_proto::EnvelopeError>(())
+    /// ```
     #[must_use]
     pub fn smtputf8(mut self, yes: bool) -> Self {
         self.smtputf8 = yes;
@@ -568,6 +587,15 @@ impl Envelope {
 
     /// Says that the body can be given again from its beginning. Then a server that takes fewer
     /// recipients at a time (RFC 9422) is given the message in several transactions.
+    ///
+    /// ```
+    /// use smtp_proto::Envelope;
+    ///
+    /// let staff = (0..500).map(|n| format!("user{n}@example.net"));
+    /// let envelope = Envelope::new("alice@example.org", staff)?.reopenable(true);
+    /// assert!(envelope.is_reopenable());
+    /// # Ok::<(), smtp_proto::EnvelopeError>(())
+    /// ```
     #[must_use]
     pub fn reopenable(mut self, yes: bool) -> Self {
         self.reopenable = yes;

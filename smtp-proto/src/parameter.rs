@@ -13,10 +13,10 @@ use crate::capability::{Capabilities, Extension};
 use crate::envelope::Mailbox;
 use crate::reply::Printable;
 
-/// The longest envelope identifier, in octets before it is encoded (RFC 3461 section 4.4).
+/// The longest envelope identifier, in octets before it is encoded (RFC 3461 section 4).
 const MAX_ENVELOPE_ID: usize = 100;
 
-/// The longest ORCPT parameter, in octets (RFC 3461 section 4.2).
+/// The longest ORCPT parameter, in octets (RFC 3461 section 4).
 const MAX_ORCPT: usize = 500;
 
 /// The farthest BY and HOLDFOR reach, in seconds: nine digits (RFC 2852, RFC 4865).
@@ -90,7 +90,7 @@ impl Parameter {
     }
 
     fn with_need(mut self, need: Need) -> Self {
-        // RFC 8689 section 2: a client never passes the message on without it.
+        // RFC 8689: a client never passes the message on without it.
         if !self.is(Extension::RequireTls) {
             self.need = need;
         }
@@ -280,6 +280,13 @@ impl MailParameter {
     /// ENVID: the sender's own name of this message, which reports repeat (RFC 3461 section 4.4). Said
     /// if DSN is offered.
     ///
+    /// ```
+    /// # use smtp_proto::*;
+    /// let id = MailParameter::envelope_id("run 7")?;
+    /// assert_eq!(id.to_string(), "ENVID=run+207");
+    /// # Ok::<(), ParameterError>(())
+    /// ```
+    ///
     /// # Errors
     /// None, more than 100 octets, or one that is no printable ASCII character or space.
     pub fn envelope_id(id: &str) -> Result<Self, ParameterError> {
@@ -298,6 +305,14 @@ impl MailParameter {
     ///
     /// With [`ByMode::Return`], a server that states a longer minimum is not given the message.
     ///
+    /// ```
+    /// # use smtp_proto::*;
+    /// let soon = MailParameter::deliver_by(120, ByMode::Notify, true)?;
+    /// assert_eq!(soon.to_string(), "BY=120;NT");
+    /// assert!(MailParameter::deliver_by(0, ByMode::Return, false).is_err());
+    /// # Ok::<(), ParameterError>(())
+    /// ```
+    ///
     /// # Errors
     /// Seconds outside of −999,999,999 to 999,999,999, or below 1 with [`ByMode::Return`].
     pub fn deliver_by(seconds: i32, mode: ByMode, trace: bool) -> Result<Self, ParameterError> {
@@ -313,6 +328,12 @@ impl MailParameter {
 
     /// MT-PRIORITY: −9 (lowest) to 9; without it a message has 0 (RFC 6710). Said if it is offered.
     ///
+    /// ```
+    /// # use smtp_proto::*;
+    /// assert_eq!(MailParameter::priority(-4)?.to_string(), "MT-PRIORITY=-4");
+    /// # Ok::<(), ParameterError>(())
+    /// ```
+    ///
     /// # Errors
     /// Any other number.
     pub fn priority(priority: i8) -> Result<Self, ParameterError> {
@@ -324,6 +345,12 @@ impl MailParameter {
     /// HOLDFOR: the server keeps the message for so many seconds before it goes on (RFC 4865). Required
     /// by default; a server that states a shorter maximum is not given the message. It takes the place of
     /// [`hold_until`](Self::hold_until).
+    ///
+    /// ```
+    /// # use smtp_proto::*;
+    /// assert_eq!(MailParameter::hold_for(3_600)?.to_string(), "HOLDFOR=3600");
+    /// # Ok::<(), ParameterError>(())
+    /// ```
     ///
     /// # Errors
     /// Seconds outside of 1 to 999,999,999.
@@ -337,6 +364,13 @@ impl MailParameter {
     /// `2027-01-02T03:04:05Z` (RFC 4865). Required by default; a server that states an earlier maximum is
     /// not given the message. It takes the place of [`hold_for`](Self::hold_for).
     ///
+    /// ```
+    /// # use smtp_proto::*;
+    /// let new_year = MailParameter::hold_until("2027-01-01T00:00:00+01:00")?;
+    /// assert_eq!(new_year.to_string(), "HOLDUNTIL=2027-01-01T00:00:00+01:00");
+    /// # Ok::<(), ParameterError>(())
+    /// ```
+    ///
     /// # Errors
     /// What is no such date-time.
     pub fn hold_until(date_time: &str) -> Result<Self, ParameterError> {
@@ -347,18 +381,35 @@ impl MailParameter {
 
     /// REQUIRETLS: the message goes only over TLS with a verified peer, on this hop and on all behind it
     /// (RFC 8689). Always required.
+    ///
+    /// ```
+    /// # use smtp_proto::*;
+    /// assert_eq!(MailParameter::require_tls().if_offered().need(), Need::Required);
+    /// ```
     pub fn require_tls() -> Self {
         Self(Parameter::new(Extension::RequireTls, Need::Required, "REQUIRETLS"))
     }
 
     /// PRDR: after the body, the server may decide for each recipient on its own, as LMTP does
     /// (draft-hall-prdr). Said if it is offered.
+    ///
+    /// ```
+    /// # use smtp_proto::*;
+    /// assert_eq!(MailParameter::per_recipient_replies().to_string(), "PRDR");
+    /// ```
     pub fn per_recipient_replies() -> Self {
         Self(Parameter::new(Extension::Prdr, Need::IfOffered, "PRDR"))
     }
 
     /// AUTH: who submitted the message first, or that it is not known, in the words of one trusted server
     /// to another (RFC 4954 section 5). Said if AUTH is offered.
+    ///
+    /// ```
+    /// # use smtp_proto::*;
+    /// let alice = Mailbox::parse("e=mc2@example.com").unwrap();
+    /// assert_eq!(MailParameter::auth(Some(&alice)).to_string(), "AUTH=e+3Dmc2@example.com");
+    /// assert_eq!(MailParameter::auth(None).to_string(), "AUTH=<>");
+    /// ```
     pub fn auth(identity: Option<&Mailbox>) -> Self {
         let mut text = String::from("AUTH=");
         match identity.filter(|mailbox| !mailbox.is_null()) {
@@ -381,7 +432,8 @@ impl MailParameter {
     }
 
     /// What the server has stated in its EHLO reply that excludes this value, in words for an error:
-    /// `Some` only where the extension is offered and its stated limit is broken.
+    /// `Some` only where the extension is offered and its stated limit is broken. Then the message is
+    /// withheld whatever the need, since the server would refuse MAIL.
     #[allow(dead_code)]
     pub(crate) fn excluded_by(&self, capabilities: &Capabilities) -> Option<String> {
         let value = self.0.value();
@@ -503,6 +555,13 @@ impl RcptParameter {
 
     /// ORCPT with an address of another kind than `rfc822`, such as `x400` (RFC 3461 section 4.2).
     ///
+    /// ```
+    /// # use smtp_proto::*;
+    /// let x400 = RcptParameter::original_recipient_of("x400", "/C=de/")?;
+    /// assert_eq!(x400.to_string(), "ORCPT=x400;/C+3Dde/");
+    /// # Ok::<(), ParameterError>(())
+    /// ```
+    ///
     /// # Errors
     /// A kind that is no atom; an address that is empty or holds anything but printable ASCII characters
     /// and spaces; more than 500 octets in all.
@@ -522,6 +581,13 @@ impl RcptParameter {
 
     /// RRVS: delivery only if the mailbox has had its owner since this date-time of RFC 3339
     /// (RFC 7293). Required by default.
+    ///
+    /// ```
+    /// # use smtp_proto::*;
+    /// let same_owner = RcptParameter::valid_since("2014-04-03T23:01:00Z", Some(RrvsAction::Reject))?;
+    /// assert_eq!(same_owner.to_string(), "RRVS=2014-04-03T23:01:00Z;R");
+    /// # Ok::<(), ParameterError>(())
+    /// ```
     ///
     /// # Errors
     /// What is no such date-time.
