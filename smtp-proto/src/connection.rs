@@ -4,7 +4,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use core::fmt;
 
-use crate::capability::{Capabilities, Extension};
+use crate::capability::Capabilities;
 use crate::chunk::{Body, Insertion, Sent};
 use crate::command::Command;
 use crate::config::{Config, TlsPolicy};
@@ -15,6 +15,7 @@ use crate::opening::{Opening, Progress};
 use crate::pipeline::{Context, Deadline, Expect, Pipeline};
 use crate::reply::{Decoder, Reply, ReplyClass, ReplyRef};
 use crate::request::Request;
+use crate::spent::Spent;
 use crate::time::Instant;
 use crate::transaction::{Flow, Transaction};
 
@@ -79,10 +80,7 @@ struct State {
     next_id: u64,
     /// While a body is wanted: of this message.
     body: Option<(MessageId, Body)>,
-    /// The most recipients that the server was found to take in one transaction.
-    learnt: Option<u32>,
-    /// Transactions that were begun.
-    begun: u64,
+    spent: Spent,
     /// For what is no reply: the handshake, a block of the body, getting QUIT out.
     deadline: Option<Deadline>,
     /// The last transaction failed, and the next one begins with RSET.
@@ -95,6 +93,7 @@ struct State {
 }
 
 /// What was submitted.
+#[expect(clippy::large_enum_variant, reason = "messages are the rule, and a box costs each an allocation")]
 enum Job {
     Message(Transaction),
     Request(Asked),
@@ -139,8 +138,7 @@ impl Connection {
             jobs: VecDeque::new(),
             next_id: 0,
             body: None,
-            learnt: None,
-            begun: 0,
+            spent: Spent::default(),
             deadline: None,
             reset_due: false,
             was_ready: false,
@@ -419,8 +417,7 @@ impl State {
             config: &self.config,
             pipeline: &mut self.pipeline,
             capabilities: &mut self.capabilities,
-            learnt: &mut self.learnt,
-            begun: &mut self.begun,
+            spent: &mut self.spent,
             verified: false,
         };
         (&mut self.opening, cx)
@@ -432,8 +429,7 @@ impl State {
             config: &self.config,
             pipeline: &mut self.pipeline,
             capabilities: &mut self.capabilities,
-            learnt: &mut self.learnt,
-            begun: &mut self.begun,
+            spent: &mut self.spent,
         };
         match self.jobs.get_mut(index)? {
             Job::Message(transaction) => Some((transaction, cx)),
@@ -572,16 +568,11 @@ impl State {
         if asked.step != AskedStep::Queued || !self.pipeline.is_settled() {
             return false;
         }
-        let unsupported = match asked.request.unsupported(&self.capabilities) {
-            Some((extension, None)) => Some(Cause::Unsupported(extension)),
-            Some((extension, Some(attribute))) => {
-                Some(Cause::UnsupportedKeyword(alloc::format!("{extension} {attribute}").into()))
-            }
-            None if asked.request.needs_utf8() && !self.capabilities.has(Extension::SmtpUtf8) => {
-                Some(Cause::Unsupported(Extension::SmtpUtf8))
-            }
-            None => None,
-        };
+        let unsupported = asked.request.unsupported(&self.capabilities);
+        let unsupported = unsupported.map(|(extension, attribute)| match attribute {
+            None => Cause::Unsupported(extension),
+            Some(attribute) => Cause::UnsupportedKeyword(alloc::format!("{extension} {attribute}").into()),
+        });
         if let Some(cause) = unsupported {
             self.answer(Err(Error::permanent(Stage::Request, cause)));
             return true;

@@ -233,7 +233,7 @@ pub enum Cause {
     #[error("{0}")]
     Excluded(Arc<str>),
     /// More than the server says that it takes (RFC 9422), in one transaction or in one session.
-    #[error("the server takes {limit} at most ({name}), and this would make {value}")]
+    #[error("the server takes {limit} at most ({name} of LIMITS), and this would make {value}")]
     LimitExceeded {
         /// `RCPTMAX`, `RCPTDOMAINMAX` or `MAILMAX`.
         name: &'static str,

@@ -127,6 +127,7 @@ mod parameter;
 mod pipeline;
 mod reply;
 mod request;
+mod spent;
 mod time;
 mod transaction;
 

@@ -172,19 +172,16 @@ macro_rules! parameter_of {
             }
 
             /// `NAME` or `NAME=VALUE`, as it is sent.
-            #[allow(dead_code)]
             pub(crate) fn text(&self) -> &str {
                 &self.0.text
             }
 
             /// Whether the server understands it.
-            #[allow(dead_code)]
             pub(crate) fn offered_in(&self, capabilities: &Capabilities) -> bool {
                 self.0.offered_in(capabilities)
             }
 
             /// The extension, or the EHLO keyword of one that the engine does not know.
-            #[allow(dead_code)]
             pub(crate) fn extension(&self) -> Result<Extension, &str> {
                 self.0.extension()
             }
@@ -420,13 +417,11 @@ impl MailParameter {
     }
 
     /// Whether this is REQUIRETLS, which wants a verified TLS session besides.
-    #[allow(dead_code)]
     pub(crate) fn is_require_tls(&self) -> bool {
         self.0.is(Extension::RequireTls)
     }
 
     /// Whether this is PRDR, which changes the replies to the end of the body.
-    #[allow(dead_code)]
     pub(crate) fn is_per_recipient_replies(&self) -> bool {
         self.0.is(Extension::Prdr)
     }
@@ -434,7 +429,6 @@ impl MailParameter {
     /// What the server has stated in its EHLO reply that excludes this value, in words for an error:
     /// `Some` only where the extension is offered and its stated limit is broken. Then the message is
     /// withheld whatever the need, since the server would refuse MAIL.
-    #[allow(dead_code)]
     pub(crate) fn excluded_by(&self, capabilities: &Capabilities) -> Option<String> {
         let value = self.0.value();
         let broken = match self.0.name() {

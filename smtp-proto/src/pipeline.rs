@@ -15,6 +15,7 @@ use crate::command::Command;
 use crate::config::{Config, Timeouts};
 use crate::error::Stage;
 use crate::event::{Event, MessageId, Trace};
+use crate::spent::Spent;
 use crate::time::Instant;
 
 use core::time::Duration;
@@ -119,10 +120,7 @@ pub(crate) struct Context<'a> {
     pub(crate) config: &'a Config,
     pub(crate) pipeline: &'a mut Pipeline,
     pub(crate) capabilities: &'a mut Capabilities,
-    /// The most recipients that the server was found to take in one transaction.
-    pub(crate) learnt: &'a mut Option<u32>,
-    /// Transactions that were begun.
-    pub(crate) begun: &'a mut u64,
+    pub(crate) spent: &'a mut Spent,
     /// The session is encrypted, and the server's certificate and name were checked.
     pub(crate) verified: bool,
 }

@@ -181,14 +181,12 @@ impl Request {
     }
 
     /// The line without its CRLF.
-    #[allow(dead_code)]
     pub(crate) fn line(&self) -> &str {
         &self.line
     }
 
     /// What the server would have to offer and does not: the extension, or one attribute of XCLIENT or
     /// XFORWARD, which is the second value.
-    #[allow(dead_code)]
     pub(crate) fn unsupported(&self, capabilities: &Capabilities) -> Option<(Extension, Option<&str>)> {
         if self.needs_utf8() && !capabilities.has(Extension::SmtpUtf8) {
             return Some((Extension::SmtpUtf8, None));
@@ -209,13 +207,11 @@ impl Request {
     }
 
     /// Whether it can be said only where SMTPUTF8 is offered.
-    #[allow(dead_code)]
     pub(crate) fn needs_utf8(&self) -> bool {
         !self.line.is_ascii()
     }
 
     /// Whether the session begins again after it: the server greets with 220, and EHLO is due.
-    #[allow(dead_code)]
     pub(crate) fn restarts_session(&self) -> bool {
         self.extension == Some(Extension::XClient)
     }

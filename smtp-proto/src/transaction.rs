@@ -205,7 +205,7 @@ impl Transaction {
 
     fn say_mail(&mut self, what: Expect, cx: &mut Context<'_>) {
         self.step = Step::Envelope;
-        *cx.begun += 1;
+        cx.spent.transactions += 1;
         let asks = self.envelope.mail_parameters().iter().any(|p| p.is_per_recipient_replies());
         let prdr = asks && cx.capabilities.has(Extension::Prdr) && cx.config.protocol == Protocol::Smtp;
         self.prdr = if prdr { Prdr::Asked } else { Prdr::No };
@@ -273,49 +273,66 @@ impl Transaction {
 
     /// Finds out which recipients this transaction is for and how the body is to travel, or why this server
     /// cannot be given this message.
-    fn prepare(&mut self, cx: &Context<'_>) -> Result<(), Error> {
+    fn prepare(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        self.keep_to_domains(cx)?;
         self.part.end = self.part_end(cx)?;
         self.chunks = self.check(cx).map_err(|cause| Error::permanent(Stage::Mail, cause))?;
         Ok(())
     }
 
-    /// How many recipients this transaction can have (RFC 9422): the place behind the last of them.
+    /// Leaves out the recipients in more domains than a session may have (RFC 9422 section 4.3): another session
+    /// may have them.
+    fn keep_to_domains(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        let Some(limit) = cx.capabilities.recipient_domains_max() else {
+            return Ok(());
+        };
+        let places = self.part.start..self.places();
+        let mut kept = Vec::new();
+        for index in places.clone().map(|place| self.recipient(place)) {
+            let domain = self.envelope.forward_paths()[index].domain().unwrap_or_default();
+            if cx.spent.spend_domain(domain, limit) {
+                kept.push(index as u32);
+            }
+        }
+        if kept.len() == places.len() {
+            return Ok(());
+        }
+        let cause = Cause::LimitExceeded { name: "RCPTDOMAINMAX", limit, value: limit + 1 };
+        let error = Error::new(Stage::Mail, Outcome::NotAttempted, cause);
+        if kept.is_empty() || self.envelope.is_all_or_nothing() {
+            return Err(error);
+        }
+        for place in places {
+            let index = self.recipient(place) as u32;
+            if !kept.contains(&index) {
+                self.decide(index, Err(error.clone()));
+            }
+        }
+        self.part = 0..kept.len();
+        self.order = Some(kept);
+        Ok(())
+    }
+
+    /// How many recipients this transaction can have (RFC 9422 section 4.2): the place behind the last of them.
     fn part_end(&self, cx: &Context<'_>) -> Result<usize, Error> {
         let (start, places) = (self.part.start, self.places());
         let exceeded = |name, limit, value| Cause::LimitExceeded { name, limit, value };
         if let Some(limit) = cx.capabilities.mails_max()
-            && *cx.begun >= limit
+            && cx.spent.transactions >= limit
         {
-            let cause = exceeded("MAILMAX", limit, *cx.begun + 1);
+            let cause = exceeded("MAILMAX", limit, cx.spent.transactions + 1);
             return Err(Error::new(Stage::Mail, Outcome::NotAttempted, cause));
         }
         let may_split = self.envelope.is_reopenable() && !self.envelope.is_all_or_nothing();
         let stated = cx.capabilities.recipients_max();
-        let learnt = cx.learnt.map(u64::from).filter(|_| may_split);
-        let (mut end, mut name, mut limit) = (places, "RCPTMAX", 0);
-        if let Some(most) = stated.into_iter().chain(learnt).min()
-            && (places - start) as u64 > most
-        {
-            (end, limit) = (start + most as usize, most);
-        }
-        if let Some(most) = cx.capabilities.recipient_domains_max() {
-            let mut domains = Vec::new();
-            for place in start..end {
-                let domain =
-                    self.envelope.forward_paths()[self.recipient(place)].domain().unwrap_or_default();
-                if domains.iter().any(|known: &&str| known.eq_ignore_ascii_case(domain)) {
-                    continue;
-                }
-                if domains.len() as u64 >= most {
-                    (end, name, limit) = (place, "RCPTDOMAINMAX", most);
-                    break;
-                }
-                domains.push(domain);
+        let learnt = cx.spent.learnt.map(u64::from).filter(|_| may_split);
+        let recipients = (places - start) as u64;
+        match stated.into_iter().chain(learnt).min() {
+            Some(limit) if recipients > limit && !may_split => {
+                Err(Error::permanent(Stage::Mail, exceeded("RCPTMAX", limit, recipients)))
             }
-        }
-        match end < places && !may_split {
-            true => Err(Error::permanent(Stage::Mail, exceeded(name, limit, (places - start) as u64))),
-            false => Ok(end),
+            Some(limit) if recipients > limit => Ok(start + limit as usize),
+            _ => Ok(places),
         }
     }
 
@@ -472,7 +489,7 @@ impl Transaction {
                 self.answered += 1;
                 if self.may_defer(reply, cx) {
                     let accepted = self.accepted as u32;
-                    *cx.learnt = Some(cx.learnt.map_or(accepted, |learnt| learnt.min(accepted)));
+                    cx.spent.learnt = Some(cx.spent.learnt.map_or(accepted, |learnt| learnt.min(accepted)));
                     self.deferred.push(index);
                 } else if self.failure.is_none() {
                     // Without a sender, "503 need MAIL first" says nothing about the recipient.
