@@ -16,6 +16,58 @@
 //! active attacker can have them. The trust anchors are the system's, and those of
 //! [`Connector::trust_pem`].
 //!
+//! # Profiles
+//!
+//! What to set for the servers that people have. The first five are what the real-server suite of this
+//! project runs against Postfix, Exim and Dovecot. The providers' rows are from their documentation, and an
+//! account is needed to try them.
+//!
+//! | server | settings | to know |
+//! |---|---|---|
+//! | submission, port 587 (RFC 6409) | `"host:587"`, [`TlsPolicy::Required`], the server's name, credentials | required, so that nobody can take STARTTLS away and get the password |
+//! | submission, port 465 (RFC 8314) | `"host:465"`, [`TlsPolicy::Implicit`], the server's name, credentials | the better one of the two where both are open |
+//! | a mail exchanger, port 25 | `"host"`, the default [`TlsPolicy::Opportunistic`], [`Connector::retry_in_clear`] | nobody's name is checked, as between mail servers; `bind` where an address of ours is the right one |
+//! | LMTP over a Unix socket (Dovecot's `lmtp`) | [`Connector::unix`], [`Connector::lmtp`], [`TlsPolicy::Never`] | one result for each recipient after the body |
+//! | LMTP over TCP | `"host:24"`, [`Connector::lmtp`] | port 25 is refused (RFC 2033 section 5) |
+//! | Gmail, Google Workspace | `smtp.gmail.com` on 587 or 465; [`Credentials::token`] with the scope `https://mail.google.com/`, or an app password | the account's own password is not accepted; `smtp-relay.gmail.com` is the relay for a Workspace domain |
+//! | Microsoft 365, Outlook.com | `smtp.office365.com`, or `smtp-mail.outlook.com` for personal accounts, on 587 alone; [`Credentials::token`] | passwords are being retired; SMTP AUTH must be switched on for the mailbox; the reverse-path must be the mailbox or one that it may send as |
+//! | Amazon SES | `email-smtp.REGION.amazonaws.com` on 587 or 2587, 465 or 2465 for implicit TLS; SMTP credentials, which are not the account's keys | 50 recipients a message: send more by [`Session::send_all`] with [`Connector::learn_limits`]; sessions are ended from time to time, so open a new one when [`Session::is_usable`] says no |
+//! | SendGrid, Postmark, Mailgun and their like | 587 with [`TlsPolicy::Required`]; the user name that they prescribe (`apikey`, a server token) | they do their own queueing: a 2yz is theirs, not the recipient's server's |
+//!
+//! ```no_run
+//! use smtp_blocking::{Connector, Credentials, TlsPolicy};
+//!
+//! // Submission: the password goes to the named server, inside TLS, or nowhere.
+//! let submission = Connector::new("smtp.example.org:465")
+//!     .tls(TlsPolicy::Implicit)
+//!     .server_name("smtp.example.org")
+//!     .credentials(Credentials::password("alice", "s3cret"));
+//!
+//! // A mail exchanger: encrypted where it can be, and delivered where it cannot.
+//! let exchanger = Connector::new("mx.example.net").retry_in_clear(true);
+//!
+//! // A local mail store.
+//! # #[cfg(unix)]
+//! let store = Connector::unix("/run/dovecot/lmtp").lmtp().tls(TlsPolicy::Never);
+//! ```
+//!
+//! # What a server offers
+//!
+//! The engine uses what the current EHLO reply offers and nothing else; the table is in
+//! [`smtp_proto`]. What a message asks for beyond that is said in its envelope:
+//!
+//! ```no_run
+//! use smtp_blocking::{Connector, Envelope, MailParameter, Notify, RcptParameter, Recipient, Ret};
+//!
+//! let bob = Recipient::new("bob@example.net")?
+//!     .parameter(RcptParameter::notify(Notify::SUCCESS | Notify::FAILURE).required());
+//! let envelope = Envelope::new("alice@example.org", [bob])?
+//!     .parameter(MailParameter::ret(Ret::Headers))
+//!     .parameter(MailParameter::envelope_id("QQ314159")?);
+//! Connector::new("mx.example.net").connect()?.send_last(envelope, &b"Subject: x\r\n"[..])?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # Deadlines
 //!
 //! Every reply has a deadline, [`Timeouts`]; a server that drips octets does not extend it. The name

@@ -33,6 +33,18 @@ pub enum TlsPolicy {
 }
 
 /// When a body goes out by BDAT (RFC 3030, CHUNKING) instead of DATA.
+///
+/// A body whose size is declared as exact ([`Envelope::exact_size`](crate::Envelope::exact_size)) is one
+/// chunk, `BDAT n LAST`; another one is cut in chunks of what the caller offers at a time,
+/// [`Config::chunk_size`] at most.
+///
+/// ```
+/// use smtp_proto::{Chunking, ClientName, Config};
+///
+/// let mut config = Config::new(ClientName::parse("client.example.org")?);
+/// config.chunking = Chunking::Never; // a server whose BDAT is known to be broken
+/// # Ok::<(), smtp_proto::AddressError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Chunking {
     /// Where it is offered.

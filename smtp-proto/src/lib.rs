@@ -83,6 +83,44 @@
 //! 11. Credentials do not appear in `Debug`, in errors or in [`Trace`], are wiped when dropped, and do
 //!     not cross the network in the clear without [`Credentials::permit_in_clear`].
 //!
+//! # What a server offers
+//!
+//! Nothing is sent that the current EHLO reply does not offer. A parameter is
+//! [*required*](MailParameter::required), and then a server that does not offer its extension is not given
+//! the message, or sent [*if offered*](MailParameter::if_offered), and left out otherwise. A message that is
+//! withheld so fails before MAIL, permanently, with [`Cause::Unsupported`] or
+//! [`Cause::UnsupportedKeyword`].
+//!
+//! | extension | RFC | said by | where it is not offered |
+//! |---|---|---|---|
+//! | PIPELINING | 2920 | the engine | one command at a time |
+//! | SIZE | 1870 | [`Envelope::size`] | left out; a message above the stated limit is withheld |
+//! | 8BITMIME | 6152 | [`Envelope::body`] | [`BodyType::EightBit`]: withheld; undeclared: ends at the first octet above 127 |
+//! | BINARYMIME | 3030 | [`BodyType::Binary`] | withheld |
+//! | CHUNKING | 3030 | [`Chunking`] | DATA; withheld under [`Chunking::Always`] |
+//! | SMTPUTF8 | 6531 | an address beyond ASCII, [`Envelope::smtputf8`] | domains become A-labels (feature `idna`); withheld where that is not enough |
+//! | DSN | 3461 | [`MailParameter::ret`], [`MailParameter::envelope_id`], [`RcptParameter::notify`], [`RcptParameter::original_recipient`] | left out, unless required |
+//! | ENHANCEDSTATUSCODES | 2034 | the server: [`Reply::enhanced`], [`EnhancedCode`] | read all the same |
+//! | DELIVERBY | 2852 | [`MailParameter::deliver_by`] | to be returned: withheld; to be notified: left out |
+//! | MT-PRIORITY | 6710 | [`MailParameter::priority`] | left out, unless required |
+//! | FUTURERELEASE | 4865 | [`MailParameter::hold_for`], [`MailParameter::hold_until`] | withheld, unless if offered |
+//! | REQUIRETLS | 8689 | [`MailParameter::require_tls`] | withheld, and outside verified TLS in any case |
+//! | RRVS | 7293 | [`RcptParameter::valid_since`] | withheld, unless if offered |
+//! | AUTH= | 4954 | [`MailParameter::auth`] | left out, unless required |
+//! | any other, as CONPERM | | [`MailParameter::raw`], [`RcptParameter::raw`] | withheld, unless if offered |
+//! | LIMITS | 9422 | the server: [`Capabilities::recipients_max`] and its like | [`Config::learn_limits`] |
+//! | PRDR | as Exim | [`MailParameter::per_recipient_replies`] | left out: one reply for all |
+//! | ETRN | 1985 | [`Request::etrn`] | [`Cause::Unsupported`] |
+//! | XCLIENT, XFORWARD | as Postfix | [`Request::xclient`], [`Request::xforward`] | [`Cause::Unsupported`] |
+//! | VRFY, EXPN, NOOP, HELP | 5321 | [`Request`] | said all the same: they need not be offered |
+//!
+//! # Many recipients
+//!
+//! A server may state how many recipients it takes in one transaction, or answer 452 to those beyond it. A
+//! message whose body can be given again ([`Envelope::reopenable`]) is then sent in several transactions, one
+//! behind the other, with one [`Report`]: [`Event::BodyWanted`] comes once for each. One whose body cannot is
+//! withheld, with the limit named in [`Cause::LimitExceeded`].
+//!
 //! # Limits
 //!
 //! | what | default | where |
@@ -91,7 +129,9 @@
 //! | lines per reply | 256 | [`ReplyLimits::lines`] |
 //! | octets of text per reply | 16,384 | [`ReplyLimits::octets`] |
 //! | octets of unanswered commands | 4,096 | [`Limits::in_flight`] |
-//! | messages queued | 64 | [`Limits::messages`] |
+//! | messages and requests queued | 64 | [`Limits::messages`] |
+//! | unanswered chunks | 16 | [`Limits::chunks`] |
+//! | octets of a chunk of a body of unknown size | 65,536 | [`Config::chunk_size`] |
 //! | challenges per AUTH | 8 | [`Limits::challenges`] |
 //! | local part, domain, mailbox | 64, 255, 254 octets | RFC 5321 section 4.5.3.1 |
 //! | AUTH line with an initial response | 512 octets | RFC 4954 section 4 |
