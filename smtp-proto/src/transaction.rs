@@ -531,8 +531,12 @@ impl Transaction {
             (Expect::EndOfData, _) if self.step == Step::LoneDot || self.is_hopeless() => Ok(Flow::Finished),
             (Expect::EndOfData, Success) => {
                 let reply = reply.to_reply();
-                let recipients: Vec<_> = self.undecided().collect();
-                recipients.into_iter().for_each(|index| self.decide(index, Ok(reply.clone())));
+                for place in self.part.clone() {
+                    let index = self.recipient(place);
+                    if self.results[index].is_none() && !self.deferred.contains(&(index as u32)) {
+                        self.results[index] = Some(Ok(reply.clone()));
+                    }
+                }
                 Ok(Flow::Finished)
             }
             (Expect::EndOfData, Transient | Permanent) => {
