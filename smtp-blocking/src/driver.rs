@@ -21,9 +21,6 @@ const GATHER: usize = 32 * 1024;
 /// reply.
 const EAGER_WINDOW: usize = 16;
 
-/// What ends a session that is not lost.
-const GOODBYE: &[u8] = b"QUIT\r\n";
-
 /// How long to listen to a server that takes nothing any more: why it has gone is often there to be read.
 pub const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -111,7 +108,7 @@ impl Driver {
 
     /// Whether the session has ended in good order, or is about to be told so: it is worth closing well.
     pub fn ends_well(&self) -> bool {
-        matches!(self.closed, Some(Ok(()))) || self.out.ends_with(GOODBYE)
+        matches!(self.closed, Some(Ok(()))) || self.engine.has_quit()
     }
 
     /// Why it has ended.
@@ -318,7 +315,7 @@ impl Driver {
                     self.closed = Some(result);
                     self.handshake_due = false;
                     // A goodbye is worth sending yet; half a message is not.
-                    if !self.out.ends_with(GOODBYE) {
+                    if !self.engine.has_quit() {
                         self.out.clear();
                     }
                 }

@@ -90,6 +90,8 @@ struct State {
     /// [`Connection::quit`] was called; and QUIT is out, behind the last end of data.
     quitting: bool,
     quit_said: bool,
+    /// The transport has taken all of it.
+    quit_sent: bool,
 }
 
 /// What was submitted.
@@ -144,6 +146,7 @@ impl Connection {
             was_ready: false,
             quitting: false,
             quit_said: false,
+            quit_sent: false,
             config,
         };
         let (opening, mut cx) = state.opening();
@@ -360,6 +363,12 @@ impl Connection {
     /// Whether a message could be begun at once.
     pub fn is_idle(&self) -> bool {
         matches!(self.state.phase, Phase::Ready) && self.state.jobs.is_empty() && !self.state.quitting
+    }
+
+    /// Whether the transport has taken the QUIT of this session, which is worth sending even if the connection
+    /// has ended since.
+    pub fn has_quit(&self) -> bool {
+        self.state.quit_sent
     }
 
     /// Whether the connection has ended, and nothing more will be transmitted.
@@ -866,6 +875,7 @@ impl State {
             return;
         }
         self.deadline = None;
+        self.quit_sent |= self.quit_said;
         match &mut self.phase {
             Phase::Handshake { announced: false } => self.begin_handshake(now),
             Phase::Leaving(result) => {
