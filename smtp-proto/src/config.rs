@@ -161,7 +161,7 @@ pub struct Limits {
     pub in_flight: usize,
     /// Messages and requests that may be submitted and not finished; 64.
     pub messages: usize,
-    /// Chunks that may be unanswered at a time; 16.
+    /// Chunks that may be unanswered at a time; 48, which every server that was measured takes in one go.
     pub chunks: usize,
     /// Challenges in one AUTH exchange; 8.
     pub challenges: u32,
@@ -169,7 +169,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { reply: ReplyLimits::default(), in_flight: 4_096, messages: 64, chunks: 16, challenges: 8 }
+        Self { reply: ReplyLimits::default(), in_flight: 4_096, messages: 64, chunks: 48, challenges: 8 }
     }
 }
 

@@ -743,6 +743,7 @@ impl State {
                 false => self.pipeline.is_settled(),
             };
             if !free {
+                self.pipeline.wait_for_chunk();
                 self.deadline = None;
                 return None;
             }

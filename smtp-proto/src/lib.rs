@@ -130,7 +130,7 @@
 //! | octets of text per reply | 16,384 | [`ReplyLimits::octets`] |
 //! | octets of unanswered commands | 4,096 | [`Limits::in_flight`] |
 //! | messages and requests queued | 64 | [`Limits::messages`] |
-//! | unanswered chunks | 16 | [`Limits::chunks`] |
+//! | unanswered chunks | 48 | [`Limits::chunks`] |
 //! | octets of a chunk of a body of unknown size | 65,536 | [`Config::chunk_size`] |
 //! | challenges per AUTH | 8 | [`Limits::challenges`] |
 //! | local part, domain, mailbox | 64, 255, 254 octets | RFC 5321 section 4.5.3.1 |

@@ -152,6 +152,8 @@ pub(crate) struct Pipeline {
     round_trips: u64,
     /// Something was sent, or the connection opened, since the last reply.
     spoke: bool,
+    /// As many chunks are unanswered as may be.
+    waits: bool,
 }
 
 impl Pipeline {
@@ -168,6 +170,7 @@ impl Pipeline {
             events: VecDeque::new(),
             round_trips: 0,
             spoke: true,
+            waits: false,
         }
     }
 
@@ -247,10 +250,13 @@ impl Pipeline {
 
     /// A reply has come.
     pub(crate) fn take_expected(&mut self, now: Instant) -> Option<Expected> {
-        if core::mem::take(&mut self.spoke) {
+        let expected = self.expected.pop_front()?;
+        // The reply to a chunk, with others behind it, is not what anybody waits for.
+        if (expected.what != Expect::Chunk || core::mem::take(&mut self.waits))
+            && core::mem::take(&mut self.spoke)
+        {
             self.round_trips += 1;
         }
-        let expected = self.expected.pop_front()?;
         self.in_flight -= expected.octets;
         self.deadline = None;
         // What is owed next was in the same batch, unless it is still in the buffer.
@@ -312,6 +318,11 @@ impl Pipeline {
         if self.sent == self.out.len() {
             self.clear_output();
         }
+    }
+
+    /// No chunk may be begun before another one is answered.
+    pub(crate) fn wait_for_chunk(&mut self) {
+        self.waits = true;
     }
 
     /// Octets of a body have gone out.
