@@ -84,10 +84,16 @@
 //! `rustls` (default): TLS 1.2 and 1.3 by rustls, with the ring provider (it builds everywhere with
 //! nothing but a C compiler) and the system's trust store. Without it [`TlsPolicy::Opportunistic`] stays
 //! in the clear and the stricter policies are errors.
+//!
+//! `scram` (default): the SCRAM mechanisms of AUTH, with a nonce from the operating system's random
+//! numbers for each session, and inside TLS bound to it (-PLUS): by `tls-exporter` under TLS 1.3 and
+//! `tls-server-end-point` under 1.2.
 
 mod bulk;
 mod connector;
 mod driver;
+#[cfg(all(feature = "rustls", feature = "scram"))]
+mod end_point;
 mod error;
 #[cfg(feature = "rustls")]
 mod handshake;
@@ -104,7 +110,7 @@ pub mod shared {
     pub use crate::driver::{Driver, FOREVER, LAST_WORDS};
     pub use crate::terms::{Observer, SessionTerms, Terms};
     #[cfg(feature = "rustls")]
-    pub use crate::tls::{TlsSettings, cause, info};
+    pub use crate::tls::{TlsSettings, cause, facts, info};
 }
 
 use std::io::BufRead;
@@ -118,8 +124,8 @@ pub use smtp_proto::{
     AddressError, BodyPolicy, BodyType, ByMode, Capabilities, Cause, Chunking, ClientName, Credentials,
     EnhancedCode, Envelope, EnvelopeError, Extension, Limits, LineEndings, MailParameter, Mailbox, Mechanism,
     MechanismError, Need, Notify, Outcome, ParameterError, RcptParameter, Recipient, Reply, Report, Request,
-    RequestError, Ret, RrvsAction, Secret, Stage, Timeouts, TlsPolicy, ToMailbox, ToRecipient, Trace,
-    XClient, XForward,
+    RequestError, Ret, RrvsAction, Secret, Stage, Timeouts, TlsPolicy, ToMailbox, ToRecipient, TokenError,
+    Trace, XClient, XForward,
 };
 pub use stream::Transport;
 #[cfg(feature = "rustls")]

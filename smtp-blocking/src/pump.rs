@@ -284,10 +284,11 @@ impl Pump {
                 return;
             }
         }
+        let facts = tls::facts(&tls, settings.verified_name.is_some());
         self.driver.tls_info = Some(tls::info(&tls, settings.verified_name));
         self.stream.tls = Some(Box::new(tls));
         let now = self.now();
-        let _ = self.driver.engine.handle_tls_established(now);
+        let _ = self.driver.engine.handle_tls_established_with(now, facts);
     }
 }
 

@@ -139,6 +139,14 @@ impl Terms {
             Some(name) => name.clone(),
             None => default_client_name(local),
         };
+        #[cfg(feature = "scram")]
+        if config.credentials.is_some() && config.nonce.is_none() {
+            let mut octets = [0; 18];
+            getrandom::fill(&mut octets).map_err(|error| {
+                Error::local(Cause::Local(format!("no random numbers for AUTH: {error}").into()))
+            })?;
+            config.nonce = Some(smtp_proto::Nonce::from_octets(octets));
+        }
         #[cfg(feature = "rustls")]
         let tls = match config.tls {
             TlsPolicy::Never => None,
@@ -251,6 +259,15 @@ macro_rules! connector_methods {
             credentials: impl Into<Option<$crate::smtp_proto::Credentials>>,
         ) -> Self {
             self.terms.config.credentials = credentials.into();
+            self
+        }
+
+        /// The nonce of SCRAM instead of a random one. For tests alone: where it is known, or used again,
+        /// SCRAM is not safe.
+        #[doc(hidden)]
+        #[must_use]
+        pub fn fixed_nonce(mut self, nonce: Option<$crate::smtp_proto::Nonce>) -> Self {
+            self.terms.config.nonce = nonce;
             self
         }
 

@@ -10,7 +10,7 @@ use rustls::{
     CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, ProtocolVersion, RootCertStore,
     SignatureScheme,
 };
-use smtp_proto::Cause;
+use smtp_proto::{Cause, TlsFacts};
 
 /// How a session is encrypted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,4 +187,26 @@ pub fn info(tls: &ClientConnection, verified_name: Option<String>) -> TlsInfo {
     };
     let suite = tls.negotiated_cipher_suite().map(|suite| format!("{:?}", suite.suite()));
     TlsInfo { version, cipher_suite: suite.unwrap_or_default(), verified_name }
+}
+
+/// What the engine may know of the handshake. `verified` says that a server name was given, and so the
+/// certificate and its name were checked.
+pub fn facts(tls: &ClientConnection, verified: bool) -> TlsFacts {
+    let mut facts = TlsFacts::default();
+    facts.verified = verified;
+    match tls.protocol_version() {
+        // RFC 9266 section 2: unique under TLS 1.3, and without the extended master secret not under 1.2.
+        Some(ProtocolVersion::TLSv1_3) => {
+            let label = b"EXPORTER-Channel-Binding";
+            facts.exporter = tls.export_keying_material([0; 32], label, Some(b"")).ok();
+        }
+        _ =>
+        {
+            #[cfg(feature = "scram")]
+            if let Some([certificate, ..]) = tls.peer_certificates() {
+                facts.server_end_point = crate::end_point::hash(certificate).map(Into::into);
+            }
+        }
+    }
+    facts
 }

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use crate::auth::Credentials;
+use crate::auth::{Credentials, Nonce};
 use crate::body::BodyPolicy;
 use crate::envelope::ClientName;
 use crate::reply::ReplyLimits;
@@ -165,11 +165,22 @@ pub struct Limits {
     pub chunks: usize,
     /// Challenges in one AUTH exchange; 8.
     pub challenges: u32,
+    /// Iterations that a server may ask for in SCRAM; 1,000,000. It is the server that chooses this number,
+    /// and the client that does the work, a second or so for the default, before it knows with whom it
+    /// speaks. Servers ask for 4,096 to some 600,000; fewer than 4,096 (RFC 7677 section 4) are refused.
+    pub scram_iterations: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { reply: ReplyLimits::default(), in_flight: 4_096, messages: 64, chunks: 48, challenges: 8 }
+        Self {
+            reply: ReplyLimits::default(),
+            in_flight: 4_096,
+            messages: 64,
+            chunks: 48,
+            challenges: 8,
+            scram_iterations: 1_000_000,
+        }
     }
 }
 
@@ -193,6 +204,8 @@ pub struct Config {
     pub tls: TlsPolicy,
     /// None by default.
     pub credentials: Option<Credentials>,
+    /// For SCRAM, and drawn freshly for each connection. None by default, and then SCRAM is not tried.
+    pub nonce: Option<Nonce>,
     /// Uses PIPELINING where it is offered; true by default.
     pub pipelining: bool,
     /// Sends the next envelope in one batch with the end of the data before it (RFC 2920 section 3.1),
@@ -230,6 +243,7 @@ impl Config {
             protocol: Protocol::Smtp,
             tls: TlsPolicy::Opportunistic,
             credentials: None,
+            nonce: None,
             pipelining: true,
             overlap: false,
             chunking: Chunking::Auto,

@@ -17,6 +17,7 @@ use crate::reply::{Decoder, Reply, ReplyClass, ReplyRef};
 use crate::request::Request;
 use crate::spent::Spent;
 use crate::time::Instant;
+use crate::tls::TlsFacts;
 use crate::transaction::{Flow, Transaction};
 
 /// One session with one server, as a state machine without I/O.
@@ -285,11 +286,20 @@ impl Connection {
         }
     }
 
-    /// The handshake that [`Event::StartTls`] asked for is done.
+    /// The handshake that [`Event::StartTls`] asked for is done, and nothing is known of it.
     ///
     /// # Errors
     /// [`Misuse::NoHandshakeWanted`].
     pub fn handle_tls_established(&mut self, now: Instant) -> Result<(), Misuse> {
+        self.handle_tls_established_with(now, TlsFacts::default())
+    }
+
+    /// The handshake that [`Event::StartTls`] asked for is done, and this is what it has established:
+    /// whom we speak with, and what the TLS connection is known by at both ends.
+    ///
+    /// # Errors
+    /// [`Misuse::NoHandshakeWanted`].
+    pub fn handle_tls_established_with(&mut self, now: Instant, facts: TlsFacts) -> Result<(), Misuse> {
         let state = &mut self.state;
         if !matches!(state.phase, Phase::Handshake { announced: true }) {
             return Err(Misuse::NoHandshakeWanted);
@@ -298,7 +308,7 @@ impl Connection {
         state.deadline = None;
         state.trace(|| Trace::TlsEstablished);
         let (opening, mut cx) = state.opening();
-        opening.tls_established(now, &mut cx);
+        opening.tls_established(now, facts, &mut cx);
         Ok(())
     }
 
@@ -358,6 +368,12 @@ impl Connection {
     /// Whether the session is encrypted.
     pub fn is_encrypted(&self) -> bool {
         self.state.opening.is_encrypted()
+    }
+
+    /// Whether the session is encrypted, and the server's certificate was checked with its name
+    /// ([`TlsFacts::verified`]).
+    pub fn is_tls_verified(&self) -> bool {
+        self.state.opening.tls_facts().is_some_and(|facts| facts.verified)
     }
 
     /// Whether a message could be begun at once.

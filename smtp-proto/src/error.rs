@@ -1,11 +1,12 @@
 //! Errors as a product: where (a [`Stage`], a command, a recipient), why (a [`Cause`]) and what it means
 //! for the message (an [`Outcome`]).
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::fmt;
 use core::time::Duration;
 
-use crate::auth::MechanismError;
+use crate::auth::{MechanismError, TokenError};
 use crate::body::BodyError;
 use crate::capability::Extension;
 use crate::envelope::EnvelopeError;
@@ -166,7 +167,9 @@ impl Error {
     /// The reply that decided, where there is one.
     pub fn reply(&self) -> Option<&Reply> {
         match &self.cause {
-            Cause::Rejected(reply) | Cause::HelloRejected { helo: reply, .. } => Some(reply),
+            Cause::Rejected(reply)
+            | Cause::TokenRejected { reply, .. }
+            | Cause::HelloRejected { helo: reply, .. } => Some(reply),
             Cause::TlsUnavailable(reply) => reply.as_ref(),
             Cause::Protocol(error) => error.reply(),
             _ => None,
@@ -268,6 +271,14 @@ pub enum Cause {
     /// The credentials would cross the network readable, and the caller did not permit that.
     #[error("the connection is not encrypted, and sending credentials in the clear is not permitted")]
     CredentialsInClear,
+    /// The server refused an OAuth 2.0 token, and said why (RFC 7628 section 3.2.2).
+    #[error("server said {reply}, about the token: {error}")]
+    TokenRejected {
+        /// The reply that decided.
+        reply: Reply,
+        /// What came before it.
+        error: Box<TokenError>,
+    },
     /// The SASL mechanism could not go on.
     #[error("{0}")]
     Mechanism(#[from] MechanismError),
@@ -294,6 +305,7 @@ impl Cause {
         !matches!(
             self,
             Cause::Rejected(_)
+                | Cause::TokenRejected { .. }
                 | Cause::HelloRejected { .. }
                 | Cause::TimedOut(_)
                 | Cause::Disconnected

@@ -133,8 +133,34 @@
 //! | unanswered chunks | 48 | [`Limits::chunks`] |
 //! | octets of a chunk of a body of unknown size | 65,536 | [`Config::chunk_size`] |
 //! | challenges per AUTH | 8 | [`Limits::challenges`] |
+//! | iterations of SCRAM | 4,096 to 1,000,000 | [`Limits::scram_iterations`] |
 //! | local part, domain, mailbox | 64, 255, 254 octets | RFC 5321 section 4.5.3.1 |
 //! | AUTH line with an initial response | 512 octets | RFC 4954 section 4 |
+//!
+//! # Mechanisms of AUTH
+//!
+//! [`Credentials`] take the first of these, from the top, that the caller allows and the server offers.
+//! Where the server turns out not to take it (504, 534), the next one is tried; a plain refusal ends the
+//! session. A mechanism that shows its secret to whoever reads the connection runs inside TLS alone,
+//! unless [`Credentials::permit_in_clear`] is called, and even then never behind one that shows nothing.
+//!
+//! | mechanism | RFC | shows its secret | needs |
+//! |---|---|---|---|
+//! | SCRAM-SHA-256-PLUS, SCRAM-SHA-1-PLUS | 5802, 7677, 9266, 5929 | no | feature `scram`, [`Config::nonce`], [`TlsFacts`] |
+//! | SCRAM-SHA-256, SCRAM-SHA-1 | 5802, 7677 | no | feature `scram`, [`Config::nonce`] |
+//! | CRAM-MD5 | 2195 | no | |
+//! | PLAIN | 4616 | password | |
+//! | LOGIN | none | password | |
+//! | OAUTHBEARER | 7628 | token | [`Credentials::token`] |
+//! | XOAUTH2 | none | token | [`Credentials::token`] |
+//! | EXTERNAL | 4422 | has none | [`Credentials::external`] |
+//! | ANONYMOUS | 4505 | has none | [`Credentials::anonymous`] |
+//!
+//! SCRAM proves to the client that the server knows the password, or what was made of it: a server that
+//! accepts without proof is not believed. With -PLUS it also proves that nobody sits in the middle of the
+//! TLS connection. User name and password are prepared by SASLprep (RFC 4013), but for two checks that are
+//! the server's: that of writing directions, and that of characters younger than Unicode 3.2. PLAIN, LOGIN
+//! and CRAM-MD5 send them as they are.
 //!
 //! # What is deliberately absent
 //!
@@ -145,6 +171,7 @@
 //!
 //! `std` (default) changes no behaviour; it lets dependencies use the standard library, which makes the
 //! search for line ends faster. `idna` lets [`Mailbox::to_ascii`] convert domains beyond ASCII.
+//! `scram` adds the SCRAM mechanisms and their hash functions.
 #![no_std]
 
 extern crate alloc;
@@ -169,9 +196,10 @@ mod reply;
 mod request;
 mod spent;
 mod time;
+mod tls;
 mod transaction;
 
-pub use auth::{Credentials, Mechanism, MechanismError, Secret};
+pub use auth::{Credentials, Mechanism, MechanismError, Nonce, Secret, TokenError};
 pub use body::{BodyEncoder, BodyError, BodyPolicy, LineEndings, MAX_TEXT_LINE};
 pub use capability::{Capabilities, Extension};
 pub use config::{Chunking, Config, Limits, Protocol, Timeouts, TlsPolicy};
@@ -187,3 +215,4 @@ pub use parameter::{ByMode, MailParameter, Need, Notify, ParameterError, RcptPar
 pub use reply::{Decoder, Printable, Reply, ReplyClass, ReplyCode, ReplyError, ReplyLimits, ReplyRef};
 pub use request::{ClientProtocol, MessageSource, Request, RequestError, XClient, XForward};
 pub use time::Instant;
+pub use tls::TlsFacts;

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use crate::auth::{Mechanism, MechanismError, Secret};
+use crate::auth::{Mechanism, MechanismError, Secret, Surroundings};
 use crate::capability::{Capabilities, Extension};
 use crate::command::{Command, fits_auth_line};
 use crate::config::{Config, Protocol, TlsPolicy};
@@ -15,6 +15,7 @@ use crate::error::{Cause, Error, ProtocolError, Stage};
 use crate::pipeline::{Context, Expect};
 use crate::reply::{Printable, Reply, ReplyClass, ReplyRef};
 use crate::time::Instant;
+use crate::tls::TlsFacts;
 
 /// What a reply has led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +31,8 @@ pub(crate) enum Progress {
 /// Where the opening stands, beyond the one reply that the pipeline expects.
 #[derive(Default)]
 pub(crate) struct Opening {
-    encrypted: bool,
+    /// None outside TLS.
+    tls: Option<TlsFacts>,
     /// The 500 or 502 that led to HELO.
     ehlo_refused: Option<Reply>,
     exchange: Option<Exchange>,
@@ -49,7 +51,12 @@ struct Exchange {
 
 impl Opening {
     pub(crate) fn is_encrypted(&self) -> bool {
-        self.encrypted
+        self.tls.is_some()
+    }
+
+    /// What the handshake has established; none outside TLS.
+    pub(crate) fn tls_facts(&self) -> Option<&TlsFacts> {
+        self.tls.as_ref()
     }
 
     pub(crate) fn is_verified(&self) -> bool {
@@ -65,8 +72,8 @@ impl Opening {
     }
 
     /// The handshake is done. What was learnt before it counts no more (RFC 3207 section 4.2).
-    pub(crate) fn tls_established(&mut self, now: Instant, cx: &mut Context<'_>) {
-        self.encrypted = true;
+    pub(crate) fn tls_established(&mut self, now: Instant, facts: TlsFacts, cx: &mut Context<'_>) {
+        self.tls = Some(facts);
         *cx.capabilities = Capabilities::default();
         match cx.config.tls {
             TlsPolicy::Implicit => cx.pipeline.expect_greeting(now),
@@ -154,17 +161,17 @@ impl Opening {
         matches!(reply.code().get(), 500 | 502)
             && config.protocol == Protocol::Smtp
             && config.tls != TlsPolicy::Required
-            && !(self.encrypted && config.tls != TlsPolicy::Implicit)
+            && !(self.is_encrypted() && config.tls != TlsPolicy::Implicit)
     }
 
     fn after_hello(&mut self, cx: &mut Context<'_>) -> Result<Progress, Error> {
         let offered = cx.capabilities.has(Extension::StartTls);
         match cx.config.tls {
-            TlsPolicy::Opportunistic | TlsPolicy::Required if !self.encrypted && offered => {
+            TlsPolicy::Opportunistic | TlsPolicy::Required if !self.is_encrypted() && offered => {
                 cx.pipeline.push(Command::StartTls, Expect::StartTls, None);
                 Ok(Progress::Wait)
             }
-            TlsPolicy::Required if !self.encrypted => {
+            TlsPolicy::Required if !self.is_encrypted() => {
                 Err(Error::permanent(Stage::StartTls, Cause::TlsUnavailable(None)))
             }
             _ => self.log_in(cx),
@@ -178,13 +185,18 @@ impl Opening {
         let fail = |cause| Err(Error::permanent(Stage::Auth, cause));
         // Opportunistic TLS that did not come about must not turn into credentials in the clear, by
         // whatever mechanism: it may be an attacker who took STARTTLS out of the EHLO reply.
-        if !self.encrypted && cx.config.tls == TlsPolicy::Opportunistic && !credentials.permits_clear() {
+        if !self.is_encrypted() && cx.config.tls == TlsPolicy::Opportunistic && !credentials.permits_clear() {
             return fail(Cause::CredentialsInClear);
         }
         if !cx.capabilities.has(Extension::Auth) {
             return fail(Cause::AuthUnavailable);
         }
-        let choice = credentials.candidates(cx.capabilities, self.encrypted);
+        let choice = credentials.candidates(&Surroundings {
+            offered: cx.capabilities,
+            tls: self.tls_facts(),
+            nonce: cx.config.nonce,
+            iterations: cx.config.limits.scram_iterations,
+        });
         if choice.mechanisms.is_empty() {
             if choice.withheld {
                 return fail(Cause::CredentialsInClear);
@@ -204,11 +216,18 @@ impl Opening {
         mut mechanisms: alloc::vec::Vec<Box<dyn Mechanism>>,
         cx: &mut Context<'_>,
     ) -> Result<Progress, Error> {
-        let Some(mut mechanism) = mechanisms.pop() else {
-            return Ok(Progress::Wait);
+        let (mechanism, initial) = loop {
+            let Some(mut mechanism) = mechanisms.pop() else {
+                return Ok(Progress::Wait);
+            };
+            match mechanism.initial_response() {
+                Ok(initial) => break (mechanism, initial),
+                // What one mechanism has no form for, as SCRAM for a password that SASLprep prohibits,
+                // another one may.
+                Err(_) if !mechanisms.is_empty() => {}
+                Err(error) => return Err(Error::permanent(Stage::Auth, error)),
+            }
         };
-        let mechanism_error = |error: MechanismError| Error::permanent(Stage::Auth, error);
-        let initial = mechanism.initial_response().map_err(mechanism_error)?;
         let name = mechanism.name();
         let encoded = initial.as_ref().map(|response| match response.is_empty() {
             // RFC 4954 section 4: an empty initial response is written as one "=".
@@ -247,16 +266,26 @@ impl Opening {
             }
             // 235 is the only success (RFC 4954 section 6): any other 2yz says that the server and we
             // disagree about what was asked.
-            ReplyClass::Success if reply.code().get() == 235 => match exchange.mechanism.verify() {
-                Ok(()) => Ok(Progress::Ready),
-                Err(error) => Err(Error::permanent(Stage::Auth, error).with_command(&command)),
-            },
+            ReplyClass::Success if reply.code().get() == 235 => {
+                // RFC 4954 has no data with a success; what looks like some is for the mechanism to judge.
+                let data = STANDARD.decode(reply.plain_text()).unwrap_or_default();
+                match exchange.mechanism.verify(&data) {
+                    Ok(()) => Ok(Progress::Ready),
+                    Err(error) => Err(Error::permanent(Stage::Auth, error).with_command(&command)),
+                }
+            }
             ReplyClass::Success => wrong_class(Expect::Auth, reply),
             // The server offered the mechanism, but not for this user; another one may do.
             ReplyClass::Permanent if matches!(reply.code().get(), 504 | 534) && !exchange.rest.is_empty() => {
                 self.next_mechanism(exchange.rest, cx)
             }
-            _ => Err(Error::rejected(Stage::Auth, reply.to_reply()).with_command(&command)),
+            _ => {
+                let mut error = Error::rejected(Stage::Auth, reply.to_reply()).with_command(&command);
+                if let Some(token) = exchange.mechanism.token_error() {
+                    error.cause = Cause::TokenRejected { reply: reply.to_reply(), error: Box::new(token) };
+                }
+                Err(error)
+            }
         }
     }
 }

@@ -123,6 +123,11 @@ impl<'a> ReplyRef<'a> {
         EnhancedCode::parse(self.text).filter(|e| u16::from(e.class) == self.code.0 / 100)
     }
 
+    /// The text behind the enhanced status code, where it begins with one.
+    pub(crate) fn plain_text(&self) -> &'a [u8] {
+        EnhancedCode::split(self.text).map_or(self.text, |(_, rest)| rest).trim_ascii()
+    }
+
     /// An owned copy: one allocation.
     pub fn to_reply(&self) -> Reply {
         Reply { code: self.code, text: self.text.into() }

@@ -43,7 +43,9 @@
 //!
 //! As in `smtp-blocking`, whose TLS settings and errors these are: without
 //! [`Connector::server_name`] TLS encrypts and verifies nobody; every reply has a deadline; the feature
-//! `rustls` (default) is TLS by rustls with the ring provider and the system's trust store.
+//! `rustls` (default) is TLS by rustls with the ring provider and the system's trust store, and `scram`
+//! (default) the SCRAM mechanisms of AUTH. Computing what a SCRAM server asks for keeps the thread for that
+//! long: some milliseconds, and at most what [`Limits::scram_iterations`] allows.
 
 mod bulk;
 mod connector;
@@ -60,7 +62,7 @@ pub use smtp_blocking::{
     EnhancedCode, Envelope, EnvelopeError, Error, Extension, Limits, LineEndings, MailParameter, Mailbox,
     Mechanism, MechanismError, Need, Notify, Outcome, ParameterError, RcptParameter, Recipient, Reply,
     Report, Request, RequestError, Ret, RrvsAction, Secret, Stage, Timeouts, TlsPolicy, ToMailbox,
-    ToRecipient, Trace, XClient, XForward,
+    ToRecipient, TokenError, Trace, XClient, XForward,
 };
 pub use smtp_proto;
 

@@ -276,7 +276,7 @@ impl Pump {
 
     #[cfg(feature = "rustls")]
     async fn handshake(&mut self) {
-        use smtp_blocking::shared::{cause, info};
+        use smtp_blocking::shared::{cause, facts, info};
         use smtp_proto::Cause;
 
         let (Some(settings), Some(stream)) = (self.driver.tls_settings.take(), self.stream.take()) else {
@@ -292,9 +292,11 @@ impl Pump {
         let now = self.now();
         match result {
             Ok(Ok(stream)) => {
-                self.driver.tls_info = Some(info(stream.get_ref().1, settings.verified_name));
+                let tls = stream.get_ref().1;
+                let facts = facts(tls, settings.verified_name.is_some());
+                self.driver.tls_info = Some(info(tls, settings.verified_name));
                 self.stream = Some(Box::new(stream));
-                let _ = self.driver.engine.handle_tls_established(now);
+                let _ = self.driver.engine.handle_tls_established_with(now, facts);
             }
             Ok(Err(error)) => match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
                 Some(error) => drop(self.driver.engine.handle_tls_failed(cause(error))),

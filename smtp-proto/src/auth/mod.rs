@@ -1,0 +1,371 @@
+//! SASL mechanisms (RFC 4422, RFC 4954) as pure functions, and the choice among them. The engine carries
+//! base64, initial responses, the line limit and cancelling.
+
+mod external;
+mod nonce;
+mod password;
+#[cfg(feature = "scram")]
+mod saslprep;
+#[cfg(feature = "scram")]
+mod scram;
+mod token;
+
+use alloc::borrow::Cow;
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+use zeroize::Zeroizing;
+
+use crate::capability::Capabilities;
+use crate::tls::TlsFacts;
+
+pub use nonce::Nonce;
+pub use token::TokenError;
+
+/// Octets that are wiped from memory when dropped.
+pub type Secret = Zeroizing<Vec<u8>>;
+
+/// One run of a SASL mechanism. Implement it to bring your own; give it to
+/// [`Credentials::custom`].
+pub trait Mechanism: Send {
+    /// The name as the server's AUTH line has it, in upper case.
+    fn name(&self) -> &str;
+
+    /// Whether somebody who reads the conversation can use it to log in. Such a mechanism runs only
+    /// inside TLS, unless the caller permits otherwise.
+    fn exposes_secret(&self) -> bool;
+
+    /// The first response, where the client speaks first; none where the server does.
+    ///
+    /// # Errors
+    /// The credentials cannot be expressed in this mechanism. The next one that is allowed and offered
+    /// is tried then.
+    fn initial_response(&mut self) -> Result<Option<Secret>, MechanismError> {
+        Ok(None)
+    }
+
+    /// The response to a challenge, both without base64.
+    ///
+    /// # Errors
+    /// The challenge is not acceptable; the exchange is cancelled.
+    fn respond(&mut self, challenge: &[u8]) -> Result<Secret, MechanismError>;
+
+    /// Asked when the server has accepted: whether it may be believed. A mechanism that authenticates
+    /// the server as well answers with an error until the proof has come. `data` is the text of the 235
+    /// without base64, where it is any, and else empty: SMTP has no place for data with a success, and
+    /// some servers put it there.
+    ///
+    /// # Errors
+    /// The server has not proved what it had to.
+    fn verify(&mut self, data: &[u8]) -> Result<(), MechanismError> {
+        let _ = data;
+        Ok(())
+    }
+
+    /// Asked when the server has refused: what it told about that in a challenge before.
+    fn token_error(&mut self) -> Option<TokenError> {
+        None
+    }
+}
+
+/// Why a mechanism cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MechanismError {
+    /// The challenge is no base64, or not of one line.
+    #[error("the server's challenge is not base64")]
+    Undecodable,
+    /// More challenges than the mechanism has, or than the limit allows.
+    #[error("the server sent a challenge where none belongs")]
+    UnexpectedChallenge,
+    /// A NUL octet in the credentials, which the mechanism cannot carry.
+    #[error("the user name or password holds a NUL octet")]
+    Nul,
+    /// A control character in credentials that have no place for one.
+    #[error("the user name, the token or the trace holds a control character")]
+    Control,
+    /// A user name or password with a character that SASLprep (RFC 4013) prohibits.
+    #[error("the user name or password holds a character that SASLprep prohibits (RFC 4013)")]
+    Prohibited,
+    /// The server's message is not of the form that the mechanism demands.
+    #[error("the server's message is malformed: {0}")]
+    Malformed(&'static str),
+    /// The server's nonce is not ours and something behind it: it is the answer to somebody else, or an
+    /// old one.
+    #[error("the server's nonce does not extend ours")]
+    Nonce,
+    /// The server asks for too little work to protect the password, or for more than we do for it.
+    #[error("the server asks for {asked} iterations, and from {least} to {most} are acceptable")]
+    Iterations {
+        /// What the server asks for.
+        asked: u64,
+        /// RFC 7677 section 4.
+        least: u32,
+        /// [`Limits::scram_iterations`](crate::Limits::scram_iterations).
+        most: u32,
+    },
+    /// The server reports an error in the mechanism's own way; its words, made printable.
+    #[error("the server reports an error: {0}")]
+    Server(Arc<str>),
+    /// The server accepts, and has not shown that it knows the password.
+    #[error("the server accepts without a proof that it knows the password")]
+    Unproven,
+    /// The server's proof is wrong: it does not know the password.
+    #[error("the server's proof that it knows the password is wrong")]
+    WrongProof,
+    /// Anything else, in the mechanism's own words.
+    #[error("{0}")]
+    Other(Cow<'static, str>),
+}
+
+/// How to log in, and what that may cost. Secrets are wiped when the last clone is dropped, and never
+/// shown by `Debug`.
+///
+/// ```
+/// use smtp_proto::Credentials;
+///
+/// let credentials = Credentials::password("alice", "s3cret").mechanisms(&["CRAM-MD5", "PLAIN"]);
+/// assert!(!format!("{credentials:?}").contains("s3cret"));
+/// ```
+#[derive(Clone)]
+pub struct Credentials {
+    source: Source,
+    authorization_id: Option<Arc<str>>,
+    allowed: Option<Arc<[String]>>,
+    in_clear: bool,
+}
+
+#[derive(Clone)]
+enum Source {
+    Password(Arc<Login>),
+    Token(Arc<Login>),
+    External,
+    Anonymous(Arc<str>),
+    Custom(Arc<dyn Fn() -> Box<dyn Mechanism> + Send + Sync>),
+}
+
+struct Login {
+    user: Zeroizing<String>,
+    secret: Zeroizing<String>,
+}
+
+impl Login {
+    fn new(user: &str, secret: &str) -> Arc<Self> {
+        Arc::new(Self { user: Zeroizing::new(user.into()), secret: Zeroizing::new(secret.into()) })
+    }
+}
+
+impl Credentials {
+    /// A user name and a password: SCRAM-SHA-256-PLUS, SCRAM-SHA-1-PLUS, SCRAM-SHA-256, SCRAM-SHA-1
+    /// (with the feature `scram`, and [`Config::nonce`](crate::Config::nonce)), CRAM-MD5, PLAIN or LOGIN,
+    /// the first of these that the server offers and that may be used on the connection.
+    ///
+    /// Where the server turns out not to take a mechanism that it offers (504, 534), the next one is
+    /// tried; a plain refusal (535) ends it. Outside TLS, a mechanism that shows the password is never
+    /// tried behind one that does not.
+    pub fn password(user: &str, password: &str) -> Self {
+        Self::from_source(Source::Password(Login::new(user, password)))
+    }
+
+    /// A user name and an OAuth 2.0 access token: OAUTHBEARER (RFC 7628) or XOAUTH2.
+    pub fn token(user: &str, token: &str) -> Self {
+        Self::from_source(Source::Token(Login::new(user, token)))
+    }
+
+    /// EXTERNAL (RFC 4422 appendix A): the server knows who we are by other means, as by a client
+    /// certificate or the user at the other end of a Unix socket.
+    ///
+    /// ```
+    /// let credentials = smtp_proto::Credentials::external().authorization_id("alice");
+    /// ```
+    pub fn external() -> Self {
+        Self::from_source(Source::External)
+    }
+
+    /// ANONYMOUS (RFC 4505): a trace of who is there, as a mail address or a word; it may be empty.
+    ///
+    /// ```
+    /// let credentials = smtp_proto::Credentials::anonymous("alice@example.org");
+    /// ```
+    pub fn anonymous(trace: &str) -> Self {
+        Self::from_source(Source::Anonymous(trace.into()))
+    }
+
+    /// A mechanism of the caller's own; `mechanism` makes a new run of it for each attempt.
+    ///
+    /// ```
+    /// use smtp_proto::{Credentials, Mechanism, MechanismError, Secret};
+    ///
+    /// /// SECURID (RFC 2808): user name and passcode of a token card.
+    /// struct SecurId;
+    ///
+    /// impl Mechanism for SecurId {
+    ///     fn name(&self) -> &str {
+    ///         "SECURID"
+    ///     }
+    ///     fn exposes_secret(&self) -> bool {
+    ///         true
+    ///     }
+    ///     fn initial_response(&mut self) -> Result<Option<Secret>, MechanismError> {
+    ///         Ok(Some(Secret::new(b"\0magnus\0123456\0".to_vec())))
+    ///     }
+    ///     fn respond(&mut self, _challenge: &[u8]) -> Result<Secret, MechanismError> {
+    ///         Err(MechanismError::UnexpectedChallenge)
+    ///     }
+    /// }
+    ///
+    /// let credentials = Credentials::custom(|| Box::new(SecurId));
+    /// ```
+    pub fn custom(mechanism: impl Fn() -> Box<dyn Mechanism> + Send + Sync + 'static) -> Self {
+        Self::from_source(Source::Custom(Arc::new(mechanism)))
+    }
+
+    fn from_source(source: Source) -> Self {
+        Self { source, authorization_id: None, allowed: None, in_clear: false }
+    }
+
+    /// Acts as this identity, which the server must permit the one who logs in. Mechanisms that cannot
+    /// say so (CRAM-MD5, LOGIN, XOAUTH2) are not used then; ANONYMOUS and those of the caller's own know
+    /// nothing of it. OAUTHBEARER names the user in this place where nobody else is named.
+    ///
+    /// ```
+    /// let credentials = smtp_proto::Credentials::password("admin", "s3cret").authorization_id("alice");
+    /// ```
+    #[must_use]
+    pub fn authorization_id(mut self, identity: &str) -> Self {
+        self.authorization_id = Some(identity.into()).filter(|_| !identity.is_empty());
+        self
+    }
+
+    /// Allows only these mechanisms, in any case and order. None weaker is ever used, whatever the
+    /// server offers.
+    #[must_use]
+    pub fn mechanisms<S: AsRef<str>>(mut self, names: &[S]) -> Self {
+        self.allowed = Some(names.iter().map(|name| name.as_ref().into()).collect());
+        self
+    }
+
+    /// Permits sending the secret over a connection that is not encrypted, to whoever listens.
+    #[must_use]
+    pub fn permit_in_clear(mut self) -> Self {
+        self.in_clear = true;
+        self
+    }
+
+    pub(crate) fn permits_clear(&self) -> bool {
+        self.in_clear
+    }
+
+    fn allows(&self, name: &str) -> bool {
+        self.allowed.as_ref().is_none_or(|list| list.iter().any(|n| n.eq_ignore_ascii_case(name)))
+    }
+
+    /// The mechanisms to try, strongest first: those that the caller allows, the server offers, and the
+    /// connection permits.
+    pub(crate) fn candidates(&self, around: &Surroundings<'_>) -> Choice {
+        let mut choice = Choice::default();
+        let mut hidden = false;
+        for mechanism in self.all(around) {
+            let name = mechanism.name();
+            if !around.offered.offers_mechanism(name) || !self.allows(name) {
+                continue;
+            }
+            // Behind a mechanism that shows nothing not even where it is permitted: then refusing that one
+            // would be the way to get at the password.
+            let shows = mechanism.exposes_secret();
+            if shows && around.tls.is_none() && (hidden || !self.in_clear) {
+                choice.withheld = true;
+                continue;
+            }
+            hidden |= !shows;
+            choice.mechanisms.push(mechanism);
+        }
+        // The engine takes them from the end.
+        choice.mechanisms.reverse();
+        choice
+    }
+
+    /// What these credentials can be used in, strongest first.
+    fn all(
+        &self,
+        #[cfg_attr(not(feature = "scram"), expect(unused_variables, reason = "only SCRAM depends on it"))]
+        around: &Surroundings<'_>,
+    ) -> Vec<Box<dyn Mechanism>> {
+        let mut all = Vec::<Box<dyn Mechanism>>::new();
+        let identity = self.authorization_id.clone();
+        match &self.source {
+            Source::Password(login) => {
+                #[cfg(feature = "scram")]
+                for mechanism in scram::variants(login, identity.as_deref(), around, |name| self.allows(name))
+                {
+                    all.push(Box::new(mechanism));
+                }
+                let named = identity.is_some();
+                if !named {
+                    all.push(Box::new(password::CramMd5(login.clone())));
+                }
+                all.push(Box::new(password::Plain { login: login.clone(), identity }));
+                if !named {
+                    all.push(Box::new(password::Login::new(login.clone())));
+                }
+            }
+            Source::Token(login) => {
+                let named = identity.is_some();
+                all.push(Box::new(token::OAuthBearer::new(login.clone(), identity)));
+                if !named {
+                    all.push(Box::new(token::XOAuth2::new(login.clone())));
+                }
+            }
+            Source::External => all.push(Box::new(external::External(identity))),
+            Source::Anonymous(trace) => all.push(Box::new(external::Anonymous(trace.clone()))),
+            Source::Custom(make) => all.push(make()),
+        }
+        all
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.source {
+            Source::Password(_) => "password",
+            Source::Token(_) => "token",
+            Source::External => "external",
+            Source::Anonymous(_) => "anonymous",
+            Source::Custom(_) => "custom",
+        };
+        write!(f, "Credentials({kind}, redacted)")
+    }
+}
+
+/// What the choice of a mechanism depends on, beside the credentials.
+#[cfg_attr(not(feature = "scram"), expect(dead_code, reason = "only SCRAM needs the nonce and the limit"))]
+pub(crate) struct Surroundings<'a> {
+    pub(crate) offered: &'a Capabilities,
+    /// None outside TLS.
+    pub(crate) tls: Option<&'a TlsFacts>,
+    pub(crate) nonce: Option<Nonce>,
+    /// [`Limits::scram_iterations`](crate::Limits::scram_iterations).
+    pub(crate) iterations: u32,
+}
+
+/// What [`Credentials::candidates`] found.
+#[derive(Default)]
+pub(crate) struct Choice {
+    /// The mechanisms to try, the strongest last.
+    pub(crate) mechanisms: Vec<Box<dyn Mechanism>>,
+    /// One more was left out only because the connection is not encrypted.
+    pub(crate) withheld: bool,
+}
+
+fn secret(parts: &[&[u8]]) -> Secret {
+    // `concat` allocates once: no copy of a secret is left behind by growing.
+    Zeroizing::new(parts.concat())
+}
+
+/// A `saslname` (RFC 5801 section 4): a name in a list that commas part.
+fn sasl_name(name: &str) -> String {
+    name.replace('=', "=3D").replace(',', "=2C")
+}

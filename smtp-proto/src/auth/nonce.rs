@@ -1,0 +1,44 @@
+//! The caller's randomness.
+
+use alloc::string::String;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+/// The client's nonce for SCRAM, drawn by the caller, since the engine draws no random numbers. Draw it
+/// freshly for each connection: whoever has seen an exchange under the same nonce could play the server's
+/// part again.
+///
+/// ```
+/// use smtp_proto::{ClientName, Config, Nonce};
+///
+/// # fn random() -> [u8; 18] { [7; 18] }
+/// let mut config = Config::new(ClientName::parse("client.example.org")?);
+/// config.nonce = Some(Nonce::from_octets(random())); // from a cryptographic generator
+/// # Ok::<(), smtp_proto::AddressError>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Nonce([u8; 18]);
+
+impl Nonce {
+    /// 18 random octets: 24 letters of base64, which has no comma.
+    pub const fn from_octets(octets: [u8; 18]) -> Self {
+        Self(octets)
+    }
+
+    /// The nonce of one exchange of several in a connection.
+    #[cfg_attr(not(feature = "scram"), expect(dead_code, reason = "only SCRAM has a nonce"))]
+    pub(super) fn text(self, exchange: usize) -> String {
+        let mut text = STANDARD.encode(self.0);
+        if exchange > 0 {
+            text += &alloc::format!("{exchange}");
+        }
+        text
+    }
+}
+
+impl core::fmt::Debug for Nonce {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Nonce(..)")
+    }
+}
