@@ -194,19 +194,15 @@ pub fn info(tls: &ClientConnection, verified_name: Option<String>) -> TlsInfo {
 pub fn facts(tls: &ClientConnection, verified: bool) -> TlsFacts {
     let mut facts = TlsFacts::default();
     facts.verified = verified;
-    match tls.protocol_version() {
-        // RFC 9266 section 2: unique under TLS 1.3, and without the extended master secret not under 1.2.
-        Some(ProtocolVersion::TLSv1_3) => {
-            let label = b"EXPORTER-Channel-Binding";
-            facts.exporter = tls.export_keying_material([0; 32], label, Some(b"")).ok();
-        }
-        _ =>
-        {
-            #[cfg(feature = "scram")]
-            if let Some([certificate, ..]) = tls.peer_certificates() {
-                facts.server_end_point = crate::end_point::hash(certificate).map(Into::into);
-            }
-        }
+    // RFC 9266 section 2: unique under TLS 1.3, and without the extended master secret not under 1.2.
+    if tls.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
+        facts.exporter = tls.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b"")).ok();
+    }
+    #[cfg(feature = "scram")]
+    if facts.exporter.is_none()
+        && let Some([certificate, ..]) = tls.peer_certificates()
+    {
+        facts.server_end_point = crate::end_point::hash(certificate).map(Into::into);
     }
     facts
 }

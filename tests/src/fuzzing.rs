@@ -814,7 +814,7 @@ impl Mechanism for Distrustful {
         Ok(Secret::new(SECRET.into()))
     }
 
-    fn verify(&mut self) -> Result<(), MechanismError> {
+    fn verify(&mut self, _data: &[u8]) -> Result<(), MechanismError> {
         Err(MechanismError::Other("no proof".into()))
     }
 }
