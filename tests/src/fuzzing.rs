@@ -374,7 +374,7 @@ const SECRET: &str = "s3cr3t-marker";
 const REPLIES: [&str; 26] = [
     "220 mx.example.net ESMTP\r\n",
     "250-mx\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SIZE 1000\r\n250-SMTPUTF8\r\n250-STARTTLS\r\n\
-     250 AUTH CRAM-MD5 PLAIN LOGIN XOAUTH2\r\n",
+     250 AUTH SCRAM-SHA-256 CRAM-MD5 PLAIN LOGIN XOAUTH2\r\n",
     "250-mx\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 AUTH PLAIN LOGIN XOAUTH2\r\n",
     "250 ok\r\n",
     "250-mx\r\n250-SIZE 1000\r\n250 AUTH=LOGIN\r\n",
@@ -783,6 +783,9 @@ fn configuration(kind: u8, limits: u8) -> (Config, bool) {
         6 => Some(Credentials::password("us\0er", SECRET)),
         _ => Some(Credentials::custom(|| Box::new(Distrustful))),
     };
+    // No more work for SCRAM than must be.
+    config.nonce = Some(Nonce::from_octets([0; 18])).filter(|_| limits & 128 != 0);
+    config.limits.scram_iterations = 4_096;
     config.trace = kind & 128 == 0;
     config.limits.in_flight = [4_096, 0, 64, 100][usize::from(limits & 3)];
     config.limits.messages = if limits & 4 == 0 { 64 } else { 1 };

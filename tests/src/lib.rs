@@ -10,6 +10,7 @@ pub mod player;
 pub mod postfix;
 pub mod real;
 pub mod receiver;
+mod scram;
 pub mod scripted;
 pub mod send;
 pub mod tokio_player;

@@ -155,7 +155,10 @@ impl<'t> Player<'t> {
                     Action::TlsUntrusted => {
                         self.engine.handle_tls_failed(Cause::TlsUntrusted("as told".into()))
                     }
-                    _ => self.engine.handle_tls_established(self.now),
+                    _ => {
+                        let facts = self.transcript.tls_facts.clone();
+                        self.engine.handle_tls_established_with(self.now, facts)
+                    }
                 };
                 result.map_err(|misuse| misuse.to_string())?;
                 if self.engine.capabilities().reply().is_some() && *action == Action::Tls {

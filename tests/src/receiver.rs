@@ -15,9 +15,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::{env, mem, ops::Range, path::PathBuf, process, time::Duration};
 
-use rcgen::{CertificateParams, KeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{Certificate, CertificateParams, KeyPair};
 use rustls::pki_types::PrivatePkcs8KeyDer;
-use rustls::{ServerConfig, ServerConnection};
+use rustls::{ProtocolVersion, ServerConfig, ServerConnection};
+use sha2::{Digest, Sha256};
+
+use crate::scram;
 
 /// Longest command line, CRLF included: the 512 octets of RFC 5321 §4.5.3.1.4
 /// and ample room for the parameters that extensions add.
@@ -55,6 +60,8 @@ pub struct Options {
     pub auth: Option<(String, String)>,
     /// Offer AUTH outside TLS too.
     pub auth_in_clear: bool,
+    /// Speak TLS 1.2 and no other.
+    pub tls12: bool,
 }
 
 impl Default for Options {
@@ -75,6 +82,7 @@ impl Default for Options {
             max_size: 64 * 1024 * 1024,
             auth: None,
             auth_in_clear: false,
+            tls12: false,
         }
     }
 }
@@ -116,19 +124,22 @@ impl Receiver {
     /// When the directory, the certificate or the socket cannot be made.
     pub fn start(options: Options) -> io::Result<Self> {
         fs::create_dir_all(&options.directory)?;
-        let (certificate, tls) = make_certificate(&options.hostname).map_err(io::Error::other)?;
+        let versions = if options.tls12 { &[&rustls::version::TLS12][..] } else { rustls::ALL_VERSIONS };
+        let made = make_certificate(&options.hostname, versions).map_err(io::Error::other)?;
+        let (certificate, tls) = made;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             options,
             tls,
+            certificate_hash: Sha256::digest(certificate.der()).into(),
             files: AtomicU64::new(0),
             state: Mutex::default(),
             arrived: Condvar::new(),
         });
         let inner = Arc::clone(&shared);
         let acceptor = thread::Builder::new().spawn(move || accept(&listener, &inner))?;
-        Ok(Self { shared, address, certificate, acceptor: Some(acceptor) })
+        Ok(Self { shared, address, certificate: certificate.pem(), acceptor: Some(acceptor) })
     }
 
     /// The address to connect to.
@@ -188,6 +199,8 @@ impl Drop for Receiver {
 struct Shared {
     options: Options,
     tls: Arc<ServerConfig>,
+    /// By SHA-256, with which it is signed too.
+    certificate_hash: [u8; 32],
     files: AtomicU64,
     state: Mutex<State>,
     arrived: Condvar,
@@ -208,7 +221,10 @@ impl Shared {
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-fn make_certificate(hostname: &str) -> Result<(String, Arc<ServerConfig>), AnyError> {
+fn make_certificate(
+    hostname: &str,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Result<(Certificate, Arc<ServerConfig>), AnyError> {
     let key = KeyPair::generate()?;
     let names = [hostname, "localhost", "127.0.0.1"].map(str::to_owned);
     let certificate = CertificateParams::new(names)?.self_signed(&key)?;
@@ -216,10 +232,10 @@ fn make_certificate(hostname: &str) -> Result<(String, Arc<ServerConfig>), AnyEr
     // Named here, so that no process-wide default provider is needed.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
+        .with_protocol_versions(versions)?
         .with_no_client_auth()
         .with_single_cert(vec![certificate.der().clone()], key.into())?;
-    Ok((certificate.pem(), Arc::new(config)))
+    Ok((certificate, Arc::new(config)))
 }
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
@@ -479,7 +495,8 @@ impl<'a> Session<'a> {
             (true, &format!("SIZE {}", options.max_size)),
             (true, "ENHANCEDSTATUSCODES"),
             (starttls, "STARTTLS"),
-            (auth, "AUTH PLAIN LOGIN"),
+            (auth && self.tls.is_none(), "AUTH PLAIN LOGIN SCRAM-SHA-256"),
+            (auth && self.tls.is_some(), "AUTH PLAIN LOGIN SCRAM-SHA-256 SCRAM-SHA-256-PLUS"),
         ] {
             if offered {
                 self.reply(&format!("250-{extension}"));
@@ -671,12 +688,33 @@ impl<'a> Session<'a> {
                 let secret = self.auth_response(None, "UGFzc3dvcmQ6")?; // Password:
                 (name.as_slice(), secret.as_slice()) == user_password
             }
+            name @ ("SCRAM-SHA-256" | "SCRAM-SHA-256-PLUS") => {
+                let first = self.auth_response(initial, "")?;
+                let (plus, binding) = (name.ends_with("-PLUS"), self.binding());
+                let exchange = scram::Exchange::begin(&first, user_password, plus, binding.as_ref());
+                let exchange = exchange.ok_or("535 5.7.8 Authentication credentials invalid")?;
+                let last = self.auth_response(None, &encode_base64(&exchange.challenge))?;
+                match exchange.finish(&last) {
+                    Some(proof) => self.auth_response(None, &encode_base64(&proof))?.is_empty(),
+                    None => false,
+                }
+            }
             _ => return Err("504 5.5.4 Mechanism not offered".into()),
         };
         refuse_if(!right, "535 5.7.8 Authentication credentials invalid")?;
         self.dialogue.authenticated = true;
         self.reply("235 2.7.0 Authentication successful");
         Ok(())
+    }
+
+    /// What the TLS connection is known by, inside TLS.
+    fn binding(&self) -> Option<scram::Binding> {
+        let tls = self.tls.as_ref()?;
+        if tls.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
+            return Some(("tls-server-end-point", self.shared.certificate_hash.to_vec()));
+        }
+        let exported = tls.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""));
+        Some(("tls-exporter", exported.ok()?.to_vec()))
     }
 
     /// The initial response, or the response to `challenge` if there is none.
@@ -827,22 +865,12 @@ fn is_domain(domain: &str) -> bool {
     domain.split('.').all(is_label) && !domain.replace('.', "").contains(odd)
 }
 
-/// Strict base64 (RFC 4648 §4).
+fn encode_base64(text: &str) -> String {
+    STANDARD.encode(text)
+}
+
 fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    const DIGITS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let digits = text.trim_end_matches('=');
-    let (mut bits, mut count, mut bytes) = (0, 0, Vec::new());
-    for digit in digits.chars() {
-        bits = bits << 6 | DIGITS.find(digit)?;
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
-            bits &= (1 << count) - 1;
-        }
-    }
-    let padded = text.len().is_multiple_of(4) && text.len() - digits.len() <= 2;
-    (padded && bits == 0).then_some(bytes) // bits left over must be zero
+    STANDARD.decode(text).ok()
 }
 
 #[cfg(test)]
@@ -1039,7 +1067,7 @@ mod tests {
         client.talk("> AUTH PLAIN\n538 5.7.11");
         let mut client = start_tls(&receiver, client);
         client.send("EHLO x\r\n");
-        assert!(client.expect("250-").contains("250-AUTH PLAIN LOGIN\r\n"));
+        assert!(client.expect("250-").contains("250-AUTH PLAIN LOGIN SCRAM-SHA-256 SCRAM-SHA-256-PLUS\r\n"));
         client.talk(
             "> MAIL FROM:<>\n530 5.7.0
             > AUTH PLAIN AHVzZXIAd3Jvbmc=\n535 5.7.8

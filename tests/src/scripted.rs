@@ -105,6 +105,7 @@ macro_rules! connector_of {
             protocol,
             tls,
             credentials,
+            nonce,
             pipelining,
             overlap,
             body,
@@ -116,6 +117,7 @@ macro_rules! connector_of {
             .client_name(client_name)
             .tls(tls)
             .credentials(credentials)
+            .fixed_nonce(nonce)
             .pipelining(pipelining)
             .overlap(overlap)
             .body_policy(body)

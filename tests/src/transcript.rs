@@ -31,9 +31,12 @@
 //! - `engine-only: REASON` keeps the file from the adapters. The tests count and name such files.
 //! - `config KEY=VALUE KEY ...` changes the defaults of the engine (the client's name is
 //!   `client.example`): `tls=never|opportunistic|required|implicit`, `server-name`, `pipelining=off`,
-//!   `overlap`, `lmtp`, `name`; `user` with `password` or `token`, `auth=MECHANISM,...` and `in-clear`;
+//!   `overlap`, `lmtp`, `name`; `user` with `password` or `token`, `external` or `anonymous=TRACE`,
+//!   `authzid`, `auth=MECHANISM,...` and `in-clear`; `nonce`, 24 letters of base64, without which the
+//!   engine tries no SCRAM (the adapters draw one of their own then); `exporter`, 32 octets, `end-point`
+//!   and `verified`, which are the [`TlsFacts`] of the engine's handshake (the adapters have real ones);
 //!   `timeout.KIND=200ms`, where KIND is a field of [`Timeouts`], or `reply` for all replies;
-//!   `limit.reply.line|lines|octets`, `limit.in-flight|messages|challenges`;
+//!   `limit.reply.line|lines|octets`, `limit.in-flight|messages|challenges|scram-iterations`;
 //!   `body.refuse-bare`, `body.allow-nul`, `body.refuse-long-lines`.
 //! - `message from=<A> to=<B>,<C> [body=7bit|8bit|8bit-anyway] [size=N] [all-or-nothing]` is a message,
 //!   and the lines behind it that begin with `|` are its body. A line `hold` among them keeps the rest of
@@ -69,9 +72,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use smtp_proto::{
     BodyError, BodyType, Cause, ClientName, Config, Credentials, Envelope, Error, LineEndings,
-    MechanismError, Outcome, Protocol, ProtocolError, Reply, ReplyError, Report, Timeouts, TlsPolicy,
+    MechanismError, Nonce, Outcome, Protocol, ProtocolError, Reply, ReplyError, Report, Timeouts, TlsFacts,
+    TlsPolicy,
 };
 
 /// One conversation, and what must come of it.
@@ -87,6 +93,8 @@ pub struct Transcript {
     pub config: Config,
     /// The name that the server's certificate must be valid for.
     pub server_name: Option<String>,
+    /// What the engine is told of its handshake.
+    pub tls_facts: TlsFacts,
     /// What the application sends.
     pub messages: Vec<Message>,
     /// What happens, in order. No two neighbours are both the client's or both the server's words.
@@ -379,15 +387,33 @@ fn describe_cause(cause: &Cause) -> String {
         Cause::AuthUnavailable => "auth-unavailable".into(),
         Cause::NoCommonMechanism(offered) => format!("no-common-mechanism {offered}").trim_end().to_owned(),
         Cause::CredentialsInClear => "credentials-in-clear".into(),
-        Cause::Mechanism(MechanismError::Undecodable) => "mechanism undecodable".into(),
-        Cause::Mechanism(MechanismError::UnexpectedChallenge) => "mechanism unexpected-challenge".into(),
-        Cause::Mechanism(MechanismError::Nul) => "mechanism nul".into(),
+        Cause::TokenRejected { reply, error } => {
+            format!("token-rejected {} ({error})", describe_reply(reply))
+        }
+        Cause::Mechanism(error) => describe_mechanism_error(error),
         Cause::Body(BodyError::BareCr) => "body bare-cr".into(),
         Cause::Body(BodyError::BareLf) => "body bare-lf".into(),
         Cause::Body(BodyError::Nul) => "body nul".into(),
         Cause::Body(BodyError::LineTooLong) => "body line-too-long".into(),
         Cause::Body(BodyError::EightBit) => "body eight-bit".into(),
         Cause::AllOrNothing => "all-or-nothing".into(),
+        other => format!("({other})"),
+    }
+}
+
+fn describe_mechanism_error(error: &MechanismError) -> String {
+    match error {
+        MechanismError::Undecodable => "mechanism undecodable".into(),
+        MechanismError::UnexpectedChallenge => "mechanism unexpected-challenge".into(),
+        MechanismError::Nul => "mechanism nul".into(),
+        MechanismError::Control => "mechanism control".into(),
+        MechanismError::Prohibited => "mechanism prohibited".into(),
+        MechanismError::Malformed(_) => "mechanism malformed".into(),
+        MechanismError::Nonce => "mechanism nonce".into(),
+        MechanismError::Iterations { asked, .. } => format!("mechanism iterations {asked}"),
+        MechanismError::Server(error) => format!("mechanism server {error}"),
+        MechanismError::Unproven => "mechanism unproven".into(),
+        MechanismError::WrongProof => "mechanism wrong-proof".into(),
         other => format!("({other})"),
     }
 }
@@ -510,12 +536,20 @@ impl Parser {
             }
         }
         let server_name = self.settings.remove("server-name");
+        let mut tls_facts = TlsFacts::default();
+        tls_facts.verified = self.settings.remove("verified").is_some();
+        if let Some(octets) = self.settings.remove("exporter") {
+            let octets = octets.into_bytes().try_into();
+            tls_facts.exporter = Some(octets.map_err(|_| "`exporter` has 32 octets")?);
+        }
+        tls_facts.server_end_point = self.settings.remove("end-point").map(|hash| hash.into_bytes().into());
         Ok(Transcript {
             name: name.to_owned(),
             rules: self.rules,
             engine_only: self.engine_only,
             config: config(self.settings)?,
             server_name,
+            tls_facts,
             messages: self.messages,
             steps: self.steps,
             expected: self.expected,
@@ -574,9 +608,20 @@ fn config(mut settings: BTreeMap<String, String>) -> Result<Config, String> {
     config.credentials = match (take("user"), take("password"), take("token")) {
         (Some(user), Some(password), None) => Some(Credentials::password(&user, &password)),
         (Some(user), None, Some(token)) => Some(Credentials::token(&user, &token)),
-        (None, None, None) => None,
+        (None, None, None) => match (take("external"), take("anonymous")) {
+            (Some(_), None) => Some(Credentials::external()),
+            (None, Some(trace)) => Some(Credentials::anonymous(&trace)),
+            _ => None,
+        },
         _ => return Err("credentials are a user and a password, or a user and a token".into()),
     };
+    if let Some(identity) = take("authzid") {
+        config.credentials = config.credentials.map(|credentials| credentials.authorization_id(&identity));
+    }
+    if let Some(nonce) = take("nonce") {
+        let octets = STANDARD.decode(nonce).ok().and_then(|octets| octets.try_into().ok());
+        config.nonce = Some(Nonce::from_octets(octets.ok_or("`nonce` is 18 octets in base64")?));
+    }
     if let Some(names) = take("auth") {
         let names: Vec<&str> = names.split(',').collect();
         config.credentials = config.credentials.map(|credentials| credentials.mechanisms(&names));
@@ -605,6 +650,7 @@ fn config(mut settings: BTreeMap<String, String>) -> Result<Config, String> {
             ("limit.in-flight", n) => config.limits.in_flight = parse_number(n)?,
             ("limit.messages", n) => config.limits.messages = parse_number(n)?,
             ("limit.challenges", n) => config.limits.challenges = parse_number(n)?,
+            ("limit.scram-iterations", n) => config.limits.scram_iterations = parse_number(n)?,
             (key, value) => {
                 let kind = key.strip_prefix("timeout.").and_then(|kind| timeout(&mut config.timeouts, kind));
                 *kind.ok_or_else(|| format!("there is no setting `{key}={value}`"))? = parse_duration(value)?;
