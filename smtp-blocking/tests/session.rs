@@ -210,6 +210,44 @@ fn the_conversation_is_shown_without_secrets() {
     assert!(!lines.contains("AGFsaWNlAHMzY3JldA=="), "{lines}");
 }
 
+/// The receiver refuses any other binding than that of its own end, and "y" from a client that has not
+/// seen its offer.
+#[test]
+fn scram_is_bound_to_the_tls_connection() {
+    for (tls12, version) in [(false, "TLSv1.3"), (true, "TLSv1.2")] {
+        let auth = Some(("alice".into(), "s3cret".into()));
+        let receiver = Receiver::start(Options { auth, tls12, ..Options::default() }).unwrap();
+        let with = |credentials| {
+            let lines = Arc::new(Mutex::new(Vec::new()));
+            let seen = lines.clone();
+            let session = Connector::new(&receiver.local_addr().to_string())
+                .credentials(credentials)
+                .observe(move |trace: &Trace| seen.lock().unwrap().push(format!("{trace:?}")))
+                .connect();
+            let lines: Vec<_> = std::mem::take(&mut *lines.lock().unwrap());
+            (session, lines)
+        };
+        let challenges: Vec<_> = (0..2)
+            .map(|_| {
+                let (session, lines) = with(Credentials::password("alice", "s3cret"));
+                let session = session.unwrap();
+                assert_eq!(session.tls_info().unwrap().version, version);
+                session.quit();
+                assert!(lines.contains(&"Sent(\"AUTH SCRAM-SHA-256-PLUS ****\")".into()), "{lines:?}");
+                lines.into_iter().find(|line| line.contains("334")).unwrap()
+            })
+            .collect();
+        // They hold our nonce, which is a new one each time.
+        assert_ne!(challenges[0], challenges[1]);
+
+        let (session, _) = with(Credentials::password("alice", "wrong"));
+        let error = session.unwrap_err();
+        assert_eq!(error.error().reply().unwrap().code().get(), 535, "{error}");
+        let (session, _) = with(Credentials::password("alice", "s3cret").mechanisms(&["SCRAM-SHA-256"]));
+        session.unwrap().quit();
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn any_connected_stream_will_do() {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use smtp_tests::receiver::{Options, Receiver};
-use smtp_tokio::{Cause, Connector, Envelope, Outcome, Stage, Timeouts, TlsPolicy};
+use smtp_tokio::{Cause, Connector, Credentials, Envelope, Outcome, Stage, Timeouts, TlsPolicy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const MESSAGE: &[u8] = b"Subject: test\r\n\r\nHello.\r\n.\r\n";
@@ -118,6 +118,26 @@ async fn a_dropped_bulk_closes_the_session_and_an_idle_one_does_not() {
     drop(bulk);
     assert!(!session.is_usable());
     assert_eq!(receiver.messages().len(), 2);
+}
+
+#[tokio::test]
+async fn scram_is_bound_to_the_tls_connection() {
+    for (tls12, version) in [(false, "TLSv1.3"), (true, "TLSv1.2")] {
+        let auth = Some(("alice".into(), "s3cret".into()));
+        let receiver = Receiver::start(Options { auth, tls12, ..Options::default() }).unwrap();
+        let with = |password| {
+            let credentials = Credentials::password("alice", password).mechanisms(&["SCRAM-SHA-256-PLUS"]);
+            Connector::new(&receiver.local_addr().to_string()).credentials(credentials)
+        };
+        let session = with("s3cret").connect().await.unwrap();
+        assert_eq!(session.tls_info().unwrap().version, version);
+        session.quit().await;
+        let error = with("wrong").connect().await.unwrap_err();
+        assert_eq!((error.stage(), error.outcome()), (Stage::Auth, Outcome::Permanent), "{error}");
+        // Without TLS there is nothing to bind it to.
+        let error = with("s3cret").tls(TlsPolicy::Never).connect().await.unwrap_err();
+        assert_eq!(error.cause(), &Cause::AuthUnavailable);
+    }
 }
 
 #[tokio::test]

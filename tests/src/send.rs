@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory, Parser, ValueEnum};
 use serde_json::{Value, json};
 use smtp_blocking::TlsInfo;
 use smtp_proto::{
@@ -83,15 +83,18 @@ pub struct Options {
     /// Trusts these certificates as well as the system's.
     #[arg(long, value_name = "PEM")]
     pub ca_file: Option<PathBuf>,
-    /// Logs in as this user.
-    #[arg(long, value_name = "U", requires = "auth_password")]
+    /// Logs in as this user; for ANONYMOUS, the trace.
+    #[arg(long, value_name = "U")]
     pub auth_user: Option<String>,
-    /// The password, or the token of XOAUTH2.
+    /// The password, or the token of OAUTHBEARER and XOAUTH2.
     #[arg(long, value_name = "P", requires = "auth_user")]
     pub auth_password: Option<String>,
     /// Uses this mechanism and no other.
-    #[arg(long, value_enum, value_name = "M", ignore_case = true, requires = "auth_user")]
+    #[arg(long, value_enum, value_name = "M", ignore_case = true)]
     pub auth_mechanism: Option<AuthMechanism>,
+    /// Acts as this identity.
+    #[arg(long, value_name = "ID")]
+    pub auth_authzid: Option<String>,
     /// Permits sending the password over a connection that is not encrypted.
     #[arg(long, requires = "auth_user")]
     pub auth_in_clear: bool,
@@ -146,6 +149,27 @@ pub enum AuthMechanism {
     /// XOAUTH2.
     #[value(name = "XOAUTH2")]
     XOauth2,
+    /// OAUTHBEARER.
+    #[value(name = "OAUTHBEARER")]
+    OAuthBearer,
+    /// EXTERNAL; without user and password.
+    #[value(name = "EXTERNAL")]
+    External,
+    /// ANONYMOUS; without a password.
+    #[value(name = "ANONYMOUS")]
+    Anonymous,
+    /// SCRAM-SHA-1.
+    #[value(name = "SCRAM-SHA-1")]
+    ScramSha1,
+    /// SCRAM-SHA-1-PLUS, which is bound to the TLS connection.
+    #[value(name = "SCRAM-SHA-1-PLUS")]
+    ScramSha1Plus,
+    /// SCRAM-SHA-256.
+    #[value(name = "SCRAM-SHA-256")]
+    ScramSha256,
+    /// SCRAM-SHA-256-PLUS, which is bound to the TLS connection.
+    #[value(name = "SCRAM-SHA-256-PLUS")]
+    ScramSha256Plus,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -167,13 +191,26 @@ impl Options {
             let sample = "send --from alice@example.org --to bob@example.net --data (sample) --transcript";
             args = sample.split(' ').map(Into::into).collect();
         }
-        Self::try_parse_from(args).map_err(|error| {
+        Self::try_parse_from(args).and_then(Self::with_whole_login).map_err(|error| {
             let _ = error.print();
             match error.use_stderr() {
                 true => ExitCode::from(64),
                 false => ExitCode::SUCCESS,
             }
         })
+    }
+
+    /// Refuses a user without a password, and settings of a login that is none; EXTERNAL and ANONYMOUS
+    /// need neither.
+    fn with_whole_login(self) -> Result<Self, clap::Error> {
+        let asked = self.auth_user.is_some() || self.auth_mechanism.is_some() || self.auth_authzid.is_some();
+        match asked && self.credentials().is_none() {
+            true => {
+                let message = "--auth-user and --auth-password are needed, but for EXTERNAL and ANONYMOUS";
+                Err(Self::command().error(clap::error::ErrorKind::MissingRequiredArgument, message))
+            }
+            false => Ok(self),
+        }
     }
 
     /// The engine's TLS policy.
@@ -200,11 +237,19 @@ impl Options {
 
     /// How to log in, if at all.
     pub fn credentials(&self) -> Option<Credentials> {
-        let (user, secret) = (self.auth_user.as_ref()?, self.auth_password.as_ref()?);
+        let user = self.auth_user.as_deref();
+        let login = user.zip(self.auth_password.as_deref());
         let mut credentials = match self.auth_mechanism {
-            Some(AuthMechanism::XOauth2) => Credentials::token(user, secret),
-            _ => Credentials::password(user, secret),
+            Some(AuthMechanism::External) => Credentials::external(),
+            Some(AuthMechanism::Anonymous) => Credentials::anonymous(user.unwrap_or_default()),
+            Some(AuthMechanism::XOauth2 | AuthMechanism::OAuthBearer) => {
+                login.map(|(user, token)| Credentials::token(user, token))?
+            }
+            _ => login.map(|(user, password)| Credentials::password(user, password))?,
         };
+        if let Some(identity) = &self.auth_authzid {
+            credentials = credentials.authorization_id(identity);
+        }
         if let Some(name) = self.auth_mechanism.and_then(|mechanism| mechanism.to_possible_value()) {
             credentials = credentials.mechanisms(&[name.get_name()]);
         }

@@ -34,6 +34,7 @@ for_both!(
     only_permanent_refusals_give_69,
     usage_and_bad_input,
     credentials,
+    mechanisms_without_a_password,
     certificates,
     lmtp,
     a_reader_that_goes_away_is_no_panic,
@@ -234,6 +235,8 @@ fn usage_and_bad_input(adapter: Adapter) {
         &["--nonsense"][..],
         &["--from", "a@b"],
         &["--from", "a@b", "--to", "c@d", "--data", "x", "--auth-user", "u"],
+        &["--from", "a@b", "--to", "c@d", "--data", "x", "--auth-mechanism", "XOAUTH2"],
+        &["--from", "a@b", "--to", "c@d", "--data", "x", "--auth-authzid", "u"],
         &["--from", "a@b", "--to", "c@d", "--data", "x", "--timeout-reply", "0"],
         &["--from", "a@b", "--to", "c@d", "--data", "x", "--helo", "a b"],
     ] {
@@ -253,7 +256,14 @@ fn credentials(adapter: Adapter) {
     let with =
         |flags: &[&str]| run(adapter, "auth", Some(address.clone()), &to, &[&user[..], flags].concat());
     with(&["s3cret"]).is(0, "success", None);
-    with(&["s3cret", "--auth-mechanism", "login"]).is(0, "success", None);
+    for mechanism in ["login", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"] {
+        with(&["s3cret", "--auth-mechanism", mechanism]).is(0, "success", None);
+    }
+    for mechanism in ["XOAUTH2", "OAUTHBEARER", "SCRAM-SHA-1", "SCRAM-SHA-1-PLUS"] {
+        with(&["s3cret", "--auth-mechanism", mechanism]).is(77, "refused", Some("auth"));
+    }
+    with(&["s3cret", "--auth-mechanism", "PLAIN", "--auth-authzid", "alice"]).is(0, "success", None);
+    with(&["s3cret", "--auth-mechanism", "PLAIN", "--auth-authzid", "bob"]).is(69, "permanent", Some("auth"));
     let wrong = with(&["wrong"]);
     wrong.is(69, "permanent", Some("auth"));
     assert_eq!(wrong.json["recipients"][0]["code"], 535);
@@ -267,6 +277,23 @@ fn credentials(adapter: Adapter) {
         "refused",
         Some("auth"),
     );
+}
+
+fn mechanisms_without_a_password(adapter: Adapter) {
+    for (mechanism, flags, response) in [
+        ("EXTERNAL", &[][..], "="),
+        ("EXTERNAL", &["--auth-authzid", "fred"], "ZnJlZA=="),
+        ("ANONYMOUS", &["--auth-user", "sirhc"], "c2lyaGM="),
+    ] {
+        let address = server(move |mut peer| {
+            peer.open(&["fake", &format!("AUTH {mechanism}")]);
+            peer.hear(&format!("AUTH {mechanism} {response}\r\n"));
+            peer.say("535 5.7.8 no\r\n");
+            peer.hear("QUIT");
+        });
+        let flags = [&["--tls", "none", "--auth-mechanism", mechanism], flags].concat();
+        run(adapter, "no-password", Some(address), &ONE, &flags).is(69, "permanent", Some("auth"));
+    }
 }
 
 fn certificates(adapter: Adapter) {
