@@ -161,8 +161,13 @@ impl<'t> Player<'t> {
                     }
                 };
                 result.map_err(|misuse| misuse.to_string())?;
-                if self.engine.capabilities().reply().is_some() && *action == Action::Tls {
-                    return Err("what was learnt before the handshake is not forgotten".into());
+                if *action == Action::Tls {
+                    if self.engine.capabilities().reply().is_some() {
+                        return Err("what was learnt before the handshake is not forgotten".into());
+                    }
+                    if self.engine.is_tls_verified() != self.transcript.tls_facts.verified {
+                        return Err("whether the certificate was verified is not what was said".into());
+                    }
                 }
             }
             Action::Submit => self.submit(),
