@@ -373,7 +373,7 @@ impl Connection {
     /// Whether the session is encrypted, and the server's certificate was checked with its name
     /// ([`TlsFacts::verified`]).
     pub fn is_tls_verified(&self) -> bool {
-        self.state.opening.tls_facts().is_some_and(|facts| facts.verified)
+        self.state.opening.is_verified()
     }
 
     /// Whether a message could be begun at once.
@@ -443,7 +443,7 @@ impl State {
             pipeline: &mut self.pipeline,
             capabilities: &mut self.capabilities,
             spent: &mut self.spent,
-            verified: false,
+            verified: self.opening.is_verified(),
         };
         (&mut self.opening, cx)
     }

@@ -59,8 +59,9 @@ impl Opening {
         self.tls.as_ref()
     }
 
+    /// Whether it is the server that was named, as far as its certificate can say.
     pub(crate) fn is_verified(&self) -> bool {
-        false
+        self.tls.as_ref().is_some_and(|facts| facts.verified)
     }
 
     pub(crate) fn start(&mut self, now: Instant, cx: &mut Context<'_>) -> Progress {
