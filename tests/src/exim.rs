@@ -138,7 +138,9 @@ const KIND: Kind = Kind {
     taken: " id=",
     mail: "mail/new",
     headers: &["Return-path:", "Envelope-to:", "Received:"],
-    recipients: "Envelope-to:",
+    recipients: Some("Envelope-to:"),
+    greylisted: (450, "4.2.0"),
+    lmtp_socket: None,
 };
 
 /// A running Exim. As a [`Server`], it offers all that it knows, and demands nothing.

@@ -1,6 +1,8 @@
 //! What the tests, the benchmarks and the examples of this workspace share.
 
 pub mod blocking_player;
+pub mod delivery;
+pub mod dovecot;
 pub mod exim;
 pub mod floor;
 pub mod fuzzing;

@@ -9,9 +9,8 @@
 
 use std::fs;
 use std::ops::Deref;
-use std::sync::Mutex;
 
-use crate::real::{Kind, Result, Server, sh};
+use crate::real::{Kind, Result, Server, install, sh};
 
 const MAIN_CF: &str = "\
 compatibility_level = 3.6
@@ -117,14 +116,6 @@ service anvil {
 }
 ";
 
-/// Installs the package `$1`. `--no-remove` because postfix and exim4 conflict as packages: better an error
-/// than a lost mail server. Without a policy-rc.d the package of Dovecot may start its service.
-const INSTALL: &str = r#"
-export DEBIAN_FRONTEND=noninteractive
-echo 'postfix postfix/main_mailer_type select No configuration' | debconf-set-selections
-set -- install -y --no-install-recommends --no-remove -o DPkg::Lock::Timeout=300 "$1"
-apt-get "$@" || { apt-get update && apt-get "$@"; }"#;
-
 /// Starts the servers on the files in the folder `$1`. `postfix start` makes all the other folders, with the
 /// owners it wants. The output goes to a file because the daemons would keep a pipe open. The date because each
 /// Postfix program waits for a main.cf that changed in the last second to settle: two seconds in all.
@@ -152,7 +143,9 @@ const KIND: Kind = Kind {
     taken: ": message-id=<",
     mail: "mail/Maildir/new",
     headers: &["Return-Path:", "X-Original-To:", "Delivered-To:", "Received:"],
-    recipients: "Delivered-To:",
+    recipients: Some("Delivered-To:"),
+    greylisted: (450, "4.2.0"),
+    lmtp_socket: None,
 };
 
 /// A running Postfix and Dovecot. As a [`Server`], it is for port 25: PIPELINING, STARTTLS and AUTH offered,
@@ -168,7 +161,7 @@ impl Postfix {
     /// An error says what went wrong, with the end of the log.
     pub fn start() -> Result<Self, String> {
         let server = Server::start::<5>(&KIND, |server| {
-            install()?;
+            install(&[("/usr/sbin/postfix", "postfix"), ("/usr/sbin/dovecot", "dovecot-core")])?;
             let users = format!("{USER}:{{PLAIN}}{PASSWORD}::::::\n");
             // Only what Postfix reads as root is in `etc`: it checks the owner of everything there.
             fs::create_dir(server.path("etc"))?;
@@ -227,20 +220,10 @@ impl Deref for Postfix {
     }
 }
 
-fn install() -> Result<()> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _guard = ONE_AT_A_TIME.lock();
-    for (program, package) in [("postfix", "postfix"), ("dovecot", "dovecot-core")] {
-        if !fs::exists(format!("/usr/sbin/{program}"))? {
-            println!("installing {package} with apt-get");
-            sh(INSTALL, &[package])?;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::KIND;
     use crate::real::Stored;
 
@@ -249,9 +232,9 @@ mod tests {
         let top = b"Return-Path: <a@b>\nX-Original-To: u@c\nDelivered-To: u@c\nReceived: by\n\tid x; then\n";
         let sent = b"Received: by\n\tus\nDelivered-To: x\n\nReceived: x\n.\nend";
         let expected = b"Received: by\r\n\tus\r\nDelivered-To: x\r\n\r\nReceived: x\r\n.\r\nend";
-        let stored = Stored::parse(&KIND, &[&top[..], sent].concat());
+        let stored = Stored::parse(&KIND, Path::new("x"), &[&top[..], sent].concat());
         assert_eq!(stored.body, expected);
         assert_eq!((&*stored.id, &*stored.recipients), ("x", &["u@c".to_string()][..]));
-        assert_eq!(Stored::parse(&KIND, b"\nReceived: x\n").body, b"\r\nReceived: x\r\n");
+        assert_eq!(Stored::parse(&KIND, Path::new("x"), b"\nReceived: x\n").body, b"\r\nReceived: x\r\n");
     }
 }

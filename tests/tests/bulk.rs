@@ -5,15 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use smtp_proto::{Cause, Envelope, Outcome, Report, Stage, Timeouts, TlsPolicy};
+use smtp_tests::delivery::{Delivery, runtime};
 use smtp_tests::peer::{Act, BehindData, Moment, Options, Peer};
-
-/// What a delivery came to.
-struct Delivery {
-    reports: Vec<Report>,
-    /// Round trips after the session was open.
-    round_trips: u64,
-    overlap_broken: bool,
-}
 
 type Deliver = fn(&str, bool, &[(Envelope, Vec<u8>)]) -> Delivery;
 
@@ -25,34 +18,14 @@ fn timeouts() -> Timeouts {
 
 fn by_blocking(server: &str, overlap: bool, messages: &[(Envelope, Vec<u8>)]) -> Delivery {
     let connector = smtp_blocking::Connector::new(server).tls(TlsPolicy::Never);
-    let mut session = connector.overlap(overlap).timeouts(timeouts()).connect().unwrap();
-    let before = session.round_trips();
-    let items = messages
-        .iter()
-        .map(|(envelope, body)| smtp_blocking::Message::new(envelope.clone(), move || Ok(&body[..])));
-    let reports = session.send_all(items).and_quit().collect();
-    let round_trips = session.round_trips() - before;
-    Delivery { reports, round_trips, overlap_broken: session.overlap_is_broken() }
+    let session = connector.overlap(overlap).timeouts(timeouts()).connect().unwrap();
+    Delivery::by_blocking(session, messages)
 }
 
 fn by_tokio(server: &str, overlap: bool, messages: &[(Envelope, Vec<u8>)]) -> Delivery {
-    let runtime = ::tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let connector = smtp_tokio::Connector::new(server).tls(TlsPolicy::Never);
-        let mut session = connector.overlap(overlap).timeouts(timeouts()).connect().await.unwrap();
-        let before = session.round_trips();
-        let items = messages.iter().map(|(envelope, body)| {
-            smtp_tokio::Message::new(envelope.clone(), move || async move { Ok(&body[..]) })
-        });
-        let mut bulk = session.send_all(smtp_tokio::iter(items)).and_quit();
-        let mut reports = Vec::new();
-        while let Some(report) = bulk.next().await {
-            reports.push(report);
-        }
-        drop(bulk);
-        let round_trips = session.round_trips() - before;
-        Delivery { reports, round_trips, overlap_broken: session.overlap_is_broken() }
-    })
+    let connector = smtp_tokio::Connector::new(server).tls(TlsPolicy::Never);
+    let connector = connector.overlap(overlap).timeouts(timeouts());
+    runtime().block_on(async { Delivery::by_tokio(connector.connect().await.unwrap(), messages).await })
 }
 
 /// Each test, with each adapter, without overlap and with it.

@@ -1,0 +1,65 @@
+//! LMTP by both adapters to Dovecot, over TCP and over a Unix socket. This suite installs and starts it itself.
+//! What arrives is compared octet for octet with what was sent.
+//!
+//! Dovecot changes nothing in these messages: it stores LF for CRLF, ends an unfinished last line, and puts
+//! Return-Path and Received on top.
+
+use std::sync::LazyLock;
+
+use smtp_blocking::Connector;
+use smtp_proto::TlsPolicy;
+use smtp_tests::dovecot::Dovecot;
+use smtp_tests::real::{self, Adapter};
+
+/// One for all tests; each has recipients of its own.
+static DOVECOT: LazyLock<Dovecot> =
+    LazyLock::new(|| Dovecot::start().unwrap_or_else(|error| panic!("{error}")));
+
+#[test]
+fn what_it_offers() {
+    let connector = Connector::new(&format!("127.0.0.1:{}", DOVECOT.smtp_port())).lmtp();
+    let session = connector.tls(TlsPolicy::Never).connect().unwrap();
+    let expected = ["8BITMIME", "CHUNKING", "ENHANCEDSTATUSCODES", "PIPELINING", "STARTTLS"];
+    assert_eq!(real::offers(session.capabilities()), expected);
+    session.quit();
+}
+
+#[test]
+fn a_single_message() {
+    real::a_single_message(&DOVECOT);
+}
+
+#[test]
+fn dots_long_lines_and_eight_bits() {
+    real::dots_long_lines_and_eight_bits(&DOVECOT);
+}
+
+#[test]
+fn partial_success() {
+    real::partial_success(&DOVECOT);
+}
+
+#[test]
+fn one_of_three_refused_after_the_data() {
+    real::refused_after_the_data(&DOVECOT, "full", 552, "5.2.2");
+}
+
+#[test]
+fn a_thousand_messages_blocking() {
+    real::bulk(&DOVECOT, Adapter::Blocking, false, TlsPolicy::Never, 1_000);
+}
+
+#[test]
+fn a_thousand_messages_tokio_overlapping_over_a_unix_socket() {
+    real::bulk(&DOVECOT, Adapter::TokioUnix, true, TlsPolicy::Never, 1_000);
+}
+
+#[test]
+fn two_hundred_messages_blocking_overlapping_over_a_unix_socket() {
+    real::bulk(&DOVECOT, Adapter::BlockingUnix, true, TlsPolicy::Required, 200);
+}
+
+#[test]
+fn two_hundred_messages_tokio() {
+    real::bulk(&DOVECOT, Adapter::Tokio, false, TlsPolicy::Required, 200);
+}
