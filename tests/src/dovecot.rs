@@ -4,8 +4,8 @@
 //! mail and log stay untouched and several instances run side by side. It needs Debian (or a relative) and root,
 //! and no DNS.
 //!
-//! There is a Maildir for each user of any domain. To `refused@example.test` the answer is 550 5.1.1, to
-//! `greylisted@example.test` 451 4.3.0, and to `full@example.test`, who is over quota, 552 5.2.2 after the data.
+//! There is a Maildir for each user of any domain. To a user `refused` the answer is 550 5.1.1, to `greylisted`
+//! 451 4.3.0, and to `full`, who is over quota, 552 5.2.2 after the data.
 
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -31,12 +31,12 @@ passdb {
 }
 userdb {
   driver = passwd-file
-  args = @DIR@/refused
+  args = username_format=%Ln @DIR@/refused
   result_success = return-fail
 }
 userdb {
   driver = passwd-file
-  args = @DIR@/exceptions
+  args = username_format=%Ln @DIR@/exceptions
   default_fields = uid=nobody gid=nogroup home=@DIR@/mail
 }
 userdb {
@@ -61,11 +61,11 @@ service lmtp {
 }
 ";
 
-const REFUSED: &str = "refused@example.test:::::::\n";
+const REFUSED: &str = "refused:::::::\n";
 
 const EXCEPTIONS: &str = "\
-greylisted@example.test:::::::userdb_tempfail=yes
-full@example.test:::::::userdb_quota_rule=*:bytes=1
+greylisted:::::::userdb_tempfail=yes
+full:::::::userdb_quota_rule=*:bytes=1
 ";
 
 /// Starts the server on the files in the folder `$1`. The output goes to a file because the server would keep a

@@ -54,6 +54,7 @@ bounce_return_message = false
 
 acl_smtp_rcpt = rcpt
 acl_smtp_data = accept
+acl_smtp_data_prdr = prdr
 
 begin acl
 rcpt:
@@ -63,6 +64,11 @@ rcpt:
           message = 550 5.1.1 no such user here
   defer   local_parts = greylisted
           message = 450 4.2.0 Greylisted, try again later
+  accept
+# Asked for each recipient, and only where MAIL came with PRDR.
+prdr:
+  deny    local_parts = prdr-refused
+          message = 550 5.7.1 not this message
   accept
 
 begin routers
@@ -143,7 +149,8 @@ const KIND: Kind = Kind {
     lmtp_socket: None,
 };
 
-/// A running Exim. As a [`Server`], it offers all that it knows, and demands nothing.
+/// A running Exim. As a [`Server`], it offers all that it knows, and demands nothing. With PRDR,
+/// `prdr-refused@example.test` is answered 550 5.7.1 after the data.
 #[derive(Debug)]
 pub struct Exim {
     server: Server,

@@ -1,15 +1,19 @@
-//! A real Postfix, with Dovecot for SASL, on loopback ports of its own.
+//! A real Postfix, with Dovecot for SASL and as another server for submission, on loopback ports of its own.
 //!
 //! Everything that an instance reads or writes lies in one temporary folder, so the system's own configuration,
 //! queue and log stay untouched and several instances run side by side. It needs Debian (or a relative) and root,
 //! and no DNS: nothing is looked up, and nothing can be delivered off the machine.
 //!
 //! Mail to any user of `example.test` is delivered by virtual(8). `refused@example.test` is answered 550 5.1.1,
-//! `greylisted@example.test` 450 4.2.0, and any other domain 554 5.7.1.
+//! `greylisted@example.test` 450 4.2.0, and any other domain 554 5.7.1, except `lmtp.example.test`, which is
+//! handed on to the harness of Dovecot by [`Postfix::hand_on`]. What `bounced@example.test` gets is taken and then
+//! found to be undeliverable. Reports of delivery go to the sender: one in `example.test` has a mailbox for them.
 
 use std::fs;
 use std::ops::Deref;
+use std::os::unix::fs::symlink;
 
+use crate::dovecot::Dovecot;
 use crate::real::{Kind, Result, Server, install, sh};
 
 const MAIN_CF: &str = "\
@@ -37,6 +41,12 @@ virtual_mailbox_maps = static:Maildir/
 virtual_mailbox_base = @DIR@/mail
 virtual_uid_maps = static:65534
 virtual_gid_maps = static:65534
+# Dovecot's socket, and what fails once it is in the queue: at RCPT nobody looks whether there is a mailbox.
+smtpd_reject_unlisted_recipient = no
+relay_domains = lmtp.example.test
+transport_maps = inline:{
+    { lmtp.example.test = lmtp:unix:@DIR@/lmtp },
+    { bounced@example.test = error:5.2.1 this mailbox is closed } }
 # Queue file names that sort by time of arrival.
 enable_long_queue_ids = yes
 smtpd_relay_restrictions = permit_sasl_authenticated, reject_unauth_destination
@@ -49,6 +59,7 @@ local_header_rewrite_clients =
 message_drop_headers =
 header_size_limit = 1048576
 line_length_limit = 65536
+lmtp_line_length_limit = 0
 message_size_limit = 67108864
 virtual_mailbox_limit = 0
 smtpd_recipient_limit = 10000
@@ -77,6 +88,8 @@ const MASTER_CF: &str = "\
   -o smtpd_discard_ehlo_keywords=pipelining,chunking
 127.0.0.1:@PORT4@ inet n - n - - smtpd -o syslog_name=strict -o smtpd_hard_error_limit=3
   -o smtpd_data_restrictions=reject_unauth_pipelining -o smtpd_discard_ehlo_keywords=8bitmime
+127.0.0.1:@PORT5@ inet n - n - - smtpd -o syslog_name=xclient
+  -o smtpd_authorized_xclient_hosts=127.0.0.1 -o smtpd_authorized_xforward_hosts=127.0.0.1
 postlog unix-dgram n - n - 1 postlogd
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
@@ -89,20 +102,47 @@ error unix - - n - - error
 retry unix - - n - - error
 discard unix - - n - - discard
 virtual unix - n n - 8 virtual
+lmtp unix - - n - - lmtp
 ";
 
-/// Dovecot as nothing but an authentication server. Failures are neither delayed nor held against the address
-/// (mode 0 turns the penalty service off), or each wrong password would cost the next test seconds.
+/// Dovecot as Postfix's authentication server, and as a server for submission of its own, which is a proxy: it
+/// hands on to the port that takes its XCLIENT, and asks it for nothing before somebody has logged in. Failures
+/// are neither delayed nor held against the address (mode 0 turns the penalty service off), or each wrong
+/// password would cost the next test seconds.
 const DOVECOT_CONF: &str = "\
 base_dir = @DIR@/dovecot
 state_dir = @DIR@/dovecot
 log_path = @DIR@/dovecot.log
-protocols =
-auth_mechanisms = plain login cram-md5 scram-sha-1 scram-sha-256
+protocols = submission
+hostname = mail.example.test
+ssl_cert = <@DIR@/etc/server.pem
+ssl_key = <@DIR@/etc/server.pem
+auth_mechanisms = plain login cram-md5 scram-sha-1 scram-sha-256 oauthbearer xoauth2
 auth_failure_delay = 0
 passdb {
   driver = passwd-file
+  mechanisms = plain login cram-md5 scram-sha-1 scram-sha-256
   args = @DIR@/users
+}
+passdb {
+  driver = oauth2
+  mechanisms = oauthbearer xoauth2
+  args = @DIR@/oauth2.conf
+}
+userdb {
+  driver = static
+  args = uid=nobody gid=nogroup home=@DIR@/mail/submission allow_all_users=yes
+}
+mail_location = maildir:~
+submission_relay_host = 127.0.0.1
+submission_relay_port = @PORT5@
+submission_relay_trusted = yes
+submission_backend_capabilities = 8BITMIME DSN
+service submission-login {
+  inet_listener submission {
+    address = 127.0.0.1
+    port = @PORT6@
+  }
 }
 service auth {
   unix_listener @DIR@/auth {
@@ -115,6 +155,21 @@ service anvil {
   }
 }
 ";
+
+/// Tokens are checked with a key from a file, and nobody is asked.
+const OAUTH2_CONF: &str = "\
+introspection_mode = local
+local_validation_key_dict = fs:posix:prefix=@DIR@/keys/
+username_attribute = sub
+";
+
+/// Makes the key, and a token for the user `$2` that is good until the year 2100 (RFC 7519).
+const MAKE_TOKEN: &str = r#"
+url() { openssl base64 -A | tr '+/' '-_' | tr -d '='; }
+cd "$1" && mkdir -p keys/default/HS256 && key="$(openssl rand -hex 32)" &&
+printf %s "$key" | openssl base64 -A >keys/default/HS256/default &&
+token="$(printf '{"typ":"JWT","alg":"HS256"}' | url).$(printf '{"sub":"%s","exp":4102444800}' "$2" | url)" &&
+printf '%s.%s' "$token" "$(printf %s "$token" | openssl dgst -sha256 -hmac "$key" -binary | url)" >token"#;
 
 /// Starts the servers on the files in the folder `$1`. `postfix start` makes all the other folders, with the
 /// owners it wants. The output goes to a file because the daemons would keep a pipe open. The date because each
@@ -154,31 +209,38 @@ const KIND: Kind = Kind {
 pub struct Postfix {
     /// Its ports are in the order of the services in [`MASTER_CF`].
     server: Server,
+    token: String,
 }
 
 impl Postfix {
     /// Installs what is missing, then starts an instance and waits until each of its ports greets.
     /// An error says what went wrong, with the end of the log.
     pub fn start() -> Result<Self, String> {
-        let server = Server::start::<5>(&KIND, |server| {
-            install(&[("/usr/sbin/postfix", "postfix"), ("/usr/sbin/dovecot", "dovecot-core")])?;
+        let server = Server::start::<7>(&KIND, |server| {
+            install(&[
+                ("/usr/sbin/postfix", "postfix"),
+                ("/usr/sbin/dovecot", "dovecot-core"),
+                ("/usr/lib/dovecot/submission", "dovecot-submissiond"),
+            ])?;
             let users = format!("{USER}:{{PLAIN}}{PASSWORD}::::::\n");
             // Only what Postfix reads as root is in `etc`: it checks the owner of everything there.
-            fs::create_dir(server.path("etc"))?;
             server.write(
                 "etc/server.pem",
                 &[
                     ("etc/main.cf", MAIN_CF),
                     ("etc/master.cf", MASTER_CF),
                     ("dovecot.conf", DOVECOT_CONF),
+                    ("oauth2.conf", OAUTH2_CONF),
                     ("users", &users),
                 ],
             )?;
+            sh(MAKE_TOKEN, &[server.dir()?, USER])?;
             sh(START, &[server.dir()?])?;
             let wrapped = server.ports[2];
             server.ports.iter().try_for_each(|&port| server.greets(port, port != wrapped, || Ok(())))
         })?;
-        Ok(Self { server })
+        let token = fs::read_to_string(server.path("token")).map_err(|error| error.to_string())?;
+        Ok(Self { server, token })
     }
 
     /// As a server for port 587: STARTTLS demanded, then AUTH before MAIL.
@@ -201,7 +263,24 @@ impl Postfix {
         self.server.ports[4]
     }
 
-    /// The one user who can authenticate: PLAIN, LOGIN, CRAM-MD5, SCRAM-SHA-1, SCRAM-SHA-256.
+    /// As [`Server::smtp_port`], and takes XCLIENT and XFORWARD from anybody on this machine. What they said
+    /// is in the log: `client=NAME[ADDR]` and `orig_client=NAME[ADDR]`.
+    pub fn xclient_port(&self) -> u16 {
+        self.server.ports[5]
+    }
+
+    /// Dovecot as a server for port 587: STARTTLS, then AUTH before MAIL. What it takes, it hands on to Postfix.
+    pub fn dovecot_port(&self) -> u16 {
+        self.server.ports[6]
+    }
+
+    /// From now on, mail to any user of `lmtp.example.test` is delivered by LMTP there.
+    pub fn hand_on(&self, to: &Dovecot) -> Result<()> {
+        Ok(symlink(to.socket(), self.server.path("lmtp"))?)
+    }
+
+    /// The one user who can authenticate: PLAIN, LOGIN, CRAM-MD5, SCRAM-SHA-1, SCRAM-SHA-256 with a password,
+    /// OAUTHBEARER and XOAUTH2 with a token.
     pub fn user(&self) -> &'static str {
         USER
     }
@@ -209,6 +288,11 @@ impl Postfix {
     /// The password of [`Self::user`]; there is a space in it.
     pub fn password(&self) -> &'static str {
         PASSWORD
+    }
+
+    /// The access token of [`Self::user`].
+    pub fn oauth_token(&self) -> &str {
+        &self.token
     }
 }
 

@@ -551,6 +551,17 @@ pub fn dots_long_lines_and_eight_bits(server: &Server) {
     }
 }
 
+/// A recipient whose address is not ASCII (RFC 6531), by each adapter.
+pub fn an_address_in_utf8(server: &Server) {
+    for adapter in Adapter::all(server) {
+        let user = format!("\u{3b4}\u{3bf}\u{3ba}\u{3b9}\u{3bc}\u{3ae}-{}", adapter.name());
+        let message = "Subject: \u{e9}t\u{e9}\r\n\r\nHello.\r\n".as_bytes();
+        let single = adapter.send(server, &[address(&user)], message);
+        assert!(single.report.is_success(), "{:?}", single.report);
+        arrives(server, &user, &[message]);
+    }
+}
+
 /// One recipient refused, one greylisted, one accepted, by each adapter.
 pub fn partial_success(server: &Server) {
     for adapter in Adapter::all(server) {

@@ -36,6 +36,11 @@ fn dots_long_lines_and_eight_bits() {
 }
 
 #[test]
+fn an_address_in_utf8() {
+    real::an_address_in_utf8(&EXIM);
+}
+
+#[test]
 fn partial_success() {
     real::partial_success(&EXIM);
 }

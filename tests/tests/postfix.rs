@@ -11,8 +11,9 @@ use serde_json::Value;
 use smtp_blocking::{
     BodyType, Cause, Connector, Credentials, Envelope, Extension, Outcome, Stage, TlsPolicy, Trace,
 };
+use smtp_tests::dovecot::Dovecot;
 use smtp_tests::postfix::Postfix;
-use smtp_tests::real::{self, Adapter, NAME, address, awkward};
+use smtp_tests::real::{self, Adapter, NAME, Server, address, awkward};
 
 /// One for all tests; each has recipients of its own.
 static POSTFIX: LazyLock<Postfix> =
@@ -161,15 +162,61 @@ fn unix_line_ends_become_crlf() {
 }
 
 #[test]
+fn what_it_offers() {
+    let offers = |port| {
+        let session = connector(port).tls(TlsPolicy::Never).connect().unwrap();
+        let offers = real::offers(session.capabilities());
+        session.quit();
+        offers
+    };
+    let all = offers(POSTFIX.smtp_port());
+    let auth = "AUTH PLAIN LOGIN CRAM-MD5 SCRAM-SHA-1 SCRAM-SHA-256 OAUTHBEARER XOAUTH2";
+    let expected =
+        "PIPELINING,SIZE 67108864,VRFY,ETRN,STARTTLS,AUTH,ENHANCEDSTATUSCODES,8BITMIME,DSN,SMTPUTF8,CHUNKING";
+    assert_eq!(all.join(","), expected.replace("AUTH", auth));
+
+    let mut lockstep = all.clone();
+    lockstep.retain(|line| line != "PIPELINING" && line != "CHUNKING");
+    assert_eq!(offers(POSTFIX.no_pipelining_port()), lockstep);
+
+    let mut proxied = offers(POSTFIX.xclient_port());
+    let more = proxied.extract_if(.., |line| !all.contains(line)).collect::<Vec<_>>();
+    assert_eq!(proxied, all);
+    let expected = [
+        "XCLIENT NAME ADDR PROTO HELO REVERSE_NAME PORT LOGIN DESTADDR DESTPORT",
+        "XFORWARD NAME ADDR PROTO HELO SOURCE PORT IDENT",
+    ];
+    assert_eq!(more, expected);
+
+    let expected = "8BITMIME,AUTH,BURL imap,CHUNKING,DSN,ENHANCEDSTATUSCODES,SIZE,STARTTLS,PIPELINING";
+    assert_eq!(offers(POSTFIX.dovecot_port()).join(","), expected.replace("AUTH", auth));
+}
+
+/// With Postfix as the server, and with Dovecot.
+#[test]
 fn every_mechanism() {
-    for mechanism in ["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256"] {
-        let terms = connector(POSTFIX.submission_port()).tls(TlsPolicy::Required);
-        let session = terms.credentials(credentials().mechanisms(&[mechanism])).connect();
-        session.unwrap_or_else(|error| panic!("{mechanism}: {error}")).quit();
-        let wrong = Credentials::password(POSTFIX.user(), "wrong").mechanisms(&[mechanism]);
-        let error = connector(POSTFIX.submission_port()).credentials(wrong).connect().unwrap_err();
-        assert_eq!((error.stage(), error.outcome()), (Stage::Auth, Outcome::Permanent), "{error}");
-        assert_eq!(error.error().reply().map(|reply| reply.code().get()), Some(535), "{error}");
+    let right = [
+        (credentials(), "PLAIN"),
+        (credentials(), "LOGIN"),
+        (credentials(), "CRAM-MD5"),
+        (credentials(), "SCRAM-SHA-1"),
+        (credentials(), "SCRAM-SHA-256"),
+        (Credentials::token(POSTFIX.user(), POSTFIX.oauth_token()), "OAUTHBEARER"),
+        (Credentials::token(POSTFIX.user(), POSTFIX.oauth_token()), "XOAUTH2"),
+    ];
+    for port in [POSTFIX.submission_port(), POSTFIX.dovecot_port()] {
+        let terms = connector(port).tls(TlsPolicy::Required);
+        for (credentials, mechanism) in right.clone() {
+            let session = terms.clone().credentials(credentials.mechanisms(&[mechanism])).connect();
+            session.unwrap_or_else(|error| panic!("{mechanism} on port {port}: {error}")).quit();
+            let wrong = match mechanism {
+                "XOAUTH2" | "OAUTHBEARER" => Credentials::token(POSTFIX.user(), "wrong"),
+                _ => Credentials::password(POSTFIX.user(), "wrong"),
+            };
+            let error = terms.clone().credentials(wrong.mechanisms(&[mechanism])).connect().unwrap_err();
+            assert_eq!((error.stage(), error.outcome()), (Stage::Auth, Outcome::Permanent), "{error}");
+            assert_eq!(error.error().reply().map(|reply| reply.code().get()), Some(535), "{error}");
+        }
     }
     // In the clear by permission only; this server offers it.
     let terms = connector(POSTFIX.smtp_port()).tls(TlsPolicy::Never);
@@ -269,6 +316,58 @@ fn all_or_nothing() {
     arrives("all", &[&message]);
 }
 
+#[test]
+fn submission_through_dovecot() {
+    let terms = connector(POSTFIX.dovecot_port()).credentials(credentials());
+    let mut session = terms.connect().unwrap();
+    let to = ["through-dovecot", "refused", "greylisted"].map(address);
+    let message = message("through", &[&awkward()[..], b"\r\n"].concat());
+    let report = session.send_last(Envelope::new(SENDER, &to).unwrap(), &message[..]).unwrap();
+    let expected = [
+        (1, Stage::Rcpt, Outcome::Permanent, 550, "5.1.1".to_string()),
+        (2, Stage::Rcpt, Outcome::Transient, 450, "4.2.0".to_string()),
+    ];
+    assert_eq!(real::failures(&report), expected);
+    relayed(&POSTFIX, &to[0], &message);
+}
+
+/// Waits for the one message that `to` gets, and compares it from below another server's Received.
+#[track_caller]
+fn relayed(server: &Server, to: &str, message: &[u8]) {
+    let stored = server.wait_for_mail(|recipient| recipient == to, 1, Duration::from_secs(60));
+    let stored = stored.unwrap_or_else(|error| panic!("{error}")).remove(0).body;
+    assert!(stored.starts_with(b"Received: ") && stored.ends_with(message), "{}", stored.escape_ascii());
+}
+
+/// Sends one message to one recipient, and waits for the report that its sender gets.
+fn report_to(sender: &str, to: &str) -> String {
+    let mut session = connector(POSTFIX.smtp_port()).connect().unwrap();
+    let _ = session.send_last(Envelope::new(sender, [to]).unwrap(), &b"Subject: bounce\r\n\r\n"[..]).unwrap();
+    let reports = POSTFIX.wait_for_mail(|to| to == sender, 1, Duration::from_secs(60));
+    String::from_utf8(reports.unwrap_or_else(|error| panic!("{error}")).remove(0).body).unwrap()
+}
+
+#[test]
+fn a_failure_after_the_queue_is_reported_to_the_sender() {
+    let report = report_to("bounce@example.test", "bounced@example.test");
+    assert!(report.contains("\r\nAction: failed\r\nStatus: 5.2.1\r\n"), "{report}");
+}
+
+/// Postfix hands on by LMTP, and has something to report about the user who is over quota.
+#[test]
+fn handed_on_to_dovecot_by_lmtp() {
+    let dovecot = Dovecot::start().unwrap_or_else(|error| panic!("{error}"));
+    POSTFIX.hand_on(&dovecot).unwrap();
+    let message = message("handed on", &[&awkward()[..], b"\r\n"].concat());
+    let mut session = connector(POSTFIX.smtp_port()).connect().unwrap();
+    let to = "handed-on@lmtp.example.test";
+    let _ = session.send_last(Envelope::new(SENDER, [to]).unwrap(), &message[..]).unwrap();
+    relayed(&dovecot, to, &message);
+
+    let report = report_to("full@example.test", "full@lmtp.example.test");
+    assert!(report.contains("\r\nAction: failed\r\nStatus: 5.2.2\r\n"), "{report}");
+}
+
 // What other real servers are put to as well, by both adapters.
 
 #[test]
@@ -279,6 +378,11 @@ fn a_single_message() {
 #[test]
 fn dots_long_lines_and_eight_bits_in_both_adapters() {
     real::dots_long_lines_and_eight_bits(&POSTFIX);
+}
+
+#[test]
+fn an_address_in_utf8() {
+    real::an_address_in_utf8(&POSTFIX);
 }
 
 #[test]
