@@ -72,6 +72,11 @@ prdr:
   accept
 
 begin routers
+bounced:
+  driver = redirect
+  local_parts = bounced
+  allow_fail
+  data = :fail: this mailbox is closed
 all:
   driver = accept
   transport = maildir
@@ -149,8 +154,11 @@ const KIND: Kind = Kind {
     lmtp_socket: None,
 };
 
-/// A running Exim. As a [`Server`], it offers all that it knows, and demands nothing. With PRDR,
-/// `prdr-refused@example.test` is answered 550 5.7.1 after the data.
+/// A running Exim. As a [`Server`], it offers all that it knows, and demands nothing.
+///
+/// With PRDR, `prdr-refused@example.test` is answered 550 5.7.1 after the data. Where that is the only recipient,
+/// Exim takes PRDR in MAIL and then does without: one reply, and the message accepted. What
+/// `bounced@example.test` gets is taken and then found to be undeliverable.
 #[derive(Debug)]
 pub struct Exim {
     server: Server,

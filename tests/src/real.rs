@@ -28,9 +28,9 @@ pub const NAME: &str = "mail.example.test";
 /// Whom the messages come from.
 const SENDER: &str = "sender@example.org";
 
-/// Waits for the greeting on port `$2`, goes over to TLS (after STARTTLS where `$3` names a protocol), and leaves with
-/// a 221. It checks our certificates too. openssl is there: Debian's postfix depends on it, and the harness of
-/// Exim installs it.
+/// Waits for the greeting on port `$2`, goes over to TLS (after STARTTLS where `$3` names a protocol), and
+/// leaves with a 221. It checks our certificates too. openssl is there: Debian's postfix and dovecot-core depend
+/// on it, and the harness of Exim installs it.
 const GREETING: &str = r#"
 echo QUIT | timeout 10 openssl s_client -quiet -connect "127.0.0.1:$2" ${3:+-starttls "$3"} \
   -CAfile "$1/ca.pem" -verify_return_error -verify_hostname mail.example.test | grep '^221 '"#;
@@ -109,8 +109,9 @@ impl Server {
         Ok(Self { kind, dir, ports, guard, seen: Mutex::default() })
     }
 
-    /// Writes files into the folder, and the folders they are in: these, `ca.pem`, and `server_pem` with the server's key and certificate.
-    /// In their text, `@DIR@` stands for the folder, and `@PORT0@` for the first port.
+    /// Writes files into the folder and into folders below it: these, `ca.pem`, and `server_pem` with the
+    /// server's key and certificate. In their text, `@DIR@` stands for the folder, and `@PORT0@` for the first
+    /// port.
     pub(crate) fn write(&self, server_pem: &str, files: &[(&str, &str)]) -> Result<()> {
         for (name, text) in files {
             let mut text = text.replace("@DIR@", self.dir()?);
@@ -368,6 +369,10 @@ pub fn address(user: &str) -> String {
     format!("{user}@example.test")
 }
 
+fn envelope(users: &[&str]) -> Envelope {
+    Envelope::new(SENDER, users.iter().map(|user| address(user))).unwrap()
+}
+
 /// Waits for what `user` gets, and compares.
 #[track_caller]
 pub fn arrives(server: &Server, user: &str, messages: &[&[u8]]) {
@@ -476,8 +481,7 @@ impl Adapter {
 
     /// One message over a session of its own with TLS and the server's name checked.
     #[track_caller]
-    fn send(self, server: &Server, to: &[String], message: &[u8]) -> Single {
-        let envelope = Envelope::new(SENDER, to).unwrap();
+    fn send(self, server: &Server, envelope: Envelope, message: &[u8]) -> Single {
         match self {
             Self::Blocking | Self::BlockingUnix => {
                 let terms = connector!(smtp_blocking, server).tls(TlsPolicy::Required);
@@ -528,7 +532,7 @@ pub fn a_single_message(server: &Server) {
     for adapter in Adapter::all(server) {
         let user = format!("single-{}", adapter.name());
         let message = format!("From: <sender@example.org>\r\nSubject: {user}\r\n\r\nHello.\r\n");
-        let single = adapter.send(server, &[address(&user)], message.as_bytes());
+        let single = adapter.send(server, envelope(&[&user]), message.as_bytes());
         assert!(single.report.is_success(), "{:?}", single.report);
         assert_eq!(single.tls.verified_name.as_deref(), Some(NAME));
         // Greeting, EHLO, STARTTLS, EHLO; the envelope; the message, with QUIT behind it.
@@ -545,7 +549,7 @@ pub fn dots_long_lines_and_eight_bits(server: &Server) {
     for adapter in Adapter::all(server) {
         let user = format!("awkward-{}", adapter.name());
         let message = [b"Subject: awkward\r\n\r\n", &awkward()[..]].concat();
-        let single = adapter.send(server, &[address(&user)], &message);
+        let single = adapter.send(server, envelope(&[&user]), &message);
         assert!(single.report.is_success(), "{:?}", single.report);
         arrives(server, &user, &[&[&message[..], b"\r\n"].concat()]);
     }
@@ -556,7 +560,7 @@ pub fn an_address_in_utf8(server: &Server) {
     for adapter in Adapter::all(server) {
         let user = format!("\u{3b4}\u{3bf}\u{3ba}\u{3b9}\u{3bc}\u{3ae}-{}", adapter.name());
         let message = "Subject: \u{e9}t\u{e9}\r\n\r\nHello.\r\n".as_bytes();
-        let single = adapter.send(server, &[address(&user)], message);
+        let single = adapter.send(server, envelope(&[&user]), message);
         assert!(single.report.is_success(), "{:?}", single.report);
         arrives(server, &user, &[message]);
     }
@@ -566,9 +570,8 @@ pub fn an_address_in_utf8(server: &Server) {
 pub fn partial_success(server: &Server) {
     for adapter in Adapter::all(server) {
         let user = format!("partial-{}", adapter.name());
-        let to = ["refused", &user, "greylisted"].map(address);
         let message = b"Subject: partial\r\n\r\nFor one of three.\r\n";
-        let report = adapter.send(server, &to, message).report;
+        let report = adapter.send(server, envelope(&["refused", &user, "greylisted"]), message).report;
         let (later, why) = server.kind.greylisted;
         let expected = [
             (0, Stage::Rcpt, Outcome::Permanent, 550, "5.1.1".into()),
@@ -584,12 +587,30 @@ pub fn refused_after_the_data(server: &Server, refused: &str, code: u16, enhance
     for adapter in Adapter::all(server) {
         let users = ["first", "last"].map(|which| format!("{which}-{}", adapter.name()));
         let message = b"Subject: after the data\r\n\r\nFor two of three.\r\n";
-        let to = [&users[0], refused, &users[1]].map(address);
-        let report = adapter.send(server, &to, message).report;
+        let report = adapter.send(server, envelope(&[&users[0], refused, &users[1]]), message).report;
         let expected = (1, Stage::EndOfMessage, Outcome::Permanent, code, enhanced.into());
         assert_eq!(failures(&report), [expected]);
         users.iter().for_each(|user| arrives(server, user, &[message]));
     }
+}
+
+/// Sends one message, and waits for the report of its delivery (RFC 3464), which its sender gets: a user of
+/// this server who gets nothing else.
+#[track_caller]
+pub fn delivery_report(server: &Server, envelope: Envelope) -> String {
+    let sender = envelope.reverse_path().clone();
+    let single = Adapter::Blocking.send(server, envelope, b"Subject: to be reported\r\n\r\nHello.\r\n");
+    assert!(single.report.is_success(), "{:?}", single.report);
+    let stored = server.wait_for_mail(|to| to == sender.as_str(), 1, Duration::from_secs(60));
+    let stored = stored.unwrap_or_else(|error| panic!("{error}"));
+    String::from_utf8_lossy(&stored[0].body).into_owned()
+}
+
+/// `bounced@example.test` is found to be undeliverable once the message was taken.
+pub fn a_failure_is_reported_to_the_sender(server: &Server) {
+    let envelope = Envelope::new(address("bounce"), [address("bounced")]).unwrap();
+    let report = delivery_report(server, envelope);
+    assert!(report.contains("bounced@example.test") && report.contains("\r\nAction: failed\r\n"), "{report}");
 }
 
 /// What the server offers, line by line.

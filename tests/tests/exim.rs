@@ -41,6 +41,11 @@ fn an_address_in_utf8() {
 }
 
 #[test]
+fn a_failure_is_reported_to_the_sender() {
+    real::a_failure_is_reported_to_the_sender(&EXIM);
+}
+
+#[test]
 fn partial_success() {
     real::partial_success(&EXIM);
 }

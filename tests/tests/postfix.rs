@@ -339,20 +339,6 @@ fn relayed(server: &Server, to: &str, message: &[u8]) {
     assert!(stored.starts_with(b"Received: ") && stored.ends_with(message), "{}", stored.escape_ascii());
 }
 
-/// Sends one message to one recipient, and waits for the report that its sender gets.
-fn report_to(sender: &str, to: &str) -> String {
-    let mut session = connector(POSTFIX.smtp_port()).connect().unwrap();
-    let _ = session.send_last(Envelope::new(sender, [to]).unwrap(), &b"Subject: bounce\r\n\r\n"[..]).unwrap();
-    let reports = POSTFIX.wait_for_mail(|to| to == sender, 1, Duration::from_secs(60));
-    String::from_utf8(reports.unwrap_or_else(|error| panic!("{error}")).remove(0).body).unwrap()
-}
-
-#[test]
-fn a_failure_after_the_queue_is_reported_to_the_sender() {
-    let report = report_to("bounce@example.test", "bounced@example.test");
-    assert!(report.contains("\r\nAction: failed\r\nStatus: 5.2.1\r\n"), "{report}");
-}
-
 /// Postfix hands on by LMTP, and has something to report about the user who is over quota.
 #[test]
 fn handed_on_to_dovecot_by_lmtp() {
@@ -364,7 +350,8 @@ fn handed_on_to_dovecot_by_lmtp() {
     let _ = session.send_last(Envelope::new(SENDER, [to]).unwrap(), &message[..]).unwrap();
     relayed(&dovecot, to, &message);
 
-    let report = report_to("full@example.test", "full@lmtp.example.test");
+    let envelope = Envelope::new("full@example.test", ["full@lmtp.example.test"]).unwrap();
+    let report = real::delivery_report(&POSTFIX, envelope);
     assert!(report.contains("\r\nAction: failed\r\nStatus: 5.2.2\r\n"), "{report}");
 }
 
@@ -383,6 +370,11 @@ fn dots_long_lines_and_eight_bits_in_both_adapters() {
 #[test]
 fn an_address_in_utf8() {
     real::an_address_in_utf8(&POSTFIX);
+}
+
+#[test]
+fn a_failure_is_reported_to_the_sender() {
+    real::a_failure_is_reported_to_the_sender(&POSTFIX);
 }
 
 #[test]
