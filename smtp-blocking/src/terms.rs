@@ -31,6 +31,9 @@ pub struct Terms {
     /// Trusted beside the system's.
     #[cfg(feature = "rustls")]
     pub anchors: Vec<rustls::pki_types::CertificateDer<'static>>,
+    /// The client's own certificate.
+    #[cfg(feature = "rustls")]
+    pub identity: Option<Arc<crate::tls::Identity>>,
     /// For the conversation.
     pub observer: Option<Observer>,
     /// For EHLO.
@@ -62,6 +65,8 @@ impl Terms {
             server_name: None,
             #[cfg(feature = "rustls")]
             anchors: Vec::new(),
+            #[cfg(feature = "rustls")]
+            identity: None,
             observer: None,
             client_name: None,
             config: Config::new(placeholder),
@@ -73,6 +78,14 @@ impl Terms {
     pub fn trust_pem(&mut self, pem: &[u8]) -> Result<(), Error> {
         let anchors = crate::tls::parse_pem(pem).map_err(|error| Error::local(Cause::Local(error.into())))?;
         self.anchors.extend(anchors);
+        Ok(())
+    }
+
+    /// Sets the client's own certificate.
+    #[cfg(feature = "rustls")]
+    pub fn identify_pem(&mut self, chain: &[u8], key: &[u8]) -> Result<(), Error> {
+        let identity = crate::tls::Identity::parse_pem(chain, key);
+        self.identity = Some(Arc::new(identity.map_err(|error| Error::local(Cause::Local(error.into())))?));
         Ok(())
     }
 
@@ -151,7 +164,12 @@ impl Terms {
         let tls = match config.tls {
             TlsPolicy::Never => None,
             _ => {
-                let settings = crate::tls::settings(self.server_name.as_deref(), self.host(), &self.anchors);
+                let settings = crate::tls::settings(
+                    self.server_name.as_deref(),
+                    self.host(),
+                    &self.anchors,
+                    self.identity.as_deref(),
+                );
                 Some(settings.map_err(|error| Error::local(Cause::Local(error.into())))?)
             }
         };
@@ -241,6 +259,18 @@ macro_rules! connector_methods {
         #[cfg(feature = "rustls")]
         pub fn trust_pem(mut self, pem: &[u8]) -> Result<Self, $crate::Error> {
             self.terms.trust_pem(pem)?;
+            Ok(self)
+        }
+
+        /// Shows the server this certificate, in PEM with those that lead to its authority, where it asks for
+        /// one. With [`Credentials::external`]($crate::Credentials::external) it is also how to log in.
+        ///
+        /// # Errors
+        /// Text without a certificate or a private key, or that is no PEM. Whether the two belong together is
+        /// found out when connecting.
+        #[cfg(feature = "rustls")]
+        pub fn client_certificate_pem(mut self, chain: &[u8], key: &[u8]) -> Result<Self, $crate::Error> {
+            self.terms.identify_pem(chain, key)?;
             Ok(self)
         }
 

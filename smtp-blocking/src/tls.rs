@@ -5,7 +5,8 @@ use std::sync::Arc;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
     CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, ProtocolVersion, RootCertStore,
     SignatureScheme,
@@ -38,12 +39,32 @@ pub struct TlsSettings {
 
 /// Reads the certificates of a PEM file.
 pub(crate) fn parse_pem(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    use rustls::pki_types::pem::PemObject;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match certificates {
         Ok(list) if list.is_empty() => Err("the PEM text holds no certificate".into()),
         Ok(list) => Ok(list),
         Err(error) => Err(format!("the PEM text cannot be read: {error}")),
+    }
+}
+
+/// Who the client is, where it says so by a certificate.
+pub struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Identity({} certificates, key redacted)", self.chain.len())
+    }
+}
+
+impl Identity {
+    /// Reads the certificate with those that lead to its authority, and its private key.
+    pub(crate) fn parse_pem(chain: &[u8], key: &[u8]) -> Result<Self, String> {
+        let key = PrivateKeyDer::from_pem_slice(key);
+        let key = key.map_err(|error| format!("the private key cannot be read: {error}"))?;
+        Ok(Self { chain: parse_pem(chain)?, key })
     }
 }
 
@@ -53,6 +74,7 @@ pub(crate) fn settings(
     server_name: Option<&str>,
     host: &str,
     anchors: &[CertificateDer<'static>],
+    identity: Option<&Identity>,
 ) -> Result<TlsSettings, String> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
@@ -63,14 +85,19 @@ pub(crate) fn settings(
         true => Some(chain_verifier(anchors, provider.clone())?),
         false => None,
     };
-    let mut config = match (server_name, chain) {
+    let builder = match (server_name, chain) {
         (Some(_), Some(chain)) => builder.with_webpki_verifier(chain),
         (_, chain) => {
             let verifier = Arc::new(Unnamed { chain, provider });
             builder.dangerous().with_custom_certificate_verifier(verifier)
         }
-    }
-    .with_no_client_auth();
+    };
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => builder
+            .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
+            .map_err(|error| format!("the client's certificate and key are not usable: {error}"))?,
+    };
     let name = match server_name {
         Some(name) => {
             ServerName::try_from(name).map_err(|_| format!("\"{name}\" is no server name"))?.to_owned()
