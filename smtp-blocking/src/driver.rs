@@ -255,9 +255,12 @@ impl Driver {
     fn take(&mut self, now: Instant, body: &[u8]) -> usize {
         let mut rest = body;
         while !self.is_full() {
-            // More than there is room for would be looked at again.
+            // More than there is room for would be looked at again; but what is to be a chunk is offered whole.
             let before = self.out.len();
-            let offer = &rest[..rest.len().min(GATHER - before)];
+            let offer = match self.engine.chunk_size() {
+                Some(_) => rest,
+                None => &rest[..rest.len().min(GATHER - before)],
+            };
             let Some(transmit) = self.engine.poll_transmit(now, offer) else {
                 break;
             };

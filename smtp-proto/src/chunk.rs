@@ -119,26 +119,26 @@ impl Body {
 
     /// Whether a chunk is needed before more octets can go out.
     pub(crate) fn is_between_chunks(&self) -> bool {
-        self.chunks.as_ref().is_some_and(|chunks| chunks.open.as_ref().is_none_or(|chunk| chunk.untouched))
+        self.chunks
+            .as_ref()
+            .is_some_and(|chunks| !chunks.ended && chunks.open.as_ref().is_none_or(|chunk| chunk.untouched))
     }
 
-    /// The octets that the chunk which was begun still lacks.
+    /// The octets that a chunk which was begun still lacks. One that was offered was begun: the transport may
+    /// have taken it already.
     pub(crate) fn left(&self) -> Option<u64> {
-        let open = self.chunks.as_ref()?.open.as_ref()?;
-        (!open.untouched).then_some(open.left)
+        Some(self.chunks.as_ref()?.open.as_ref()?.left)
     }
 
-    /// Says that `rest` is all that is left, so that it can be the last chunk.
+    /// Says that `rest` is all that is left, so that it can be the last chunk; or what follows the chunk that
+    /// is on offer can, because that one is promised as it is.
     pub(crate) fn announce_rest(&mut self, rest: &[u8]) -> Result<(), BodyError> {
-        let Some(chunks) = &mut self.chunks else {
+        let Some(chunks) = self.chunks.as_mut().filter(|chunks| chunks.rest.is_none()) else {
             return Ok(());
         };
-        if chunks.rest.is_some() || chunks.open.as_ref().is_some_and(|chunk| !chunk.untouched) {
-            return Ok(());
-        }
         let (octets, end) = self.encoder.measure(rest);
-        chunks.open = None;
-        chunks.rest = Some(octets + end?.finish()?.len() as u64);
+        let octets = octets + end?.finish()?.len() as u64;
+        chunks.rest = Some(octets.saturating_sub(chunks.open.as_ref().map_or(0, |open| open.left)));
         Ok(())
     }
 

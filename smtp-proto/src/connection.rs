@@ -81,6 +81,8 @@ struct State {
     next_id: u64,
     /// While a body is wanted: of this message.
     body: Option<(MessageId, Body)>,
+    /// The caller has no more of it. Its last chunk may still have to wait for its turn.
+    body_ends: bool,
     spent: Spent,
     /// For what is no reply: the handshake, a block of the body, getting QUIT out.
     deadline: Option<Deadline>,
@@ -141,6 +143,7 @@ impl Connection {
             jobs: VecDeque::new(),
             next_id: 0,
             body: None,
+            body_ends: false,
             spent: Spent::default(),
             deadline: None,
             reset_due: false,
@@ -198,7 +201,7 @@ impl Connection {
     /// known: a caller that gathers so many before it offers them, or all that is left, sends few chunks.
     /// None where any offer is as good as another.
     pub fn chunk_size(&self) -> Option<usize> {
-        self.state.body.as_ref().and_then(|(_, body)| body.chunk_size())
+        self.state.body.as_ref().filter(|_| !self.state.body_ends).and_then(|(_, body)| body.chunk_size())
     }
 
     /// Says that `rest` is all that is left of the body which is wanted now, so that it can be the last
@@ -208,7 +211,8 @@ impl Connection {
     /// # Errors
     /// [`Misuse::NoBodyWanted`].
     pub fn announce_rest(&mut self, rest: &[u8]) -> Result<(), Misuse> {
-        let (_, body) = self.state.body.as_mut().ok_or(Misuse::NoBodyWanted)?;
+        let wanted = self.state.body.as_mut().filter(|_| !self.state.body_ends);
+        let (_, body) = wanted.ok_or(Misuse::NoBodyWanted)?;
         if let Err(error) = body.announce_rest(rest) {
             self.state.close(Error::permanent(Stage::Body, error));
         }
@@ -348,7 +352,7 @@ impl Connection {
     /// Whether a body is being sent: more of it may be offered, or
     /// [`finish_body`](Self::finish_body) called.
     pub fn wants_body(&self) -> bool {
-        self.state.body.is_some()
+        self.state.body.is_some() && !self.state.body_ends
     }
 
     /// What the server's current EHLO or LHLO offers.
@@ -544,6 +548,7 @@ impl State {
 
     /// Says what can be said now. Every change of the state ends here.
     fn plan(&mut self) {
+        self.end_body();
         while matches!(self.phase, Phase::Ready) {
             let (reset_due, quitting) = (self.reset_due, self.quitting);
             if let Some((transaction, mut cx)) = self.transaction(0) {
@@ -567,7 +572,9 @@ impl State {
     /// Behind the end of the data nothing is said, but for QUIT, and the next envelope where the caller
     /// knows that the server takes it.
     fn plan_behind(&mut self) {
-        let ended = |job: &&Job| matches!(job, Job::Message(transaction) if transaction.has_ended());
+        let learns = self.config.learn_limits;
+        let ended =
+            |job: &&Job| matches!(job, Job::Message(transaction) if transaction.has_ended_for_all(learns));
         let ended = self.jobs.iter().take_while(ended).count();
         if ended == 0 || self.body.is_some() {
             return;
@@ -637,6 +644,7 @@ impl State {
         self.answer(Ok(reply.to_reply()));
         if restarts {
             // Postfix forgets all but the connection, and greets as if it were new.
+            self.spent = Spent::default();
             self.phase = Phase::Opening;
             let (opening, mut cx) = self.opening();
             opening.restart(&mut cx);
@@ -658,6 +666,7 @@ impl State {
         if let Some((transaction, cx)) = self.transaction(index) {
             let (id, body) = (transaction.id, transaction.body(&cx));
             self.body = Some((id, body));
+            self.body_ends = false;
             self.pipeline.events.push_back(Event::BodyWanted(id));
         }
     }
@@ -715,25 +724,48 @@ impl State {
     }
 
     fn finish_body(&mut self) -> Result<(), Misuse> {
-        let (id, mut body) = self.body.take().ok_or(Misuse::NoBodyWanted)?;
+        if self.body.is_none() || self.body_ends {
+            return Err(Misuse::NoBodyWanted);
+        }
+        self.body_ends = true;
         self.deadline = None;
+        self.plan();
+        Ok(())
+    }
+
+    /// Ends the body of which the caller has no more, if its end may go out now.
+    fn end_body(&mut self) {
+        if !self.body_ends || !self.may_go_on() {
+            return;
+        }
+        let Some((id, mut body)) = self.body.take() else {
+            return;
+        };
         let octets = body.octets;
         let index = self.position(id).unwrap_or(usize::MAX);
         let Some((transaction, mut cx)) = self.transaction(index) else {
-            return Err(Misuse::NoBodyWanted);
+            return;
         };
+        if body.is_between_chunks() && transaction.is_hopeless() {
+            return transaction.stop();
+        }
         match transaction.end_body(&mut body, &mut cx) {
-            Ok(end) => {
-                match end {
-                    Some(Sent { octets, last }) => self.trace(|| Trace::SentChunk { octets, last }),
-                    None if body.is_chunked() => {}
-                    None => self.trace(|| Trace::SentBody { octets }),
-                }
-                self.plan();
-            }
+            Ok(Some(Sent { octets, last })) => self.trace(|| Trace::SentChunk { octets, last }),
+            Ok(None) if body.is_chunked() => {}
+            Ok(None) => self.trace(|| Trace::SentBody { octets }),
             Err(error) => self.close(error),
         }
-        Ok(())
+    }
+
+    /// Whether more of the body may go out now. Chunks behind each other are pipelining (RFC 3030 section 2).
+    fn may_go_on(&mut self) -> bool {
+        if !self.body.as_ref().is_some_and(|(_, body)| body.is_between_chunks()) {
+            return true;
+        }
+        match self.opening().1.pipelines() {
+            true => self.pipeline.chunks() < self.config.limits.chunks.max(1),
+            false => self.pipeline.is_settled(),
+        }
     }
 
     fn poll_transmit<'a>(&'a mut self, now: Instant, body: &'a [u8]) -> Option<Transmit<'a>> {
@@ -750,20 +782,12 @@ impl State {
             let source = Source::Engine;
             return Some(Transmit { state: self, now, source });
         }
-        let pipelines = self.opening().1.pipelines();
-        let (_, octets) = self.body.as_mut()?;
-        if octets.is_between_chunks() {
-            // RFC 3030 section 2: chunks behind each other are pipelining.
-            let free = match pipelines {
-                true => self.pipeline.chunks() < self.config.limits.chunks.max(1),
-                false => self.pipeline.is_settled(),
-            };
-            if !free {
-                self.pipeline.wait_for_chunk();
-                self.deadline = None;
-                return None;
-            }
+        if self.body_ends || !self.may_go_on() {
+            self.pipeline.wait_for_chunk();
+            self.deadline = None;
+            return None;
         }
+        let (_, octets) = self.body.as_mut()?;
         let (insertion, run) = match octets.next(body) {
             Ok((insertion, run)) => (insertion, &body[..run]),
             Err(error) => {

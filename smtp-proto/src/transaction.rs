@@ -135,6 +135,16 @@ impl Transaction {
         self.step == Step::End
     }
 
+    /// Whether its end of data is out, and no other transaction with the rest of its recipients can follow.
+    pub(crate) fn has_ended_for_all(&self, learns_limits: bool) -> bool {
+        let may_defer = learns_limits && self.may_split() && self.answered < self.part.len();
+        self.has_ended() && self.part.end == self.places() && self.deferred.is_empty() && !may_defer
+    }
+
+    fn may_split(&self) -> bool {
+        self.envelope.is_reopenable() && !self.envelope.is_all_or_nothing()
+    }
+
     /// Whether it can come to nothing good any more.
     pub(crate) fn is_hopeless(&self) -> bool {
         self.failure.is_some() || (self.answered == self.part.len() && self.accepted == 0)
@@ -185,12 +195,15 @@ impl Transaction {
     pub(crate) fn proceed_overlapping(&mut self, cx: &mut Context<'_>) -> Flow {
         if self.step == Step::Queued {
             // One that this server cannot be given is reported in its turn.
-            let octets = MAIL_OVERHEAD + self.envelope.reverse_path().as_str().len();
+            let parameters = self.envelope.mail_parameters().iter().map(|p| p.text().len() + 1);
+            let octets =
+                MAIL_OVERHEAD + self.envelope.reverse_path().as_str().len() + parameters.sum::<usize>();
             if !cx.pipelines() || !cx.pipeline.has_room(true, octets) || self.prepare(cx).is_err() {
                 return Flow::Wait;
             }
-            // What became of the chunks before is not known, and a refused one leaves its transaction open.
-            if self.is_eager(cx) {
+            // What became of the chunks before is not known, and one that was refused leaves its transaction in
+            // a state that only RSET clears (RFC 3030 section 2).
+            if self.chunks {
                 cx.pipeline.push(Command::Rset, Expect::OverlappedRset, Some(self.id));
             }
             self.overlaps = true;
@@ -224,7 +237,9 @@ impl Transaction {
         while self.failure.is_none() && self.sent < self.part.len() {
             let index = self.recipient(self.part.start + self.sent);
             let path = &self.envelope.forward_paths()[index];
-            if !cx.pipeline.has_room(pipelines, RCPT_OVERHEAD + path.as_str().len()) {
+            let parameters = self.envelope.recipient_parameters(index).map(|p| p.text().len() + 1);
+            let octets = RCPT_OVERHEAD + path.as_str().len() + parameters.sum::<usize>();
+            if !cx.pipeline.has_room(pipelines, octets) {
                 return Flow::Wait;
             }
             let command = Command::Rcpt(path, Some((&self.envelope, index, cx.capabilities)));
@@ -323,7 +338,7 @@ impl Transaction {
             let cause = exceeded("MAILMAX", limit, cx.spent.transactions + 1);
             return Err(Error::new(Stage::Mail, Outcome::NotAttempted, cause));
         }
-        let may_split = self.envelope.is_reopenable() && !self.envelope.is_all_or_nothing();
+        let may_split = self.may_split();
         let stated = cx.capabilities.recipients_max();
         let learnt = cx.spent.learnt.map(u64::from).filter(|_| may_split);
         let recipients = (places - start) as u64;
@@ -551,12 +566,22 @@ impl Transaction {
                 }
                 Ok(Flow::Finished)
             }
+            (Expect::EndOfDataFor(_), _) if self.failure.is_some() && self.prdr == Prdr::No => {
+                // A chunk was refused, or the sender. Whether an LMTP server answers the last chunk once then,
+                // or once for each recipient, is anyone's guess.
+                match self.failure.clone().filter(|_| cx.pipeline.owes(self.id)) {
+                    Some(failure) => Err(failure),
+                    None => Ok(Flow::Finished),
+                }
+            }
             (Expect::EndOfDataFor(index), class) => {
                 let result = match class {
                     Success => Ok(reply.to_reply()),
                     _ => Err(self.rejected(what, reply)),
                 };
-                self.decide(index, result);
+                if self.failure.is_none() {
+                    self.decide(index, result);
+                }
                 Ok(match self.prdr == Prdr::No && self.undecided().next().is_none() {
                     true => Flow::Finished,
                     false => Flow::Wait,
@@ -575,12 +600,7 @@ impl Transaction {
             Some(code) => (code.subject, code.detail) == (5, 3),
             None => reply.code().get() == 452,
         };
-        too_many
-            && cx.config.learn_limits
-            && self.accepted > 0
-            && self.failure.is_none()
-            && self.envelope.is_reopenable()
-            && !self.envelope.is_all_or_nothing()
+        too_many && cx.config.learn_limits && self.accepted > 0 && self.failure.is_none() && self.may_split()
     }
 
     /// A chunk is out.
