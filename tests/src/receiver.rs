@@ -4,12 +4,13 @@
 //! It speaks RFC 5321 over real sockets, with STARTTLS, AUTH and the usual
 //! extensions, and stores every message it accepts as one file. It never
 //! relays, and accepts any recipient but those whose local part begins with
-//! `refused` (550), `greylisted` (450) or `full` (452).
+//! `refused` (550), `greylisted` (450) or `full` (452). Where each recipient is
+//! answered for after the data, `filtered` is refused there (550).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -21,6 +22,7 @@ use rcgen::{Certificate, CertificateParams, KeyPair};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::{ProtocolVersion, ServerConfig, ServerConnection};
 use sha2::{Digest, Sha256};
+use socket2::{SockAddr, Socket, Type};
 
 use crate::scram;
 
@@ -32,8 +34,14 @@ const LINE_LIMIT: usize = 2048;
 const ADDRESS_LIMIT: usize = 254;
 /// What an atom may hold beside letters and digits (RFC 5322 §3.2.3).
 const ATOM_MARKS: &str = "!#$%&'*+-/=?^_`{|}~";
-/// RFC 5321 §4.5.3.1.8 demands 100 at least.
+/// RCPT commands in a transaction, where nothing else is said; RFC 5321
+/// §4.5.3.1.8 demands 100 at least.
 const RECIPIENT_LIMIT: usize = 1000;
+/// RFC 3461 §4.4 and §4.2, in octets as they are sent.
+const ENVID_LIMIT: usize = 100;
+const ORCPT_LIMIT: usize = 500;
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
 /// RFC 5321 §4.5.3.2.7 demands five minutes at least.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// The size of a connection's input buffer, more than `LINE_LIMIT`.
@@ -52,8 +60,23 @@ pub struct Options {
     pub starttls: bool,
     /// Expect a TLS handshake at the start of every connection.
     pub implicit_tls: bool,
+    /// Listen on this Unix socket, which is made, instead of a TCP port.
+    pub unix: Option<PathBuf>,
     /// Announce PIPELINING; pipelined commands work either way.
     pub pipelining: bool,
+    /// Offer CHUNKING and BINARYMIME (RFC 3030).
+    pub chunking: bool,
+    /// Offer DSN (RFC 3461). The parameters are checked and stored; nothing is
+    /// ever reported.
+    pub dsn: bool,
+    /// Offer SMTPUTF8 (RFC 6531).
+    pub smtputf8: bool,
+    /// Offer REQUIRETLS inside TLS (RFC 8689).
+    pub require_tls: bool,
+    /// Offer PRDR (draft-hall-prdr), though not in LMTP, which has its own.
+    pub prdr: bool,
+    /// State these limits by LIMITS (RFC 9422), and keep them.
+    pub limits: Option<Limits>,
     /// Largest message accepted, in octets; zero for no limit (RFC 1870 §4).
     pub max_size: u64,
     /// User name and password; when set, MAIL requires authentication.
@@ -78,7 +101,14 @@ impl Default for Options {
             lmtp: false,
             starttls: true,
             implicit_tls: false,
+            unix: None,
             pipelining: true,
+            chunking: true,
+            dsn: true,
+            smtputf8: true,
+            require_tls: false,
+            prdr: false,
+            limits: None,
             max_size: 64 * 1024 * 1024,
             auth: None,
             auth_in_clear: false,
@@ -87,13 +117,26 @@ impl Default for Options {
     }
 }
 
+/// What one client may ask for (RFC 9422 §4). Refused commands count too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// RCPT commands in a transaction.
+    pub rcpt_max: usize,
+    /// MAIL commands in a session.
+    pub mail_max: usize,
+}
+
 /// A message that was accepted, and where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredMessage {
     /// The address of MAIL FROM without brackets; empty for the null path.
     pub reverse_path: String,
+    /// The parameters of MAIL, as they came.
+    pub mail_parameters: String,
     /// The addresses of the accepted RCPT TO without brackets, in order.
     pub forward_paths: Vec<String>,
+    /// The parameters of each of these RCPT TO, as they came.
+    pub rcpt_parameters: Vec<String>,
     /// The file with the message exactly as received, dots unstuffed.
     pub path: PathBuf,
     /// The size of the file.
@@ -111,13 +154,13 @@ pub struct StoredMessage {
 #[derive(Debug)]
 pub struct Receiver {
     shared: Arc<Shared>,
-    address: SocketAddr,
+    address: SockAddr,
     certificate: String,
     acceptor: Option<JoinHandle<()>>,
 }
 
 impl Receiver {
-    /// Starts a server on a free port of 127.0.0.1.
+    /// Starts a server on a free port of 127.0.0.1, or on the Unix socket.
     ///
     /// # Errors
     ///
@@ -127,7 +170,13 @@ impl Receiver {
         let versions = if options.tls12 { &[&rustls::version::TLS12][..] } else { rustls::ALL_VERSIONS };
         let made = make_certificate(&options.hostname, versions).map_err(io::Error::other)?;
         let (certificate, tls) = made;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = match &options.unix {
+            Some(path) => SockAddr::unix(path)?,
+            None => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into(),
+        };
+        let listener = Socket::new(address.domain(), Type::STREAM, None)?;
+        listener.bind(&address)?;
+        listener.listen(BACKLOG)?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             options,
@@ -143,9 +192,13 @@ impl Receiver {
     }
 
     /// The address to connect to.
+    ///
+    /// # Panics
+    ///
+    /// When it listens on a Unix socket.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.address
+        self.address.as_socket().expect("it listens on a TCP port")
     }
 
     /// The self-signed certificate, usable as a client's CA file. It names the
@@ -188,9 +241,13 @@ impl Drop for Receiver {
         }
         // A connection wakes the acceptor. Should that fail, joining it could
         // hang, so then it is left to end by itself.
-        let woken = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
-        if let (Ok(_), Some(acceptor)) = (woken, self.acceptor.take()) {
+        let woken = Socket::new(self.address.domain(), Type::STREAM, None)
+            .and_then(|socket| socket.connect_timeout(&self.address, Duration::from_secs(1)));
+        if let (Ok(()), Some(acceptor)) = (woken, self.acceptor.take()) {
             let _ = acceptor.join();
+        }
+        if let Some(path) = &self.shared.options.unix {
+            let _ = fs::remove_file(path);
         }
     }
 }
@@ -210,7 +267,7 @@ struct Shared {
 struct State {
     stopping: bool,
     messages: Vec<StoredMessage>,
-    connections: HashMap<u64, (TcpStream, JoinHandle<()>)>,
+    connections: HashMap<u64, (Socket, JoinHandle<()>)>,
 }
 
 impl Shared {
@@ -238,7 +295,7 @@ fn make_certificate(
     Ok((certificate, Arc::new(config)))
 }
 
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+fn accept(listener: &Socket, shared: &Arc<Shared>) {
     for id in 0.. {
         let accepted = listener.accept();
         let mut state = shared.lock();
@@ -295,16 +352,28 @@ struct Dialogue {
     /// Whether EHLO or LHLO was used, so that extensions may be.
     extended: bool,
     authenticated: bool,
+    /// MAIL commands so far.
+    mails: usize,
     /// The open mail transaction.
-    message: Option<StoredMessage>,
+    transaction: Option<Transaction>,
+}
+
+/// From MAIL to the end of the data.
+struct Transaction {
+    message: StoredMessage,
     smtputf8: bool,
+    prdr: bool,
+    /// RCPT commands so far.
+    rcpts: usize,
+    /// What has come by BDAT.
+    chunks: Option<Incoming>,
 }
 
 /// One connection.
 struct Session<'a> {
     shared: &'a Shared,
     options: &'a Options,
-    socket: TcpStream,
+    socket: Socket,
     tls: Option<ServerConnection>,
     input: Vec<u8>,
     /// The part of `input` that was received and not yet used.
@@ -314,7 +383,7 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn new(socket: TcpStream, shared: &'a Shared) -> Self {
+    fn new(socket: Socket, shared: &'a Shared) -> Self {
         Self {
             shared,
             options: &shared.options,
@@ -341,7 +410,8 @@ impl<'a> Session<'a> {
     }
 
     fn open(&mut self) -> io::Result<()> {
-        self.socket.set_nodelay(true)?;
+        // A Unix socket knows no such thing.
+        let _ = self.socket.set_tcp_nodelay(true);
         self.socket.set_read_timeout(Some(IDLE_TIMEOUT))?;
         self.socket.set_write_timeout(Some(IDLE_TIMEOUT))?;
         if self.options.implicit_tls {
@@ -459,10 +529,11 @@ impl<'a> Session<'a> {
             ("MAIL", _) => self.mail(argument)?,
             ("RCPT", _) => self.rcpt(argument)?,
             ("DATA", _) => self.data()?,
+            ("BDAT", _) if self.options.chunking => self.bdat(argument)?,
             ("STARTTLS", _) => self.starttls()?,
             ("AUTH", _) => self.auth(argument)?,
             ("RSET", _) => {
-                self.dialogue.message = None;
+                self.dialogue.transaction = None;
                 self.reply("250 2.0.0 Ok");
             }
             ("NOOP", _) => self.reply("250 2.0.0 Ok"),
@@ -478,18 +549,16 @@ impl<'a> Session<'a> {
         // No reply to HELO or EHLO has an enhanced code (RFC 2034 §4).
         refuse_if(!is_domain(name), "501 Domain or address literal expected")?;
         // Any transaction ends, as after RSET (RFC 5321 §4.1.4).
-        self.dialogue.message = None;
+        self.dialogue.transaction = None;
         self.dialogue.client_name = Some(name.to_owned());
         self.dialogue.extended = extended;
         let options = self.options;
-        if !extended {
-            self.reply(&format!("250 {}", options.hostname));
-            return Ok(());
-        }
-        self.reply(&format!("250-{}", options.hostname));
+        let limits = options
+            .limits
+            .map(|limits| format!("LIMITS RCPTMAX={} MAILMAX={}", limits.rcpt_max, limits.mail_max));
         let starttls = options.starttls && self.tls.is_none();
         let auth = options.auth.is_some() && self.auth_is_safe();
-        for (offered, extension) in [
+        let extensions = [
             (options.pipelining, "PIPELINING"),
             (true, "8BITMIME"),
             (true, &format!("SIZE {}", options.max_size)),
@@ -497,13 +566,33 @@ impl<'a> Session<'a> {
             (starttls, "STARTTLS"),
             (auth && self.tls.is_none(), "AUTH PLAIN LOGIN SCRAM-SHA-256"),
             (auth && self.tls.is_some(), "AUTH PLAIN LOGIN SCRAM-SHA-256 SCRAM-SHA-256-PLUS"),
-        ] {
-            if offered {
-                self.reply(&format!("250-{extension}"));
-            }
+            (options.chunking, "CHUNKING"),
+            (options.chunking, "BINARYMIME"),
+            (options.dsn, "DSN"),
+            (self.requires_tls(), "REQUIRETLS"),
+            (self.gives_prdr(), "PRDR"),
+            (limits.is_some(), limits.as_deref().unwrap_or_default()),
+            (options.smtputf8, "SMTPUTF8"),
+        ];
+        let offered = extensions.iter().filter(|(offered, _)| extended && *offered);
+        let mut lines = offered.map(|&(_, extension)| extension);
+        let mut line = options.hostname.as_str();
+        for next in lines.by_ref() {
+            self.reply(&format!("250-{line}"));
+            line = next;
         }
-        self.reply("250 SMTPUTF8");
+        self.reply(&format!("250 {line}"));
         Ok(())
+    }
+
+    /// Whether REQUIRETLS is offered: only where the session is in TLS
+    /// (RFC 8689 §2).
+    fn requires_tls(&self) -> bool {
+        self.options.require_tls && self.tls.is_some()
+    }
+
+    fn gives_prdr(&self) -> bool {
+        self.options.prdr && !self.options.lmtp
     }
 
     fn auth_is_safe(&self) -> bool {
@@ -519,58 +608,93 @@ impl<'a> Session<'a> {
         let client_name = name.ok_or("503 5.5.1 Say hello first")?;
         let locked = self.options.auth.is_some() && !self.dialogue.authenticated;
         refuse_if(locked, "530 5.7.0 Authentication required")?;
-        let nested = self.dialogue.message.is_some();
+        let nested = self.dialogue.transaction.is_some();
         refuse_if(nested, "503 5.5.1 Nested MAIL command")?;
-        let (path, parameters) = split_path(argument, "FROM:")?;
+        self.dialogue.mails += 1;
+        let many = self.options.limits.is_some_and(|limits| self.dialogue.mails > limits.mail_max);
+        refuse_if(many, "452 4.5.3 Too many messages in one session")?;
+        let (path, text) = split_path(argument, "FROM:")?;
         let valid = path.is_empty() || is_mailbox(path);
         refuse_if(!valid, "501 5.1.7 Bad sender address")?;
         // Parameters belong to extensions (RFC 5321 §4.1.1.11).
-        let early = !self.dialogue.extended && !parameters.is_empty();
+        let early = !self.dialogue.extended && !text.is_empty();
         refuse_if(early, "555 5.5.4 No parameters after HELO")?;
-        let (mut body_parameter, mut smtputf8) = (None, false);
-        for parameter in parameters.to_ascii_uppercase().split_ascii_whitespace() {
-            match parameter.split_once('=').unwrap_or((parameter, "")) {
-                ("SIZE", size) => {
+        let (mut body_parameter, mut smtputf8, mut prdr) = (None, false, false);
+        let options = self.options;
+        for (name, value) in parameters(text)? {
+            match (name.as_str(), value) {
+                ("SIZE", Some(size)) => {
                     let digits = !size.is_empty() && size.bytes().all(|b| b.is_ascii_digit());
                     refuse_if(!digits, "501 5.5.4 Bad SIZE")?;
                     // A number that does not even fit is surely too big.
                     let fits = size.parse().is_ok_and(|size| !self.too_big(size));
                     refuse_if(!fits, "552 5.3.4 Message too big")?;
                 }
-                ("BODY", body @ ("7BIT" | "8BITMIME")) => body_parameter = Some(body.to_owned()),
-                ("BODY", _) => return Err("501 5.5.4 Bad BODY".into()),
-                ("SMTPUTF8", "") => smtputf8 = true,
+                ("BODY", Some(body)) => {
+                    let body = body.to_ascii_uppercase();
+                    let known = matches!(body.as_str(), "7BIT" | "8BITMIME")
+                        || (body == "BINARYMIME" && options.chunking);
+                    refuse_if(!known, "501 5.5.4 Bad BODY")?;
+                    body_parameter = Some(body);
+                }
+                ("SMTPUTF8", None) if options.smtputf8 => smtputf8 = true,
+                ("RET", Some(ret)) if options.dsn => {
+                    let known = ["FULL", "HDRS"].iter().any(|known| ret.eq_ignore_ascii_case(known));
+                    refuse_if(!known, "501 5.5.4 Bad RET")?;
+                }
+                ("ENVID", Some(id)) if options.dsn => {
+                    refuse_if(!is_xtext(id) || id.len() > ENVID_LIMIT, "501 5.5.4 Bad ENVID")?;
+                }
+                ("REQUIRETLS", None) if self.requires_tls() => {}
+                ("PRDR", None) if self.gives_prdr() => prdr = true,
                 // Part of the AUTH extension, to be ignored (RFC 4954 §5).
-                ("AUTH", _) if self.options.auth.is_some() => {}
+                ("AUTH", Some(_)) if options.auth.is_some() => {}
                 _ => return Err("555 5.5.4 Parameter not recognized".into()),
             }
         }
         // The codes are those of RFC 6531 §3.5.
         let plain = path.is_ascii() || smtputf8;
         refuse_if(!plain, "553 5.6.7 Address needs SMTPUTF8")?;
-        self.dialogue.smtputf8 = smtputf8;
-        self.dialogue.message = Some(StoredMessage {
+        let message = StoredMessage {
             reverse_path: path.to_owned(),
+            mail_parameters: text.to_owned(),
             forward_paths: Vec::new(),
+            rcpt_parameters: Vec::new(),
             path: PathBuf::new(),
             octets: 0,
             tls: self.tls.is_some(),
             body_parameter,
             client_name,
-        });
+        };
+        self.dialogue.transaction = Some(Transaction { message, smtputf8, prdr, rcpts: 0, chunks: None });
         self.reply("250 2.1.0 Ok");
         Ok(())
     }
 
     fn rcpt(&mut self, argument: &str) -> Result<(), Fault> {
-        let message = self.dialogue.message.as_mut();
-        let recipients = &mut message.ok_or("503 5.5.1 MAIL first")?.forward_paths;
-        let (path, parameters) = split_path(argument, "TO:")?;
+        let transaction = self.dialogue.transaction.as_mut().ok_or("503 5.5.1 MAIL first")?;
+        refuse_if(transaction.chunks.is_some(), "503 5.5.1 The data has begun")?;
+        transaction.rcpts += 1;
+        let most = self.options.limits.map_or(RECIPIENT_LIMIT, |limits| limits.rcpt_max);
+        refuse_if(transaction.rcpts > most, "452 4.5.3 Too many recipients")?;
+        let (path, text) = split_path(argument, "TO:")?;
         // Postmaster alone needs no domain (RFC 5321 §4.1.1.3).
         let valid = is_mailbox(path) || path.eq_ignore_ascii_case("postmaster");
         refuse_if(!valid, "501 5.1.3 Bad recipient address")?;
-        refuse_if(!parameters.is_empty(), "555 5.5.4 Parameter not recognized")?;
-        let plain = path.is_ascii() || self.dialogue.smtputf8;
+        for (name, value) in parameters(text)? {
+            match (name.as_str(), value) {
+                ("NOTIFY", Some(when)) if self.options.dsn => {
+                    refuse_if(!is_notify(when), "501 5.5.4 Bad NOTIFY")?;
+                }
+                ("ORCPT", Some(original)) if self.options.dsn => {
+                    let (kind, address) = original.split_once(';').unwrap_or_default();
+                    let right = !kind.is_empty() && is_xtext(address) && original.len() <= ORCPT_LIMIT;
+                    refuse_if(!right, "501 5.5.4 Bad ORCPT")?;
+                }
+                _ => return Err("555 5.5.4 Parameter not recognized".into()),
+            }
+        }
+        let plain = path.is_ascii() || transaction.smtputf8;
         refuse_if(!plain, "553 5.6.7 Address needs SMTPUTF8")?;
         for (prefix, code, text) in [
             ("refused", "550 5.1.1", "no such user here"),
@@ -579,67 +703,152 @@ impl<'a> Session<'a> {
         ] {
             refuse_if(path.starts_with(prefix), &format!("{code} <{path}> {text}"))?;
         }
-        let many = recipients.len() >= RECIPIENT_LIMIT;
-        refuse_if(many, "452 4.5.3 Too many recipients")?;
-        recipients.push(path.to_owned());
+        transaction.message.forward_paths.push(path.to_owned());
+        transaction.message.rcpt_parameters.push(text.to_owned());
         self.reply("250 2.1.5 Ok");
         Ok(())
     }
 
-    fn data(&mut self) -> Result<(), Fault> {
-        let message = self.dialogue.message.clone();
-        let mut message = message.ok_or("503 5.5.1 MAIL first")?;
-        let nobody = message.forward_paths.is_empty();
+    /// The transaction, if data may come now.
+    fn transaction(&mut self) -> Result<&mut Transaction, Fault> {
+        let transaction = self.dialogue.transaction.as_mut().ok_or("503 5.5.1 MAIL first")?;
+        let nobody = transaction.message.forward_paths.is_empty();
         // In LMTP the code must be 503 (RFC 2033 §4.2).
         refuse_if(nobody && self.options.lmtp, "503 5.5.1 no valid recipients")?;
         refuse_if(nobody, "554 5.5.1 no valid recipients")?;
-        let spool = Spool::create(self.shared);
-        let mut spool = spool.map_err(|_| "451 4.3.0 Cannot store a message")?;
+        Ok(transaction)
+    }
+
+    fn data(&mut self) -> Result<(), Fault> {
+        let transaction = self.transaction()?;
+        let binary = transaction.message.body_parameter.as_deref() == Some("BINARYMIME");
+        // RFC 3030 §2 and §3.
+        refuse_if(binary || transaction.chunks.is_some(), "503 5.5.1 Only BDAT can follow")?;
+        let mut incoming = Incoming::new(self.shared)?;
         self.reply("354 End data with <CR><LF>.<CR><LF>");
-        let (octets, refusal) = self.receive(&mut spool.file)?;
+        self.receive(&mut incoming)?;
         // Whatever the outcome, the transaction is over (RFC 5321 §4.1.1.4).
-        self.dialogue.message = None;
-        // LMTP answers for every accepted recipient (RFC 2033 §4.2).
-        let lmtp = self.options.lmtp;
-        let replies = if lmtp { message.forward_paths.len() } else { 1 };
-        let reply = if let Some(refusal) = refusal {
-            drop(spool); // the file is gone before the client knows
-            refusal.to_owned()
-        } else {
-            message.path = spool.keep();
-            message.octets = octets;
-            let name = message.path.file_name().unwrap_or_default().display();
-            let reply = format!("250 2.0.0 Ok: stored as {name}");
-            self.shared.lock().messages.push(message);
-            self.shared.arrived.notify_all();
-            reply
-        };
-        (0..replies).for_each(|_| self.reply(&reply));
+        if let Some(transaction) = self.dialogue.transaction.take() {
+            self.store(transaction, incoming);
+        }
         Ok(())
     }
 
-    /// Receives the message data to its very end; returns its size, and the
-    /// reply if it is refused.
-    fn receive(&mut self, file: &mut File) -> Result<(u64, Option<&'static str>), Fault> {
+    /// Receives the message data to its very end.
+    fn receive(&mut self, incoming: &mut Incoming) -> Result<(), Fault> {
         let mut unstuffer = Unstuffer::default();
         let mut text = Vec::new();
-        let (mut octets, mut refusal) = (0, None);
         loop {
             let (used, ended) = unstuffer.feed(&self.input[self.held.clone()], &mut text);
             self.held.start += used;
-            octets += text.len() as u64;
+            incoming.write(&text, self.options.max_size);
             if unstuffer.bare {
-                refusal = Some("550 5.6.0 Bare CR or LF in the message");
-            } else if self.too_big(octets) {
-                refusal = Some("552 5.3.4 Message too big");
-            } else if refusal.is_none() && file.write_all(&text).is_err() {
-                refusal = Some("451 4.3.0 Cannot store the message");
+                incoming.refusal = Some(BARE);
             }
             text.clear();
             if ended {
-                return Ok((octets, refusal));
+                return Ok(());
             }
             self.fill()?;
+        }
+    }
+
+    fn bdat(&mut self, argument: &str) -> Result<(), Fault> {
+        let (size, last) = match argument.split_once(' ') {
+            Some((size, last)) if last.eq_ignore_ascii_case("LAST") => (size, true),
+            _ => (argument, false),
+        };
+        let digits = !size.is_empty() && size.bytes().all(|b| b.is_ascii_digit());
+        let size = size.parse().ok().filter(|_| digits);
+        let mut left: u64 = size.ok_or("501 5.5.4 Syntax: BDAT size [LAST]")?;
+        // The chunk is read whatever becomes of it, or it would pass for
+        // commands (RFC 3030 §2).
+        let mut incoming = self.chunks();
+        while left > 0 {
+            if self.held.is_empty() {
+                self.fill()?;
+            }
+            let held = self.held.len();
+            let used = usize::try_from(left).map_or(held, |left| left.min(held));
+            let octets = &self.input[self.held.start..self.held.start + used];
+            if let Ok(incoming) = &mut incoming {
+                incoming.take_chunk(octets, self.options.max_size);
+            }
+            self.held.start += used;
+            left -= used as u64;
+        }
+        let mut incoming = incoming?;
+        if last {
+            incoming.end_chunks();
+        }
+        let Some(mut transaction) = self.dialogue.transaction.take() else {
+            return Ok(());
+        };
+        if let (true, None) = (last, incoming.refusal) {
+            self.store(transaction, incoming);
+            return Ok(());
+        }
+        let reply =
+            incoming.refusal.map_or(format!("250 2.0.0 {} octets received", incoming.octets), Into::into);
+        let lmtp = self.options.lmtp && last;
+        let replies = if lmtp { transaction.message.forward_paths.len() } else { 1 };
+        (0..replies).for_each(|_| self.reply(&reply));
+        // After a refusal nothing but RSET leads on (RFC 3030 §2).
+        incoming.refusal = incoming.refusal.map(|_| "503 5.5.1 RSET first");
+        transaction.chunks = Some(incoming);
+        self.dialogue.transaction = Some(transaction);
+        Ok(())
+    }
+
+    /// Where the next chunk goes.
+    fn chunks(&mut self) -> Result<Incoming, Fault> {
+        let shared = self.shared;
+        let transaction = self.transaction()?;
+        let is_text = transaction.message.body_parameter.as_deref() != Some("BINARYMIME");
+        match transaction.chunks.take() {
+            Some(chunks) => Ok(chunks),
+            None => Ok(Incoming { is_text, ..Incoming::new(shared)? }),
+        }
+    }
+
+    /// Stores the message, and answers for it.
+    fn store(&mut self, transaction: Transaction, incoming: Incoming) {
+        let Transaction { mut message, prdr, .. } = transaction;
+        let recipients = message.forward_paths.clone();
+        if let Some(refusal) = incoming.refusal {
+            drop(incoming); // the file is gone before the client knows
+            // LMTP answers for every accepted recipient (RFC 2033 §4.2).
+            let replies = if self.options.lmtp { recipients.len() } else { 1 };
+            (0..replies).for_each(|_| self.reply(refusal));
+            return;
+        }
+        let each = prdr || self.options.lmtp;
+        let filtered = |path: &String| each && path.starts_with("filtered");
+        let mut kept = recipients.iter().map(|path| !filtered(path));
+        message.rcpt_parameters.retain(|_| kept.next().unwrap_or_default());
+        message.forward_paths.retain(|path| !filtered(path));
+        let delivered = !message.forward_paths.is_empty();
+        let mut all = "550 5.7.1 nobody takes this message".to_owned();
+        if delivered {
+            (message.octets, message.path) = (incoming.octets, incoming.spool.keep());
+            let name = message.path.file_name().unwrap_or_default().display();
+            all = format!("250 2.0.0 Ok: stored as {name}");
+            self.shared.lock().messages.push(message);
+            self.shared.arrived.notify_all();
+        } else {
+            drop(incoming);
+        }
+        if prdr {
+            self.reply("353 each recipient is answered for, and then the message");
+        }
+        for path in recipients.iter().filter(|_| each) {
+            match filtered(path) {
+                true => self.reply(&format!("550 5.7.1 <{path}> does not take this message")),
+                false => self.reply(&all),
+            }
+        }
+        if !self.options.lmtp {
+            self.reply(&all);
         }
     }
 
@@ -666,7 +875,7 @@ impl<'a> Session<'a> {
         let user_password = (user.as_bytes(), password.as_bytes());
         refuse_if(!self.dialogue.extended, "503 5.5.1 EHLO first")?;
         // Neither twice nor within a transaction (RFC 4954 §4).
-        let late = self.dialogue.authenticated || self.dialogue.message.is_some();
+        let late = self.dialogue.authenticated || self.dialogue.transaction.is_some();
         refuse_if(late, "503 5.5.1 AUTH not allowed now")?;
         refuse_if(!self.auth_is_safe(), "538 5.7.11 AUTH needs TLS")?;
         let (mechanism, initial) = match argument.split_once(' ') {
@@ -775,6 +984,57 @@ enum Place {
     Elsewhere,
 }
 
+const BARE: &str = "550 5.6.0 Bare CR or LF in the message";
+
+/// Message data on its way into a file.
+struct Incoming {
+    spool: Spool,
+    octets: u64,
+    /// The reply, if it is refused.
+    refusal: Option<&'static str>,
+    /// In chunks: only CRLF ends a line, and no other CR or LF is allowed.
+    is_text: bool,
+    /// In chunks: the last octet was a CR.
+    after_cr: bool,
+}
+
+impl Incoming {
+    fn new(shared: &Shared) -> Result<Self, Fault> {
+        let spool = Spool::create(shared).map_err(|_| "451 4.3.0 Cannot store a message")?;
+        Ok(Self { spool, octets: 0, refusal: None, is_text: true, after_cr: false })
+    }
+
+    fn write(&mut self, text: &[u8], max_size: u64) {
+        self.octets += text.len() as u64;
+        if max_size != 0 && self.octets > max_size {
+            self.refusal = Some("552 5.3.4 Message too big");
+        } else if self.refusal.is_none() && self.spool.file.write_all(text).is_err() {
+            self.refusal = Some("451 4.3.0 Cannot store the message");
+        }
+    }
+
+    /// Takes octets of a chunk. The first refusal stays.
+    fn take_chunk(&mut self, octets: &[u8], max_size: u64) {
+        if self.refusal.is_some() {
+            return;
+        }
+        self.write(octets, max_size);
+        for &octet in octets {
+            if self.is_text && self.after_cr != (octet == b'\n') {
+                self.refusal = Some(BARE);
+            }
+            self.after_cr = octet == b'\r';
+        }
+    }
+
+    /// No chunk follows.
+    fn end_chunks(&mut self) {
+        if self.is_text && self.after_cr {
+            self.refusal = self.refusal.or(Some(BARE));
+        }
+    }
+}
+
 /// Removes the stuffed dots and finds the end of the message data, which
 /// nothing but CRLF.CRLF is (RFC 5321 §4.1.1.4).
 #[derive(Default)]
@@ -814,6 +1074,41 @@ impl Unstuffer {
         }
         (input.len(), false)
     }
+}
+
+/// The parameters of MAIL and RCPT, their names in upper case; none may come
+/// twice.
+fn parameters(text: &str) -> Result<Vec<(String, Option<&str>)>, Fault> {
+    let mut names = HashSet::new();
+    let parameter = |parameter| {
+        let (name, value) = match str::split_once(parameter, '=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (parameter, None),
+        };
+        let name = name.to_ascii_uppercase();
+        refuse_if(!names.insert(name.clone()), "501 5.5.4 A parameter came twice")?;
+        Ok((name, value))
+    };
+    text.split_ascii_whitespace().map(parameter).collect()
+}
+
+/// RFC 3461 §4; empty is none.
+fn is_xtext(text: &str) -> bool {
+    let mut parts = text.split('+');
+    let plain = |part: &str| part.bytes().all(|b| b.is_ascii_graphic() && b != b'=');
+    let is_hex = |b: u8| b.is_ascii_digit() || (b'A'..=b'F').contains(&b);
+    let hex = |part: &str| part.len() >= 2 && part.bytes().take(2).all(is_hex);
+    !text.is_empty() && parts.next().is_some_and(plain) && parts.all(|part| hex(part) && plain(part))
+}
+
+/// RFC 3461 §4.1: NEVER alone, or each of the others once at most.
+fn is_notify(when: &str) -> bool {
+    let mut left = vec!["SUCCESS", "FAILURE", "DELAY"];
+    let mut take = |word: &str| {
+        let found = left.iter().position(|known| known.eq_ignore_ascii_case(word));
+        found.map(|at| left.remove(at)).is_some()
+    };
+    when.eq_ignore_ascii_case("NEVER") || when.split(',').all(|word| take(word))
 }
 
 /// Splits `FROM:<address> parameters` into address and parameters. No space may
@@ -879,6 +1174,8 @@ mod tests {
     use rustls::pki_types::{CertificateDer, pem::PemObject};
     use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
     use std::io::{BufRead, BufReader};
+    use std::net::TcpStream;
+    use std::os::unix::net::UnixStream;
 
     struct Client<S>(BufReader<S>);
 
@@ -966,11 +1263,12 @@ mod tests {
         let (receiver, mut client) = start(|_| ());
         client.send("ehlo client.example\r\n");
         let offer = "250-receiver.localhost\r\n250-PIPELINING\r\n250-8BITMIME\r\n\
-            250-SIZE 67108864\r\n250-ENHANCEDSTATUSCODES\r\n250-STARTTLS\r\n250 SMTPUTF8\r\n";
+            250-SIZE 67108864\r\n250-ENHANCEDSTATUSCODES\r\n250-STARTTLS\r\n250-CHUNKING\r\n\
+            250-BINARYMIME\r\n250-DSN\r\n250 SMTPUTF8\r\n";
         assert_eq!(client.expect("250-"), offer);
         client.send(
             "mail from:<\"a>b\"@client.example> size=40 body=8bitmime\r\n\
-             RCPT TO:<b@receiver.localhost>\r\nRCPT TO:<Postmaster>\r\nDATA\r\n",
+             RCPT TO:<b@receiver.localhost>\r\nRCPT TO:<Postmaster> notify=NEVER\r\nDATA\r\n",
         );
         client.talk("250 2.1.0\n250 2.1.5\n250 2.1.5\n354");
         for part in ["Subject: x\r", "\n\r\n.", ".dot\r\n..\r\n.", ".", "\r\n.\r"] {
@@ -983,7 +1281,9 @@ mod tests {
         let message = receiver.wait_for_messages(1, Duration::from_secs(5)).remove(0);
         let expected = StoredMessage {
             reverse_path: "\"a>b\"@client.example".to_owned(),
+            mail_parameters: "size=40 body=8bitmime".to_owned(),
             forward_paths: vec!["b@receiver.localhost".to_owned(), "Postmaster".to_owned()],
+            rcpt_parameters: vec![String::new(), "notify=NEVER".to_owned()],
             path: receiver.shared.options.directory.join("0001.eml"),
             octets: 26,
             tls: false,
@@ -1108,5 +1408,144 @@ mod tests {
         client.talk(TO_DATA);
         client.send("half a mess"); // and then nothing more: no file is left
         assert_eq!(files_left(receiver), 0);
+    }
+
+    #[test]
+    fn chunks_are_put_together() {
+        let (receiver, mut client) = start(|_| ());
+        client.talk("> EHLO x\n250-\n> MAIL FROM:<> BODY=BINARYMIME\n250\n> RCPT TO:<b@x>\n250");
+        client.talk("> DATA\n503 5.5.1");
+        client.send("BDAT 6\r\nab\r\n.\rBDAT 4\r\n\ncd\0bdat 0 last\r\n");
+        client.talk("250 2.0.0\n250 2.0.0\n250 2.0.0 Ok: stored as 0001.eml\n> MAIL FROM:<>\n250");
+        let message = &receiver.messages()[0];
+        assert_eq!(message.octets, 10);
+        assert_eq!(fs::read(&message.path).unwrap(), b"ab\r\n.\r\ncd\0");
+        assert_eq!(files_left(receiver), 1);
+    }
+
+    #[test]
+    fn a_refused_chunk_is_read() {
+        let (receiver, mut client) = start(|options| options.max_size = 10);
+        client.talk("> EHLO x\n250-\n> BDAT\n501\n> BDAT -1\n501\n> BDAT 1 FIRST\n501");
+        client.send("BDAT 6 LAST\r\nQUIT\r\n");
+        client.talk("503 5.5.1 MAIL first\n> MAIL FROM:<>\n250\n> RCPT TO:<refused@x>\n550");
+        client.send("BDAT 6\r\nQUIT\r\n");
+        client.talk("554 5.5.1 no valid\n> RCPT TO:<b@x>\n250");
+        // Too big, the rest behind it, and nothing but RSET then.
+        client.send("BDAT 6\r\n1234\r\nBDAT 6\r\nQUIT\r\nBDAT 6 LAST\r\nQUIT\r\n");
+        client.talk("250 2.0.0 6 octets\n552 5.3.4\n503 5.5.1 RSET\n> MAIL FROM:<>\n503");
+        client.talk("> RCPT TO:<c@x>\n503\n> DATA\n503\n> RSET\n250");
+        for text in ["a\nb", "a\rb", "a\r"] {
+            client.talk("> MAIL FROM:<>\n250\n> RCPT TO:<b@x>\n250");
+            client.send(&format!("BDAT {} LAST\r\n{text}", text.len()));
+            client.talk("550 5.6.0\n> RSET\n250");
+        }
+        assert_eq!(files_left(receiver), 0);
+    }
+
+    #[test]
+    fn lmtp_answers_the_last_chunk_for_each_recipient() {
+        let (receiver, mut client) = start(|options| options.lmtp = true);
+        client.talk("> LHLO x\n250-\n> MAIL FROM:<> RET=HDRS\n250\n> RCPT TO:<a@x> NOTIFY=DELAY\n250");
+        client.talk("> RCPT TO:<filtered@x>\n250\n> RCPT TO:<b@x>\n250");
+        client.send("BDAT 3\r\nabcBDAT 2 LAST\r\n\r\n");
+        client.talk("250 2.0.0 3\n250 2.0.0 Ok\n550 5.7.1 <filtered@x>\n250 2.0.0 Ok\n> NOOP\n250");
+        let message = &receiver.messages()[0];
+        assert_eq!(message.forward_paths, ["a@x", "b@x"]);
+        assert_eq!(
+            (&message.mail_parameters[..], &message.rcpt_parameters[0][..]),
+            ("RET=HDRS", "NOTIFY=DELAY")
+        );
+        assert_eq!((message.rcpt_parameters.len(), files_left(receiver)), (2, 1));
+    }
+
+    #[test]
+    fn prdr_answers_for_each_recipient_and_for_all() {
+        let (receiver, mut client) = start(|options| options.prdr = true);
+        client.talk("> EHLO x\n250-\n> MAIL FROM:<> PRDR\n250\n> RCPT TO:<a@x>\n250");
+        client.talk("> RCPT TO:<filtered@x>\n250\n> DATA\n354\n> .\n353 ");
+        client.talk("250 2.0.0 Ok: stored\n550 5.7.1 <filtered@x>\n250 2.0.0 Ok: stored");
+        client.talk("> MAIL FROM:<> PRDR\n250\n> RCPT TO:<filtered@x>\n250\n> BDAT 0 LAST\n353 \n550\n550");
+        client.talk("> MAIL FROM:<>\n250\n> RCPT TO:<filtered@x>\n250\n> BDAT 0 LAST\n250 2.0.0 Ok");
+        assert_eq!(receiver.messages().len(), 2);
+        assert_eq!(files_left(receiver), 2);
+    }
+
+    #[test]
+    fn parameters_are_strict() {
+        let (receiver, mut client) = start(|_| ());
+        client.talk("> EHLO x\n250-");
+        for (parameters, reply) in [
+            ("RET=FULL ENVID=a+20b SIZE=1", "250"),
+            ("RET=SOME", "501"),
+            ("RET", "555"),
+            ("RET=FULL ret=HDRS", "501"),
+            ("ENVID=a=b", "501"),
+            ("ENVID=+2", "501"),
+            ("REQUIRETLS", "555"),
+            ("PRDR", "555"),
+            ("SMTPUTF8=1", "555"),
+        ] {
+            client.talk(&format!("> RSET\n250\n> MAIL FROM:<> {parameters}\n{reply}"));
+        }
+        client.talk("> RSET\n250\n> MAIL FROM:<>\n250");
+        for (parameters, reply) in [
+            ("NOTIFY=SUCCESS,delay ORCPT=rfc822;a+2Bb@x", "250"),
+            ("NOTIFY=NEVER,DELAY", "501"),
+            ("NOTIFY=DELAY,DELAY", "501"),
+            ("NOTIFY=", "501"),
+            ("ORCPT=a@x", "501"),
+            ("RRVS=x", "555"),
+        ] {
+            client.talk(&format!("> RCPT TO:<b@x> {parameters}\n{reply}"));
+        }
+        assert_eq!(files_left(receiver), 0);
+        let (_plain, mut client) = start(|options| {
+            (options.dsn, options.chunking, options.smtputf8) = (false, false, false);
+        });
+        client.send("EHLO x\r\n");
+        let offer = client.expect("250-");
+        assert!(offer.ends_with("250 STARTTLS\r\n") && !offer.contains("CHUNKING"), "{offer}");
+        client.talk("> MAIL FROM:<> RET=FULL\n555\n> MAIL FROM:<> SMTPUTF8\n555");
+        client.talk("> MAIL FROM:<> BODY=BINARYMIME\n501\n> BDAT 0 LAST\n500");
+    }
+
+    #[test]
+    fn limits_are_stated_and_kept() {
+        let limits = Limits { rcpt_max: 2, mail_max: 1 };
+        let (receiver, mut client) = start(|options| options.limits = Some(limits));
+        client.send("EHLO x\r\n");
+        assert!(client.expect("250-").contains("250-LIMITS RCPTMAX=2 MAILMAX=1\r\n"));
+        client.talk("> MAIL FROM:<>\n250\n> RCPT TO:<a@x>\n250\n> RCPT TO:<refused@x>\n550");
+        client.talk("> RCPT TO:<b@x>\n452 4.5.3\n> RSET\n250\n> MAIL FROM:<>\n452 4.5.3");
+        assert_eq!(files_left(receiver), 0);
+    }
+
+    #[test]
+    fn requiretls_is_offered_inside_tls() {
+        let (receiver, mut client) = start(|options| options.require_tls = true);
+        client.send("EHLO x\r\n");
+        assert!(!client.expect("250-").contains("REQUIRETLS"));
+        client.talk("> MAIL FROM:<> REQUIRETLS\n555");
+        let mut client = start_tls(&receiver, client);
+        client.send("EHLO x\r\n");
+        assert!(client.expect("250-").contains("250-REQUIRETLS\r\n"));
+        client.talk("> MAIL FROM:<> REQUIRETLS\n250");
+        assert_eq!(files_left(receiver), 0);
+    }
+
+    #[test]
+    fn a_unix_socket_comes_and_goes() {
+        let mut options = Options::default();
+        let path = options.directory.with_extension("sock");
+        options.unix = Some(path.clone());
+        let receiver = Receiver::start(options).unwrap();
+        let mut client = Client(BufReader::new(UnixStream::connect(&path).unwrap()));
+        client.talk("220 receiver.localhost\n> EHLO x\n250-");
+        client.talk(TO_DATA);
+        client.talk("> .\n250 2.0.0\n> QUIT\n221");
+        client.expect_end();
+        assert_eq!(files_left(receiver), 1);
+        assert!(!path.exists());
     }
 }
