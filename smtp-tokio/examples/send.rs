@@ -75,7 +75,10 @@ impl Content {
     async fn open(item: &Item) -> io::Result<Self> {
         let source: Pin<Box<dyn AsyncBufRead>> = match &item.source {
             Source::Sample(octets) => Box::pin(*octets),
-            Source::Stdin => Box::pin(BufReader::new(tokio::io::stdin())),
+            Source::Stdin => {
+                smtp_tests::send::take_stdin()?;
+                Box::pin(BufReader::new(tokio::io::stdin()))
+            }
             Source::File(path) => {
                 Box::pin(BufReader::with_capacity(64 * 1024, tokio::fs::File::open(path).await?))
             }

@@ -1104,11 +1104,11 @@ fn is_xtext(text: &str) -> bool {
 /// RFC 3461 §4.1: NEVER alone, or each of the others once at most.
 fn is_notify(when: &str) -> bool {
     let mut left = vec!["SUCCESS", "FAILURE", "DELAY"];
-    let mut take = |word: &str| {
+    let take = |word: &str| {
         let found = left.iter().position(|known| known.eq_ignore_ascii_case(word));
         found.map(|at| left.remove(at)).is_some()
     };
-    when.eq_ignore_ascii_case("NEVER") || when.split(',').all(|word| take(word))
+    when.eq_ignore_ascii_case("NEVER") || when.split(',').all(take)
 }
 
 /// Splits `FROM:<address> parameters` into address and parameters. No space may
@@ -1500,7 +1500,7 @@ mod tests {
             client.talk(&format!("> RCPT TO:<b@x> {parameters}\n{reply}"));
         }
         assert_eq!(files_left(receiver), 0);
-        let (_plain, mut client) = start(|options| {
+        let (plain, mut client) = start(|options| {
             (options.dsn, options.chunking, options.smtputf8) = (false, false, false);
         });
         client.send("EHLO x\r\n");
@@ -1508,6 +1508,7 @@ mod tests {
         assert!(offer.ends_with("250 STARTTLS\r\n") && !offer.contains("CHUNKING"), "{offer}");
         client.talk("> MAIL FROM:<> RET=FULL\n555\n> MAIL FROM:<> SMTPUTF8\n555");
         client.talk("> MAIL FROM:<> BODY=BINARYMIME\n501\n> BDAT 0 LAST\n500");
+        assert_eq!(files_left(plain), 0);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,9 @@ use clap::{CommandFactory, Parser, ValueEnum};
 use serde_json::{Value, json};
 use smtp_blocking::TlsInfo;
 use smtp_proto::{
-    BodyType, Cause, ClientName, Credentials, Envelope, Error, Outcome, Printable, Reply, Report, Stage,
-    Timeouts, TlsPolicy, Trace,
+    BodyType, ByMode, Cause, ClientName, Credentials, Envelope, Error, MailParameter, Mailbox, Notify,
+    Outcome, ParameterError, Printable, RcptParameter, Reply, Report, Ret, RrvsAction, Stage, Timeouts,
+    TlsPolicy, Trace,
 };
 
 use crate::receiver;
@@ -33,12 +35,12 @@ Content-Transfer-Encoding: 8bit\r
 \r
 Grüße, Bob.\r
 .\r
-The line above is one dot, which would have ended the message if the engine had not doubled it.\r
+The line above is one dot. In a chunk it means nothing; behind DATA the engine would double it.\r
 ";
 
 /// Forwards one message to a mail server.
 ///
-/// Without --server, a small receiving server is started on a loopback port and the message is stored
+/// Without --server and --unix, a small receiving server is started on a loopback port and the message is stored
 /// there; without any argument, a sample message is forwarded that way and the conversation shown.
 ///
 /// Exit codes: 0 success, 64 usage, 65 bad input, 69 permanent failure, 75 temporary failure (or some
@@ -49,6 +51,9 @@ pub struct Options {
     /// The server; port 25 if none is given, 465 with implicit TLS, 24 with --lmtp.
     #[arg(long, value_name = "HOST[:PORT]")]
     pub server: Option<String>,
+    /// Connects to the server behind this Unix socket instead.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["server", "local_address"])]
+    pub unix: Option<PathBuf>,
     /// The reverse-path; '<>' is the null reverse-path.
     #[arg(long, value_name = "ADDR", required = true)]
     pub from: Option<String>,
@@ -65,6 +70,34 @@ pub struct Options {
     /// are known to take it.
     #[arg(long)]
     pub overlap: bool,
+    /// When to send the message by BDAT, in chunks, instead of DATA.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub chunking: Chunking,
+    /// Sends nothing unless every recipient is accepted.
+    #[arg(long)]
+    pub all_or_nothing: bool,
+    /// How much of the message a report of failure returns. The three --dsn flags are said where DSN is
+    /// offered.
+    #[arg(long, value_enum)]
+    pub dsn_ret: Option<DsnRet>,
+    /// The sender's own name of the message, which reports repeat.
+    #[arg(long, value_name = "ID")]
+    pub dsn_envid: Option<String>,
+    /// Of what is reported for each recipient: never, or a list of success, failure and delay.
+    #[arg(long, value_name = "LIST")]
+    pub dsn_notify: Option<String>,
+    /// Sends only over TLS with a verified server, here and on every later hop (REQUIRETLS).
+    #[arg(long)]
+    pub require_tls: bool,
+    /// Says that the header needs SMTPUTF8, though the addresses may not.
+    #[arg(long)]
+    pub smtputf8: bool,
+    /// Adds a parameter to MAIL, without which the message is not sent; may be given several times.
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub param: Vec<String>,
+    /// The same for the RCPT of each recipient.
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub rcpt_param: Vec<String>,
     /// The name for EHLO [default: the host's, or the address literal].
     #[arg(long, value_name = "NAME", value_parser = |name: &str| ClientName::parse(name))]
     pub helo: Option<ClientName>,
@@ -132,6 +165,28 @@ pub enum Tls {
     Required,
     /// From the first octet.
     Implicit,
+}
+
+/// `--chunking`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Chunking {
+    /// Where the server offers CHUNKING.
+    Auto,
+    /// Never.
+    Never,
+    /// By BDAT or not at all.
+    Always,
+    /// Where it is offered, without waiting for an accepted recipient; only for trusted servers.
+    Eager,
+}
+
+/// `--dsn-ret`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DsnRet {
+    /// All of it.
+    Full,
+    /// Its header.
+    Hdrs,
 }
 
 /// `--auth-mechanism`.
@@ -223,6 +278,16 @@ impl Options {
         }
     }
 
+    /// The engine's way to send bodies.
+    pub fn chunking(&self) -> smtp_proto::Chunking {
+        match self.chunking {
+            Chunking::Auto => smtp_proto::Chunking::Auto,
+            Chunking::Never => smtp_proto::Chunking::Never,
+            Chunking::Always => smtp_proto::Chunking::Always,
+            Chunking::Eager => smtp_proto::Chunking::Eager,
+        }
+    }
+
     /// The engine's timeouts.
     pub fn timeouts(&self) -> Timeouts {
         let mut timeouts = Timeouts::default();
@@ -278,14 +343,46 @@ impl Options {
     /// Looks at each `--data`, and makes the envelopes that declare what they hold.
     ///
     /// # Errors
-    /// A bad address, or a bad file.
+    /// A bad address, a bad parameter, or a bad file.
     pub fn prepare(&self) -> Result<Vec<Item>, Error> {
-        self.data.iter().map(|path| self.prepare_one(path)).collect()
+        let envelope = self.envelope()?;
+        self.data.iter().map(|path| self.prepare_one(path, envelope.clone())).collect()
     }
 
-    fn prepare_one(&self, path: &Path) -> Result<Item, Error> {
+    /// What all messages have in common.
+    fn envelope(&self) -> Result<Envelope, Error> {
         let from = self.from.as_deref().unwrap_or_default();
         let envelope = Envelope::new(from, &self.to).map_err(|error| refused(error.into()))?;
+        let mut envelope = envelope.smtputf8(self.smtputf8).all_or_nothing(self.all_or_nothing);
+        if let Some(ret) = self.dsn_ret {
+            envelope = envelope.parameter(MailParameter::ret(match ret {
+                DsnRet::Full => Ret::Full,
+                DsnRet::Hdrs => Ret::Headers,
+            }));
+        }
+        if let Some(id) = &self.dsn_envid {
+            let id = MailParameter::envelope_id(id).map_err(|error| bad_flag("--dsn-envid", id, &error))?;
+            envelope = envelope.parameter(id);
+        }
+        if let Some(list) = &self.dsn_notify {
+            let when = notify(list).map_err(|error| bad_flag("--dsn-notify", list, &error))?;
+            envelope = envelope.recipient_parameter(RcptParameter::notify(when));
+        }
+        if self.require_tls {
+            envelope = envelope.parameter(MailParameter::require_tls());
+        }
+        for text in &self.param {
+            let parameter = mail_parameter(text).map_err(|error| bad_flag("--param", text, &error))?;
+            envelope = envelope.parameter(parameter.required());
+        }
+        for text in &self.rcpt_param {
+            let parameter = rcpt_parameter(text).map_err(|error| bad_flag("--rcpt-param", text, &error))?;
+            envelope = envelope.recipient_parameter(parameter.required());
+        }
+        Ok(envelope)
+    }
+
+    fn prepare_one(&self, path: &Path, envelope: Envelope) -> Result<Item, Error> {
         let source = match path {
             path if path == Path::new("-") && self.is_bulk() => {
                 return Err(refused(Cause::Local("standard input can be sent only once and alone".into())));
@@ -302,7 +399,7 @@ impl Options {
             return Err(refused(Cause::Local(message.into())));
         }
         let body = if content.is_eight_bit { BodyType::EightBit } else { BodyType::SevenBit };
-        let envelope = envelope.size(content.size).body(body);
+        let envelope = envelope.exact_size(content.size).body(body);
         Ok(Item { envelope, source, octets: Some(content.octets).filter(|_| !self.quiet) })
     }
 
@@ -312,14 +409,15 @@ impl Options {
     /// # Errors
     /// The server cannot be started.
     pub fn start_server(&self) -> Result<Server, Error> {
-        if let Some(address) = &self.server {
-            return Ok(Server { address: address.clone(), receiver: None });
+        if self.server.is_some() || self.unix.is_some() {
+            return Ok(Server { address: self.server.clone().unwrap_or_default(), receiver: None });
         }
         let options = receiver::Options {
             lmtp: self.lmtp,
             implicit_tls: self.tls == Tls::Implicit,
             auth: self.auth_user.clone().zip(self.auth_password.clone()),
             auth_in_clear: self.auth_in_clear,
+            require_tls: self.require_tls,
             ..receiver::Options::default()
         };
         let local = |error| refused(Cause::Local(format!("the receiving server: {error}").into()));
@@ -336,6 +434,10 @@ impl Options {
         match trace {
             Trace::Sent(command) => say(format_args!("> {command}")),
             Trace::SentBody { octets } => say(format_args!("> ({octets} octets of message, and the dot)")),
+            Trace::SentChunk { octets, last } => {
+                say(format_args!("> BDAT {octets}{}", if *last { " LAST" } else { "" }));
+                say(format_args!("> ({octets} octets of message)"));
+            }
             Trace::Received(reply) => {
                 let mut lines = reply.lines().peekable();
                 while let Some(line) = lines.next() {
@@ -349,10 +451,92 @@ impl Options {
     }
 }
 
+/// A value that a flag cannot have, in words.
+type BadValue = Box<dyn std::error::Error>;
+
+/// `NAME` or `NAME=VALUE`, for MAIL.
+fn mail_parameter(text: &str) -> Result<MailParameter, BadValue> {
+    let (name, value) = split_parameter(text);
+    Ok(match (&*name.to_ascii_uppercase(), value) {
+        ("RET", Some(value)) if value.eq_ignore_ascii_case("full") => MailParameter::ret(Ret::Full),
+        ("RET", Some(value)) if value.eq_ignore_ascii_case("hdrs") => MailParameter::ret(Ret::Headers),
+        ("RET", _) => return Err("RET is FULL or HDRS".into()),
+        ("ENVID", value) => MailParameter::envelope_id(value.unwrap_or_default())?,
+        ("BY", value) => {
+            let (seconds, mode) = value.and_then(|by| by.split_once(';')).unwrap_or_default();
+            let (mode, trace) = match &*mode.to_ascii_uppercase() {
+                "R" => (ByMode::Return, false),
+                "RT" => (ByMode::Return, true),
+                "N" => (ByMode::Notify, false),
+                "NT" => (ByMode::Notify, true),
+                _ => return Err("BY is SECONDS;R or SECONDS;N, and a T behind it asks for a trace".into()),
+            };
+            MailParameter::deliver_by(number("BY", seconds)?, mode, trace)?
+        }
+        ("MT-PRIORITY", value) => MailParameter::priority(number(name, value.unwrap_or_default())?)?,
+        ("HOLDFOR", value) => MailParameter::hold_for(number(name, value.unwrap_or_default())?)?,
+        ("HOLDUNTIL", value) => MailParameter::hold_until(value.unwrap_or_default())?,
+        ("REQUIRETLS", None) => MailParameter::require_tls(),
+        ("PRDR", None) => MailParameter::per_recipient_replies(),
+        ("AUTH", Some(identity)) => MailParameter::auth(Some(&Mailbox::parse(identity)?)),
+        _ => MailParameter::raw(name, value).map_err(without_calls)?,
+    })
+}
+
+/// The same for RCPT.
+fn rcpt_parameter(text: &str) -> Result<RcptParameter, BadValue> {
+    let (name, value) = split_parameter(text);
+    Ok(match (&*name.to_ascii_uppercase(), value) {
+        ("NOTIFY", value) => RcptParameter::notify(notify(value.unwrap_or_default())?),
+        ("ORCPT", value) => {
+            let (kind, address) = value.and_then(|original| original.split_once(';')).unwrap_or_default();
+            RcptParameter::original_recipient_of(kind, address)?
+        }
+        ("RRVS", value) => {
+            let value = value.unwrap_or_default();
+            match value.split_once(';') {
+                None => RcptParameter::valid_since(value, None)?,
+                Some((date, "C" | "c")) => RcptParameter::valid_since(date, Some(RrvsAction::Continue))?,
+                Some((date, "R" | "r")) => RcptParameter::valid_since(date, Some(RrvsAction::Reject))?,
+                Some(_) => return Err("RRVS is a date-time, and ;C or ;R behind it".into()),
+            }
+        }
+        _ => RcptParameter::raw(name, value).map_err(without_calls)?,
+    })
+}
+
+fn split_parameter(text: &str) -> (&str, Option<&str>) {
+    text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)))
+}
+
+fn number<N: std::str::FromStr>(name: &str, text: &str) -> Result<N, BadValue> {
+    text.parse().map_err(|_| format!("{name} needs a number, not \"{text}\"").into())
+}
+
+/// What the engine's own calls are good for, this program does by itself or by other flags.
+fn without_calls(error: ParameterError) -> BadValue {
+    match error {
+        ParameterError::HasOwnCall { name, .. } => format!("{name} cannot be given this way").into(),
+        error => error.into(),
+    }
+}
+
+fn notify(list: &str) -> Result<Notify, BadValue> {
+    if list.eq_ignore_ascii_case("never") {
+        return Ok(Notify::NEVER);
+    }
+    list.split(',').try_fold(Notify::NEVER, |all, word| match &*word.to_ascii_lowercase() {
+        "success" => Ok(all | Notify::SUCCESS),
+        "failure" => Ok(all | Notify::FAILURE),
+        "delay" => Ok(all | Notify::DELAY),
+        _ => Err("it is never, or a list of success, failure and delay".into()),
+    })
+}
+
 /// Where the messages go.
 #[derive(Debug)]
 pub struct Server {
-    /// As `--server` has it.
+    /// As `--server` has it; empty where `--unix` says it.
     pub address: String,
     receiver: Option<receiver::Receiver>,
 }
@@ -451,9 +635,21 @@ impl Source {
     fn open(&self) -> io::Result<Box<dyn BufRead>> {
         Ok(match self {
             Source::Sample(octets) => Box::new(*octets),
-            Source::Stdin => Box::new(BufReader::new(io::stdin())),
+            Source::Stdin => Box::new(BufReader::new(take_stdin()?)),
             Source::File(path) => Box::new(BufReader::with_capacity(64 * 1024, File::open(path)?)),
         })
+    }
+}
+
+/// Standard input, once: it cannot be read again where the recipients are split.
+///
+/// # Errors
+/// It was taken already.
+pub fn take_stdin() -> io::Result<io::Stdin> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    match TAKEN.swap(true, Ordering::Relaxed) {
+        false => Ok(io::stdin()),
+        true => Err(io::Error::other("standard input can be read only once")),
     }
 }
 
@@ -611,11 +807,13 @@ impl<'a> Printer<'a> {
                 self.failures.push((verdict.outcome, (*verdict).clone()));
             }
         }
-        let error = failures.first().map(|first| match overall {
+        // The one that the others share or follow from, where there is one.
+        let decisive = failures.iter().find(|verdict| verdict.outcome == overall).or(failures.first());
+        let error = decisive.map(|decisive| match overall {
             "partial" => {
-                format!("{} of {} recipients failed: {}", failures.len(), verdicts.len(), first.line)
+                format!("{} of {} recipients failed: {}", failures.len(), verdicts.len(), decisive.line)
             }
-            _ => first.line.clone(),
+            _ => decisive.line.clone(),
         });
         if !options.json && !options.quiet {
             for (address, verdict) in options.to.iter().zip(&verdicts) {
@@ -739,6 +937,8 @@ impl Verdict {
         let outcome = match (&error.cause, error.outcome) {
             (Cause::Protocol(_), _) => "protocol",
             (Cause::TlsFailed(_), _) if tls_demanded => "refused",
+            // It lies within the limits of the next session.
+            (Cause::LimitExceeded { .. }, Outcome::NotAttempted) => "temporary",
             (cause, _) if cause.is_refusal() => "refused",
             (_, Outcome::Permanent) => "permanent",
             // Never attempted because of a refusal that stands.
@@ -797,6 +997,10 @@ fn refused(cause: Cause) -> Error {
     Error::new(Stage::Local, Outcome::Permanent, cause)
 }
 
+fn bad_flag(flag: &str, value: &str, error: &dyn fmt::Display) -> Error {
+    refused(Cause::Local(format!("{flag} {}: {error}", Printable(value.as_bytes())).into()))
+}
+
 fn bad_file(path: &Path, error: &io::Error) -> Error {
     refused(Cause::Local(format!("{}: {error}", path.display()).into()))
 }
@@ -841,11 +1045,16 @@ macro_rules! connector_for {
     ($connector:ty, $options:expr, $server:expr, $own_pem:expr) => {{
         let options: &std::sync::Arc<$crate::send::Options> = $options;
         let own_pem: Option<&str> = $own_pem;
-        let mut connector = <$connector>::new($server)
+        let connector = match &options.unix {
+            Some(path) => <$connector>::unix(path),
+            None => <$connector>::new($server),
+        };
+        let mut connector = connector
             .tls(options.tls_policy())
             .timeouts(options.timeouts())
             .credentials(options.credentials())
             .pipelining(!options.no_pipelining)
+            .chunking(options.chunking())
             .overlap(options.overlap);
         if let Some(name) = &options.helo {
             connector = connector.client_name(name.clone());
@@ -881,21 +1090,126 @@ pub fn say(line: fmt::Arguments<'_>) {
 
 #[cfg(test)]
 mod tests {
+    use smtp_proto::{BodyEncoder, BodyPolicy};
+
     use super::*;
 
-    #[test]
-    fn a_look_at_a_file_counts_what_is_sent() {
-        for (file, size) in [
-            (&b""[..], 0),
-            (b"a\r\nb\r\n", 6),
-            (b"a\nb\n", 6),
-            (b"a\rb\r", 6),
-            (b"a", 3),
-            (b"\r\n\n\r\r\n", 8),
-        ] {
-            let content = Content::examine(file).unwrap();
-            assert_eq!(content.size, size, "{:?}", file.escape_ascii());
+    /// Octets of this body in chunks.
+    fn sent(mut body: &[u8]) -> u64 {
+        let mut encoder = BodyEncoder::chunked(BodyPolicy::default(), true);
+        let mut octets = 0;
+        while !body.is_empty() {
+            let (inserted, run) = encoder.next(body).unwrap();
+            octets += inserted.len() + run;
+            body = &body[encoder.advance(body, inserted.len() + run)..];
         }
+        (octets + encoder.finish().unwrap().len()) as u64
+    }
+
+    /// Reads give at most so many octets.
+    struct Cut<'a>(&'a [u8], usize);
+
+    impl Read for Cut<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let n = buffer.len().min(self.1);
+            self.0.read(&mut buffer[..n])
+        }
+    }
+
+    /// The size is a promise: it goes into `BDAT n LAST`.
+    #[test]
+    fn a_look_at_a_file_counts_what_the_engine_sends() {
+        let octets = [b'\r', b'\n', b'.', b'x'];
+        // Every file of up to five of these.
+        let mut files = vec![vec![]];
+        let mut from = 0;
+        for _ in 0..5 {
+            let until = files.len();
+            for n in from..until {
+                files.extend(octets.map(|octet| [&files[n][..], &[octet]].concat()));
+            }
+            from = until;
+        }
+        for file in &files {
+            for cut in 1..=file.len().max(1) {
+                let content = Content::examine(Cut(file, cut)).unwrap();
+                assert_eq!(content.size, sent(file), "{:?} by {cut}", file.escape_ascii());
+            }
+        }
+        assert_eq!(files.len(), 1 + 4 + 16 + 64 + 256 + 1024);
         assert!(Content::examine(&b"\xe9"[..]).unwrap().is_eight_bit);
+    }
+
+    #[test]
+    fn parameters_are_written_as_given() {
+        for (text, sent) in [
+            ("ret=hdrs", "RET=HDRS"),
+            ("ENVID=a b", "ENVID=a+20b"),
+            ("BY=120;R", "BY=120;R"),
+            ("BY=-5;nt", "BY=-5;NT"),
+            ("MT-PRIORITY=-3", "MT-PRIORITY=-3"),
+            ("HOLDFOR=60", "HOLDFOR=60"),
+            ("HOLDUNTIL=2027-01-02T03:04:05Z", "HOLDUNTIL=2027-01-02T03:04:05Z"),
+            ("REQUIRETLS", "REQUIRETLS"),
+            ("PRDR", "PRDR"),
+            ("AUTH=<>", "AUTH=<>"),
+            ("AUTH=e+s@b", "AUTH=e+2Bs@b"),
+            ("CONPERM", "CONPERM"),
+            ("X-A=b;c", "X-A=b;c"),
+        ] {
+            assert_eq!(mail_parameter(text).unwrap().to_string(), sent);
+        }
+        for (text, sent) in [
+            ("NOTIFY=delay,SUCCESS", "NOTIFY=SUCCESS,DELAY"),
+            ("NOTIFY=never", "NOTIFY=NEVER"),
+            ("ORCPT=rfc822;a+b@c", "ORCPT=rfc822;a+2Bb@c"),
+            ("RRVS=2027-01-02T03:04:05Z;C", "RRVS=2027-01-02T03:04:05Z;C"),
+            ("X-TAG", "X-TAG"),
+        ] {
+            assert_eq!(rcpt_parameter(text).unwrap().to_string(), sent);
+        }
+        for text in [
+            "",
+            "=x",
+            "-a",
+            "a b",
+            "a=",
+            "a=b=c",
+            "a=b c",
+            "a=\n",
+            "SIZE=1",
+            "BODY=7BIT",
+            "SMTPUTF8",
+            "RET",
+            "RET=x",
+            "BY=1",
+            "BY=x;R",
+            "BY=0;R",
+            "BY=1;RR",
+            "MT-PRIORITY=10",
+            "MT-PRIORITY",
+            "HOLDFOR=-1",
+            "HOLDUNTIL=x",
+            "AUTH=a b",
+            "AUTH",
+            "PRDR=1",
+            "REQUIRETLS=1",
+            "ENVID",
+            "NOTIFY=NEVER",
+        ] {
+            assert!(mail_parameter(text).is_err(), "{text}");
+        }
+        for text in [
+            "",
+            "NOTIFY",
+            "NOTIFY=never,delay",
+            "NOTIFY=delay,",
+            "ORCPT=a@b",
+            "RRVS=x",
+            "RRVS=x;y",
+            "RET=FULL",
+        ] {
+            assert!(rcpt_parameter(text).is_err(), "{text}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use smtp_tests::receiver::{Options, Receiver};
+use smtp_tests::receiver::{Limits, Options, Receiver};
 
 const MESSAGE: &[u8] = b"Subject: test\r\n\r\nHello.\r\n.\r\n..dots\r\n";
 
@@ -50,6 +50,19 @@ for_both!(
     a_server_that_stops_reading_times_out,
     a_refusal_in_the_middle_of_the_body_is_what_is_reported,
     bulk_prints_a_line_for_each_message_and_a_summary,
+    chunks_where_the_flag_wants_them,
+    standard_input_goes_out_in_chunks,
+    reports_are_asked_for,
+    require_tls,
+    smtputf8,
+    raw_parameters,
+    bad_values_are_named,
+    all_or_nothing,
+    unix_sockets,
+    recipients_beyond_a_stated_limit,
+    recipients_beyond_a_limit_that_is_not_stated,
+    standard_input_is_not_split,
+    messages_beyond_a_stated_limit,
 );
 
 fn send(adapter: Adapter) -> Command {
@@ -68,7 +81,9 @@ fn message_file(name: &str, content: &[u8]) -> PathBuf {
 
 struct Run {
     code: i32,
+    /// The last line.
     json: Value,
+    stdout: String,
     stderr: String,
 }
 
@@ -94,14 +109,24 @@ fn run_with(
     for to in to {
         command.args(["--to", to]);
     }
-    let output = command.stdin(Stdio::null()).output().unwrap();
+    let run = finish(&mut command, b"");
     let _ = std::fs::remove_file(file);
+    run
+}
+
+/// Runs it with this on its standard input.
+fn finish(command: &mut Command, input: &[u8]) -> Run {
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().unwrap();
+    // One that wants no more of it closes it.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    let output = child.wait_with_output().unwrap();
     let stdout = String::from_utf8(output.stdout).unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(!stderr.contains("panicked"), "{stderr}");
     let last = stdout.lines().last().unwrap_or_default();
     let json = serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {stdout} {stderr}"));
-    Run { code: output.status.code().unwrap(), json, stderr }
+    Run { code: output.status.code().unwrap(), json, stdout, stderr }
 }
 
 impl Run {
@@ -112,6 +137,20 @@ impl Run {
         assert_eq!(self.code, code, "{}", self.json);
         assert_eq!(self.json["error"].is_null(), outcome == "success", "{}", self.json);
         self
+    }
+
+    /// Of a bulk delivery: how many messages there were, and how many of them were delivered.
+    #[track_caller]
+    fn is_summary(&self, messages: u64, delivered: u64) {
+        let counts = (&self.json["messages"], &self.json["delivered"]);
+        assert_eq!(counts, (&messages.into(), &delivered.into()), "{} {}", self.json, self.stderr);
+    }
+
+    /// Where this line stands in the conversation.
+    #[track_caller]
+    fn line(&self, line: &str) -> usize {
+        let found = self.stdout.lines().position(|l| l == line);
+        found.unwrap_or_else(|| panic!("{line}: {} {}", self.stdout, self.stderr))
     }
 
     #[track_caller]
@@ -183,7 +222,8 @@ fn without_arguments_it_shows_a_conversation(adapter: Adapter) {
     let output = send(adapter).output().unwrap();
     assert!(output.status.success());
     let stdout = String::from_utf8(output.stdout).unwrap();
-    for line in ["< 220 ", "> STARTTLS", "> MAIL FROM:<alice@example.org>", "> QUIT", "stored in "] {
+    for line in ["< 220 ", "> STARTTLS", "> MAIL FROM:<alice@example.org>", "> BDAT ", "> QUIT", "stored in "]
+    {
         assert!(stdout.lines().any(|l| l.starts_with(line)), "{line}: {stdout}");
     }
     let stored = stdout.lines().find_map(|line| line.strip_prefix("stored in ")).unwrap();
@@ -524,4 +564,338 @@ fn bulk_prints_a_line_for_each_message_and_a_summary(adapter: Adapter) {
     let subjects: Vec<_> = stored.iter().map(|stored| std::fs::read(&stored.path).unwrap()[9]).collect();
     assert_eq!(subjects, *b"121212");
     let _ = (std::fs::remove_file(one), std::fs::remove_file(two));
+}
+
+fn chunks_where_the_flag_wants_them(adapter: Adapter) {
+    let with = |chunking: bool, flag: &str| {
+        let (receiver, address) = receiver(Options { chunking, ..Options::default() });
+        let flags = ["--chunking", flag, "--transcript", "--tls", "none"];
+        let run = run(adapter, "chunking", Some(address), &ONE, &flags);
+        let stored = receiver.messages();
+        for stored in &stored {
+            assert_eq!(std::fs::read(&stored.path).unwrap(), MESSAGE);
+        }
+        (run, stored.len())
+    };
+    let octets = MESSAGE.len();
+    for (chunking, flag, bdat) in [
+        (true, "auto", true),
+        (true, "never", false),
+        (true, "always", true),
+        (true, "eager", true),
+        (false, "auto", false),
+        (false, "never", false),
+        (false, "eager", false),
+    ] {
+        let (run, stored) = with(chunking, flag);
+        run.is(0, "success", None);
+        assert_eq!(stored, 1);
+        match bdat {
+            true => {
+                let chunk = run.line(&format!("> BDAT {octets} LAST"));
+                assert_eq!(run.line(&format!("> ({octets} octets of message)")), chunk + 1);
+                assert!(flag == "eager" || run.line("< 250 2.1.5 Ok") < chunk);
+            }
+            false => {
+                assert!(
+                    run.line("> DATA") < run.line(&format!("> ({octets} octets of message, and the dot)"))
+                );
+            }
+        }
+    }
+    let (run, stored) = with(false, "always");
+    run.is(77, "refused", Some("mail"));
+    assert_eq!(stored, 0);
+    // An eager chunk waits for no reply.
+    let address = server(|mut peer| {
+        peer.open(&["fake", "PIPELINING", "CHUNKING"]);
+        peer.hear("..dots");
+        peer.say("250 ok\r\n250 ok\r\n250 2.0.0 taken\r\n");
+        peer.hear_the_end();
+    });
+    let run =
+        self::run(adapter, "eager", Some(address), &ONE, &["--chunking", "eager", "--timeout-reply", "5"]);
+    run.is(0, "success", None);
+    assert_eq!(run.json["round_trips"], 3);
+}
+
+/// With the message on standard input.
+fn run_piped(adapter: Adapter, message: &[u8], server: &str, to: &[&str], flags: &[&str]) -> Run {
+    let mut command = send(adapter);
+    command.args(["--server", server, "--tls", "none", "--from", "a@b", "--json", "--data", "-"]).args(flags);
+    for to in to {
+        command.args(["--to", to]);
+    }
+    finish(&mut command, message)
+}
+
+fn standard_input_goes_out_in_chunks(adapter: Adapter) {
+    let (receiver, address) = receiver(Options::default());
+    let message = b"Subject: long\r\n\r\n.\r\n".repeat(8_000);
+    let run = run_piped(adapter, &message, &address, &ONE, &["--transcript"]);
+    run.is(0, "success", None);
+    let chunks: Vec<_> = run.stdout.lines().filter_map(|line| line.strip_prefix("> BDAT ")).collect();
+    assert_eq!(chunks, ["65536", "65536", "28928 LAST"]);
+    let stored = receiver.wait_for_messages(1, Duration::from_secs(5));
+    assert_eq!(std::fs::read(&stored[0].path).unwrap(), message);
+}
+
+fn reports_are_asked_for(adapter: Adapter) {
+    let to = ["bob@example.net", "carol@example.net"];
+    let flags =
+        ["--dsn-ret", "hdrs", "--dsn-envid", "QQ 3+4", "--dsn-notify", "success,failure", "--transcript"];
+    let with = |dsn| {
+        let (receiver, address) = receiver(Options { dsn, ..Options::default() });
+        let run = run(adapter, "dsn", Some(address), &to, &flags);
+        run.is(0, "success", None);
+        (run, receiver.wait_for_messages(1, Duration::from_secs(5)).remove(0))
+    };
+    let (run, stored) = with(true);
+    let parameters = format!("SIZE={} RET=HDRS ENVID=QQ+203+2B4", MESSAGE.len());
+    run.line(&format!("> MAIL FROM:<alice@example.org> {parameters}"));
+    run.line("> RCPT TO:<bob@example.net> NOTIFY=SUCCESS,FAILURE");
+    run.line("> RCPT TO:<carol@example.net> NOTIFY=SUCCESS,FAILURE");
+    assert_eq!(stored.mail_parameters, parameters);
+    assert_eq!(stored.rcpt_parameters, ["NOTIFY=SUCCESS,FAILURE"; 2]);
+    // What is not offered is left out, and the message goes all the same.
+    let (run, stored) = with(false);
+    run.line("> RCPT TO:<bob@example.net>");
+    assert_eq!(stored.mail_parameters, format!("SIZE={}", MESSAGE.len()));
+    assert_eq!(stored.rcpt_parameters, ["", ""]);
+    for (flags, mail, rcpt) in
+        [(["--dsn-ret", "full"], " RET=FULL", ""), (["--dsn-notify", "NEVER"], "", "NOTIFY=NEVER")]
+    {
+        let (receiver, address) = receiver(Options::default());
+        self::run(adapter, "dsn", Some(address), &ONE, &flags).is(0, "success", None);
+        let stored = &receiver.messages()[0];
+        assert_eq!(stored.mail_parameters, format!("SIZE={}{mail}", MESSAGE.len()));
+        assert_eq!(stored.rcpt_parameters, [rcpt]);
+    }
+}
+
+fn require_tls(adapter: Adapter) {
+    let (receiver, address) = receiver(Options { require_tls: true, ..Options::default() });
+    let pem = message_file("pem", receiver.certificate_pem().as_bytes());
+    let trust = ["--tls-name", "localhost", "--ca-file", pem.to_str().unwrap()];
+    let with = |address: &str, flags: &[&str]| {
+        let flags = [&["--require-tls"], flags].concat();
+        run(adapter, "requiretls", Some(address.to_owned()), &ONE, &flags)
+    };
+    with(&address, &trust).is(0, "success", None);
+    assert!(receiver.messages()[0].mail_parameters.ends_with(" REQUIRETLS"));
+    // Encrypted, and nobody's identity checked; and in the clear.
+    with(&address, &[]).is(77, "refused", Some("mail"));
+    with(&address, &["--tls", "none"]).is(77, "refused", Some("mail"));
+    assert_eq!(receiver.messages().len(), 1);
+    // The server of the program's own offers it, and is known.
+    run(adapter, "requiretls", None, &ONE, &["--require-tls"]).is(0, "success", None);
+    let (other, address) = self::receiver(Options::default());
+    std::fs::write(&pem, other.certificate_pem()).unwrap();
+    with(&address, &trust).is(77, "refused", Some("mail"));
+    assert!(other.messages().is_empty());
+    let _ = std::fs::remove_file(pem);
+}
+
+fn smtputf8(adapter: Adapter) {
+    let with = |smtputf8, to: &str, flags: &[&str]| {
+        let (receiver, address) = receiver(Options { smtputf8, ..Options::default() });
+        let run = run(adapter, "utf8", Some(address), &[to], flags);
+        (run, receiver.messages())
+    };
+    let (run, stored) = with(true, ONE[0], &["--smtputf8"]);
+    run.is(0, "success", None);
+    assert!(stored[0].mail_parameters.ends_with(" SMTPUTF8"), "{stored:?}");
+    let (run, stored) = with(true, "h\u{e4}ns@example.net", &[]);
+    run.is(0, "success", None);
+    assert!(stored[0].mail_parameters.ends_with(" SMTPUTF8"), "{stored:?}");
+    for (to, flags) in [(ONE[0], &["--smtputf8"][..]), ("h\u{e4}ns@example.net", &[])] {
+        with(false, to, flags).0.is(77, "refused", Some("mail"));
+    }
+}
+
+fn raw_parameters(adapter: Adapter) {
+    // Of an extension that nobody knows.
+    let flags = ["--tls", "none", "--transcript", "--param", "X-ONE", "--param", "X-TWO=a;b"];
+    let flags = [&flags[..], &["--rcpt-param", "X-TWO=c"]].concat();
+    let address = server(|mut peer| {
+        peer.open(&["fake", "PIPELINING", "X-ONE", "X-TWO"]);
+        peer.hear("DATA");
+        peer.say("250 ok\r\n250 ok\r\n354 go\r\n");
+        peer.hear(".\r\n");
+        peer.say("250 ok\r\n");
+        peer.hear_the_end();
+    });
+    let run = run(adapter, "raw", Some(address), &ONE, &flags);
+    run.is(0, "success", None);
+    run.line("> MAIL FROM:<alice@example.org> X-ONE X-TWO=a;b");
+    run.line("> RCPT TO:<bob@example.net> X-TWO=c");
+    // What is asked for by name is not left out silently.
+    for flags in [["--param", "X-ONE"], ["--rcpt-param", "X-ONE=1"], ["--param", "MT-PRIORITY=3"]] {
+        let run = self::run(adapter, "raw", None, &ONE, &flags);
+        run.is(77, "refused", Some("mail"));
+    }
+    for flags in [["--param", "ret=full"], ["--rcpt-param", "NOTIFY=NEVER"]] {
+        for (dsn, code) in [(true, 0), (false, 77)] {
+            let (_receiver, address) = receiver(Options { dsn, ..Options::default() });
+            assert_eq!(self::run(adapter, "raw", Some(address), &ONE, &flags).code, code, "{flags:?}");
+        }
+    }
+    // One recipient's own filter refuses after the data.
+    let (receiver, address) = receiver(Options { prdr: true, ..Options::default() });
+    let to = ["bob@example.net", "filtered@example.net"];
+    let run = self::run(adapter, "prdr", Some(address), &to, &["--param", "PRDR"]);
+    run.is(69, "partial", Some("eom"));
+    assert_eq!(run.json["recipients"][1]["code"], 550);
+    assert_eq!(receiver.messages()[0].forward_paths, ["bob@example.net"]);
+}
+
+fn bad_values_are_named(adapter: Adapter) {
+    for (flag, value) in [
+        ("--dsn-envid", ""),
+        ("--dsn-envid", "\u{e4}"),
+        ("--dsn-notify", "never,delay"),
+        ("--dsn-notify", "sometimes"),
+        ("--param", "a b"),
+        ("--param", "X-A="),
+        ("--param", "SIZE=1"),
+        ("--param", "BY=soon"),
+        ("--rcpt-param", "X=\n"),
+        ("--rcpt-param", "ORCPT=bob"),
+    ] {
+        let run = run(adapter, "bad", None, &ONE, &[flag, value]);
+        run.is(65, "refused", Some("local"));
+        let error = run.json["error"].as_str().unwrap();
+        assert!(error.contains(flag) && error.lines().count() == 1, "{error}");
+        assert_eq!(run.stderr, format!("send: {error}\n"));
+    }
+    for flags in [["--chunking", "sometimes"], ["--dsn-ret", "half"]] {
+        let arguments = ["--from", "a@b", "--to", "c@d", "--data", "x"];
+        let output = send(adapter).args(arguments).args(flags).output().unwrap();
+        assert_eq!(output.status.code(), Some(64));
+        assert!(String::from_utf8(output.stderr).unwrap().contains(flags[0]));
+    }
+}
+
+fn all_or_nothing(adapter: Adapter) {
+    let (receiver, address) = receiver(Options::default());
+    let with = |to: &[&str]| run(adapter, "all", Some(address.clone()), to, &["--all-or-nothing"]);
+    let refused = with(&["bob@example.net", "refused@example.net"]);
+    refused.is(69, "permanent", Some("rcpt"));
+    let outcomes = [0, 1].map(|index| refused.json["recipients"][index]["outcome"].clone());
+    assert_eq!(outcomes, ["refused", "permanent"]);
+    assert!(refused.json["error"].as_str().unwrap().contains("no such user here"), "{}", refused.json);
+    with(&["greylisted@example.net", "bob@example.net"]).is(75, "temporary", Some("rcpt"));
+    assert!(receiver.messages().is_empty());
+    let both = ["bob@example.net", "carol@example.net"];
+    with(&both).is(0, "success", None);
+    assert_eq!(receiver.messages().len(), 1);
+    // Nor can they be split then.
+    let limits = Some(Limits { rcpt_max: 1, mail_max: 10 });
+    let (receiver, address) = self::receiver(Options { limits, ..Options::default() });
+    run(adapter, "all", Some(address), &both, &["--all-or-nothing"]).is(77, "refused", Some("mail"));
+    assert!(receiver.messages().is_empty());
+}
+
+fn unix_sockets(adapter: Adapter) {
+    let listen = |lmtp| {
+        let mut options = Options { lmtp, ..Options::default() };
+        let path = options.directory.with_extension("sock");
+        options.unix = Some(path.clone());
+        (Receiver::start(options).unwrap(), path)
+    };
+    let to = ["bob@example.net", "filtered@example.net", "refused@example.net", "carol@example.net"];
+    let (receiver, path) = listen(true);
+    let socket = path.to_str().unwrap();
+    for chunking in ["auto", "never"] {
+        let flags = ["--unix", socket, "--lmtp", "--chunking", chunking];
+        let run = run(adapter, "unix", None, &to, &flags);
+        run.is(69, "partial", Some("eom"));
+        let of = |key: &str| [0, 1, 2, 3].map(|index| run.json["recipients"][index][key].clone());
+        assert_eq!(of("outcome"), ["success", "permanent", "permanent", "success"]);
+        assert_eq!(of("stage"), [Value::Null, "eom".into(), "rcpt".into(), Value::Null]);
+        let stored = receiver.messages().pop().unwrap();
+        assert_eq!(stored.forward_paths, ["bob@example.net", "carol@example.net"]);
+        assert_eq!(std::fs::read(&stored.path).unwrap(), MESSAGE);
+    }
+    assert_eq!(receiver.messages().len(), 2);
+    drop(receiver);
+    // Nobody is there any more.
+    run(adapter, "unix", None, &ONE, &["--unix", socket, "--lmtp"]).is(75, "temporary", Some("connect"));
+    // It is LMTP only where that is said.
+    let (receiver, path) = listen(false);
+    let socket = path.to_str().unwrap();
+    let run = run(adapter, "unix", None, &ONE, &["--unix", socket, "--repeat", "2"]);
+    run.is_summary(2, 2);
+    assert_eq!(receiver.messages().len(), 2);
+    let arguments = ["--from", "a@b", "--to", "c@d", "--data", "x", "--server", "b", "--unix", socket];
+    assert_eq!(send(adapter).args(arguments).output().unwrap().status.code(), Some(64));
+}
+
+const MANY: usize = 2_500;
+
+fn many() -> Vec<String> {
+    (0..MANY).map(|n| format!("r{n}@example.net")).collect()
+}
+
+/// How many recipients each message on this server has, all of them together in the given order.
+#[track_caller]
+fn transactions(receiver: &Receiver, to: &[&str]) -> Vec<usize> {
+    let stored = receiver.messages();
+    assert!(stored.iter().all(|stored| std::fs::read(&stored.path).unwrap() == MESSAGE));
+    let all: Vec<_> = stored.iter().flat_map(|stored| &stored.forward_paths).collect();
+    assert_eq!(all, to);
+    stored.iter().map(|stored| stored.forward_paths.len()).collect()
+}
+
+fn recipients_beyond_a_stated_limit(adapter: Adapter) {
+    let limits = Some(Limits { rcpt_max: 1_000, mail_max: 10 });
+    let (receiver, address) = receiver(Options { limits, ..Options::default() });
+    let to = many();
+    let to: Vec<_> = to.iter().map(String::as_str).collect();
+    let run = run(adapter, "split", Some(address), &to, &[]);
+    run.is(0, "success", None);
+    assert_eq!(run.stdout.lines().count(), 1, "one report");
+    let results = run.json["recipients"].as_array().unwrap();
+    assert_eq!(results.len(), MANY);
+    for (result, to) in results.iter().zip(&to) {
+        assert_eq!((&result["address"], &result["code"]), (&(*to).into(), &250.into()));
+    }
+    // Each has the reply to its own transaction.
+    let text = |index: usize| results[index]["text"].as_str().unwrap();
+    assert!(text(999).ends_with("0001.eml") && text(1_000).ends_with("0002.eml"));
+    assert!(text(1_999).ends_with("0002.eml") && text(2_000).ends_with("0003.eml"));
+    assert_eq!(transactions(&receiver, &to), [1_000, 1_000, 500]);
+}
+
+fn recipients_beyond_a_limit_that_is_not_stated(adapter: Adapter) {
+    let (receiver, address) = receiver(Options::default());
+    let to = many();
+    let to: Vec<_> = to.iter().map(String::as_str).collect();
+    let run = run(adapter, "limit", Some(address), &to, &[]);
+    run.is(75, "partial", Some("rcpt"));
+    let results = run.json["recipients"].as_array().unwrap();
+    let is = |outcome: &str| results.iter().filter(|result| result["outcome"] == outcome).count();
+    assert_eq!((is("success"), is("temporary"), results.len()), (1_000, 1_500, MANY));
+    let late = &results[1_000];
+    assert_eq!((&late["code"], &late["enhanced"]), (&452.into(), &"4.5.3".into()));
+    assert_eq!(transactions(&receiver, &to[..1_000]), [1_000]);
+}
+
+fn standard_input_is_not_split(adapter: Adapter) {
+    let limits = Some(Limits { rcpt_max: 1, mail_max: 10 });
+    let (receiver, address) = receiver(Options { limits, ..Options::default() });
+    let run = run_piped(adapter, MESSAGE, &address, &["bob@example.net", "carol@example.net"], &[]);
+    run.is(69, "partial", Some("body"));
+    let error = run.json["error"].as_str().unwrap();
+    assert!(error.contains("standard input can be read only once"), "{error}");
+    assert_eq!(transactions(&receiver, &["bob@example.net"]), [1]);
+}
+
+fn messages_beyond_a_stated_limit(adapter: Adapter) {
+    let limits = Some(Limits { rcpt_max: 10, mail_max: 2 });
+    let (receiver, address) = receiver(Options { limits, ..Options::default() });
+    let run = run(adapter, "mailmax", Some(address), &ONE, &["--repeat", "3"]);
+    assert_eq!((run.code, &run.json["outcome"]), (75, &"partial".into()));
+    run.is_summary(3, 2);
+    assert_eq!(receiver.messages().len(), 2);
 }

@@ -1,0 +1,162 @@
+//! More recipients than a server takes in one transaction, through the bulk delivery of both adapters: one
+//! report, whatever the number of transactions, and every recipient served once.
+
+use std::cell::Cell;
+
+use smtp_proto::{Chunking, Envelope, Report, TlsPolicy};
+use smtp_tests::receiver::{Limits, Options, Receiver};
+
+const BODY: &[u8] = b"Subject: to many\r\n\r\n.\r\n";
+
+/// The ways to deliver that should make no difference.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    learn_limits: bool,
+    overlap: bool,
+    chunking: Chunking,
+}
+
+/// Reports, and how often a body was opened.
+type Deliver = fn(&Receiver, Way, &[Envelope]) -> (Vec<Report>, usize);
+
+/// A connector of either adapter.
+macro_rules! connector {
+    ($connector:ty, $receiver:expr, $way:expr) => {
+        <$connector>::new(&$receiver.local_addr().to_string())
+            .tls(TlsPolicy::Never)
+            .learn_limits($way.learn_limits)
+            .overlap($way.overlap)
+            .chunking($way.chunking)
+    };
+}
+
+fn by_blocking(receiver: &Receiver, way: Way, envelopes: &[Envelope]) -> (Vec<Report>, usize) {
+    let mut session = connector!(smtp_blocking::Connector, receiver, way).connect().unwrap();
+    let opened = Cell::new(0);
+    let messages = envelopes.iter().map(|envelope| {
+        smtp_blocking::Message::new(envelope.clone(), || {
+            opened.set(opened.get() + 1);
+            Ok(BODY)
+        })
+    });
+    let reports = session.send_all(messages).and_quit().collect();
+    (reports, opened.get())
+}
+
+fn by_tokio(receiver: &Receiver, way: Way, envelopes: &[Envelope]) -> (Vec<Report>, usize) {
+    let runtime = ::tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut session = connector!(smtp_tokio::Connector, receiver, way).connect().await.unwrap();
+        let opened = Cell::new(0);
+        let messages = envelopes.iter().map(|envelope| {
+            smtp_tokio::Message::new(envelope.clone(), || {
+                opened.set(opened.get() + 1);
+                async { Ok(BODY) }
+            })
+        });
+        let mut bulk = session.send_all(smtp_tokio::iter(messages)).and_quit();
+        let mut reports = Vec::new();
+        while let Some(report) = bulk.next().await {
+            reports.push(report);
+        }
+        (reports, opened.get())
+    })
+}
+
+const ADAPTERS: [Deliver; 2] = [by_blocking, by_tokio];
+
+/// Every way that does not learn limits, or that does.
+fn ways(learn_limits: bool) -> impl Iterator<Item = Way> {
+    let chunkings = [Chunking::Auto, Chunking::Never, Chunking::Eager];
+    let both = chunkings.map(|chunking| [false, true].map(|overlap| Way { learn_limits, overlap, chunking }));
+    both.into_iter().flatten()
+}
+
+/// To so many recipients whose names begin with this.
+fn envelope(name: &str, recipients: usize) -> Envelope {
+    Envelope::new("alice@example.org", (0..recipients).map(|n| format!("{name}{n}@example.net"))).unwrap()
+}
+
+/// How many recipients each message has that was stored, once it is clear that nobody was left out, and
+/// nobody served twice.
+#[track_caller]
+fn transactions(receiver: &Receiver, envelopes: &[Envelope]) -> Vec<usize> {
+    let stored = receiver.messages();
+    for stored in &stored {
+        assert_eq!(std::fs::read(&stored.path).unwrap(), BODY);
+    }
+    let served = stored.iter().flat_map(|stored| &stored.forward_paths);
+    let wanted = envelopes.iter().flat_map(Envelope::forward_paths).map(|path| path.as_str());
+    assert!(served.map(String::as_str).eq(wanted));
+    stored.iter().map(|stored| stored.forward_paths.len()).collect()
+}
+
+#[test]
+fn a_limit_is_learnt() {
+    for deliver in ADAPTERS {
+        for way in ways(true) {
+            let receiver = Receiver::start(Options::default()).unwrap();
+            let envelopes = [envelope("r", 2_500)];
+            let (reports, opened) = deliver(&receiver, way, &envelopes);
+            assert_eq!(reports.len(), 1);
+            assert_eq!(reports[0].recipients.len(), 2_500);
+            assert!(reports[0].is_success(), "{way:?}: {:?}", reports[0].failures().next());
+            assert_eq!(transactions(&receiver, &envelopes), [1_000, 1_000, 500], "{way:?}");
+            assert_eq!(opened, 3, "{way:?}");
+        }
+    }
+}
+
+#[test]
+fn a_limit_is_not_learnt_unasked() {
+    for deliver in ADAPTERS {
+        for way in ways(false) {
+            let receiver = Receiver::start(Options::default()).unwrap();
+            let (reports, opened) = deliver(&receiver, way, &[envelope("r", 2_500)]);
+            let failures: Vec<_> = reports[0].failures().collect();
+            assert_eq!((failures.len(), opened), (1_500, 1));
+            for (n, (index, error)) in failures.into_iter().enumerate() {
+                assert_eq!((index, error.reply().map(|reply| reply.code().get())), (1_000 + n, Some(452)));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stated_limit_is_kept_among_other_messages() {
+    for deliver in ADAPTERS {
+        for way in ways(false).chain(ways(true)) {
+            let limits = Some(Limits { rcpt_max: 2, mail_max: 100 });
+            let receiver = Receiver::start(Options { limits, ..Options::default() }).unwrap();
+            let envelopes =
+                [("a", 5), ("b", 1), ("c", 2), ("d", 4), ("e", 3)].map(|(name, n)| envelope(name, n));
+            let (reports, opened) = deliver(&receiver, way, &envelopes);
+            let counts: Vec<_> = reports.iter().map(|report| report.recipients.len()).collect();
+            assert_eq!(counts, [5, 1, 2, 4, 3]);
+            assert!(reports.iter().all(Report::is_success), "{way:?}: {reports:?}");
+            assert_eq!(transactions(&receiver, &envelopes), [2, 2, 1, 1, 2, 2, 2, 2, 1], "{way:?}");
+            assert_eq!(opened, 9, "{way:?}");
+        }
+    }
+}
+
+#[test]
+fn refusals_stay_with_their_recipients() {
+    for deliver in ADAPTERS {
+        for way in ways(true) {
+            let limits = Some(Limits { rcpt_max: 2, mail_max: 100 });
+            let receiver = Receiver::start(Options { limits, ..Options::default() }).unwrap();
+            // The second transaction has nobody, and the fourth is not complete.
+            let to = ["a", "b", "refused1", "refused2", "c", "refused3", "d"];
+            let to = to.map(|user| format!("{user}@example.net"));
+            let (reports, _) = deliver(&receiver, way, &[Envelope::new("", to).unwrap()]);
+            let failed: Vec<_> =
+                reports[0].failures().map(|(index, error)| (index, error.recipient)).collect();
+            assert_eq!(failed, [(2, Some(2)), (3, Some(3)), (5, Some(5))], "{way:?}");
+            let stored: Vec<_> = receiver.messages().into_iter().map(|stored| stored.forward_paths).collect();
+            let expected =
+                [vec!["a@example.net", "b@example.net"], vec!["c@example.net"], vec!["d@example.net"]];
+            assert_eq!(stored, expected, "{way:?}");
+        }
+    }
+}
