@@ -5,8 +5,8 @@ use std::net::{IpAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use smtp_blocking::{Connector, Credentials, Envelope, LineEndings, Outcome, Stage, TlsPolicy, Trace};
-use smtp_tests::receiver::{Options, Receiver};
+use smtp_blocking::{Cause, Connector, Credentials, Envelope, LineEndings, Outcome, Stage, TlsPolicy, Trace};
+use smtp_tests::receiver::{Options, Receiver, make_client_certificate};
 
 const MESSAGE: &[u8] = b"Subject: test\r\n\r\nHello.\r\n.\r\n";
 
@@ -246,6 +246,21 @@ fn scram_is_bound_to_the_tls_connection() {
         let (session, _) = with(Credentials::password("alice", "s3cret").mechanisms(&["SCRAM-SHA-256"]));
         session.unwrap().quit();
     }
+}
+
+#[test]
+fn a_client_certificate_logs_in_by_external() {
+    let (certificate, key) = make_client_certificate().unwrap();
+    let auth = Some(("alice".into(), "s3cret".into()));
+    let client_ca = Some(certificate.clone());
+    let receiver = Receiver::start(Options { auth, client_ca, ..Options::default() }).unwrap();
+    let connector = Connector::new(&receiver.local_addr().to_string()).credentials(Credentials::external());
+    let known = connector.clone().client_certificate_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
+    known.connect().unwrap().quit();
+    let error = connector.clone().connect().unwrap_err();
+    assert!(matches!(error.cause(), Cause::NoCommonMechanism(_)), "{error}");
+    let error = connector.client_certificate_pem(certificate.as_bytes(), b"no key").unwrap_err();
+    assert!(error.to_string().contains("the private key cannot be read"), "{error}");
 }
 
 #[cfg(unix)]

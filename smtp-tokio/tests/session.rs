@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use smtp_tests::receiver::{Options, Receiver};
+use smtp_tests::receiver::{Options, Receiver, make_client_certificate};
 use smtp_tokio::{Cause, Connector, Credentials, Envelope, Outcome, Stage, Timeouts, TlsPolicy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -138,6 +138,19 @@ async fn scram_is_bound_to_the_tls_connection() {
         let error = with("s3cret").tls(TlsPolicy::Never).connect().await.unwrap_err();
         assert_eq!(error.cause(), &Cause::AuthUnavailable);
     }
+}
+
+#[tokio::test]
+async fn a_client_certificate_logs_in_by_external() {
+    let (certificate, key) = make_client_certificate().unwrap();
+    let auth = Some(("alice".into(), "s3cret".into()));
+    let client_ca = Some(certificate.clone());
+    let receiver = Receiver::start(Options { auth, client_ca, ..Options::default() }).unwrap();
+    let connector = Connector::new(&receiver.local_addr().to_string()).credentials(Credentials::external());
+    let known = connector.clone().client_certificate_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
+    known.connect().await.unwrap().quit().await;
+    let error = connector.connect().await.unwrap_err();
+    assert!(matches!(error.cause(), Cause::NoCommonMechanism(_)), "{error}");
 }
 
 #[tokio::test]

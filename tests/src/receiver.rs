@@ -19,8 +19,11 @@ use std::{env, mem, ops::Range, path::PathBuf, process, time::Duration};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{Certificate, CertificateParams, KeyPair};
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::PrivatePkcs8KeyDer;
-use rustls::{ProtocolVersion, ServerConfig, ServerConnection};
+use rustls::pki_types::pem::PemObject;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ProtocolVersion, RootCertStore, ServerConfig, ServerConnection};
 use sha2::{Digest, Sha256};
 use socket2::{SockAddr, Socket, Type};
 
@@ -83,6 +86,9 @@ pub struct Options {
     pub auth: Option<(String, String)>,
     /// Offer AUTH outside TLS too.
     pub auth_in_clear: bool,
+    /// Ask for a client certificate that this one has signed, in PEM, and let
+    /// whoever shows one log in by EXTERNAL as the user.
+    pub client_ca: Option<String>,
     /// Speak TLS 1.2 and no other.
     pub tls12: bool,
 }
@@ -112,6 +118,7 @@ impl Default for Options {
             max_size: 64 * 1024 * 1024,
             auth: None,
             auth_in_clear: false,
+            client_ca: None,
             tls12: false,
         }
     }
@@ -167,9 +174,7 @@ impl Receiver {
     /// When the directory, the certificate or the socket cannot be made.
     pub fn start(options: Options) -> io::Result<Self> {
         fs::create_dir_all(&options.directory)?;
-        let versions = if options.tls12 { &[&rustls::version::TLS12][..] } else { rustls::ALL_VERSIONS };
-        let made = make_certificate(&options.hostname, versions).map_err(io::Error::other)?;
-        let (certificate, tls) = made;
+        let (certificate, tls) = make_certificate(&options).map_err(io::Error::other)?;
         let address = match &options.unix {
             Some(path) => SockAddr::unix(path)?,
             None => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into(),
@@ -278,19 +283,36 @@ impl Shared {
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-fn make_certificate(
-    hostname: &str,
-    versions: &[&'static rustls::SupportedProtocolVersion],
-) -> Result<(Certificate, Arc<ServerConfig>), AnyError> {
+/// A certificate, which has signed itself, and its private key, both in PEM.
+///
+/// # Errors
+/// Those of the system's random numbers.
+pub fn make_client_certificate() -> io::Result<(String, String)> {
+    let key = KeyPair::generate().map_err(io::Error::other)?;
+    let certificate = CertificateParams::new([]).and_then(|client| client.self_signed(&key));
+    Ok((certificate.map_err(io::Error::other)?.pem(), key.serialize_pem()))
+}
+
+fn make_certificate(options: &Options) -> Result<(Certificate, Arc<ServerConfig>), AnyError> {
+    let versions = if options.tls12 { &[&rustls::version::TLS12][..] } else { rustls::ALL_VERSIONS };
     let key = KeyPair::generate()?;
-    let names = [hostname, "localhost", "127.0.0.1"].map(str::to_owned);
+    let names = [&options.hostname, "localhost", "127.0.0.1"].map(str::to_owned);
     let certificate = CertificateParams::new(names)?.self_signed(&key)?;
     let key = PrivatePkcs8KeyDer::from(key.serialize_der());
     // Named here, so that no process-wide default provider is needed.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let clients = match &options.client_ca {
+        None => WebPkiClientVerifier::no_client_auth(),
+        Some(ca) => {
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_slice(ca.as_bytes())?)?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+            verifier.allow_unauthenticated().build()?
+        }
+    };
     let config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)?
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_single_cert(vec![certificate.der().clone()], key.into())?;
     Ok((certificate, Arc::new(config)))
 }
@@ -565,7 +587,11 @@ impl<'a> Session<'a> {
             (true, "ENHANCEDSTATUSCODES"),
             (starttls, "STARTTLS"),
             (auth && self.tls.is_none(), "AUTH PLAIN LOGIN SCRAM-SHA-256"),
-            (auth && self.tls.is_some(), "AUTH PLAIN LOGIN SCRAM-SHA-256 SCRAM-SHA-256-PLUS"),
+            (
+                auth && self.tls.is_some() && !self.knows_client(),
+                "AUTH PLAIN LOGIN SCRAM-SHA-256 SCRAM-SHA-256-PLUS",
+            ),
+            (auth && self.knows_client(), "AUTH EXTERNAL"),
             (options.chunking, "CHUNKING"),
             (options.chunking, "BINARYMIME"),
             (options.dsn, "DSN"),
@@ -583,6 +609,11 @@ impl<'a> Session<'a> {
         }
         self.reply(&format!("250 {line}"));
         Ok(())
+    }
+
+    /// Whether the client has shown a certificate.
+    fn knows_client(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.peer_certificates().is_some())
     }
 
     /// Whether REQUIRETLS is offered: only where the session is in TLS
@@ -896,6 +927,10 @@ impl<'a> Session<'a> {
                 let name = self.auth_response(initial, "VXNlcm5hbWU6")?; // Username:
                 let secret = self.auth_response(None, "UGFzc3dvcmQ6")?; // Password:
                 (name.as_slice(), secret.as_slice()) == user_password
+            }
+            "EXTERNAL" if self.knows_client() => {
+                let identity = self.auth_response(initial, "")?;
+                identity.is_empty() || identity == user_password.0
             }
             name @ ("SCRAM-SHA-256" | "SCRAM-SHA-256-PLUS") => {
                 let first = self.auth_response(initial, "")?;
