@@ -2,8 +2,8 @@
 //!
 //! Three things look different from here, and are translated:
 //!
-//! - A message that is begun when the session is over has no report, only the session's error: that must
-//!   be one of a message that was not attempted.
+//! - A message or a request that is begun when the session is over has no report, only the session's error:
+//!   that must be one of a message that was not attempted.
 //! - The end of a session is seen by trying one more message.
 //! - What the adapter has gathered of a body that turns out to be forbidden is not sent at all.
 
@@ -12,10 +12,10 @@ use std::net::TcpStream;
 use std::sync::mpsc::Receiver;
 
 use smtp_blocking::{Connector, Session};
-use smtp_proto::{Cause, Error, Misuse, Report};
+use smtp_proto::{Cause, Error, Misuse, Request};
 
-use crate::scripted::{self, Cue, End, Traces, Way, connector_of, not_attempted, report};
-use crate::transcript::{Failure, Message, Observed, Transcript};
+use crate::scripted::{self, Cue, End, Traces, Way, connector_of, not_asked, not_attempted, report};
+use crate::transcript::{Failure, Job, Message, Observed, Transcript};
 
 /// Plays a transcript, and checks all that it expects.
 ///
@@ -38,15 +38,15 @@ fn run_client(
         Err(error) => {
             let error = error.error();
             observed.reports = transcript.messages.iter().map(|m| Some(not_attempted(m, error))).collect();
+            observed.answers = transcript.requests.iter().map(|_| not_asked(error)).collect();
             observed.closed = Some(Err(error.clone()));
         }
         Ok(session) => {
             observed.ready = true;
-            let reports = &mut observed.reports;
             let session = match (transcript.is_cued(), way) {
-                (true, _) => send_when_told(transcript, session, cues, reports),
-                (false, Way::OneByOne) => send_one_by_one(transcript, session, reports),
-                (false, Way::Bulk) => Some(send_bulk(transcript, session, reports)),
+                (true, _) => send_when_told(transcript, session, cues, &mut observed),
+                (false, Way::OneByOne) => send_one_by_one(transcript, session, &mut observed),
+                (false, Way::Bulk) => Some(send_bulk(transcript, session, &mut observed)),
             };
             observed.overlap_broken = session.as_ref().is_some_and(Session::overlap_is_broken);
             observed.closed = session.map_or(Some(Ok(())), end);
@@ -55,30 +55,64 @@ fn run_client(
     traces.check(transcript, observed)
 }
 
-type Reports = Vec<Option<Report>>;
-
 /// Sends each message when the one before is decided, and quits with the last. Returns the session,
-/// unless there was no message, and it went with its quit.
-fn send_one_by_one(transcript: &Transcript, mut session: Session, reports: &mut Reports) -> Option<Session> {
-    let Some((last, rest)) = transcript.messages.split_last() else {
+/// unless no message was the last, and it went with its quit.
+fn send_one_by_one(
+    transcript: &Transcript,
+    mut session: Session,
+    observed: &mut Observed,
+) -> Option<Session> {
+    for (index, job) in transcript.jobs.iter().enumerate() {
+        match *job {
+            Job::Message(message) if index + 1 == transcript.jobs.len() => {
+                let message = &transcript.messages[message];
+                let result = session.send_last(message.envelope.clone(), content(message));
+                observed.reports.push(Some(report(message, result)));
+                return Some(session);
+            }
+            job => submit(transcript, &mut session, job, observed),
+        }
+    }
+    quit(session)
+}
+
+fn submit(transcript: &Transcript, session: &mut Session, job: Job, observed: &mut Observed) {
+    match job {
+        Job::Message(index) => {
+            let message = &transcript.messages[index];
+            let result = session.send(message.envelope.clone(), content(message));
+            observed.reports.push(Some(report(message, result)));
+        }
+        Job::Request(index) => {
+            let answer = ask(session, transcript.requests[index].clone());
+            observed.answers.push(answer);
+        }
+    }
+}
+
+fn ask(session: &mut Session, request: Request) -> Option<Result<smtp_proto::Reply, Error>> {
+    let usable = session.is_usable();
+    match session.request(request) {
+        Err(error) if !usable => not_asked(error.error()),
+        result => Some(result.map_err(|error| error.error().clone())),
+    }
+}
+
+/// Returns the session if it has ended before.
+fn quit(session: Session) -> Option<Session> {
+    if session.is_usable() {
         session.quit();
         return None;
-    };
-    for message in rest {
-        let result = session.send(message.envelope.clone(), content(message));
-        reports.push(Some(report(message, result)));
     }
-    let result = session.send_last(last.envelope.clone(), content(last));
-    reports.push(Some(report(last, result)));
     Some(session)
 }
 
-fn send_bulk(transcript: &Transcript, mut session: Session, reports: &mut Reports) -> Session {
+fn send_bulk(transcript: &Transcript, mut session: Session, observed: &mut Observed) -> Session {
     let messages = transcript
         .messages
         .iter()
         .map(|message| smtp_blocking::Message::new(message.envelope.clone(), || Ok(content(message))));
-    reports.extend(session.send_all(messages).and_quit().map(Some));
+    observed.reports.extend(session.send_all(messages).and_quit().map(Some));
     session
 }
 
@@ -87,15 +121,14 @@ fn send_when_told(
     transcript: &Transcript,
     mut session: Session,
     cues: &Receiver<Cue>,
-    reports: &mut Reports,
+    observed: &mut Observed,
 ) -> Option<Session> {
-    let mut messages = transcript.messages.iter();
+    let mut jobs = transcript.jobs.iter();
     for cue in cues {
         match cue {
             Cue::Submit => {
-                let Some(message) = messages.next() else { continue };
-                let result = session.send(message.envelope.clone(), content(message));
-                reports.push(Some(report(message, result)));
+                let Some(&job) = jobs.next() else { continue };
+                submit(transcript, &mut session, job, observed);
             }
             Cue::Quit if session.is_usable() => {
                 session.quit();

@@ -8,9 +8,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use smtp_proto::{Cause, Connection, Event, Instant, MessageId, Misuse};
+use smtp_proto::{Cause, Connection, Event, Instant, MessageId, Misuse, RequestId};
 
-use crate::transcript::{Action, Failure, Message, Observed, Transcript, difference};
+use crate::transcript::{Action, Failure, Job, Message, Observed, Transcript, difference};
 
 /// How octets are cut, in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,9 +58,13 @@ struct Player<'t> {
     secrets: Vec<String>,
     engine: Connection,
     now: Instant,
-    /// The messages that were submitted, and how many that is.
-    ids: Vec<MessageId>,
+    /// How many of the transcript's messages and requests were submitted, and which they are.
+    submitted: usize,
+    messages: Vec<MessageId>,
+    requests: Vec<RequestId>,
+    /// The body that was wanted last, and of which message.
     body: Body<'t>,
+    body_of: Option<MessageId>,
     /// What was on offer and is not advanced: the front of every later offer.
     promised: Vec<u8>,
     /// How many of the promised octets have gone out, although the engine has not been told. So it is
@@ -93,8 +97,11 @@ impl<'t> Player<'t> {
             secrets: transcript.secrets(),
             engine: Connection::new(config, now),
             now,
-            ids: Vec::new(),
+            submitted: 0,
+            messages: Vec::new(),
+            requests: Vec::new(),
             body: Body::default(),
+            body_of: None,
             promised: Vec::new(),
             unreported: 0,
             jammed: false,
@@ -106,7 +113,7 @@ impl<'t> Player<'t> {
             observed: Observed::default(),
         };
         if !transcript.is_cued() {
-            for _ in &transcript.messages {
+            for _ in &transcript.jobs {
                 player.submit();
             }
             let _ = player.engine.quit();
@@ -115,10 +122,23 @@ impl<'t> Player<'t> {
     }
 
     fn submit(&mut self) {
-        let message = self.transcript.messages.get(self.ids.len());
-        if let Some(Ok(id)) = message.map(|message| self.engine.submit(message.envelope.clone())) {
-            self.ids.push(id);
-            self.observed.reports.push(None);
+        let job = self.transcript.jobs.get(self.submitted);
+        self.submitted += 1;
+        match job {
+            Some(&Job::Message(index)) => {
+                let envelope = self.transcript.messages[index].envelope.clone();
+                if let Ok(id) = self.engine.submit(envelope) {
+                    self.messages.push(id);
+                    self.observed.reports.push(None);
+                }
+            }
+            Some(&Job::Request(index)) => {
+                if let Ok(id) = self.engine.request(self.transcript.requests[index].clone()) {
+                    self.requests.push(id);
+                    self.observed.answers.push(None);
+                }
+            }
+            None => {}
         }
     }
 
@@ -191,6 +211,7 @@ impl<'t> Player<'t> {
             self.take_events()?;
             self.distract()?;
             let wants_body = self.engine.wants_body();
+            self.fill_chunk()?;
             let piece = self.body.piece();
             if self.is_random() && self.random.one_in(3) {
                 self.poll_twice(piece)?;
@@ -207,7 +228,8 @@ impl<'t> Player<'t> {
                 }
                 let more = self.how_many(usize::MAX);
                 if !self.body.grow(more) {
-                    if self.body.is_held() {
+                    // As many chunks as may be are unanswered, or there is no more for now.
+                    if self.body.is_held() || !self.body.piece().is_empty() {
                         return Ok(());
                     }
                     self.engine.finish_body().map_err(|misuse| misuse.to_string())?;
@@ -237,7 +259,7 @@ impl<'t> Player<'t> {
             if late == 0 {
                 self.batch.extend(&offer[..n]);
                 self.said.extend(&offer[..n]);
-                if !wants_body {
+                if !(wants_body && self.in_flight.is_behind_data()) {
                     self.in_flight.say(&offer[..n])?;
                 }
                 if self.cut != Cut::Whole && may_be_late && n == offer.len() && self.random.one_in(3) {
@@ -250,6 +272,19 @@ impl<'t> Player<'t> {
             self.body.advance(used);
             self.promised = offer[n..].to_vec();
         }
+    }
+
+    /// Gathers the next chunk: its border is where there are octets enough for it, or where the body is
+    /// held, however the rest is cut. What fits into one is announced as the last.
+    fn fill_chunk(&mut self) -> Result<(), String> {
+        let Some(size) = self.engine.chunk_size() else {
+            return Ok(());
+        };
+        self.body.grow(usize::MAX);
+        if self.body.is_held() || self.body.rest.len() > size || self.body.rest.is_empty() {
+            return Ok(());
+        }
+        self.engine.announce_rest(self.body.rest).map_err(|misuse| misuse.to_string())
     }
 
     /// Nothing is on offer but what has gone out already.
@@ -344,13 +379,23 @@ impl<'t> Player<'t> {
                 Event::BodyWanted(id) => {
                     let index = self.index(id)?;
                     self.body = Body::new(&self.transcript.messages[index]);
+                    self.body_of = Some(id);
+                }
+                Event::Answered(id, answer) => {
+                    let index = self.requests.iter().position(|&known| known == id);
+                    let index = index.ok_or_else(|| format!("{id:?} was never made"))?;
+                    if self.observed.answers[index].replace(answer).is_some() {
+                        return Err(format!("request {} is answered twice", index + 1));
+                    }
                 }
                 Event::Finished(id, report) => {
                     let index = self.index(id)?;
                     if self.observed.reports[index].replace(report).is_some() {
                         return Err(format!("message {} is finished twice", index + 1));
                     }
-                    self.body = Body::default();
+                    if self.body_of == Some(id) {
+                        self.body = Body::default();
+                    }
                 }
                 Event::Closed(result) => self.observed.closed = Some(result),
                 other => return Err(format!("an event that the player does not know: {other:?}")),
@@ -361,7 +406,7 @@ impl<'t> Player<'t> {
     }
 
     fn index(&self, id: MessageId) -> Result<usize, String> {
-        let index = self.ids.iter().position(|&known| known == id);
+        let index = self.messages.iter().position(|&known| known == id);
         index.ok_or_else(|| format!("{id:?} was never submitted"))
     }
 
@@ -383,7 +428,10 @@ impl<'t> Player<'t> {
                 self.engine.handle_input(self.now, b"");
                 Ok(())
             }
-            2 if !self.engine.wants_body() => refused(self.engine.finish_body(), Misuse::NoBodyWanted),
+            2 if !self.engine.wants_body() => {
+                refused(self.engine.announce_rest(b"x"), Misuse::NoBodyWanted)?;
+                refused(self.engine.finish_body(), Misuse::NoBodyWanted)
+            }
             3 if !self.handshake_due => {
                 refused(self.engine.handle_tls_established(self.now), Misuse::NoHandshakeWanted)
             }
@@ -421,6 +469,9 @@ impl<'t> Player<'t> {
         }
         if let Some(index) = self.observed.reports.iter().position(Option::is_none) {
             return Err(format!("message {} was never finished", index + 1));
+        }
+        if let Some(index) = self.observed.answers.iter().position(Option::is_none) {
+            return Err(format!("request {} was never answered", index + 1));
         }
         let now = self.now + Duration::from_secs(86_400);
         self.engine.handle_input(now, b"250 late\r\n");
@@ -490,28 +541,48 @@ impl<'t> Body<'t> {
 }
 
 /// The commands that are not answered, counted from outside: more than one of them may have no more
-/// octets than the limit, or two ends that do not read while they write can deadlock.
+/// octets than the limit, or two ends that do not read while they write can deadlock. Chunks are no
+/// commands: they have a limit of their own.
 struct InFlight {
     limit: usize,
     commands: VecDeque<usize>,
     /// The line that the client has not ended yet, and the server's.
-    said: usize,
+    said: Vec<u8>,
     heard: Vec<u8>,
+    /// The last line was DATA; and so many octets of a chunk follow.
+    data: bool,
+    chunk: u64,
 }
 
 impl InFlight {
     fn new(limit: usize) -> Self {
-        Self { limit, commands: VecDeque::new(), said: 0, heard: Vec::new() }
+        let commands = VecDeque::new();
+        Self { limit, commands, said: Vec::new(), heard: Vec::new(), data: false, chunk: 0 }
+    }
+
+    /// Whether what follows is a body, once it is wanted.
+    fn is_behind_data(&self) -> bool {
+        self.data
     }
 
     fn say(&mut self, octets: &[u8]) -> Result<(), String> {
         for &octet in octets {
-            self.said += 1;
+            if self.chunk > 0 {
+                self.chunk -= 1;
+                continue;
+            }
+            self.said.push(octet);
             if octet == b'\n' {
                 let line = std::mem::take(&mut self.said);
+                self.data = line == b"DATA\r\n";
+                let chunk = line.strip_prefix(b"BDAT ").map(String::from_utf8_lossy);
+                self.chunk = match chunk.as_ref().and_then(|chunk| chunk.split_whitespace().next()) {
+                    Some(octets) => octets.parse().map_err(|_| format!("BDAT {octets}"))?,
+                    None => 0,
+                };
                 // An empty line is the end of a body's last line, or an empty response to a challenge.
-                if line > 2 {
-                    self.commands.push_back(line);
+                if line.len() > 2 {
+                    self.commands.push_back(if chunk.is_some() { 0 } else { line.len() });
                 }
             }
         }

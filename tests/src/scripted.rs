@@ -11,7 +11,7 @@ use std::time::Duration;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
-use smtp_proto::{Error, Report, Trace};
+use smtp_proto::{Error, Reply, Report, Trace};
 
 use crate::transcript::{Action, Failure, Message, Observed, Transcript, difference};
 
@@ -32,11 +32,17 @@ pub enum Way {
 }
 
 impl Way {
-    /// Whether this transcript can be played this way: overlap exists in bulk alone, and cues one by one.
+    /// Whether this transcript can be played this way: overlap and messages that are opened again exist in
+    /// bulk alone; cues, requests and messages that cannot be opened again one by one.
     pub fn suits(self, transcript: &Transcript) -> bool {
         match self {
-            Way::OneByOne => !transcript.config.overlap,
-            Way::Bulk => !transcript.is_cued(),
+            Way::OneByOne => {
+                let reopenable = |message: &Message| message.envelope.is_reopenable();
+                !transcript.config.overlap && !transcript.messages.iter().any(reopenable)
+            }
+            Way::Bulk => {
+                !transcript.is_cued() && transcript.requests.is_empty() && !transcript.must_not_split()
+            }
         }
     }
 }
@@ -108,6 +114,9 @@ macro_rules! connector_of {
             nonce,
             pipelining,
             overlap,
+            chunking,
+            chunk_size,
+            learn_limits,
             body,
             timeouts,
             limits,
@@ -120,6 +129,9 @@ macro_rules! connector_of {
             .fixed_nonce(nonce)
             .pipelining(pipelining)
             .overlap(overlap)
+            .chunking(chunking)
+            .chunk_size(chunk_size)
+            .learn_limits(learn_limits)
             .body_policy(body)
             .timeouts(timeouts)
             .limits(limits);
@@ -165,6 +177,11 @@ pub(crate) fn report(message: &Message, result: Result<Report, smtp_blocking::Er
 /// The report of a message that had none.
 pub(crate) fn not_attempted(message: &Message, error: &Error) -> Report {
     Report::not_attempted(message.envelope.forward_paths().len(), error)
+}
+
+/// The answer to a request that was not made, because the session had ended with this error.
+pub(crate) fn not_asked(error: &Error) -> Option<Result<Reply, Error>> {
+    Report::not_attempted(1, error).recipients.pop()
 }
 
 /// The certificate in PEM, and the server's side of it; made once.

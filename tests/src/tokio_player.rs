@@ -10,12 +10,12 @@ use std::pin::pin;
 use std::sync::mpsc::Receiver;
 use std::task::Poll;
 
-use smtp_proto::{Cause, Error, Misuse, Report};
+use smtp_proto::{Cause, Error, Misuse};
 use smtp_tokio::{Connector, Session};
 use tokio::io::BufReader;
 
-use crate::scripted::{self, Cue, End, Traces, Way, connector_of, not_attempted, report};
-use crate::transcript::{Failure, Message, Observed, Transcript};
+use crate::scripted::{self, Cue, End, Traces, Way, connector_of, not_asked, not_attempted, report};
+use crate::transcript::{Failure, Job, Message, Observed, Transcript};
 
 /// Plays a transcript, and checks all that it expects.
 ///
@@ -115,15 +115,16 @@ fn run_client(
                 let error = error.error();
                 observed.reports =
                     transcript.messages.iter().map(|m| Some(not_attempted(m, error))).collect();
+                observed.answers = transcript.requests.iter().map(|_| not_asked(error)).collect();
                 observed.closed = Some(Err(error.clone()));
             }
             Some(Ok(session)) => {
                 observed.ready = true;
-                let reports = &mut observed.reports;
+                let to = &mut observed;
                 let session = match (transcript.is_cued(), way) {
-                    (true, _) => send_when_told(transcript, session, cues, reports, fuse).await?,
-                    (false, Way::OneByOne) => send_one_by_one(transcript, session, reports, fuse).await?,
-                    (false, Way::Bulk) => Some(send_bulk(transcript, session, reports, drop_futures).await),
+                    (true, _) => send_when_told(transcript, session, cues, to, fuse).await?,
+                    (false, Way::OneByOne) => send_one_by_one(transcript, session, to, fuse).await?,
+                    (false, Way::Bulk) => Some(send_bulk(transcript, session, to, drop_futures).await),
                 };
                 observed.overlap_broken = session.as_ref().is_some_and(Session::overlap_is_broken);
                 observed.closed = match session {
@@ -136,44 +137,60 @@ fn run_client(
     })
 }
 
-type Reports = Vec<Option<Report>>;
-
 /// Sends each message when the one before is decided, and quits with the last. Returns the session,
-/// unless there was no message, and it went with its quit.
+/// unless no message was the last, and it went with its quit.
 async fn send_one_by_one(
     transcript: &Transcript,
     mut session: Session,
-    reports: &mut Reports,
+    observed: &mut Observed,
     fuse: &Fuse,
 ) -> Result<Option<Session>, Failure> {
-    let Some((last, rest)) = transcript.messages.split_last() else {
+    for (index, job) in transcript.jobs.iter().enumerate() {
+        match *job {
+            Job::Message(message) if index + 1 == transcript.jobs.len() => {
+                let message = &transcript.messages[message];
+                match fuse.run(session.send_last(message.envelope.clone(), content(message))).await {
+                    Some(result) => observed.reports.push(Some(report(message, result))),
+                    None => must_be_closed(transcript, &mut session).await?,
+                }
+                return Ok(Some(session));
+            }
+            job => submit(transcript, &mut session, job, observed, fuse).await?,
+        }
+    }
+    if session.is_usable() {
         fuse.run(session.quit()).await;
         return Ok(None);
-    };
-    for message in rest {
-        send(transcript, &mut session, message, reports, fuse).await?;
-    }
-    match fuse.run(session.send_last(last.envelope.clone(), content(last))).await {
-        Some(result) => reports.push(Some(report(last, result))),
-        None => must_be_closed(transcript, &mut session).await?,
     }
     Ok(Some(session))
 }
 
-async fn send(
+async fn submit(
     transcript: &Transcript,
     session: &mut Session,
-    message: &Message,
-    reports: &mut Reports,
+    job: Job,
+    observed: &mut Observed,
     fuse: &Fuse,
 ) -> Result<(), Failure> {
-    match fuse.run(session.send(message.envelope.clone(), content(message))).await {
-        Some(result) => {
-            reports.push(Some(report(message, result)));
-            Ok(())
+    match job {
+        Job::Message(index) => {
+            let message = &transcript.messages[index];
+            match fuse.run(session.send(message.envelope.clone(), content(message))).await {
+                Some(result) => observed.reports.push(Some(report(message, result))),
+                None => must_be_closed(transcript, session).await?,
+            }
         }
-        None => must_be_closed(transcript, session).await,
+        Job::Request(index) => {
+            let usable = session.is_usable();
+            match fuse.run(session.request(transcript.requests[index].clone())).await {
+                Some(Err(error)) if !usable => observed.answers.push(not_asked(error.error())),
+                Some(result) => observed.answers.push(Some(result.map_err(|error| error.error().clone()))),
+                // It may be said again: unlike half a message, half a wait for an answer harms nobody.
+                None => observed.answers.push(None),
+            }
+        }
     }
+    Ok(())
 }
 
 /// After a future was dropped, the session says that it is closed, and why.
@@ -190,7 +207,7 @@ async fn must_be_closed(transcript: &Transcript, session: &mut Session) -> Resul
 async fn send_bulk(
     transcript: &Transcript,
     mut session: Session,
-    reports: &mut Reports,
+    observed: &mut Observed,
     drop_futures: bool,
 ) -> Session {
     let messages = transcript.messages.iter().map(|message| {
@@ -204,7 +221,7 @@ async fn send_bulk(
             true => poll_fn(|cx| pin!(bulk.next()).poll(cx)).await,
         };
         match next {
-            Some(report) => reports.push(Some(report)),
+            Some(report) => observed.reports.push(Some(report)),
             None => break,
         }
     }
@@ -217,15 +234,15 @@ async fn send_when_told(
     transcript: &Transcript,
     mut session: Session,
     cues: &Receiver<Cue>,
-    reports: &mut Reports,
+    observed: &mut Observed,
     fuse: &Fuse,
 ) -> Result<Option<Session>, Failure> {
-    let mut messages = transcript.messages.iter();
+    let mut jobs = transcript.jobs.iter();
     for cue in cues {
         match cue {
             Cue::Submit => {
-                let Some(message) = messages.next() else { continue };
-                send(transcript, &mut session, message, reports, fuse).await?;
+                let Some(&job) = jobs.next() else { continue };
+                submit(transcript, &mut session, job, observed, fuse).await?;
             }
             Cue::Quit if session.is_usable() => {
                 fuse.run(session.quit()).await;

@@ -31,16 +31,30 @@
 //! - `engine-only: REASON` keeps the file from the adapters. The tests count and name such files.
 //! - `config KEY=VALUE KEY ...` changes the defaults of the engine (the client's name is
 //!   `client.example`): `tls=never|opportunistic|required|implicit`, `server-name`, `pipelining=off`,
-//!   `overlap`, `lmtp`, `name`; `user` with `password` or `token`, `external` or `anonymous=TRACE`,
+//!   `overlap`, `lmtp`, `name`; `chunking=never|always|eager` (where it is offered, without the key),
+//!   `chunk-size=N`, `learn-limits`; `user` with `password` or `token`, `external` or `anonymous=TRACE`,
 //!   `authzid`, `auth=MECHANISM,...` and `in-clear`; `nonce`, 24 letters of base64, without which the
 //!   engine tries no SCRAM (the adapters draw one of their own then); `exporter`, 32 octets, `end-point`
 //!   and `verified`, which are the [`TlsFacts`] of the engine's handshake (the adapters have real ones);
 //!   `timeout.KIND=200ms`, where KIND is a field of [`Timeouts`], or `reply` for all replies;
-//!   `limit.reply.line|lines|octets`, `limit.in-flight|messages|challenges|scram-iterations`;
+//!   `limit.reply.line|lines|octets`, `limit.in-flight|messages|challenges|chunks|scram-iterations`;
 //!   `body.refuse-bare`, `body.allow-nul`, `body.refuse-long-lines`.
-//! - `message from=<A> to=<B>,<C> [body=7bit|8bit|8bit-anyway] [size=N] [all-or-nothing]` is a message,
-//!   and the lines behind it that begin with `|` are its body. A line `hold` among them keeps the rest of
-//!   the body back until the server has said something.
+//! - `message from=<A> to=<B>,<C> ATTRIBUTE ...` is a message, and the lines behind it that begin with `|`
+//!   are its body. A line `hold` among them keeps the rest of the body back until the server has said
+//!   something; where the body goes out in chunks, one ends there. Attributes are
+//!   `body=7bit|8bit|8bit-anyway|binary`, `size=N`, `exact-size=N`, `exact` (the size of the body that
+//!   follows), `all-or-nothing`, `smtputf8`, `reopenable`, and parameters of MAIL: `ret=full|hdrs`,
+//!   `envid=TEXT`, `by=SECONDS;R|N|RT|NT`, `mt-priority=N`, `holdfor=SECONDS`, `holduntil=DATE`, `requiretls`,
+//!   `prdr`, `auth=<A>`, and `param=NAME` or `param=NAME=VALUE` for any other, with `@KEYWORD` behind it
+//!   where another EHLO keyword offers it. The name of a parameter with a `!` behind it says that it is
+//!   required, and a `?` that it is said if it is offered; with neither, it is as the engine has it.
+//! - Parameters of one recipient stand behind its address, each after a `;`; those of all recipients are the
+//!   attribute `each=PARAMETER;PARAMETER`: `notify=never`, `notify=success+failure+delay`,
+//!   `orcpt=<A>`, `orcpt=TYPE:ADDRESS`, `rrvs=DATE`, `rrvs=DATE/C`, `rrvs=DATE/R`, and `param` as above.
+//! - `request WHAT` is a command outside a transaction, which takes its turn among the messages: `noop`,
+//!   `help [TOPIC]`, `vrfy TEXT`, `expn TEXT`, `etrn NODE`, `raw LINE`, `xclient NAME=VALUE ...` and
+//!   `xforward NAME=VALUE ...`, where the names are those of the attributes in lower case, and no value says
+//!   that it is not known.
 //!
 //! # The conversation
 //!
@@ -51,8 +65,8 @@
 //! - `split` parts what the server says in two; the client must have nothing to say to the first part.
 //! - `pause 300ms` lets time pass. `eof` is the end of what the server says.
 //! - `tls` is a handshake that succeeds, `tls-failed` and `tls-untrusted` are handshakes that do not.
-//! - `submit` and `quit` are said by the application. Without any of them it submits all messages at
-//!   once, and then quits.
+//! - `submit` and `quit` are said by the application, `submit` for the next message or request. Without any
+//!   of them it submits all at once, and then quits.
 //! - `jam` stops the transport: the client has more to say than the batch before, and none of it is taken.
 //!
 //! Text is taken as it stands, with these escapes: `\\`, `\r`, `\n`, `\0`, `\xNN`, `\s` for a space that
@@ -61,10 +75,12 @@
 //!
 //! # The expectations
 //!
-//! `expect ready` where the opening succeeds; `expect overlap-broken` where the engine says so; `expect MESSAGE RECIPIENT RESULT` for each, from 1, `*` for
-//! all recipients; `expect closed RESULT`, or `expect open`. A result is `ok` (with the code and the
-//! enhanced code of the reply, where there is one), or an outcome, a stage and a cause, as [`describe`]
-//! writes them.
+//! `expect ready` where the opening succeeds; `expect overlap-broken` where the engine says so; `expect
+//! MESSAGE RECIPIENT RESULT` for each, from 1, `*` for all recipients; `expect request NUMBER RESULT` for
+//! each, from 1; `expect closed RESULT`, or `expect open`. A result is `ok` (with the code and the enhanced
+//! code of the reply, where there is one), or an outcome, a stage and a cause, as [`describe`] writes them.
+//! That of a request is `answer` with the code and the enhanced code, whatever the code, where there is a
+//! reply.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
@@ -75,9 +91,10 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use smtp_proto::{
-    BodyError, BodyType, Cause, ClientName, Config, Credentials, Envelope, Error, LineEndings,
-    MechanismError, Nonce, Outcome, Protocol, ProtocolError, Reply, ReplyError, Report, Timeouts, TlsFacts,
-    TlsPolicy,
+    BodyError, BodyType, ByMode, Cause, Chunking, ClientName, ClientProtocol, Config, Credentials, Envelope,
+    Error, LineEndings, MailParameter, Mailbox, MechanismError, MessageSource, Nonce, Notify, Outcome,
+    Protocol, ProtocolError, RcptParameter, Recipient, Reply, ReplyError, Report, Request, Ret, RrvsAction,
+    Timeouts, TlsFacts, TlsPolicy, XClient, XForward,
 };
 
 /// One conversation, and what must come of it.
@@ -97,9 +114,22 @@ pub struct Transcript {
     pub tls_facts: TlsFacts,
     /// What the application sends.
     pub messages: Vec<Message>,
+    /// What it asks outside transactions.
+    pub requests: Vec<Request>,
+    /// Both, in their order.
+    pub jobs: Vec<Job>,
     /// What happens, in order. No two neighbours are both the client's or both the server's words.
     pub steps: Vec<Step>,
     expected: Expected,
+}
+
+/// What the application submits: a message or a request, by its position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Job {
+    /// A message.
+    Message(usize),
+    /// A request.
+    Request(usize),
 }
 
 /// One message of a transcript.
@@ -111,6 +141,8 @@ pub struct Message {
     pub body: Vec<u8>,
     /// Where the application keeps the rest of the body back until the server speaks.
     pub holds: Vec<usize>,
+    /// The envelope declares the size that the body has.
+    exact: bool,
 }
 
 /// One step of a conversation.
@@ -155,6 +187,8 @@ struct Expected {
     overlap_broken: bool,
     /// For each message, for each recipient: a line number and a result.
     messages: Vec<Vec<Option<(usize, String)>>>,
+    /// The same for each request.
+    requests: Vec<Option<(usize, String)>>,
     /// None where it stays open.
     closed: Option<(usize, String)>,
     /// The line of `expect closed` or `expect open`.
@@ -170,6 +204,8 @@ pub struct Observed {
     pub overlap_broken: bool,
     /// The report of each message, where there was one.
     pub reports: Vec<Option<Report>>,
+    /// The answer to each request, where there was one.
+    pub answers: Vec<Option<Result<Reply, Error>>>,
     /// How the connection ended, where it has.
     pub closed: Option<Result<(), Error>>,
 }
@@ -255,6 +291,17 @@ impl Transcript {
         self.steps.iter().any(|step| matches!(step.action, Action::Submit | Action::Quit))
     }
 
+    /// Whether it shows what becomes of a message that cannot be opened again, where one that can would be
+    /// split.
+    pub fn must_not_split(&self) -> bool {
+        let states_limits = |step: &Step| match &step.action {
+            Action::Server(octets) => octets.windows(8).any(|word| word == b"RCPTMAX="),
+            _ => false,
+        };
+        let may_split = self.config.learn_limits || self.steps.iter().any(states_limits);
+        may_split && !self.messages.iter().all(|message| message.envelope.is_reopenable())
+    }
+
     /// The responses of SASL, which nobody may find in a trace or an error: the argument of AUTH, and
     /// what answers a 334.
     pub fn secrets(&self) -> Vec<String> {
@@ -313,6 +360,15 @@ impl Transcript {
             if let Some((position, _)) = misplaced {
                 compare(end, "a result", "about its own recipient", &format!("{}", position + 1));
             }
+        }
+        for (index, expected) in self.expected.requests.iter().enumerate() {
+            let Some((line, expected)) = expected else { continue };
+            let actual = match observed.answers.get(index).and_then(Option::as_ref) {
+                None => "nothing".into(),
+                Some(Ok(reply)) => format!("answer {}", describe_reply(reply)),
+                Some(Err(error)) => describe_error(error),
+            };
+            compare(*line, &format!("request {}", index + 1), expected, &actual);
         }
         let expected = self.expected.closed.as_ref().map_or("open", |(_, expected)| expected);
         let actual = match &observed.closed {
@@ -379,6 +435,11 @@ fn describe_cause(cause: &Cause) -> String {
         Cause::Disconnected => "disconnected".into(),
         Cause::Protocol(error) => format!("protocol {}", describe_protocol_error(error)),
         Cause::Unsupported(extension) => format!("unsupported {extension}"),
+        Cause::Local(_) => "local".into(),
+        Cause::UnsupportedKeyword(keyword) => format!("unsupported {keyword}"),
+        Cause::TlsUnverified => "tls-unverified".into(),
+        Cause::Excluded(_) => "excluded".into(),
+        Cause::LimitExceeded { name, limit, value } => format!("limit {name} {limit} {value}"),
         Cause::TooLarge { size, limit } => format!("too-large {size} {limit}"),
         Cause::TlsUnavailable(None) => "tls-unavailable".into(),
         Cause::TlsUnavailable(Some(reply)) => format!("tls-unavailable {}", describe_reply(reply)),
@@ -395,6 +456,7 @@ fn describe_cause(cause: &Cause) -> String {
         Cause::Body(BodyError::BareLf) => "body bare-lf".into(),
         Cause::Body(BodyError::Nul) => "body nul".into(),
         Cause::Body(BodyError::LineTooLong) => "body line-too-long".into(),
+        Cause::Body(BodyError::WrongSize) => "body wrong-size".into(),
         Cause::Body(BodyError::EightBit) => "body eight-bit".into(),
         Cause::AllOrNothing => "all-or-nothing".into(),
         other => format!("({other})"),
@@ -441,6 +503,8 @@ struct Parser {
     engine_only: Option<String>,
     settings: BTreeMap<String, String>,
     messages: Vec<Message>,
+    requests: Vec<Request>,
+    jobs: Vec<Job>,
     steps: Vec<Step>,
     expected: Expected,
 }
@@ -454,7 +518,9 @@ impl Parser {
             "S:" => self.say(number, Action::Server(text_line(rest)?)),
             "C:" => self.say(number, Action::Client(text_line(rest)?)),
             "expect" => self.expect(number, rest)?,
-            "rule" | "engine-only:" | "config" | "message" | "|" | "hold" if !self.steps.is_empty() => {
+            "rule" | "engine-only:" | "config" | "message" | "request" | "|" | "hold"
+                if !self.steps.is_empty() =>
+            {
                 return Err(format!("`{word}` belongs in the head"));
             }
             "rule" => self.rules.push(rest.to_owned()),
@@ -468,7 +534,14 @@ impl Parser {
                     }
                 }
             }
-            "message" => self.messages.push(parse_message(rest)?),
+            "message" => {
+                self.jobs.push(Job::Message(self.messages.len()));
+                self.messages.push(parse_message(rest)?);
+            }
+            "request" => {
+                self.jobs.push(Job::Request(self.requests.len()));
+                self.requests.push(parse_request(rest)?);
+            }
             "|" => {
                 let message = self.messages.last_mut().ok_or("a body without a message")?;
                 message.body.extend(text_line(rest)?);
@@ -498,6 +571,13 @@ impl Parser {
             ("closed", result) => {
                 self.expected.end = Some(line);
                 self.expected.closed = Some((line, result.to_owned()));
+            }
+            ("request", rest) => {
+                let (number, result) = rest.split_once(' ').ok_or("a result is missing")?;
+                self.expected.requests.resize(self.requests.len(), None);
+                let index = number.parse::<usize>().ok().and_then(|n| n.checked_sub(1));
+                let slot = index.and_then(|n| self.expected.requests.get_mut(n));
+                *slot.ok_or("there is no such request")? = Some((line, result.to_owned()));
             }
             (message, rest) => {
                 let messages = &mut self.expected.messages;
@@ -535,6 +615,15 @@ impl Parser {
                 return Err("every recipient needs an expectation".into());
             }
         }
+        if self.expected.requests.len() != self.requests.len() || self.expected.requests.contains(&None) {
+            return Err("every request needs an expectation".into());
+        }
+        for message in &mut self.messages {
+            if message.exact {
+                let size = message.body.len() as u64;
+                message.envelope = message.envelope.clone().exact_size(size);
+            }
+        }
         let server_name = self.settings.remove("server-name");
         let mut tls_facts = TlsFacts::default();
         tls_facts.verified = self.settings.remove("verified").is_some();
@@ -551,6 +640,8 @@ impl Parser {
             server_name,
             tls_facts,
             messages: self.messages,
+            requests: self.requests,
+            jobs: self.jobs,
             steps: self.steps,
             expected: self.expected,
         })
@@ -573,32 +664,216 @@ fn parse_action(word: &str, rest: &str) -> Result<Action, String> {
 }
 
 fn parse_message(attributes: &str) -> Result<Message, String> {
-    let (mut from, mut to) = (None, Vec::new());
-    let (mut body, mut size, mut all_or_nothing) = (BodyType::Undeclared, None, false);
+    let (mut from, mut to, mut exact) = (None, Vec::new(), false);
+    let mut declared: Vec<Box<dyn FnOnce(Envelope) -> Envelope>> = Vec::new();
     for attribute in attributes.split_whitespace() {
         let (key, value) = attribute.split_once('=').unwrap_or((attribute, ""));
+        let body = |body| Box::new(move |envelope: Envelope| envelope.body(body));
         match (key, value) {
             ("from", address) => from = Some(as_string(text(address)?)?),
-            ("to", addresses) => {
-                for address in addresses.split(',') {
-                    to.push(as_string(text(address)?)?);
+            ("to", recipients) => {
+                for recipient in recipients.split(',') {
+                    to.push(parse_recipient(recipient)?);
                 }
             }
-            ("body", "7bit") => body = BodyType::SevenBit,
-            ("body", "8bit") => body = BodyType::EightBit,
-            ("body", "8bit-anyway") => body = BodyType::EightBitAnyway,
-            ("size", octets) => size = Some(parse_number(octets)?),
-            ("all-or-nothing", "") => all_or_nothing = true,
-            _ => return Err(format!("a message has no `{attribute}`")),
+            ("each", parameters) => {
+                for parameter in parameters.split(';') {
+                    let parameter = parse_rcpt_parameter(parameter)?;
+                    declared.push(Box::new(|envelope| envelope.recipient_parameter(parameter)));
+                }
+            }
+            ("body", "7bit") => declared.push(body(BodyType::SevenBit)),
+            ("body", "8bit") => declared.push(body(BodyType::EightBit)),
+            ("body", "8bit-anyway") => declared.push(body(BodyType::EightBitAnyway)),
+            ("body", "binary") => declared.push(body(BodyType::Binary)),
+            ("size", octets) => {
+                let octets = parse_number(octets)?;
+                declared.push(Box::new(move |envelope| envelope.size(octets)));
+            }
+            ("exact-size", octets) => {
+                let octets = parse_number(octets)?;
+                declared.push(Box::new(move |envelope| envelope.exact_size(octets)));
+            }
+            ("exact", "") => exact = true,
+            ("all-or-nothing", "") => declared.push(Box::new(|envelope| envelope.all_or_nothing(true))),
+            ("smtputf8", "") => declared.push(Box::new(|envelope| envelope.smtputf8(true))),
+            ("reopenable", "") => declared.push(Box::new(|envelope| envelope.reopenable(true))),
+            _ => {
+                let parameter = parse_mail_parameter(attribute)?;
+                declared.push(Box::new(|envelope| envelope.parameter(parameter)));
+            }
         }
     }
     let from = from.ok_or("a message needs `from`")?;
     let envelope = Envelope::new(&from, &to).map_err(|error| error.to_string())?;
-    let mut envelope = envelope.body(body).all_or_nothing(all_or_nothing);
-    if let Some(size) = size {
-        envelope = envelope.size(size);
+    let envelope = declared.into_iter().fold(envelope, |envelope, declare| declare(envelope));
+    Ok(Message { envelope, body: Vec::new(), holds: Vec::new(), exact })
+}
+
+fn parse_recipient(source: &str) -> Result<Recipient, String> {
+    let mut parts = source.split(';');
+    let address = as_string(text(parts.next().unwrap_or_default())?)?;
+    let recipient = Recipient::new(&address).map_err(|error| error.to_string())?;
+    parts.try_fold(recipient, |recipient, part| Ok(recipient.parameter(parse_rcpt_parameter(part)?)))
+}
+
+/// The name, whether the parameter is required or said if offered, and the value.
+fn parse_parameter(source: &str) -> Result<(&str, Option<char>, String), String> {
+    let (name, value) = source.split_once('=').unwrap_or((source, ""));
+    let need = name.chars().next_back().filter(|need| ['!', '?'].contains(need));
+    Ok((name.trim_end_matches(['!', '?']), need, as_string(text(value)?)?))
+}
+
+/// `NAME`, or `NAME=VALUE`, each with the EHLO keyword behind it that offers it, if that is another one.
+fn parse_raw(source: &str) -> (&str, Option<&str>, Option<&str>) {
+    let (source, keyword) = match source.rsplit_once('@') {
+        Some((source, keyword)) => (source, Some(keyword)),
+        None => (source, None),
+    };
+    match source.split_once('=') {
+        Some((name, value)) => (name, Some(value), keyword),
+        None => (source, None, keyword),
     }
-    Ok(Message { envelope, body: Vec::new(), holds: Vec::new() })
+}
+
+fn parse_mail_parameter(source: &str) -> Result<MailParameter, String> {
+    let (name, need, value) = parse_parameter(source)?;
+    let mailbox = || Mailbox::parse(&value).map_err(|error| error.to_string());
+    let parameter = match (name, value.as_str()) {
+        ("ret", "full") => Ok(MailParameter::ret(Ret::Full)),
+        ("ret", "hdrs") => Ok(MailParameter::ret(Ret::Headers)),
+        ("envid", id) => MailParameter::envelope_id(id),
+        ("by", by) => {
+            let (seconds, mode) = by.split_once(';').ok_or("`by` is SECONDS;MODE")?;
+            let (mode, trace) = match mode {
+                "R" => (ByMode::Return, false),
+                "RT" => (ByMode::Return, true),
+                "N" => (ByMode::Notify, false),
+                "NT" => (ByMode::Notify, true),
+                _ => return Err(format!("`{mode}` is no mode of `by`")),
+            };
+            MailParameter::deliver_by(parse_number(seconds)?, mode, trace)
+        }
+        ("mt-priority", n) => MailParameter::priority(parse_number(n)?),
+        ("holdfor", seconds) => MailParameter::hold_for(parse_number(seconds)?),
+        ("holduntil", date) => MailParameter::hold_until(date),
+        ("requiretls", "") => Ok(MailParameter::require_tls()),
+        ("prdr", "") => Ok(MailParameter::per_recipient_replies()),
+        ("auth", _) => Ok(MailParameter::auth(Some(&mailbox()?))),
+        ("param", raw) => {
+            let (name, value, keyword) = parse_raw(raw);
+            let parameter = MailParameter::raw(name, value);
+            parameter.map(|parameter| keyword.into_iter().fold(parameter, MailParameter::offered_by))
+        }
+        _ => return Err(format!("a message has no `{source}`")),
+    };
+    let parameter = parameter.map_err(|error| error.to_string())?;
+    Ok(match need {
+        Some('!') => parameter.required(),
+        Some(_) => parameter.if_offered(),
+        None => parameter,
+    })
+}
+
+fn parse_rcpt_parameter(source: &str) -> Result<RcptParameter, String> {
+    let (name, need, value) = parse_parameter(source)?;
+    let parameter = match (name, value.as_str()) {
+        ("notify", conditions) => {
+            let condition = |name| match name {
+                "never" => Ok(Notify::NEVER),
+                "success" => Ok(Notify::SUCCESS),
+                "failure" => Ok(Notify::FAILURE),
+                "delay" => Ok(Notify::DELAY),
+                _ => Err(format!("nothing is notified of `{name}`")),
+            };
+            let mut all = Notify::NEVER;
+            for name in conditions.split('+') {
+                all = all | condition(name)?;
+            }
+            Ok(RcptParameter::notify(all))
+        }
+        ("orcpt", address) if address.starts_with('<') => {
+            let mailbox = Mailbox::parse(address).map_err(|error| error.to_string())?;
+            Ok(RcptParameter::original_recipient(&mailbox))
+        }
+        ("orcpt", address) => {
+            let (kind, address) = address.split_once(':').ok_or("`orcpt` is <ADDRESS> or TYPE:ADDRESS")?;
+            RcptParameter::original_recipient_of(kind, address)
+        }
+        ("rrvs", since) => match since.split_once('/') {
+            None => RcptParameter::valid_since(since, None),
+            Some((since, "C")) => RcptParameter::valid_since(since, Some(RrvsAction::Continue)),
+            Some((since, "R")) => RcptParameter::valid_since(since, Some(RrvsAction::Reject)),
+            Some(_) => return Err("what `rrvs` has behind the date is C or R".into()),
+        },
+        ("param", raw) => {
+            let (name, value, keyword) = parse_raw(raw);
+            let parameter = RcptParameter::raw(name, value);
+            parameter.map(|parameter| keyword.into_iter().fold(parameter, RcptParameter::offered_by))
+        }
+        _ => return Err(format!("a recipient has no `{source}`")),
+    };
+    let parameter = parameter.map_err(|error| error.to_string())?;
+    Ok(match need {
+        Some('!') => parameter.required(),
+        Some(_) => parameter.if_offered(),
+        None => parameter,
+    })
+}
+
+fn parse_request(source: &str) -> Result<Request, String> {
+    let source = as_string(text(source)?)?;
+    let (verb, argument) = source.split_once(' ').unwrap_or((&source, ""));
+    let attributes = || argument.split_whitespace().map(|word| word.split_once('=').unwrap_or((word, "")));
+    let request = match verb {
+        "noop" if argument.is_empty() => Ok(Request::noop()),
+        "help" => Request::help(Some(argument).filter(|topic| !topic.is_empty())),
+        "vrfy" => Request::verify(argument),
+        "expn" => Request::expand(argument),
+        "etrn" => Request::etrn(argument),
+        "raw" => Request::raw(argument),
+        "xclient" => Request::xclient(attributes().map(parse_xclient).collect::<Result<Vec<_>, _>>()?),
+        "xforward" => Request::xforward(attributes().map(parse_xforward).collect::<Result<Vec<_>, _>>()?),
+        _ => return Err(format!("there is no request `{source}`")),
+    };
+    request.map_err(|error| error.to_string())
+}
+
+/// A value that is known, if one stands there.
+fn known<T: std::str::FromStr>(value: &str) -> Result<Option<T>, String> {
+    let known = Some(value).filter(|value| !value.is_empty());
+    known.map(|value| value.parse().map_err(|_| format!("`{value}` is no such value"))).transpose()
+}
+
+fn parse_xclient((name, value): (&str, &str)) -> Result<XClient, String> {
+    Ok(match (name, value) {
+        ("name", "tempunavail") => XClient::NameUnknownForNow,
+        ("name", name) => XClient::Name(known(name)?),
+        ("addr", address) => XClient::Addr(known(address)?),
+        ("port", port) => XClient::Port(known(port)?),
+        ("proto", "smtp") => XClient::Proto(ClientProtocol::Smtp),
+        ("proto", "esmtp") => XClient::Proto(ClientProtocol::Esmtp),
+        ("helo", name) => XClient::Helo(known(name)?),
+        ("login", name) => XClient::Login(known(name)?),
+        ("destaddr", address) => XClient::DestAddr(known(address)?),
+        ("destport", port) => XClient::DestPort(known(port)?),
+        _ => return Err(format!("XCLIENT has no `{name}`")),
+    })
+}
+
+fn parse_xforward((name, value): (&str, &str)) -> Result<XForward, String> {
+    Ok(match (name, value) {
+        ("name", name) => XForward::Name(known(name)?),
+        ("addr", address) => XForward::Addr(known(address)?),
+        ("port", port) => XForward::Port(known(port)?),
+        ("proto", name) => XForward::Proto(known(name)?),
+        ("helo", name) => XForward::Helo(known(name)?),
+        ("ident", name) => XForward::Ident(known(name)?),
+        ("source", "local") => XForward::Source(Some(MessageSource::Local)),
+        ("source", "remote") => XForward::Source(Some(MessageSource::Remote)),
+        ("source", "") => XForward::Source(None),
+        _ => return Err(format!("XFORWARD has no `{name}`")),
+    })
 }
 
 fn config(mut settings: BTreeMap<String, String>) -> Result<Config, String> {
@@ -641,6 +916,11 @@ fn config(mut settings: BTreeMap<String, String>) -> Result<Config, String> {
             ("lmtp", "") => config.protocol = Protocol::Lmtp,
             ("pipelining", "off") => config.pipelining = false,
             ("overlap", "") => config.overlap = true,
+            ("chunking", "never") => config.chunking = Chunking::Never,
+            ("chunking", "always") => config.chunking = Chunking::Always,
+            ("chunking", "eager") => config.chunking = Chunking::Eager,
+            ("chunk-size", n) => config.chunk_size = parse_number(n)?,
+            ("learn-limits", "") => config.learn_limits = true,
             ("body.refuse-bare", "") => config.body.line_endings = LineEndings::Refuse,
             ("body.allow-nul", "") => config.body.allow_nul = true,
             ("body.refuse-long-lines", "") => config.body.refuse_long_lines = true,
@@ -651,6 +931,7 @@ fn config(mut settings: BTreeMap<String, String>) -> Result<Config, String> {
             ("limit.messages", n) => config.limits.messages = parse_number(n)?,
             ("limit.challenges", n) => config.limits.challenges = parse_number(n)?,
             ("limit.scram-iterations", n) => config.limits.scram_iterations = parse_number(n)?,
+            ("limit.chunks", n) => config.limits.chunks = parse_number(n)?,
             (key, value) => {
                 let kind = key.strip_prefix("timeout.").and_then(|kind| timeout(&mut config.timeouts, kind));
                 *kind.ok_or_else(|| format!("there is no setting `{key}={value}`"))? = parse_duration(value)?;
@@ -673,6 +954,7 @@ fn timeout<'t>(timeouts: &'t mut Timeouts, kind: &str) -> Option<&'t mut Duratio
         "block" => &mut timeouts.block,
         "eom" => &mut timeouts.end_of_message,
         "overlap" => &mut timeouts.overlap,
+        "request" => &mut timeouts.request,
         "quit" => &mut timeouts.quit,
         _ => return None,
     })
