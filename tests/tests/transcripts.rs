@@ -383,6 +383,8 @@ const RULES: &[&str] = &[
     "parameters.in-flight-limit",
     "parameters.mt-priority",
     "parameters.raw",
+    "parameters.requiretls-not-offered",
+    "parameters.requiretls-offered",
     "parameters.requiretls-unverified",
     "parameters.rrvs",
     "parameters.size",
