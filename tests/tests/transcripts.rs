@@ -155,6 +155,16 @@ fn every_rule_has_a_transcript_and_every_transcript_a_rule() {
     );
 }
 
+#[test]
+fn every_transcript_that_the_readme_names_is_there() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let known: BTreeSet<_> = corpus().into_iter().map(|transcript| transcript.name).collect();
+    let links = readme.split("(tests/corpus/").skip(1).filter_map(|rest| rest.split_once(')'));
+    let names: Vec<_> = links.map(|(name, _)| name.to_owned()).collect();
+    let lost: Vec<_> = names.iter().filter(|name| !known.contains(*name)).collect();
+    assert!(lost.is_empty() && names.len() > 50, "{} links, and these lead nowhere: {lost:?}", names.len());
+}
+
 /// What only the engine can play; each file says why.
 const ENGINE_ONLY: &[&str] = &[
     "auth/scram-plus-end-point.txt",
