@@ -36,6 +36,8 @@ pub(crate) struct Opening {
     /// The 500 or 502 that led to HELO.
     ehlo_refused: Option<Reply>,
     exchange: Option<Exchange>,
+    /// How often a login was begun: XCLIENT makes it necessary again.
+    logins: usize,
 }
 
 /// One AUTH exchange, and the mechanisms left to try after it, the strongest last.
@@ -196,8 +198,10 @@ impl Opening {
             offered: cx.capabilities,
             tls: self.tls_facts(),
             nonce: cx.config.nonce,
+            logins: self.logins,
             iterations: cx.config.limits.scram_iterations,
         });
+        self.logins += 1;
         if choice.mechanisms.is_empty() {
             if choice.withheld {
                 return fail(Cause::CredentialsInClear);

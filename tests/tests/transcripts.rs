@@ -258,6 +258,7 @@ const RULES: &[&str] = &[
     "auth.scram-unproven",
     "auth.scram-wrong-proof",
     "auth.scram-nonce",
+    "auth.scram-nonce-used-once",
     "auth.scram-iterations",
     "auth.scram-malformed",
     "auth.scram-server-error",

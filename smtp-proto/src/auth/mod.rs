@@ -347,6 +347,8 @@ pub(crate) struct Surroundings<'a> {
     /// None outside TLS.
     pub(crate) tls: Option<&'a TlsFacts>,
     pub(crate) nonce: Option<Nonce>,
+    /// How often this session has logged in before: no exchange may share its nonce with another one.
+    pub(crate) logins: usize,
     /// [`Limits::scram_iterations`](crate::Limits::scram_iterations).
     pub(crate) iterations: u32,
 }

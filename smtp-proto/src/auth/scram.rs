@@ -30,6 +30,9 @@ const LEAST_ITERATIONS: u32 = 4_096;
 /// The longest nonce, ours and the server's, in octets. Servers add some 20 to 40.
 const MAX_NONCE: usize = 512;
 
+/// With two hashes, bound to the TLS connection and not.
+const VARIANTS: usize = 4;
+
 /// The variants that can be used here, strongest first, each with a nonce of its own.
 pub(super) fn variants(
     login: &Arc<Login>,
@@ -56,7 +59,7 @@ pub(super) fn variants(
             Some(_) if allowed(hash.name(true)) => Flag::Unoffered,
             _ => Flag::Unsupported,
         };
-        let nonce = nonce.text(variants.len());
+        let nonce = nonce.text(around.logins * VARIANTS + variants.len());
         variants.push(Scram::new(hash, flag, login.clone(), identity, nonce, around.iterations));
     }
     variants
