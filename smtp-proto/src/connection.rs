@@ -180,15 +180,25 @@ impl Connection {
     /// As [`submit`](Self::submit).
     ///
     /// ```
-    /// # use smtp_proto::*;
-    /// # let now = Instant::default();
-    /// # let mut engine = Connection::new(Config::new(ClientName::parse("client.example.org")?), now);
-    /// engine.request(Request::noop())?;
-    /// engine.handle_input(now, b"220 mx.example.net\r\n250 mx.example.net\r\n");
-    /// # let mut sent = Vec::new();
-    /// # while let Some(t) = engine.poll_transmit(now, b"") { sent.extend_from_slice(t.parts()[0]); let n = t.parts()[0].len(); t.advance(n); }
-    /// # engine.handle_input(now, b"250 mx.example.net\r\n");
-    /// # while let Some(t) = engine.poll_transmit(now, b"") { sent.extend_from_slice(t.parts()[0]); let n = t.parts()[0].len(); t.advance(n); }
+    /// use smtp_proto::*;
+    ///
+    /// let now = Instant::default();
+    /// let mut engine = Connection::new(Config::new(ClientName::parse("client.example.org")?), now);
+    /// let id = engine.request(Request::verify("bob")?)?;
+    /// for (server_says, client_says) in [
+    ///     (&b"220 mx.example.net\r\n"[..], &b"EHLO client.example.org\r\n"[..]),
+    ///     (b"250 mx.example.net\r\n", b"VRFY bob\r\n"),
+    ///     (b"252 cannot say\r\n", b""),
+    /// ] {
+    ///     engine.handle_input(now, server_says);
+    ///     if let Some(transmit) = engine.poll_transmit(now, b"") {
+    ///         assert_eq!(transmit.parts().concat(), client_says);
+    ///         transmit.advance(client_says.len());
+    ///     }
+    /// }
+    /// assert_eq!(engine.poll_event(), Some(Event::Ready));
+    /// let Some(Event::Answered(answered, Ok(reply))) = engine.poll_event() else { unreachable!() };
+    /// assert_eq!((answered, reply.code().get()), (id, 252));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn request(&mut self, request: Request) -> Result<RequestId, Misuse> {
@@ -207,6 +217,32 @@ impl Connection {
     /// Says that `rest` is all that is left of the body which is wanted now, so that it can be the last
     /// chunk. Offer it to [`poll_transmit`](Self::poll_transmit) then, and call
     /// [`finish_body`](Self::finish_body). Without BDAT it changes nothing.
+    ///
+    /// ```
+    /// # use smtp_proto::*;
+    /// # let now = Instant::default();
+    /// # let mut engine = Connection::new(Config::new(ClientName::parse("client.example.org")?), now);
+    /// # engine.submit(Envelope::new("alice@example.org", ["bob@example.net"])?)?;
+    /// # let mut drain = |engine: &mut Connection| while let Some(t) = engine.poll_transmit(now, b"") { t.advance(usize::MAX); };
+    /// # engine.handle_input(now, b"220 mx.example.net\r\n");
+    /// # drain(&mut engine);
+    /// # engine.handle_input(now, b"250-mx.example.net\r\n250-PIPELINING\r\n250 CHUNKING\r\n");
+    /// # drain(&mut engine);
+    /// # engine.handle_input(now, b"250 ok\r\n250 ok\r\n");
+    /// // CHUNKING is offered, and a recipient is accepted: the body is wanted.
+    /// assert!(engine.wants_body());
+    /// let mut body = &b"Subject: hello\r\n\r\n.\r\n"[..];
+    /// engine.announce_rest(body)?;
+    /// let mut sent = Vec::new();
+    /// while let Some(transmit) = engine.poll_transmit(now, body) {
+    ///     let octets = transmit.parts().concat();
+    ///     body = &body[transmit.advance(octets.len())..];
+    ///     sent.extend_from_slice(&octets);
+    /// }
+    /// engine.finish_body()?;
+    /// assert_eq!(sent, b"BDAT 21 LAST\r\nSubject: hello\r\n\r\n.\r\n");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Misuse::NoBodyWanted`].
