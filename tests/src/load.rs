@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use smtp_proto::{ClientName, Config, Connection, Envelope, Event, Report, TlsPolicy};
+use smtp_proto::{Chunking, ClientName, Config, Connection, Envelope, Event, Report, TlsPolicy};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::peer::{Dialogue, Options};
@@ -49,11 +49,30 @@ pub enum Way {
     Bulk,
     /// All in one session, each envelope behind the end of the message before it.
     Overlap,
+    /// All in one session, by BDAT where the others use DATA.
+    Chunks,
+    /// The same, each body in one batch with its envelope.
+    Eager,
+    /// The same, and each envelope behind the message before it.
+    EagerOverlap,
 }
 
 impl Way {
     /// All of them.
-    pub const ALL: [Way; 3] = [Way::Single, Way::Bulk, Way::Overlap];
+    pub const ALL: [Way; 6] =
+        [Way::Single, Way::Bulk, Way::Overlap, Way::Chunks, Way::Eager, Way::EagerOverlap];
+
+    fn overlaps(self) -> bool {
+        matches!(self, Way::Overlap | Way::EagerOverlap)
+    }
+
+    fn chunking(self) -> Chunking {
+        match self {
+            Way::Single | Way::Bulk | Way::Overlap => Chunking::Never,
+            Way::Chunks => Chunking::Always,
+            Way::Eager | Way::EagerOverlap => Chunking::Eager,
+        }
+    }
 }
 
 impl fmt::Display for Way {
@@ -62,6 +81,9 @@ impl fmt::Display for Way {
             Way::Single => "single",
             Way::Bulk => "bulk",
             Way::Overlap => "overlap",
+            Way::Chunks => "chunks",
+            Way::Eager => "eager",
+            Way::EagerOverlap => "eager+o.",
         })
     }
 }
@@ -96,7 +118,10 @@ fn delivered(report: &Report) {
 /// Something was not delivered.
 pub fn by_blocking(server: &str, load: Load, mut on_report: impl FnMut()) -> u64 {
     let Load { envelopes, body, way } = load;
-    let connector = smtp_blocking::Connector::new(server).tls(TlsPolicy::Never).overlap(way == Way::Overlap);
+    let connector = smtp_blocking::Connector::new(server)
+        .tls(TlsPolicy::Never)
+        .overlap(way.overlaps())
+        .chunking(way.chunking());
     let connect = || connector.connect().expect("a session");
     if way == Way::Single {
         let deliver = |envelope| {
@@ -123,7 +148,10 @@ pub fn by_blocking(server: &str, load: Load, mut on_report: impl FnMut()) -> u64
 /// Something was not delivered.
 pub fn by_tokio(server: &str, load: Load, mut on_report: impl FnMut()) -> u64 {
     let Load { envelopes, body, way } = load;
-    let connector = smtp_tokio::Connector::new(server).tls(TlsPolicy::Never).overlap(way == Way::Overlap);
+    let connector = smtp_tokio::Connector::new(server)
+        .tls(TlsPolicy::Never)
+        .overlap(way.overlaps())
+        .chunking(way.chunking());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         if way == Way::Single {
@@ -159,7 +187,8 @@ pub fn by_engine(load: Load, mut on_report: impl FnMut()) -> u64 {
     let Load { envelopes, body, way } = load;
     let mut config = Config::new(ClientName::parse("client.example").expect("this is a name"));
     config.tls = TlsPolicy::Never;
-    config.overlap = way == Way::Overlap;
+    config.overlap = way.overlaps();
+    config.chunking = way.chunking();
     let config = Arc::new(config);
     match way {
         Way::Single => {
@@ -171,10 +200,10 @@ pub fn by_engine(load: Load, mut on_report: impl FnMut()) -> u64 {
 }
 
 fn in_memory(config: Arc<Config>, messages: Vec<Envelope>, body: &[u8], on_report: &mut dyn FnMut()) -> u64 {
-    const SUBMITTED: usize = 2;
+    let window = if config.overlap && config.chunking == Chunking::Eager { 16 } else { 2 };
     let now = smtp_proto::Instant::default();
     let mut engine = Connection::new(config, now);
-    let mut peer = Dialogue::new(Options { keep: false, ..Options::default() });
+    let mut peer = Dialogue::new(Options { chunking: true, keep: false, ..Options::default() });
     let (mut messages, mut submitted) = (messages.into_iter(), 0);
     let (mut wire, mut replies) = (Vec::new(), Vec::new());
     let mut round_trips = 0;
@@ -201,7 +230,7 @@ fn in_memory(config: Arc<Config>, messages: Vec<Envelope>, body: &[u8], on_repor
                 _ => {}
             }
         }
-        while submitted < SUBMITTED
+        while submitted < window
             && let Some(envelope) = messages.next()
         {
             engine.submit(envelope).expect("a place");
@@ -211,7 +240,8 @@ fn in_memory(config: Arc<Config>, messages: Vec<Envelope>, body: &[u8], on_repor
             let _ = engine.quit();
         }
         transmit(&mut engine, now, &[], &mut wire);
-        if engine.wants_body() {
+        while engine.wants_body() {
+            engine.announce_rest(body).expect("the body is wanted");
             transmit(&mut engine, now, body, &mut wire);
             engine.finish_body().expect("the body is wanted");
             transmit(&mut engine, now, &[], &mut wire);

@@ -26,6 +26,8 @@ pub struct Options {
     pub delay: Duration,
     /// Whether PIPELINING is offered.
     pub pipelining: bool,
+    /// Whether CHUNKING is offered.
+    pub chunking: bool,
     /// What becomes of commands that come in one piece with the end of the data.
     pub behind_data: BehindData,
     /// Whether messages are kept for [`Peer::messages`].
@@ -39,6 +41,7 @@ impl Default for Options {
         Self {
             delay: Duration::ZERO,
             pipelining: true,
+            chunking: false,
             behind_data: BehindData::Taken,
             keep: true,
             act: Arc::new(|_| Act::Accept),
@@ -204,6 +207,15 @@ pub struct Dialogue {
     /// The front of a command line whose end has not come yet.
     line: Vec<u8>,
     body: Option<Body>,
+    /// The chunk that is arriving, and what came of the body in chunks before, where it is to be kept.
+    chunk: Option<Chunk>,
+    chunks: Vec<u8>,
+}
+
+/// A chunk that is arriving.
+struct Chunk {
+    left: usize,
+    last: bool,
 }
 
 impl Dialogue {
@@ -215,7 +227,8 @@ impl Dialogue {
     fn with(shared: Arc<Shared>) -> Self {
         let connection = shared.connections.fetch_add(1, Ordering::Relaxed);
         let (envelope, line) = (Vec::new(), Vec::new());
-        Self { shared, connection, message: 0, envelope, accepted: 0, line, body: None }
+        let (body, chunk, chunks) = (None, None, Vec::new());
+        Self { shared, connection, message: 0, envelope, accepted: 0, line, body, chunk, chunks }
     }
 
     async fn serve(mut self, mut stream: TcpStream) -> io::Result<()> {
@@ -277,10 +290,34 @@ impl Dialogue {
                     return true;
                 };
                 input = &input[used..];
-                if !self.end_of_data(body, out) {
+                if !self.end_of_data(body.kept.as_deref().map(unstuffed), out) {
                     return false;
                 }
                 behind_data = true;
+            }
+            if let Some(chunk) = &mut self.chunk {
+                let (taken, rest) = input.split_at(chunk.left.min(input.len()));
+                input = rest;
+                chunk.left -= taken.len();
+                if self.shared.options.keep {
+                    self.chunks.extend_from_slice(taken);
+                }
+                if chunk.left > 0 {
+                    return true;
+                }
+                let (last, refused) = (chunk.last, self.accepted < 2);
+                self.chunk = None;
+                if refused {
+                    out.extend_from_slice(b"503 5.5.1 no valid recipients\r\n");
+                } else if !last {
+                    out.extend_from_slice(b"250 2.0.0 Ok\r\n");
+                } else {
+                    let body = std::mem::take(&mut self.chunks);
+                    if !self.end_of_data(self.shared.options.keep.then_some(body), out) {
+                        return false;
+                    }
+                    behind_data = true;
+                }
             }
             if behind_data && self.shared.options.behind_data == BehindData::Lost {
                 return true;
@@ -311,10 +348,18 @@ impl Dialogue {
             return true;
         }
         match line.split([' ', ':']).next().unwrap_or_default() {
-            "EHLO" if self.shared.options.pipelining => {
-                out.extend_from_slice(b"250-peer\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE\r\n");
+            "EHLO" => {
+                let options = &self.shared.options;
+                let pipelining = if options.pipelining { "250-PIPELINING\r\n" } else { "" };
+                let chunking = if options.chunking { "250-CHUNKING\r\n" } else { "" };
+                let reply = format!("250-peer\r\n{pipelining}{chunking}250-8BITMIME\r\n250 SIZE\r\n");
+                out.extend_from_slice(reply.as_bytes());
             }
-            "EHLO" => out.extend_from_slice(b"250-peer\r\n250-8BITMIME\r\n250 SIZE\r\n"),
+            "BDAT" if self.shared.options.chunking => {
+                let mut words = line.split(' ').skip(1);
+                let left = words.next().and_then(|octets| octets.parse().ok()).unwrap_or_default();
+                self.chunk = Some(Chunk { left, last: words.next() == Some("LAST") });
+            }
             "RCPT" if self.accepted == 0 => out.extend_from_slice(b"503 5.5.1 MAIL first\r\n"),
             "MAIL" | "RCPT" => {
                 let before = out.len();
@@ -342,6 +387,7 @@ impl Dialogue {
             "RSET" => {
                 self.accepted = 0;
                 self.envelope.clear();
+                self.chunks.clear();
                 out.extend_from_slice(b"250 2.0.0 Ok\r\n");
             }
             "QUIT" => {
@@ -353,7 +399,7 @@ impl Dialogue {
         true
     }
 
-    fn end_of_data(&mut self, body: Body, out: &mut Vec<u8>) -> bool {
+    fn end_of_data(&mut self, body: Option<Vec<u8>>, out: &mut Vec<u8>) -> bool {
         let before = out.len();
         let open = self.answer(".", "250 2.0.0 Ok: queued\r\n", out);
         let envelope = std::mem::take(&mut self.envelope);
@@ -362,8 +408,7 @@ impl Dialogue {
         // One whose reply is cut off was taken all the same: that is what in doubt means.
         if out.len() == before || out[before..].starts_with(b"2") {
             self.shared.arrived.fetch_add(1, Ordering::Relaxed);
-            if let Some(octets) = body.kept {
-                let body = unstuffed(&octets);
+            if let Some(body) = body {
                 let mut messages = self.shared.messages.lock().unwrap_or_else(PoisonError::into_inner);
                 messages.push(Arrived { envelope, body });
             }
@@ -522,7 +567,7 @@ pub enum Serving {
 fn serve(kind: &str) -> io::Result<()> {
     let (serving, delay) = kind.split_once(' ').ok_or(io::ErrorKind::InvalidInput)?;
     let delay = Duration::from_micros(delay.parse().map_err(io::Error::other)?);
-    let shared = Shared::new(Options { delay, keep: false, ..Options::default() });
+    let shared = Shared::new(Options { delay, chunking: true, keep: false, ..Options::default() });
     let announce = |address: SocketAddr| println!("{ANNOUNCEMENT}{address}");
     if serving == format!("{:?}", Serving::Threads) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
