@@ -50,8 +50,10 @@ impl Pump {
             self.transmit(&[]);
             self.take_events();
             if self.driver.is_closed() || done(self) {
-                // QUIT is not waited for, but it is sent.
-                self.flush();
+                // QUIT is not waited for, but it is sent. What a body follows goes out with it.
+                if !self.driver.engine.wants_body() {
+                    self.flush();
+                }
                 return;
             }
             self.receive();
