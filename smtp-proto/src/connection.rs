@@ -533,8 +533,11 @@ impl State {
             // The one thing that may come unasked besides is a refusal in the middle of a body: the
             // answer to the end of the data before its time.
             let refused = matches!(reply.class(), ReplyClass::Transient | ReplyClass::Permanent);
-            let in_body = self.body.is_some() && self.pipeline.is_settled();
-            return self.lose(match (in_body || self.pipeline.end_unoffered()) && refused {
+            let in_body = match self.pipeline.front() {
+                Some(expected) => expected.what.is_end_of_data(),
+                None => self.body.is_some(),
+            };
+            return self.lose(match in_body && refused {
                 true => Cause::Rejected(reply.to_reply()),
                 false => ProtocolError::Unexpected(reply.to_reply()).into(),
             });
@@ -567,6 +570,7 @@ impl State {
                 let renewed = expected.what.begins_message() && reply.class() == ReplyClass::Success;
                 match transaction.on_reply(expected.what, reply, &mut cx) {
                     Ok(Flow::Wait) => {
+                        self.pipeline.arm_next(now);
                         self.reset_due &= !renewed;
                         self.stop_hopeless(index);
                     }

@@ -70,7 +70,7 @@ impl Expect {
         matches!(self, Expect::Rset | Expect::OverlappedRset | Expect::Mail | Expect::OverlappedMail)
     }
 
-    fn is_end_of_data(self) -> bool {
+    pub(crate) fn is_end_of_data(self) -> bool {
         matches!(self, Expect::EndOfData | Expect::EndOfDataFor(_) | Expect::EndOfAll)
     }
 
@@ -264,6 +264,13 @@ impl Pipeline {
             self.arm(now);
         }
         Some(expected)
+    }
+
+    /// Starts the clock of a reply that is owed only since the one before it has come.
+    pub(crate) fn arm_next(&mut self, now: Instant) {
+        if self.front_offered() {
+            self.arm(now);
+        }
     }
 
     /// Starts the clock of the oldest reply, if it is not running.

@@ -21,8 +21,9 @@ use crate::time::Instant;
 /// A guess at the octets of a RCPT command around its address, for the limit in flight.
 const RCPT_OVERHEAD: usize = "RCPT TO:<>\r\n".len();
 
-/// The same for MAIL with its parameters.
-const MAIL_OVERHEAD: usize = "MAIL FROM:<> SIZE=18446744073709551615 BODY=8BITMIME SMTPUTF8\r\n".len();
+/// The same for MAIL with its parameters, and the RSET before it.
+const MAIL_OVERHEAD: usize =
+    "RSET\r\nMAIL FROM:<> SIZE=18446744073709551615 BODY=BINARYMIME SMTPUTF8\r\n".len();
 
 /// What a step has led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -468,7 +469,7 @@ impl Transaction {
             | (Expect::Mail | Expect::OverlappedMail | Expect::Rcpt(_) | Expect::Chunk, Intermediate)
             | (Expect::EndOfDataFor(_) | Expect::EndOfAll, Intermediate) => self.wrong_class(what, reply),
 
-            (Expect::EndOfData, Intermediate) if self.prdr == Prdr::Asked => {
+            (Expect::EndOfData, Intermediate) if self.prdr == Prdr::Asked && !self.is_hopeless() => {
                 self.prdr = Prdr::Coming;
                 let replies: Vec<_> = self.undecided().map(Expect::EndOfDataFor).collect();
                 cx.pipeline.expect_first(replies.into_iter().chain([Expect::EndOfAll]), self.id);
