@@ -325,6 +325,11 @@ impl BodyEncoder {
         (octets, Ok(encoder))
     }
 
+    /// Whether a body that ends in this run has no line end there and needs one.
+    pub(crate) fn lacks_end(&self, run: &[u8]) -> bool {
+        self.transfer != Transfer::Binary && run.last() != Some(&b'\n')
+    }
+
     /// What ends the data: the final CRLF where the body has none, and the dot. In chunks there is no dot,
     /// and under BINARYMIME nothing.
     ///

@@ -680,9 +680,10 @@ impl Transaction {
     pub(crate) fn abort(&mut self, error: &Error, begun: bool, end_offered: bool, is_first: bool) {
         let mut error = error.clone();
         let unasked = error.not_attempted();
-        // A 421, or a refusal ahead of its time, in place of the reply that is owed next, does say that the
-        // server did not take the message.
-        let answered = is_first && matches!(error.cause, Cause::Rejected(_));
+        // A 421 in place of the reply that is owed next does say that the server did not take the message.
+        // Another refusal, of the RSET or the MAIL before it, does not keep it from going on to its end.
+        let answered =
+            is_first && matches!(&error.cause, Cause::Rejected(reply) if reply.code().get() == 421);
         match self.step {
             _ if !begun || matches!(self.step, Step::Queued | Step::Reset) => error = unasked.clone(),
             // RFC 1047: between the end of the data and its reply, nobody knows.
