@@ -370,8 +370,8 @@ fn fickle(policy: BodyPolicy, eight_bit: bool, body: &[u8], take: u8) {
 /// What no one but a server inside TLS may read.
 const SECRET: &str = "s3cr3t-marker";
 
-/// What a server might say, by the letters from `A` on.
-const REPLIES: [&str; 26] = [
+/// What a server might say, by the letters from `A` on, and what follows `Z` in ASCII.
+const REPLIES: [&str; 32] = [
     "220 mx.example.net ESMTP\r\n",
     "250-mx\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SIZE 1000\r\n250-SMTPUTF8\r\n250-STARTTLS\r\n\
      250 AUTH SCRAM-SHA-256 CRAM-MD5 PLAIN LOGIN XOAUTH2\r\n",
@@ -399,10 +399,17 @@ const REPLIES: [&str; 26] = [
     "no reply\r\n",
     "\r\n",
     "252 \u{e9}\r\n",
+    "250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-8BITMIME\r\n250-BINARYMIME\r\n250-DSN\r\n250-PRDR\r\n\
+     250-SIZE 1000\r\n250-ETRN\r\n250 XCLIENT ADDR\r\n",
+    "250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-SMTPUTF8\r\n250-PRDR\r\n250 LIMITS RCPTMAX=2\r\n",
+    "250-mx\r\n250-CHUNKING\r\n250-DELIVERBY\r\n250-PRDR\r\n250 LIMITS RCPTMAX=1 MAILMAX=3\r\n",
+    "452 4.5.3 too many\r\n",
+    "353 wait\r\n",
+    "552 5.3.4 too much\r\n",
 ];
 
-/// A program for a connection. Two octets of configuration, then operations, an octet each modulo 16,
-/// so that programs can be written in letters:
+/// A program for a connection. Two octets of configuration, a third one if it is above 127, then
+/// operations, an octet each modulo 32, so that programs can be written in letters:
 ///
 /// | | |
 /// |---|---|
@@ -422,6 +429,9 @@ const REPLIES: [&str; 26] = [
 /// | `m` x | `submit` with x as flags |
 /// | `n` x | time passes, then `handle_timeout` |
 /// | `o` | transmit everything |
+/// | `q` | `announce_rest`, of all the body that there is |
+/// | `r` x | `request`, of kind x |
+/// | `s` x y z | `submit` with x as flags, y as more of them, and z as exact size less 1, if it is not 0 |
 ///
 /// At its end, the connection is cut.
 pub fn session(data: &[u8]) {
@@ -447,8 +457,10 @@ struct Session {
     /// Everything that was advanced.
     wire: Vec<u8>,
     messages: Vec<Message>,
+    requests: Vec<RequestId>,
     events: Vec<Event>,
     finished: usize,
+    answered: usize,
 }
 
 /// What is known of a message without the engine.
@@ -456,14 +468,15 @@ struct Message {
     id: MessageId,
     recipients: usize,
     all_or_nothing: bool,
-    /// `finish_body` was called.
-    ended: bool,
 }
 
 impl Session {
     fn run(data: &[u8], cut: bool) -> Self {
         let mut input = Input(data);
-        let (config, permitted) = configuration(input.byte(), input.byte());
+        let (mut config, permitted) = configuration(input.byte(), input.byte());
+        if input.0.first().is_some_and(|octet| *octet > 127) {
+            configure_chunks(&mut config, input.byte());
+        }
         let now = Instant::default();
         let mut session = Self {
             connection: Connection::new(config.clone(), now),
@@ -476,8 +489,10 @@ impl Session {
             offered_body: false,
             wire: vec![],
             messages: vec![],
+            requests: vec![],
             events: vec![],
             finished: 0,
+            answered: 0,
         };
         while !input.0.is_empty() {
             session.step(&mut input);
@@ -487,8 +502,8 @@ impl Session {
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
-        match input.byte() % 16 {
-            0 => _ = self.connection.quit(),
+        match input.byte() % 32 {
+            0 | 16 => _ = self.connection.quit(),
             1 => _ = self.connection.abort("enough"),
             2 => self.body.extend_from_slice(input.string()),
             3 => {
@@ -524,8 +539,14 @@ impl Session {
                 let n = input.byte();
                 self.transmit(self.body.len(), if n == 255 { usize::MAX } else { n.into() });
             }
-            13 => self.submit(input.byte()),
+            13 => self.submit(input.byte(), 0, 0),
             14 => self.pass_time(input.byte()),
+            17 => {
+                let wanted = self.connection.wants_body();
+                assert_eq!(self.connection.announce_rest(&self.body).is_ok(), wanted);
+            }
+            18 => self.request(input.byte()),
+            19 => self.submit(input.byte(), input.byte(), input.byte()),
             _ => {
                 // Bounded by the body; the engine's own octets all come at once.
                 while self.transmit(self.body.len(), usize::MAX) {}
@@ -539,14 +560,17 @@ impl Session {
         assert!(self.connection.is_closed());
         while self.poll_event() {}
         assert_eq!(self.finished, self.messages.len(), "a message without its Finished");
+        assert_eq!(self.answered, self.requests.len(), "a request without its Answered");
         assert!(matches!(self.events.last(), Some(Event::Closed(_))), "no Closed at the end");
 
         let connection = &mut self.connection;
         let envelope = Envelope::new("a@example.org", ["b@example.net"]).unwrap();
         assert_eq!(connection.submit(envelope), Err(Misuse::Closed));
+        assert_eq!(connection.request(Request::noop()), Err(Misuse::Closed));
         assert_eq!(connection.quit(), Err(Misuse::Closed));
         assert_eq!(connection.abort("again"), Err(Misuse::Closed));
         assert_eq!(connection.finish_body(), Err(Misuse::NoBodyWanted));
+        assert_eq!(connection.announce_rest(b"x"), Err(Misuse::NoBodyWanted));
         assert_eq!(connection.handle_tls_established(self.now), Err(Misuse::NoHandshakeWanted));
         connection.handle_input(self.now, b"250 ok\r\n");
         connection.handle_timeout(self.now + Duration::MAX);
@@ -555,33 +579,72 @@ impl Session {
         assert_eq!((connection.poll_event(), connection.poll_timeout()), (None, None));
         assert!(!connection.wants_body() && !connection.is_idle());
 
-        assert_no_bare_line_ends(&self.wire);
+        // Where there are chunks, line ends may be cut in two by their headers.
+        match self.peer.heard_chunk {
+            false => assert_no_bare_line_ends(&self.wire),
+            true => self.peer.assert_chunks(),
+        }
         self.assert_secret_kept(&format!("{:?} {:?}", self.connection, self.config));
     }
 
-    fn submit(&mut self, flags: u8) {
+    fn submit(&mut self, flags: u8, more: u8, exact: u8) {
         let message = self.messages.len();
         let (recipients, all_or_nothing) = (usize::from(flags % 4) + 1, flags & 8 != 0);
         // The names say which message and which recipient a command on the wire belongs to.
         let accent = if flags & 4 != 0 { "\u{e9}" } else { "" };
         let sender = format!("m{message}.s{accent}@example.org");
-        let paths = (0..recipients).map(|index| format!("m{message}.{index}@example.net"));
+        let paths = (0..recipients).map(|index| {
+            let path = Recipient::new(format!("m{message}.{index}@example.net")).unwrap();
+            let original = "x".repeat(usize::from(more & 32) * 10 + 1);
+            match more & 4 {
+                0 => path,
+                _ => path.parameter(RcptParameter::original_recipient_of("x", &original).unwrap()),
+            }
+        });
         let mut envelope = Envelope::new(sender, paths).unwrap().all_or_nothing(all_or_nothing);
         envelope = envelope.body(match flags >> 4 & 3 {
+            _ if more & 16 != 0 => BodyType::Binary,
             0 => BodyType::Undeclared,
             1 => BodyType::SevenBit,
             2 => BodyType::EightBit,
             _ => BodyType::EightBitAnyway,
         });
         envelope = match flags >> 6 {
+            _ if exact > 0 => envelope.exact_size(u64::from(exact) - 1),
             2 => envelope.size(900),
             3 => envelope.size(1_100),
             _ => envelope,
         };
+        envelope = envelope.reopenable(more & 1 != 0).smtputf8(more & 64 != 0);
+        if more & 2 != 0 {
+            envelope = envelope.parameter(MailParameter::per_recipient_replies());
+        }
+        if more & 8 != 0 {
+            let notify = MailParameter::deliver_by(9, ByMode::Notify, false).unwrap();
+            envelope = envelope.parameter(MailParameter::ret(Ret::Full)).parameter(notify);
+        }
+        if more & 128 != 0 {
+            envelope = envelope.recipient_parameter(RcptParameter::notify(Notify::NEVER).required());
+        }
         if let Ok(id) = self.connection.submit(envelope) {
-            self.messages.push(Message { id, recipients, all_or_nothing, ended: false });
-            self.peer.end_of_data.push(vec![]);
-            self.peer.end_sent.push(false);
+            self.messages.push(Message { id, recipients, all_or_nothing });
+            self.peer.all_or_nothing.push(all_or_nothing);
+        }
+    }
+
+    fn request(&mut self, kind: u8) {
+        let request = match kind % 8 {
+            0 => Ok(Request::noop()),
+            1 => Request::help(None),
+            2 => Request::verify("b"),
+            3 => Request::expand("\u{e9}"),
+            4 => Request::etrn("@b"),
+            5 => Request::xclient([XClient::Addr(None)]),
+            6 => Request::xforward([XForward::Port(None)]),
+            _ => Request::raw("XCHECK"),
+        };
+        if let Ok(id) = self.connection.request(request.unwrap()) {
+            self.requests.push(id);
         }
     }
 
@@ -598,12 +661,19 @@ impl Session {
 
     fn finish_body(&mut self) {
         let wanted = self.connection.wants_body();
+        self.learn_whose_body();
         assert_eq!(self.connection.finish_body().is_ok(), wanted);
         if wanted {
-            self.messages[self.peer.message].ended = true;
-            self.peer.ending = true;
+            self.peer.ending = self.peer.behind_data;
             self.body.clear();
             self.forget_offered_body();
+        }
+    }
+
+    /// Whose body is wanted, is said by the last event that says so.
+    fn learn_whose_body(&mut self) {
+        if self.connection.wants_body() {
+            while self.poll_event() {}
         }
     }
 
@@ -615,15 +685,22 @@ impl Session {
 
     /// Polls for output, with the first octets of the body on offer, and takes `n` octets of it.
     fn transmit(&mut self, offer: usize, n: usize) -> bool {
-        let body = &self.body[..offer];
-        let look = |connection: &mut Connection| {
+        self.learn_whose_body();
+        let wants_body = self.connection.wants_body();
+        let look = |connection: &mut Connection, body: &[u8]| {
             let transmit = connection.poll_transmit(self.now, body)?;
             assert!(!format!("{transmit:?}").contains(SECRET));
             Some(transmit.parts().map(<[u8]>::to_vec))
         };
-        let parts = look(&mut self.connection);
+        // Between two chunks, what is on offer without a body is the engine's own.
+        let is_body = wants_body
+            && (self.peer.behind_data
+                || self.peer.is_in_chunk()
+                || look(&mut self.connection, b"").is_none());
+        let body = &self.body[..offer];
+        let parts = look(&mut self.connection, body);
         let timeout = self.connection.poll_timeout();
-        assert_eq!(look(&mut self.connection), parts, "a poll changes what is offered");
+        assert_eq!(look(&mut self.connection, body), parts, "a poll changes what is offered");
         assert_eq!(self.connection.poll_timeout(), timeout, "a poll changes the timeout");
 
         if self.connection.is_closed() {
@@ -637,10 +714,9 @@ impl Session {
         let octets = [&ours[..], &theirs].concat();
         assert!(octets.starts_with(&self.offered), "what was offered is so no more");
         let new = &octets[self.offered.len()..];
-        let is_body = !theirs.is_empty();
+        let pipelines = self.config.pipelining && self.connection.capabilities().has(Extension::Pipelining);
         if !is_body && !new.is_empty() {
-            let pipelines =
-                self.config.pipelining && self.connection.capabilities().has(Extension::Pipelining);
+            assert!(theirs.is_empty());
             self.peer.hear(new, pipelines, &self.config);
         }
         if octets.is_empty() {
@@ -653,8 +729,10 @@ impl Session {
         assert_eq!(used, if is_body { sent.saturating_sub(ours.len()) } else { 0 });
         self.body.drain(..used);
         self.wire.extend_from_slice(&octets[..sent]);
-        if is_body {
+        if is_body && self.peer.behind_data {
             self.peer.body.extend_from_slice(&octets[..sent]);
+        } else if is_body {
+            self.peer.hear_lines(&octets[..sent], pipelines, &self.config, false);
         }
         self.offered = octets[sent..].to_vec();
         self.offered_body = is_body;
@@ -694,8 +772,19 @@ impl Session {
                 let index = self.messages.iter().position(|message| message.id == *id).unwrap();
                 assert!(index >= self.finished);
                 let message = &self.messages[index];
-                let accepted = self.peer.accepted(index, 0..message.recipients);
-                assert!(accepted >= if message.all_or_nothing { message.recipients } else { 1 });
+                let accepted = self.peer.accepted(index);
+                let eager = self.config.chunking == Chunking::Eager && !message.all_or_nothing;
+                let least = if message.all_or_nothing { message.recipients } else { usize::from(!eager) };
+                assert!(accepted >= least, "a body for {accepted}");
+                self.peer.message = index;
+            }
+            Event::Answered(id, answer) => {
+                assert_eq!(self.requests[self.answered], *id, "answered out of turn, or twice");
+                self.answered += 1;
+                match answer {
+                    Ok(reply) => assert!(reply.class() != ReplyClass::Intermediate),
+                    Err(error) => self.check_error(error),
+                }
             }
             Event::Finished(id, report) => {
                 assert_eq!(self.messages[self.finished].id, *id, "finished out of turn, or twice");
@@ -720,24 +809,38 @@ impl Session {
         let (message, peer) = (&self.messages[index], &self.peer);
         assert_eq!(report.recipients.len(), message.recipients);
         for (recipient, result) in report.recipients.iter().enumerate() {
-            let rcpt = peer.rcpt(index, recipient);
-            let accepted = rcpt.is_some_and(|reply| reply.class() == ReplyClass::Success);
-            let final_reply = match self.config.protocol {
-                Protocol::Smtp => peer.end_of_data[index].first(),
-                Protocol::Lmtp => peer.end_of_data[index].get(peer.accepted(index, 0..recipient)),
+            // Of several transactions, the last in which it was named.
+            let named = |transaction: &&PeerTransaction| {
+                transaction.message == index && transaction.rcpts.iter().any(|(of, _)| *of == recipient)
             };
+            let transaction = peer.transactions.iter().rev().find(named);
+            let rcpt = transaction.and_then(|transaction| transaction.rcpt(recipient));
+            let accepted = rcpt.is_some_and(|reply| reply.class() == ReplyClass::Success);
+            let finals = transaction.map(|t| t.finals(recipient, self.config.protocol)).unwrap_or_default();
+            let end = transaction.map_or(End::No, |transaction| transaction.end);
             match result {
                 Ok(reply) => {
-                    assert!(message.ended && accepted, "success without a body or a RCPT");
-                    assert_eq!(Some(reply), final_reply, "success by the wrong reply");
-                    assert_eq!(reply.class(), ReplyClass::Success);
+                    assert!(end != End::No && accepted, "success without a body or a RCPT");
+                    assert_eq!(Some(&reply), finals.first(), "success by the wrong reply");
+                    assert!(finals.iter().all(|reply| reply.class() == ReplyClass::Success));
+                    let all = transaction.is_some_and(|t| t.is_decided(recipient, self.config.protocol));
+                    assert!(all, "success without the reply for all");
                 }
                 Err(error) => {
                     self.check_error(error);
                     assert!(error.recipient.is_none_or(|about| about == recipient));
+                    let decided = transaction.is_some_and(|t| t.is_decided(recipient, self.config.protocol));
                     match (error.outcome, error.stage, &error.cause) {
-                        (Outcome::InDoubt, ..) => assert!(message.ended && final_reply.is_none()),
-                        (Outcome::NotAttempted, ..) => assert!(!message.ended),
+                        (Outcome::InDoubt, ..) => {
+                            let refused =
+                                finals.first().is_some_and(|reply| reply.class() != ReplyClass::Success);
+                            assert!(end != End::No && !decided && !refused, "no doubt about {error}");
+                        }
+                        // One that was refused may have been left to another transaction.
+                        (Outcome::NotAttempted, ..) => {
+                            let left = rcpt.is_some() && !accepted;
+                            assert!(end == End::No || left, "attempted: {error}");
+                        }
                         (_, Stage::Rcpt, Cause::Rejected(reply))
                             if error.recipient.is_some() && reply.code().get() != 421 =>
                         {
@@ -745,13 +848,13 @@ impl Session {
                         }
                         // One that came before the end of the data went out is a refusal all the same.
                         (_, Stage::EndOfMessage, Cause::Rejected(reply))
-                            if reply.code().get() != 421 && peer.end_sent[index] =>
+                            if reply.code().get() != 421 && end == End::Sent && accepted =>
                         {
-                            assert_eq!(Some(reply), final_reply, "refused by the wrong reply");
+                            assert!(finals.contains(&reply), "refused by the wrong reply");
                         }
                         (_, _, cause) => {
-                            let known = final_reply.is_some() || matches!(cause, Cause::Rejected(_));
-                            let in_doubt = accepted && peer.end_sent[index] && !known;
+                            let known = !finals.is_empty() || matches!(cause, Cause::Rejected(_));
+                            let in_doubt = accepted && end == End::Sent && !known;
                             assert!(!in_doubt, "in doubt, but reported as {error}");
                         }
                     }
@@ -799,6 +902,15 @@ fn configuration(kind: u8, limits: u8) -> (Config, bool) {
     config.body.allow_nul = limits & 32 != 0;
     config.overlap = limits & 64 != 0;
     (config, matches!(kind >> 4 & 7, 2 | 5))
+}
+
+/// From one more octet of flags.
+fn configure_chunks(config: &mut Config, flags: u8) {
+    config.chunking =
+        [Chunking::Auto, Chunking::Never, Chunking::Always, Chunking::Eager][usize::from(flags & 3)];
+    config.chunk_size = [65_536, 1, 3, 10][usize::from(flags >> 2 & 3)];
+    config.limits.chunks = if flags & 16 == 0 { 16 } else { 1 };
+    config.learn_limits = flags & 32 != 0;
 }
 
 /// A mechanism that answers every challenge with the secret, and never believes the server.
@@ -852,8 +964,8 @@ fn base64_decode(word: &[u8]) -> Vec<u8> {
     octets
 }
 
-/// The server's end: it hears commands as soon as they are offered, pairs each reply with the oldest
-/// command that has none, and knows what it must never hear.
+/// The server's end: it hears commands as soon as they are offered, and chunks as they go out, pairs each
+/// reply with the oldest command that has none, and knows what it must never hear.
 struct Peer {
     /// The commands without a reply, with their octets.
     owed: VecDeque<(Owed, usize)>,
@@ -872,36 +984,91 @@ struct Peer {
     knows_secret: bool,
     /// The caller permitted the secret in the clear.
     may_read_secret: bool,
-    /// The message of the last MAIL.
+    /// The message whose body was wanted last; and of each message, whether it is for all or nobody.
     message: usize,
-    /// DATA was refused, and the transaction may still be there.
+    all_or_nothing: Vec<bool>,
+    transactions: Vec<PeerTransaction>,
+    /// DATA or BDAT was refused, and the transaction may still be there.
     data_refused: bool,
-    /// Octets of its body on the wire; whether its end is what comes next; whose end is on its way.
+    /// The last command was DATA: octets of its body on the wire; whether its end is what comes next.
+    behind_data: bool,
     body: Vec<u8>,
     ending: bool,
-    end_heard: Option<usize>,
-    /// Every command that has a reply, and that reply.
-    answered: Vec<(String, Reply)>,
-    /// By message: the replies to the end of its data, and whether that end has gone out.
-    end_of_data: Vec<Vec<Reply>>,
-    end_sent: Vec<bool>,
+    /// Of a chunk: its header, until that is whole, and then what it lacks, and whether it is the last.
+    header: Vec<u8>,
+    chunk: Option<(u64, bool)>,
+    heard_chunk: bool,
 }
 
-#[derive(PartialEq)]
+/// What follows one MAIL.
+struct PeerTransaction {
+    message: usize,
+    /// MAIL, or a chunk, was refused.
+    refused: bool,
+    /// The recipients, in order, and what was said to their RCPT.
+    rcpts: Vec<(usize, Option<Reply>)>,
+    /// PRDR was asked for, and 353 was said.
+    prdr: bool,
+    prdr_begun: bool,
+    binary: bool,
+    chunks: Vec<u8>,
+    is_chunked: bool,
+    end: End,
+    /// The replies to the end of the data.
+    replies: Vec<Reply>,
+}
+
+/// How far the end of the data has come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    No,
+    Offered,
+    Sent,
+}
+
+impl PeerTransaction {
+    fn rcpt(&self, recipient: usize) -> Option<&Reply> {
+        self.rcpts.iter().find(|(of, _)| *of == recipient)?.1.as_ref()
+    }
+
+    fn accepted(&self) -> impl Iterator<Item = usize> {
+        let accepted =
+            |reply: &Option<Reply>| reply.as_ref().is_some_and(|reply| reply.class() == ReplyClass::Success);
+        self.rcpts.iter().filter(move |(_, reply)| accepted(reply)).map(|(of, _)| *of)
+    }
+
+    /// The replies to the end of the data that are about this recipient, its own first.
+    fn finals(&self, recipient: usize, protocol: Protocol) -> Vec<&Reply> {
+        let own = self.accepted().position(|of| of == recipient);
+        match (protocol, own) {
+            (Protocol::Smtp, _) if !self.prdr_begun => self.replies.first().into_iter().collect(),
+            (Protocol::Smtp, Some(own)) => {
+                let all = self.accepted().count();
+                [self.replies.get(own), self.replies.get(all)].into_iter().flatten().collect()
+            }
+            (Protocol::Lmtp, Some(own)) => self.replies.get(own).into_iter().collect(),
+            _ => vec![],
+        }
+    }
+
+    /// Whether the reply has come without which nothing is certain for this recipient.
+    fn is_decided(&self, recipient: usize, protocol: Protocol) -> bool {
+        match self.prdr_begun {
+            true => self.replies.len() > self.accepted().count(),
+            false => !self.finals(recipient, protocol).is_empty(),
+        }
+    }
+}
+
+#[derive(Debug, PartialEq)]
 enum Owed {
     Greeting,
     Command(String),
+    /// The rest of these belong to a transaction.
+    Mail(usize),
+    Rcpt(usize, usize),
+    Chunk(usize),
     EndOfData(usize),
-}
-
-impl Owed {
-    /// RFC 2920 section 3.1: whether nothing may follow before the reply.
-    fn ends_batch(&self) -> bool {
-        match self {
-            Owed::Command(line) => !(line.starts_with("MAIL FROM:<") || line.starts_with("RCPT TO:<")),
-            _ => true,
-        }
-    }
 }
 
 impl Peer {
@@ -919,13 +1086,15 @@ impl Peer {
             knows_secret: false,
             may_read_secret,
             message: 0,
+            all_or_nothing: vec![],
+            transactions: vec![],
             data_refused: false,
+            behind_data: false,
             body: vec![],
             ending: false,
-            end_heard: None,
-            answered: vec![],
-            end_of_data: vec![],
-            end_sent: vec![],
+            header: vec![],
+            chunk: None,
+            heard_chunk: false,
         }
     }
 
@@ -938,14 +1107,14 @@ impl Peer {
         }
     }
 
-    fn rcpt(&self, message: usize, recipient: usize) -> Option<&Reply> {
-        let command = format!("RCPT TO:<m{message}.{recipient}@example.net>");
-        self.answered.iter().find(|(line, _)| *line == command).map(|(_, reply)| reply)
+    /// How often a recipient of this message was accepted.
+    fn accepted(&self, message: usize) -> usize {
+        let transactions = self.transactions.iter().filter(|transaction| transaction.message == message);
+        transactions.map(|transaction| transaction.accepted().count()).sum()
     }
 
-    fn accepted(&self, message: usize, recipients: std::ops::Range<usize>) -> usize {
-        let replies = recipients.filter_map(|recipient| self.rcpt(message, recipient));
-        replies.filter(|reply| reply.class() == ReplyClass::Success).count()
+    fn is_in_chunk(&self) -> bool {
+        self.chunk.is_some() || !self.header.is_empty()
     }
 
     /// The server says something.
@@ -968,19 +1137,44 @@ impl Peer {
             self.poisoned = true;
             return;
         }
+        let success = reply.class() == ReplyClass::Success;
         let intermediate = reply.class() == ReplyClass::Intermediate;
         match expected {
             Some((Owed::Greeting, _)) => self.greeted = true,
-            Some((Owed::EndOfData(message), _)) if !intermediate => self.end_of_data[message].push(reply),
-            Some((Owed::Command(line), _)) if !intermediate || !line.starts_with("RCPT") => {
-                self.handshaking = line == "STARTTLS" && reply.class() == ReplyClass::Success;
-                match reply.class() {
-                    ReplyClass::Success => self.data_refused &= line != "RSET",
-                    _ => self.data_refused |= line == "DATA" && !intermediate,
+            Some((Owed::EndOfData(t), _)) if intermediate => self.begin_prdr(t),
+            Some((Owed::EndOfData(t), _)) => {
+                let transaction = &mut self.transactions[t];
+                self.data_refused |= transaction.is_chunked && !success && !transaction.prdr_begun;
+                transaction.replies.push(reply);
+            }
+            Some((Owed::Command(line), _)) => {
+                self.handshaking = line == "STARTTLS" && success;
+                match success {
+                    true => self.data_refused &= line != "RSET",
+                    false => self.data_refused |= line == "DATA" && !intermediate,
                 }
-                self.answered.push((line, reply));
+            }
+            Some((Owed::Mail(t), _)) => self.transactions[t].refused |= !success,
+            Some((Owed::Rcpt(t, place), _)) if !intermediate => {
+                self.transactions[t].rcpts[place].1 = Some(reply);
+            }
+            Some((Owed::Chunk(t), _)) if !intermediate => {
+                self.transactions[t].refused |= !success;
+                self.data_refused |= !success;
             }
             _ => self.poisoned = true,
+        }
+    }
+
+    /// 353: a reply for each recipient, and one for all.
+    fn begin_prdr(&mut self, t: usize) {
+        let transaction = &mut self.transactions[t];
+        let accepted = transaction.accepted().count();
+        let fine = transaction.prdr && !transaction.prdr_begun && !transaction.refused && accepted > 0;
+        transaction.prdr_begun |= fine;
+        self.poisoned |= !fine;
+        for _ in 0..=accepted {
+            self.owed.push_front((Owed::EndOfData(t), 0));
         }
     }
 
@@ -988,33 +1182,129 @@ impl Peer {
     fn hear(&mut self, octets: &[u8], pipelines: bool, config: &Config) {
         assert!(self.greeted && !self.handshaking && !self.heard_quit, "{}", octets.escape_ascii());
         let octets = if self.ending { self.hear_end_of_data(octets, config) } else { octets };
-        if octets.is_empty() {
-            return;
-        }
-        let lines = str::from_utf8(octets).unwrap().strip_suffix("\r\n").expect("half a line");
-        for line in lines.split("\r\n") {
-            assert!(!line.contains(['\r', '\n', '\0']), "{line:?}");
-            self.hear_command(line, pipelines, config);
-        }
+        self.hear_lines(octets, pipelines, config, true);
+        assert!(!self.is_in_chunk(), "half a chunk");
         self.commands.extend_from_slice(octets);
         let may_know = self.encrypted || self.may_read_secret;
         assert!(may_know || !reveals_secret(&self.commands), "credentials in the clear");
+    }
+
+    /// Commands, and chunks among them. `offered` says that they have not gone out yet.
+    fn hear_lines(&mut self, octets: &[u8], pipelines: bool, config: &Config, offered: bool) {
+        let mut rest = octets;
+        while !rest.is_empty() {
+            if let Some((left, last)) = self.chunk {
+                let n = rest.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                let transaction = self.transactions.last_mut().unwrap();
+                transaction.chunks.extend_from_slice(&rest[..n]);
+                self.chunk = Some((left - n as u64, last));
+                rest = &rest[n..];
+                self.end_chunk(config, offered);
+                continue;
+            }
+            let (line, behind) = match rest.iter().position(|&octet| octet == b'\n') {
+                Some(at) => rest.split_at(at + 1),
+                None => (rest, &b""[..]),
+            };
+            rest = behind;
+            if self.header.is_empty() && b"BDAT ".starts_with(&line[..line.len().min(5)]) && !self.behind_data
+            {
+                self.begin_chunk(pipelines, config, offered);
+            } else if self.header.is_empty() {
+                let line = str::from_utf8(line).unwrap().strip_suffix("\r\n").expect("half a line");
+                assert!(!line.contains(['\r', '\n', '\0']), "{line:?}");
+                self.hear_command(line, pipelines, config);
+                continue;
+            }
+            self.header.extend_from_slice(line);
+            if self.header.ends_with(b"\r\n") {
+                let header = String::from_utf8(std::mem::take(&mut self.header)).unwrap();
+                let words: Vec<_> = header.split_whitespace().collect();
+                let size: u64 = words[1].parse().unwrap();
+                assert!(words[0] == "BDAT" && (size > 0 || words.len() == 3), "{header:?}");
+                assert!(words.len() == 2 || words[2..] == ["LAST"], "{header:?}");
+                self.chunk = Some((size, words.len() == 3));
+                self.end_chunk(config, offered);
+            }
+        }
+    }
+
+    fn begin_chunk(&mut self, pipelines: bool, config: &Config, offered: bool) {
+        self.heard_chunk = true;
+        assert!(!self.poisoned && !self.heard_quit, "a chunk after what nothing expected");
+        let is_chunk = |owed: &(Owed, usize)| {
+            let smtp = config.protocol == Protocol::Smtp;
+            matches!(owed.0, Owed::Chunk(_)) || (smtp && matches!(owed.0, Owed::EndOfData(_)))
+        };
+        let in_flight = self.owed.iter().filter(|owed| is_chunk(owed)).count();
+        assert!(in_flight < config.limits.chunks, "{in_flight} chunks in flight");
+        assert!(pipelines || self.owed.is_empty(), "a chunk in a batch: {:?}", self.owed);
+        let t = self.transactions.len() - 1;
+        let transaction = &mut self.transactions[t];
+        // What the engine says itself ends a body, and the next one may be wanted already.
+        let fitting = offered || transaction.message == self.message;
+        assert!(fitting, "a chunk in the transaction of another message");
+        let all_or_nothing = self.all_or_nothing[transaction.message];
+        assert_eq!(transaction.end, End::No, "a chunk behind the last");
+        transaction.is_chunked = true;
+        let answered = transaction.rcpts.iter().all(|(_, reply)| reply.is_some());
+        let accepted = transaction.accepted().count();
+        let eager = config.chunking == Chunking::Eager
+            && config.protocol == Protocol::Smtp
+            && pipelines
+            && !all_or_nothing;
+        assert!(accepted > 0 || eager, "a chunk for nobody");
+        let waits = config.protocol == Protocol::Lmtp || all_or_nothing || !pipelines;
+        assert!(answered || !waits, "a chunk before all are answered");
+        let last = self.owed.back().map(|(owed, _)| owed);
+        let fine = matches!(last, None | Some(Owed::Mail(_) | Owed::Rcpt(..) | Owed::Chunk(_)));
+        assert!(fine, "a chunk behind {last:?}");
+    }
+
+    fn end_chunk(&mut self, config: &Config, offered: bool) {
+        let Some((0, last)) = self.chunk else { return };
+        self.chunk = None;
+        let t = self.transactions.len() - 1;
+        if !last {
+            return self.owed.push_back((Owed::Chunk(t), 0));
+        }
+        self.expect_end_of_data(config);
+        self.transactions[t].end = if offered { End::Offered } else { End::Sent };
+    }
+
+    fn expect_end_of_data(&mut self, config: &Config) {
+        let t = self.transactions.len() - 1;
+        let replies = match config.protocol {
+            Protocol::Smtp => 1,
+            Protocol::Lmtp => self.transactions[t].accepted().count(),
+        };
+        self.owed.extend((0..replies).map(|_| (Owed::EndOfData(t), 0)));
+        self.transactions[t].end = End::Offered;
     }
 
     fn hear_command(&mut self, line: &str, pipelines: bool, config: &Config) {
         assert!(!self.heard_quit, "{line} behind QUIT");
         let last = self.owed.back().map(|(owed, _)| owed);
         if line == "QUIT" {
-            // It may share a batch with the end of the last body, or give up what overlaps it.
-            assert!(last.is_none() || pipelines);
+            // It may share a batch with the end of the last body, or give up what overlaps it, or an LMTP
+            // server of which nobody knows how often it will answer.
+            let refused = self.transactions.last().is_some_and(|transaction| transaction.refused);
+            assert!(last.is_none() || pipelines || (refused && config.protocol == Protocol::Lmtp));
             self.heard_quit = true;
             return;
         }
         assert!(!self.poisoned, "{line} after what nothing expected");
+        let overlaps = pipelines && config.overlap;
         let may_follow = match last {
             None => true,
-            Some(Owed::EndOfData(_)) => pipelines && config.overlap,
-            Some(owed) => pipelines && !owed.ends_batch(),
+            Some(Owed::EndOfData(t)) if self.transactions[*t].is_chunked => overlaps && line == "RSET",
+            Some(Owed::EndOfData(_)) => overlaps && line.starts_with("MAIL FROM:<"),
+            Some(Owed::Command(rset)) if rset == "RSET" && self.owed.len() > 1 => {
+                overlaps && line.starts_with("MAIL FROM:<")
+            }
+            // RFC 2920 section 3.1: other commands end a batch.
+            Some(Owed::Mail(_) | Owed::Rcpt(..)) => pipelines,
+            Some(_) => false,
         };
         assert!(may_follow, "{line} in a batch that has ended");
         if config.tls == TlsPolicy::Required && !self.encrypted {
@@ -1024,11 +1314,34 @@ impl Peer {
             // STARTTLS may have been taken out of the reply by somebody who waits for this.
             assert!(self.encrypted || self.may_read_secret, "{line} in the clear");
         }
-        if let Some(sender) = line.strip_prefix("MAIL FROM:<m") {
-            assert!(!self.data_refused, "{line} without RSET");
-            self.message = sender.split_once('.').unwrap().0.parse().unwrap();
-        }
-        self.owed.push_back((Owed::Command(line.into()), line.len() + 2));
+        self.behind_data = line == "DATA";
+        let owed = if let Some(sender) = line.strip_prefix("MAIL FROM:<m") {
+            let reset = self.owed.iter().any(|(owed, _)| *owed == Owed::Command("RSET".into()));
+            assert!(!self.data_refused || reset, "{line} without RSET");
+            self.transactions.push(PeerTransaction {
+                message: sender.split_once('.').unwrap().0.parse().unwrap(),
+                refused: false,
+                rcpts: vec![],
+                prdr: line.contains(" PRDR") && config.protocol == Protocol::Smtp,
+                prdr_begun: false,
+                binary: line.contains(" BODY=BINARYMIME"),
+                chunks: vec![],
+                is_chunked: false,
+                end: End::No,
+                replies: vec![],
+            });
+            Owed::Mail(self.transactions.len() - 1)
+        } else if let Some(path) = line.strip_prefix("RCPT TO:<m") {
+            let (message, recipient) = path.split_once('@').unwrap().0.split_once('.').unwrap();
+            let t = self.transactions.len() - 1;
+            let transaction = &mut self.transactions[t];
+            assert_eq!(message.parse(), Ok(transaction.message), "{line} for another sender");
+            transaction.rcpts.push((recipient.parse().unwrap(), None));
+            Owed::Rcpt(t, transaction.rcpts.len() - 1)
+        } else {
+            Owed::Command(line.into())
+        };
+        self.owed.push_back((owed, line.len() + 2));
         let in_flight: usize = self.owed.iter().map(|(_, octets)| octets).sum();
         assert!(self.owed.len() == 1 || in_flight <= config.limits.in_flight, "{in_flight} octets in flight");
     }
@@ -1038,20 +1351,28 @@ impl Peer {
         let wire = [&std::mem::take(&mut self.body)[..], octets].concat();
         let behind = unstuff(&wire).map_or(usize::MAX, |(_, behind)| behind.len());
         assert!(behind < octets.len(), "the data does not end where it should: {}", wire.escape_ascii());
-        let replies = match config.protocol {
-            Protocol::Smtp => 1,
-            Protocol::Lmtp => self.accepted(self.message, 0..4),
-        };
-        self.owed.extend((0..replies).map(|_| (Owed::EndOfData(self.message), 0)));
-        self.ending = false;
-        self.end_heard = Some(self.message);
+        let transaction = self.transactions.last().unwrap();
+        assert_eq!(transaction.message, self.message, "the body of another message");
+        self.expect_end_of_data(config);
+        (self.ending, self.behind_data) = (false, false);
         &octets[octets.len() - behind..]
     }
 
     /// The transport took all that the engine had to say.
     fn all_arrived(&mut self) {
-        if let Some(message) = self.end_heard.take() {
-            self.end_sent[message] = true;
+        for transaction in &mut self.transactions {
+            if transaction.end == End::Offered {
+                transaction.end = End::Sent;
+            }
+        }
+    }
+
+    /// Text in chunks has whole line ends, and one at its end.
+    fn assert_chunks(&self) {
+        for transaction in self.transactions.iter().filter(|t| t.is_chunked && !t.binary) {
+            assert_no_bare_line_ends(&transaction.chunks);
+            let whole = transaction.chunks.is_empty() || transaction.chunks.ends_with(b"\r\n");
+            assert!(whole || transaction.end == End::No, "{}", transaction.chunks.escape_ascii());
         }
     }
 }

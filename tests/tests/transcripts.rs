@@ -435,4 +435,5 @@ const RULES: &[&str] = &[
     "requests.xforward-not-offered",
     "requests.xclient-refused",
     "requests.xforward",
+    "prdr.timeout",
 ];
