@@ -894,6 +894,13 @@ impl State {
     /// Says QUIT, and closes when it is out.
     fn leave(&mut self, result: Result<(), Error>) {
         if let Err(error) = &result {
+            // QUIT would complete a chunk that was begun, or be sent behind the end of a message that is reported
+            // as a failure.
+            let in_chunk = self.body.as_ref().is_some_and(|(_, body)| body.left().is_some());
+            let ends = |job: &Job| matches!(job, Job::Message(m) if self.pipeline.end_unoffered(m.id));
+            if in_chunk || self.jobs.iter().any(ends) {
+                return self.close(error.clone());
+            }
             self.abort_jobs(error);
         }
         self.pipeline.forget_expected();
@@ -932,12 +939,13 @@ impl State {
     }
 
     fn abort_jobs(&mut self, error: &Error) {
-        let (end_offered, unbegun) = (!self.pipeline.end_unoffered(), self.pipeline.unbegun());
+        let unbegun = self.pipeline.unbegun();
         let mut is_first = true;
         while let Some(job) = self.jobs.front_mut() {
             match job {
                 Job::Message(transaction) => {
                     let begun = unbegun.is_none_or(|unbegun| transaction.id < unbegun);
+                    let end_offered = !self.pipeline.end_unoffered(transaction.id);
                     transaction.abort(error, begun, end_offered, is_first);
                     self.finish_first();
                 }

@@ -307,9 +307,10 @@ impl Pipeline {
         self.unoffered().find(|expected| expected.what.begins_message())?.message
     }
 
-    /// Whether there is an end of data that was never offered.
-    pub(crate) fn end_unoffered(&self) -> bool {
-        self.unoffered().any(|expected| expected.what.is_end_of_data())
+    /// Whether the end of this message's data was never offered.
+    pub(crate) fn end_unoffered(&self, message: MessageId) -> bool {
+        let of_message = |expected: &&Expected| expected.message == Some(message);
+        self.unoffered().filter(of_message).any(|expected| expected.what.is_end_of_data())
     }
 
     /// Whether the reply that is owed next answers something that may have reached the server. One
