@@ -175,6 +175,7 @@ const ENGINE_ONLY: &[&str] = &[
     "chunking/421-in-a-chunk.txt",
     "chunking/accepted-early.txt",
     "chunking/eager-large-chunk-given-up.txt",
+    "chunking/eager-overlap-broken-in-a-chunk.txt",
     "chunking/eager-small-chunk-completed.txt",
     "chunking/lockstep-ends-late.txt",
     "chunking/refused-early.txt",
