@@ -46,6 +46,8 @@ impl Session {
         if self.pump.driver.is_closed() {
             return Err(self.pump.driver.ended());
         }
+        // Nobody here gives the body a second time.
+        let envelope = envelope.reopenable(false);
         let id = self.pump.driver.engine.submit(envelope).map_err(|misuse| Error::local(misuse.into()))?;
         self.pump.run_until(|pump| pump.driver.wants_caller());
         match self.pump.driver.take_report(id) {

@@ -54,6 +54,8 @@ impl Session {
         if self.pump.driver.is_closed() {
             return Err(self.pump.driver.ended());
         }
+        // Nobody here gives the body a second time.
+        let envelope = envelope.reopenable(false);
         let id = self.pump.driver.engine.submit(envelope).map_err(|misuse| Error::local(misuse.into()))?;
         // From here on its drop ends the session.
         let mut transaction = Transaction { session: self, id, done: false };

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 
-use smtp_proto::{Chunking, Envelope, Report, TlsPolicy};
+use smtp_proto::{Cause, Chunking, Envelope, Report, TlsPolicy};
 use smtp_tests::receiver::{Limits, Options, Receiver};
 
 const BODY: &[u8] = b"Subject: to many\r\n\r\n.\r\n";
@@ -159,4 +159,23 @@ fn refusals_stay_with_their_recipients() {
             assert_eq!(stored, expected, "{way:?}");
         }
     }
+}
+
+/// Whoever sends a message from one reader cannot give it twice, whatever the envelope says.
+#[test]
+fn a_message_that_is_sent_alone_is_not_split() {
+    let limits = Some(Limits { rcpt_max: 2, mail_max: 100 });
+    let receiver = Receiver::start(Options { limits, ..Options::default() }).unwrap();
+    let way = Way { learn_limits: true, overlap: false, chunking: Chunking::Auto };
+    let exceeded = Cause::LimitExceeded { name: "RCPTMAX", limit: 2, value: 3 };
+    let envelope = envelope("r", 3).reopenable(true);
+
+    let mut session = connector!(smtp_blocking::Connector, receiver, way).connect().unwrap();
+    assert_eq!(session.send(envelope.clone(), BODY).unwrap_err().cause(), &exceeded);
+
+    let runtime = ::tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut session = connector!(smtp_tokio::Connector, receiver, way).connect().await.unwrap();
+        assert_eq!(session.send(envelope, BODY).await.unwrap_err().cause(), &exceeded);
+    });
 }
