@@ -83,6 +83,8 @@ struct State {
     body: Option<(MessageId, Body)>,
     /// The caller has no more of it. Its last chunk may still have to wait for its turn.
     body_ends: bool,
+    /// The round trips that were done when the last chunk was begun.
+    chunk_trip: u64,
     spent: Spent,
     /// For what is no reply: the handshake, a block of the body, getting QUIT out.
     deadline: Option<Deadline>,
@@ -144,6 +146,7 @@ impl Connection {
             next_id: 0,
             body: None,
             body_ends: false,
+            chunk_trip: 0,
             spent: Spent::default(),
             deadline: None,
             reset_due: false,
@@ -432,8 +435,8 @@ impl Connection {
         matches!(self.state.phase, Phase::Closed)
     }
 
-    /// How often so far something was sent and then a reply waited for, the greeting included and the
-    /// handshakes of TCP and TLS not.
+    /// How many replies so far had to be waited for one after the other, each to something that was said only
+    /// when the one before had come; the greeting included, and the handshakes of TCP and TLS not.
     pub fn round_trips(&self) -> u64 {
         self.state.pipeline.round_trips()
     }
@@ -823,7 +826,6 @@ impl State {
             return Some(Transmit { state: self, now, source });
         }
         if self.body_ends || !self.may_go_on() {
-            self.pipeline.wait_for_chunk();
             self.deadline = None;
             return None;
         }
@@ -980,17 +982,20 @@ impl State {
             return 0;
         };
         let id = *id;
+        if n > 0 && body.is_between_chunks() {
+            self.chunk_trip = self.pipeline.round_trips();
+        }
         let (used, completed) = body.record(insertion, run, n);
         if n > 0 {
-            self.pipeline.sent_body();
             let block = Deadline::new(now, self.config.timeouts.block);
             self.deadline = (n < insertion.len() + run.len()).then_some(block);
         }
         if let Some(sent) = completed {
             self.trace(|| Trace::SentChunk { octets: sent.octets, last: sent.last });
+            let trip = self.chunk_trip;
             let index = self.position(id).unwrap_or(usize::MAX);
             if let Some((transaction, mut cx)) = self.transaction(index) {
-                transaction.chunk_sent(sent, now, &mut cx);
+                transaction.chunk_sent(sent, trip, now, &mut cx);
                 self.stop_hopeless(index);
                 self.plan();
             }

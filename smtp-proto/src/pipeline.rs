@@ -99,6 +99,8 @@ pub(crate) struct Expected {
     pub(crate) message: Option<MessageId>,
     /// Octets of the command that it answers.
     octets: usize,
+    /// The round trips that were done when that command was said.
+    trip: u64,
 }
 
 /// A point in time, and the duration that led to it, for the error line.
@@ -149,11 +151,9 @@ pub(crate) struct Pipeline {
     /// the clock of a reply does not start before.
     deadline: Option<Deadline>,
     pub(crate) events: VecDeque<Event>,
+    /// How many replies, at the least, were waited for one after the other: each to something that was said only
+    /// when the one before had come.
     round_trips: u64,
-    /// Something was sent, or the connection opened, since the last reply.
-    spoke: bool,
-    /// As many chunks are unanswered as may be.
-    waits: bool,
 }
 
 impl Pipeline {
@@ -169,8 +169,6 @@ impl Pipeline {
             deadline: None,
             events: VecDeque::new(),
             round_trips: 0,
-            spoke: true,
-            waits: false,
         }
     }
 
@@ -213,7 +211,7 @@ impl Pipeline {
     pub(crate) fn expect(&mut self, what: Expect, message: Option<MessageId>, octets: usize) {
         self.in_flight += octets;
         self.unoffered += 1;
-        self.expected.push_back(Expected { what, message, octets });
+        self.expected.push_back(Expected { what, message, octets, trip: self.round_trips });
     }
 
     /// More replies are owed before the one that would be the next (PRDR).
@@ -222,8 +220,10 @@ impl Pipeline {
         replies: impl DoubleEndedIterator<Item = Expect>,
         message: MessageId,
     ) {
+        // Nothing is said in between.
+        let trip = self.round_trips.saturating_sub(1);
         for what in replies.rev() {
-            self.expected.push_front(Expected { what, message: Some(message), octets: 0 });
+            self.expected.push_front(Expected { what, message: Some(message), octets: 0, trip });
         }
     }
 
@@ -251,12 +251,7 @@ impl Pipeline {
     /// A reply has come.
     pub(crate) fn take_expected(&mut self, now: Instant) -> Option<Expected> {
         let expected = self.expected.pop_front()?;
-        // The reply to a chunk, with others behind it, is not what anybody waits for.
-        if (expected.what != Expect::Chunk || core::mem::take(&mut self.waits))
-            && core::mem::take(&mut self.spoke)
-        {
-            self.round_trips += 1;
-        }
+        self.round_trips = self.round_trips.max(expected.trip + 1);
         self.in_flight -= expected.octets;
         self.deadline = None;
         // What is owed next was in the same batch, unless it is still in the buffer.
@@ -297,6 +292,14 @@ impl Pipeline {
         self.arm(now);
     }
 
+    /// A chunk has gone out, which was begun when so many round trips were done.
+    pub(crate) fn offer_chunk(&mut self, trip: u64, now: Instant) {
+        for expected in self.expected.iter_mut().rev().take(self.unoffered) {
+            expected.trip = trip;
+        }
+        self.offer(now);
+    }
+
     /// What is expected for octets that were never offered, so that the server cannot know of them.
     fn unoffered(&self) -> impl Iterator<Item = &Expected> {
         self.expected.iter().skip(self.expected.len() - self.unoffered)
@@ -322,20 +325,9 @@ impl Pipeline {
     /// `n` of the pending octets have gone out.
     pub(crate) fn sent(&mut self, n: usize) {
         self.sent += n.min(self.out.len() - self.sent);
-        self.spoke |= n > 0;
         if self.sent == self.out.len() {
             self.clear_output();
         }
-    }
-
-    /// No chunk may be begun before another one is answered.
-    pub(crate) fn wait_for_chunk(&mut self) {
-        self.waits = true;
-    }
-
-    /// Octets of a body have gone out.
-    pub(crate) fn sent_body(&mut self) {
-        self.spoke = true;
     }
 
     fn clear_output(&mut self) {

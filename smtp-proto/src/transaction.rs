@@ -604,13 +604,13 @@ impl Transaction {
         too_many && cx.config.learn_limits && self.accepted > 0 && self.failure.is_none() && self.may_split()
     }
 
-    /// A chunk is out.
-    pub(crate) fn chunk_sent(&mut self, sent: Sent, now: Instant, cx: &mut Context<'_>) {
+    /// A chunk is out, which was begun when so many round trips were done.
+    pub(crate) fn chunk_sent(&mut self, sent: Sent, trip: u64, now: Instant, cx: &mut Context<'_>) {
         match sent.last {
             true => self.expect_end(0, cx),
             false => cx.pipeline.expect(Expect::Chunk, Some(self.id), 0),
         }
-        cx.pipeline.offer(now);
+        cx.pipeline.offer_chunk(trip, now);
     }
 
     /// No more chunks go out.
