@@ -665,6 +665,7 @@ impl Session {
         assert_eq!(self.connection.finish_body().is_ok(), wanted);
         if wanted {
             self.peer.ending = self.peer.behind_data;
+            self.peer.chunk_ends = self.peer.is_in_chunk();
             self.body.clear();
             self.forget_offered_body();
         }
@@ -695,7 +696,7 @@ impl Session {
         // Between two chunks, what is on offer without a body is the engine's own.
         let is_body = wants_body
             && (self.peer.behind_data
-                || self.peer.is_in_chunk()
+                || (self.peer.is_in_chunk() && !self.peer.chunk_ends)
                 || look(&mut self.connection, b"").is_none());
         let body = &self.body[..offer];
         let parts = look(&mut self.connection, body);
@@ -997,6 +998,8 @@ struct Peer {
     /// Of a chunk: its header, until that is whole, and then what it lacks, and whether it is the last.
     header: Vec<u8>,
     chunk: Option<(u64, bool)>,
+    /// The body has ended, and what the chunk lacks is the engine's own.
+    chunk_ends: bool,
     heard_chunk: bool,
 }
 
@@ -1094,6 +1097,7 @@ impl Peer {
             ending: false,
             header: vec![],
             chunk: None,
+            chunk_ends: false,
             heard_chunk: false,
         }
     }
@@ -1263,7 +1267,7 @@ impl Peer {
 
     fn end_chunk(&mut self, config: &Config, offered: bool) {
         let Some((0, last)) = self.chunk else { return };
-        self.chunk = None;
+        (self.chunk, self.chunk_ends) = (None, false);
         let t = self.transactions.len() - 1;
         if !last {
             return self.owed.push_back((Owed::Chunk(t), 0));
