@@ -184,7 +184,6 @@ impl Driver {
     pub fn gather(&mut self, now: Instant, body: &[u8]) -> usize {
         let Some(size) = self.engine.chunk_size().filter(|_| !body.is_empty() || !self.chunk.is_empty())
         else {
-            self.forget_chunk();
             return self.take(now, body);
         };
         let mut used = 0;
@@ -229,13 +228,6 @@ impl Driver {
         self.chunk.is_empty() || !self.engine.wants_body()
     }
 
-    fn forget_chunk(&mut self) {
-        if !self.engine.wants_body() {
-            self.chunk.clear();
-            (self.chunk_at, self.chunk_due) = (0, false);
-        }
-    }
-
     /// Ends the body, as far as that is possible now. Whether it has ended: else something must be written, or
     /// a reply waited for.
     pub fn end_body(&mut self, now: Instant) -> bool {
@@ -248,7 +240,6 @@ impl Driver {
             }
         }
         let _ = self.engine.finish_body();
-        self.forget_chunk();
         true
     }
 
@@ -311,6 +302,9 @@ impl Driver {
                 Event::BodyWanted(id) => {
                     let number = self.body.map_or(0, |(_, number)| number);
                     self.body = Some((id, number + 1));
+                    // What is left of one that was refused.
+                    self.chunk.clear();
+                    (self.chunk_at, self.chunk_due) = (0, false);
                 }
                 Event::Answered(id, answer) => self.answers.push_back((id, answer)),
                 Event::OverlapBroken => self.overlap_broken = true,
