@@ -896,11 +896,10 @@ impl State {
     /// Says QUIT, and closes when it is out.
     fn leave(&mut self, result: Result<(), Error>) {
         if let Err(error) = &result {
-            // QUIT would complete a chunk that was begun, or be sent behind the end of a message that is reported
-            // as a failure.
+            // QUIT would complete a chunk that was begun, or go behind what is not to be said any more: the end
+            // of a message that is reported as a failure, or the next envelope.
             let in_chunk = self.body.as_ref().is_some_and(|(_, body)| body.left().is_some());
-            let ends = |job: &Job| matches!(job, Job::Message(m) if self.pipeline.end_unoffered(m.id));
-            if in_chunk || self.jobs.iter().any(ends) {
+            if in_chunk || self.pipeline.has_unoffered() {
                 return self.close(error.clone());
             }
             self.abort_jobs(error);

@@ -305,6 +305,11 @@ impl Pipeline {
         self.expected.iter().skip(self.expected.len() - self.unoffered)
     }
 
+    /// Whether there are commands in the buffer that were never offered.
+    pub(crate) fn has_unoffered(&self) -> bool {
+        self.unoffered > 0
+    }
+
     /// The message whose first command was never offered.
     pub(crate) fn unbegun(&self) -> Option<MessageId> {
         self.unoffered().find(|expected| expected.what.begins_message())?.message
