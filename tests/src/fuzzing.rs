@@ -837,10 +837,13 @@ impl Session {
                                 finals.first().is_some_and(|reply| reply.class() != ReplyClass::Success);
                             assert!(end != End::No && !decided && !refused, "no doubt about {error}");
                         }
-                        // One that was refused may have been left to another transaction.
-                        (Outcome::NotAttempted, ..) => {
+                        // One that was refused may have been left to another transaction; and who says 421 reads
+                        // no further.
+                        (Outcome::NotAttempted, _, cause) => {
                             let left = rcpt.is_some() && !accepted;
-                            assert!(end == End::No || left, "attempted: {error}");
+                            let closing =
+                                matches!(cause, Cause::Rejected(reply) if reply.code().get() == 421);
+                            assert!(end == End::No || left || closing, "attempted: {error}");
                         }
                         (_, Stage::Rcpt, Cause::Rejected(reply))
                             if error.recipient.is_some() && reply.code().get() != 421 =>
@@ -970,6 +973,7 @@ fn base64_decode(word: &[u8]) -> Vec<u8> {
 struct Peer {
     /// The commands without a reply, with their octets.
     owed: VecDeque<(Owed, usize)>,
+    is_lmtp: bool,
     encrypted: bool,
     /// A handshake is due, and nothing else may be said.
     handshaking: bool,
@@ -1006,6 +1010,8 @@ struct Peer {
 /// What follows one MAIL.
 struct PeerTransaction {
     message: usize,
+    /// MAIL rode behind the end of the data before it.
+    overlaps: bool,
     /// MAIL, or a chunk, was refused.
     refused: bool,
     /// The recipients, in order, and what was said to their RCPT.
@@ -1079,6 +1085,7 @@ impl Peer {
         let implicit = config.tls == TlsPolicy::Implicit;
         Self {
             owed: (!implicit).then_some((Owed::Greeting, 0)).into_iter().collect(),
+            is_lmtp: config.protocol == Protocol::Lmtp,
             encrypted: false,
             handshaking: implicit,
             greeted: false,
@@ -1148,17 +1155,23 @@ impl Peer {
             Some((Owed::EndOfData(t), _)) if intermediate => self.begin_prdr(t),
             Some((Owed::EndOfData(t), _)) => {
                 let transaction = &mut self.transactions[t];
-                self.data_refused |= transaction.is_chunked && !success && !transaction.prdr_begun;
+                let for_all = !self.is_lmtp && !transaction.prdr_begun;
+                self.data_refused |= transaction.is_chunked && !success && for_all;
                 transaction.replies.push(reply);
             }
             Some((Owed::Command(line), _)) => {
                 self.handshaking = line == "STARTTLS" && success;
+                // Who cannot even reset is told no more.
+                self.poisoned |= line == "RSET" && !success;
                 match success {
                     true => self.data_refused &= line != "RSET",
                     false => self.data_refused |= line == "DATA" && !intermediate,
                 }
             }
-            Some((Owed::Mail(t), _)) => self.transactions[t].refused |= !success,
+            Some((Owed::Mail(t), _)) => {
+                self.transactions[t].refused |= !success;
+                self.poisoned |= self.transactions[t].overlaps && reply.code().get() == 503;
+            }
             Some((Owed::Rcpt(t, place), _)) if !intermediate => {
                 self.transactions[t].rcpts[place].1 = Some(reply);
             }
@@ -1303,8 +1316,10 @@ impl Peer {
             None => true,
             Some(Owed::EndOfData(t)) if self.transactions[*t].is_chunked => overlaps && line == "RSET",
             Some(Owed::EndOfData(_)) => overlaps && line.starts_with("MAIL FROM:<"),
-            Some(Owed::Command(rset)) if rset == "RSET" && self.owed.len() > 1 => {
-                overlaps && line.starts_with("MAIL FROM:<")
+            // The end of data before it may have been answered before they were on offer.
+            Some(Owed::Command(rset)) if rset == "RSET" => {
+                let chunked = self.transactions.last().is_some_and(|transaction| transaction.is_chunked);
+                overlaps && chunked && line.starts_with("MAIL FROM:<")
             }
             // RFC 2920 section 3.1: other commands end a batch.
             Some(Owed::Mail(_) | Owed::Rcpt(..)) => pipelines,
@@ -1324,6 +1339,7 @@ impl Peer {
             assert!(!self.data_refused || reset, "{line} without RSET");
             self.transactions.push(PeerTransaction {
                 message: sender.split_once('.').unwrap().0.parse().unwrap(),
+                overlaps: last.is_some(),
                 refused: false,
                 rcpts: vec![],
                 prdr: line.contains(" PRDR") && config.protocol == Protocol::Smtp,
