@@ -373,6 +373,9 @@ impl Connection {
     /// What to write next, if anything. `body` is the front of what is left of the body that is wanted;
     /// it may be empty, and it is not looked at while no body is wanted. Until they are advanced, octets
     /// that were offered stay a prefix of every later offer, as long as the caller's stay the same.
+    ///
+    /// Where completions are reported late, as by io_uring: the octets of a chunk must be advanced before the
+    /// reply to it is handed in, because only then it is known to be one. The engine's own may come later.
     pub fn poll_transmit<'a>(&'a mut self, now: Instant, body: &'a [u8]) -> Option<Transmit<'a>> {
         self.state.poll_transmit(now, body)
     }
