@@ -219,6 +219,7 @@ impl BodyEncoder {
             }
         }
         let mut by_blocks = !self.policy.refuse_long_lines;
+        let is_plain = if stuffs { Self::is_plain::<true> } else { Self::is_plain::<false> };
         loop {
             let found = find(at);
             let end = found.unwrap_or(body.len());
@@ -243,7 +244,7 @@ impl BodyEncoder {
             if core::mem::take(&mut by_blocks) {
                 // The LF that ended it comes first, so that the octet behind it is looked at as its neighbour.
                 at -= 1;
-                while body[at..].first_chunk().is_some_and(|block| self.is_plain(block)) {
+                while body[at..].first_chunk().is_some_and(|block| is_plain(self, block)) {
                     at += BLOCK;
                 }
                 // That LF, or one whose CR was the last of a block.
@@ -258,15 +259,13 @@ impl BodyEncoder {
     }
 
     /// Whether no octet of this block needs anything between it and the next, or is refused: each CR is
-    /// followed by LF, each LF preceded by CR and not followed by a dot. The octet behind the block is
+    /// followed by LF, each LF preceded by CR and not followed by a dot that is to be doubled. The octet behind the block is
     /// looked at as a neighbour only. Without branches, so that the compiler makes vectors of it.
     #[inline(never)]
-    fn is_plain(&self, octets: &[u8; BLOCK + 1]) -> bool {
+    fn is_plain<const STUFFS: bool>(&self, octets: &[u8; BLOCK + 1]) -> bool {
         let (mut trouble, mut least) = (false, u8::MAX);
-        // Where no dot is doubled, none is trouble.
-        let dot = if self.stuffs_dots() { b'.' } else { b'\n' };
         for (&this, &next) in octets[..BLOCK].iter().zip(&octets[1..]) {
-            trouble |= ((this == b'\r') != (next == b'\n')) | ((this == b'\n') & (next == dot));
+            trouble |= ((this == b'\r') != (next == b'\n')) | (STUFFS & (this == b'\n') & (next == b'.'));
             least = least.min(this);
         }
         !trouble && (least > 0 || self.policy.allow_nul)

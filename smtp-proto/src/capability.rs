@@ -210,6 +210,9 @@ impl Capabilities {
     /// assert_eq!((offered.limit("rcptmax"), offered.limit("MAILMAX")), (Some(20), None));
     /// ```
     pub fn limit(&self, name: &str) -> Option<u64> {
+        if !self.has(Extension::Limits) {
+            return None;
+        }
         let mut stated = self.parameters("LIMITS").filter_map(|word| {
             let at = word.iter().position(|&b| b == b'=')?;
             word[..at].eq_ignore_ascii_case(name.as_bytes()).then_some(&word[at + 1..])

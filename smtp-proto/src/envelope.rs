@@ -666,6 +666,11 @@ impl Envelope {
         self.reopenable
     }
 
+    /// Whether any command has parameters of the caller's.
+    pub(crate) fn has_parameters(&self) -> bool {
+        self.parameters.is_some()
+    }
+
     /// The parameters of MAIL, in the order in which they were added.
     pub fn mail_parameters(&self) -> &[MailParameter] {
         self.parameters.as_ref().map_or(&[], |parameters| &parameters.mail)

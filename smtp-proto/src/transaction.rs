@@ -238,12 +238,17 @@ impl Transaction {
         while self.failure.is_none() && self.sent < self.part.len() {
             let index = self.recipient(self.part.start + self.sent);
             let path = &self.envelope.forward_paths()[index];
-            let parameters = self.envelope.recipient_parameters(index).map(|p| p.text().len() + 1);
-            let octets = RCPT_OVERHEAD + path.as_str().len() + parameters.sum::<usize>();
+            let mut octets = RCPT_OVERHEAD + path.as_str().len();
+            let mut parameters = None;
+            if self.envelope.has_parameters() {
+                let lengths = self.envelope.recipient_parameters(index).map(|p| p.text().len() + 1);
+                octets += lengths.sum::<usize>();
+                parameters = Some((&self.envelope, index, &*cx.capabilities));
+            }
             if !cx.pipeline.has_room(pipelines, octets) {
                 return Flow::Wait;
             }
-            let command = Command::Rcpt(path, Some((&self.envelope, index, cx.capabilities)));
+            let command = Command::Rcpt(path, parameters);
             cx.pipeline.push(command, Expect::Rcpt(index as u32), Some(self.id));
             self.sent += 1;
         }
@@ -393,6 +398,9 @@ impl Transaction {
 
     /// The caller's own parameters.
     fn check_parameters(&self, cx: &Context<'_>) -> Result<(), Cause> {
+        if !self.envelope.has_parameters() {
+            return Ok(());
+        }
         let offered: &Capabilities = cx.capabilities;
         let unsupported = |extension: Result<Extension, &str>| match extension {
             Ok(extension) => Cause::Unsupported(extension),
