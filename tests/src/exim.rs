@@ -9,7 +9,7 @@
 use std::fs;
 use std::ops::Deref;
 
-use crate::real::{Kind, Result, Server, sh};
+use crate::real::{Kind, Result, Server, UTF8_DOMAIN, sh};
 
 /// Exim gives up root for good once it listens, and never asks for it again. That saves running the whole
 /// program anew for each delivery too.
@@ -58,7 +58,7 @@ acl_smtp_data_prdr = prdr
 
 begin acl
 rcpt:
-  deny    domains = !example.test
+  deny    domains = !example.test : !@UTF8@
           message = 550 5.7.1 relay access denied
   deny    local_parts = refused
           message = 550 5.1.1 no such user here
@@ -171,7 +171,10 @@ impl Exim {
         let server = Server::start::<1>(&KIND, |server| {
             let exim = sh(INSTALL, &[PACKAGE])?;
             let exim = exim.trim();
-            server.write("server.pem", &[("exim.conf", &EXIM_CONF.replace("@EXIM@", exim))])?;
+            server.write(
+                "server.pem",
+                &[("exim.conf", &EXIM_CONF.replace("@EXIM@", exim).replace("@UTF8@", UTF8_DOMAIN))],
+            )?;
             sh(START, &[server.dir()?, exim])?;
             // Its last words go to the standard error output, which is empty otherwise.
             server.greets(server.smtp_port(), true, || {

@@ -14,7 +14,7 @@ use std::ops::Deref;
 use std::os::unix::fs::symlink;
 
 use crate::dovecot::Dovecot;
-use crate::real::{Kind, Result, Server, install, sh};
+use crate::real::{Kind, Result, Server, UTF8_DOMAIN, install, sh};
 
 const MAIN_CF: &str = "\
 compatibility_level = 3.6
@@ -36,7 +36,8 @@ default_transport = discard:
 mydestination =
 # Its default would need proxymap(8).
 local_recipient_maps =
-virtual_mailbox_domains = example.test
+# The second one is that of the harness beyond ASCII.
+virtual_mailbox_domains = example.test, @UTF8@, xn--jxalpdlp.example.test
 virtual_mailbox_maps = static:Maildir/
 virtual_mailbox_base = @DIR@/mail
 virtual_uid_maps = static:65534
@@ -87,7 +88,7 @@ const MASTER_CF: &str = "\
 127.0.0.1:@PORT3@ inet n - n - - smtpd -o syslog_name=no-pipelining
   -o smtpd_discard_ehlo_keywords=pipelining,chunking
 127.0.0.1:@PORT4@ inet n - n - - smtpd -o syslog_name=strict -o smtpd_hard_error_limit=3
-  -o smtpd_data_restrictions=reject_unauth_pipelining -o smtpd_discard_ehlo_keywords=8bitmime
+  -o smtpd_data_restrictions=reject_unauth_pipelining -o smtpd_discard_ehlo_keywords=8bitmime,smtputf8
 127.0.0.1:@PORT5@ inet n - n - - smtpd -o syslog_name=xclient
   -o smtpd_authorized_xclient_hosts=127.0.0.1 -o smtpd_authorized_xforward_hosts=127.0.0.1
 postlog unix-dgram n - n - 1 postlogd
@@ -227,7 +228,7 @@ impl Postfix {
             server.write(
                 "etc/server.pem",
                 &[
-                    ("etc/main.cf", MAIN_CF),
+                    ("etc/main.cf", &MAIN_CF.replace("@UTF8@", UTF8_DOMAIN)),
                     ("etc/master.cf", MASTER_CF),
                     ("dovecot.conf", DOVECOT_CONF),
                     ("oauth2.conf", OAUTH2_CONF),
@@ -258,7 +259,7 @@ impl Postfix {
         self.server.ports[3]
     }
 
-    /// Refuses DATA when bytes follow it before the 354, offers no 8BITMIME, and gives up after three errors.
+    /// Refuses DATA when bytes follow it before the 354, offers neither 8BITMIME nor SMTPUTF8, and gives up after three errors.
     pub fn strict_port(&self) -> u16 {
         self.server.ports[4]
     }

@@ -7,9 +7,9 @@
 use std::sync::LazyLock;
 
 use smtp_blocking::Connector;
-use smtp_proto::TlsPolicy;
+use smtp_proto::{Chunking, TlsPolicy};
 use smtp_tests::dovecot::Dovecot;
-use smtp_tests::real::{self, Adapter};
+use smtp_tests::real::{self, Adapter, Manner};
 
 /// One for all tests; each has recipients of its own.
 static DOVECOT: LazyLock<Dovecot> =
@@ -30,36 +30,41 @@ fn a_single_message() {
 }
 
 #[test]
-fn dots_long_lines_and_eight_bits() {
-    real::dots_long_lines_and_eight_bits(&DOVECOT);
-}
-
-#[test]
-fn partial_success() {
-    real::partial_success(&DOVECOT);
+fn every_way_of_a_body() {
+    real::every_way_of_a_body(&DOVECOT);
 }
 
 #[test]
 fn one_of_three_refused_after_the_data() {
-    real::refused_after_the_data(&DOVECOT, "full", 552, "5.2.2");
+    real::refused_after_the_data(&DOVECOT, None, "full", 552, "5.2.2");
 }
 
 #[test]
 fn a_thousand_messages_blocking() {
-    real::bulk(&DOVECOT, Adapter::Blocking, false, TlsPolicy::Never, 1_000);
+    real::bulk(&DOVECOT, Adapter::Blocking, &Manner { tls: TlsPolicy::Never, ..Manner::default() }, 1000);
 }
 
 #[test]
 fn a_thousand_messages_tokio_overlapping_over_a_unix_socket() {
-    real::bulk(&DOVECOT, Adapter::TokioUnix, true, TlsPolicy::Never, 1_000);
+    real::bulk(
+        &DOVECOT,
+        Adapter::TokioUnix,
+        &Manner { tls: TlsPolicy::Never, overlap: true, ..Manner::default() },
+        1000,
+    );
 }
 
 #[test]
-fn two_hundred_messages_blocking_overlapping_over_a_unix_socket() {
-    real::bulk(&DOVECOT, Adapter::BlockingUnix, true, TlsPolicy::Required, 200);
+fn two_hundred_messages_by_data_blocking_overlapping_over_a_unix_socket() {
+    real::bulk(
+        &DOVECOT,
+        Adapter::BlockingUnix,
+        &Manner { chunking: Chunking::Never, overlap: true, ..Manner::default() },
+        200,
+    );
 }
 
 #[test]
-fn two_hundred_messages_tokio() {
-    real::bulk(&DOVECOT, Adapter::Tokio, false, TlsPolicy::Required, 200);
+fn two_hundred_messages_by_data_tokio() {
+    real::bulk(&DOVECOT, Adapter::Tokio, &Manner { chunking: Chunking::Never, ..Manner::default() }, 200);
 }

@@ -7,11 +7,12 @@
 //! becomes `?`, and a bare CR CRLF (which never leaves us).
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use smtp_blocking::Connector;
-use smtp_proto::TlsPolicy;
+use smtp_proto::{Chunking, TlsPolicy};
 use smtp_tests::exim::Exim;
-use smtp_tests::real::{self, Adapter};
+use smtp_tests::real::{self, Adapter, Manner};
 
 /// One for all tests; each has recipients of its own.
 static EXIM: LazyLock<Exim> = LazyLock::new(|| Exim::start().unwrap_or_else(|error| panic!("{error}")));
@@ -31,8 +32,8 @@ fn a_single_message() {
 }
 
 #[test]
-fn dots_long_lines_and_eight_bits() {
-    real::dots_long_lines_and_eight_bits(&EXIM);
+fn every_way_of_a_body() {
+    real::every_way_of_a_body(&EXIM);
 }
 
 #[test]
@@ -46,26 +47,55 @@ fn a_failure_is_reported_to_the_sender() {
 }
 
 #[test]
-fn partial_success() {
-    real::partial_success(&EXIM);
-}
-
-#[test]
 fn a_thousand_messages_blocking() {
-    real::bulk(&EXIM, Adapter::Blocking, false, TlsPolicy::Never, 1_000);
+    real::bulk(&EXIM, Adapter::Blocking, &Manner { tls: TlsPolicy::Never, ..Manner::default() }, 1000);
 }
 
 #[test]
 fn a_thousand_messages_tokio_overlapping() {
-    real::bulk(&EXIM, Adapter::Tokio, true, TlsPolicy::Never, 1_000);
+    real::bulk(
+        &EXIM,
+        Adapter::Tokio,
+        &Manner { tls: TlsPolicy::Never, overlap: true, ..Manner::default() },
+        1000,
+    );
 }
 
 #[test]
-fn two_hundred_messages_blocking_overlapping() {
-    real::bulk(&EXIM, Adapter::Blocking, true, TlsPolicy::Required, 200);
+fn two_hundred_messages_by_data_blocking_overlapping() {
+    real::bulk(
+        &EXIM,
+        Adapter::Blocking,
+        &Manner { chunking: Chunking::Never, overlap: true, ..Manner::default() },
+        200,
+    );
 }
 
 #[test]
-fn two_hundred_messages_tokio() {
-    real::bulk(&EXIM, Adapter::Tokio, false, TlsPolicy::Required, 200);
+fn two_hundred_messages_by_data_tokio() {
+    real::bulk(&EXIM, Adapter::Tokio, &Manner { chunking: Chunking::Never, ..Manner::default() }, 200);
+}
+
+#[test]
+fn two_hundred_messages_blocking_eager() {
+    real::bulk(&EXIM, Adapter::Blocking, &Manner { chunking: Chunking::Eager, ..Manner::default() }, 200);
+}
+
+#[test]
+fn two_hundred_messages_blocking_eager_and_overlapping() {
+    let far = Some(real::far_away(&EXIM, Duration::from_millis(50)));
+    let manner = Manner { port: far, chunking: Chunking::Eager, overlap: true, ..Manner::default() };
+    real::bulk(&EXIM, Adapter::Blocking, &manner, 200);
+}
+
+#[test]
+fn two_hundred_messages_tokio_eager() {
+    real::bulk(&EXIM, Adapter::Tokio, &Manner { chunking: Chunking::Eager, ..Manner::default() }, 200);
+}
+
+#[test]
+fn two_hundred_messages_tokio_eager_and_overlapping() {
+    let far = Some(real::far_away(&EXIM, Duration::from_millis(50)));
+    let manner = Manner { port: far, chunking: Chunking::Eager, overlap: true, ..Manner::default() };
+    real::bulk(&EXIM, Adapter::Tokio, &manner, 200);
 }

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 use smtp_blocking::{
-    BodyType, Cause, Connector, Credentials, Envelope, Extension, Outcome, Stage, TlsPolicy, Trace,
+    BodyType, Cause, Chunking, Connector, Credentials, Envelope, Extension, Outcome, Stage, TlsPolicy, Trace,
 };
 use smtp_tests::dovecot::Dovecot;
 use smtp_tests::postfix::Postfix;
-use smtp_tests::real::{self, Adapter, NAME, Server, address, awkward};
+use smtp_tests::real::{self, Adapter, Manner, NAME, Server, address, awkward};
 
 /// One for all tests; each has recipients of its own.
 static POSTFIX: LazyLock<Postfix> =
@@ -363,8 +363,8 @@ fn a_single_message() {
 }
 
 #[test]
-fn dots_long_lines_and_eight_bits_in_both_adapters() {
-    real::dots_long_lines_and_eight_bits(&POSTFIX);
+fn every_way_of_a_body() {
+    real::every_way_of_a_body(&POSTFIX);
 }
 
 #[test]
@@ -378,26 +378,55 @@ fn a_failure_is_reported_to_the_sender() {
 }
 
 #[test]
-fn partial_success() {
-    real::partial_success(&POSTFIX);
-}
-
-#[test]
 fn a_thousand_messages_blocking() {
-    real::bulk(&POSTFIX, Adapter::Blocking, false, TlsPolicy::Never, 1_000);
+    real::bulk(&POSTFIX, Adapter::Blocking, &Manner { tls: TlsPolicy::Never, ..Manner::default() }, 1000);
 }
 
 #[test]
 fn a_thousand_messages_tokio_overlapping() {
-    real::bulk(&POSTFIX, Adapter::Tokio, true, TlsPolicy::Never, 1_000);
+    real::bulk(
+        &POSTFIX,
+        Adapter::Tokio,
+        &Manner { tls: TlsPolicy::Never, overlap: true, ..Manner::default() },
+        1000,
+    );
 }
 
 #[test]
-fn two_hundred_messages_blocking_overlapping() {
-    real::bulk(&POSTFIX, Adapter::Blocking, true, TlsPolicy::Required, 200);
+fn two_hundred_messages_by_data_blocking_overlapping() {
+    real::bulk(
+        &POSTFIX,
+        Adapter::Blocking,
+        &Manner { chunking: Chunking::Never, overlap: true, ..Manner::default() },
+        200,
+    );
 }
 
 #[test]
-fn two_hundred_messages_tokio() {
-    real::bulk(&POSTFIX, Adapter::Tokio, false, TlsPolicy::Required, 200);
+fn two_hundred_messages_by_data_tokio() {
+    real::bulk(&POSTFIX, Adapter::Tokio, &Manner { chunking: Chunking::Never, ..Manner::default() }, 200);
+}
+
+#[test]
+fn two_hundred_messages_blocking_eager() {
+    real::bulk(&POSTFIX, Adapter::Blocking, &Manner { chunking: Chunking::Eager, ..Manner::default() }, 200);
+}
+
+#[test]
+fn two_hundred_messages_blocking_eager_and_overlapping() {
+    let far = Some(real::far_away(&POSTFIX, Duration::from_millis(50)));
+    let manner = Manner { port: far, chunking: Chunking::Eager, overlap: true, ..Manner::default() };
+    real::bulk(&POSTFIX, Adapter::Blocking, &manner, 200);
+}
+
+#[test]
+fn two_hundred_messages_tokio_eager() {
+    real::bulk(&POSTFIX, Adapter::Tokio, &Manner { chunking: Chunking::Eager, ..Manner::default() }, 200);
+}
+
+#[test]
+fn two_hundred_messages_tokio_eager_and_overlapping() {
+    let far = Some(real::far_away(&POSTFIX, Duration::from_millis(50)));
+    let manner = Manner { port: far, chunking: Chunking::Eager, overlap: true, ..Manner::default() };
+    real::bulk(&POSTFIX, Adapter::Tokio, &manner, 200);
 }
