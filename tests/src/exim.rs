@@ -50,7 +50,6 @@ check_spool_inodes = 0
 check_log_space = 0
 check_log_inodes = 0
 message_logs = false
-bounce_return_message = false
 
 acl_smtp_rcpt = rcpt
 acl_smtp_data = accept

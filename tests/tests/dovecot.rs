@@ -68,3 +68,13 @@ fn two_hundred_messages_by_data_blocking_overlapping_over_a_unix_socket() {
 fn two_hundred_messages_by_data_tokio() {
     real::bulk(&DOVECOT, Adapter::Tokio, &Manner { chunking: Chunking::Never, ..Manner::default() }, 200);
 }
+
+#[test]
+fn no_utf8() {
+    real::no_utf8(&DOVECOT, &Manner::default());
+}
+
+#[test]
+fn no_delivery_reports() {
+    real::no_delivery_reports(&DOVECOT, &Manner::default());
+}

@@ -10,9 +10,9 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use smtp_blocking::Connector;
-use smtp_proto::{Chunking, TlsPolicy};
+use smtp_proto::{Chunking, Envelope, MailParameter, TlsPolicy, Trace};
 use smtp_tests::exim::Exim;
-use smtp_tests::real::{self, Adapter, Manner};
+use smtp_tests::real::{self, Adapter, Manner, address};
 
 /// One for all tests; each has recipients of its own.
 static EXIM: LazyLock<Exim> = LazyLock::new(|| Exim::start().unwrap_or_else(|error| panic!("{error}")));
@@ -42,8 +42,8 @@ fn an_address_in_utf8() {
 }
 
 #[test]
-fn a_failure_is_reported_to_the_sender() {
-    real::a_failure_is_reported_to_the_sender(&EXIM);
+fn delivery_reports() {
+    real::delivery_reports(&EXIM);
 }
 
 #[test]
@@ -98,4 +98,45 @@ fn two_hundred_messages_tokio_eager_and_overlapping() {
     let far = Some(real::far_away(&EXIM, Duration::from_millis(50)));
     let manner = Manner { port: far, chunking: Chunking::Eager, overlap: true, ..Manner::default() };
     real::bulk(&EXIM, Adapter::Tokio, &manner, 200);
+}
+
+#[test]
+fn one_of_three_refused_after_the_data() {
+    real::refused_after_the_data(
+        &EXIM,
+        Some(MailParameter::per_recipient_replies()),
+        "prdr-refused",
+        550,
+        "5.7.1",
+    );
+}
+
+/// Without PRDR, and where it is asked for a single recipient, the message has one reply for all.
+#[test]
+fn one_reply_for_all() {
+    let message = b"Subject: one reply\r\n\r\nHello.\r\n";
+    for adapter in Adapter::all(&EXIM) {
+        let one = format!("prdr-{}", adapter.name());
+        let two = format!("no-prdr-{}", adapter.name());
+        let mut session = adapter.open(&EXIM, &Manner::default());
+        let mut send = |to: &[String], prdr: bool| {
+            let envelope = Envelope::new("sender@example.org", to).unwrap();
+            session.trace();
+            let report = match prdr {
+                true => session.send(envelope.parameter(MailParameter::per_recipient_replies()), message),
+                false => session.send(envelope, message),
+            };
+            let report = report.unwrap();
+            assert!(report.is_success(), "{report:?}");
+            let trace = session.trace();
+            assert_eq!(real::commands(&trace)[0].contains(" PRDR"), prdr);
+            assert!(
+                !trace.iter().any(|step| matches!(step, Trace::Received(reply) if reply.code().get() == 353))
+            );
+        };
+        send(&[address(&one)], true);
+        send(&[address("prdr-refused"), address(&two)], false);
+        real::arrives(&EXIM, &one, &[message]);
+        real::arrives(&EXIM, &two, &[message]);
+    }
 }

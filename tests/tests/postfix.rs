@@ -351,7 +351,7 @@ fn handed_on_to_dovecot_by_lmtp() {
     relayed(&dovecot, to, &message);
 
     let envelope = Envelope::new("full@example.test", ["full@lmtp.example.test"]).unwrap();
-    let report = real::delivery_report(&POSTFIX, envelope);
+    let report = real::delivery_report(&POSTFIX, Adapter::Tokio, envelope);
     assert!(report.contains("\r\nAction: failed\r\nStatus: 5.2.2\r\n"), "{report}");
 }
 
@@ -373,8 +373,13 @@ fn an_address_in_utf8() {
 }
 
 #[test]
-fn a_failure_is_reported_to_the_sender() {
-    real::a_failure_is_reported_to_the_sender(&POSTFIX);
+fn no_utf8() {
+    real::no_utf8(&POSTFIX, &Manner::on(POSTFIX.strict_port()));
+}
+
+#[test]
+fn delivery_reports() {
+    real::delivery_reports(&POSTFIX);
 }
 
 #[test]
@@ -417,11 +422,6 @@ fn two_hundred_messages_blocking_eager_and_overlapping() {
     let far = Some(real::far_away(&POSTFIX, Duration::from_millis(50)));
     let manner = Manner { port: far, chunking: Chunking::Eager, overlap: true, ..Manner::default() };
     real::bulk(&POSTFIX, Adapter::Blocking, &manner, 200);
-}
-
-#[test]
-fn two_hundred_messages_tokio_eager() {
-    real::bulk(&POSTFIX, Adapter::Tokio, &Manner { chunking: Chunking::Eager, ..Manner::default() }, 200);
 }
 
 #[test]
