@@ -623,11 +623,11 @@ impl Session {
 
 /// The commands of a conversation.
 pub fn commands(trace: &[Trace]) -> Vec<&str> {
-    let command = |step| match step {
-        &Trace::Sent(ref line) => Some(&**line),
+    let commands = trace.iter().filter_map(|step| match step {
+        Trace::Sent(line) => Some(&**line),
         _ => None,
-    };
-    trace.iter().filter_map(command).collect()
+    });
+    commands.collect()
 }
 
 /// A port behind which the server is this far away: what it says arrives so much later.
@@ -705,7 +705,8 @@ fn ways() -> [(&'static str, Manner, bool); 9] {
 /// Over one session, by each adapter and in each way: [`awkward`], 5 MiB, a message for one of three
 /// recipients, one that nobody takes, and one behind them.
 pub fn every_way_of_a_body(server: &Server) {
-    let line = |n: usize| format!("{}line {n} of five mebibytes\r\n", if n % 7 == 0 { "." } else { "" });
+    let line =
+        |n: usize| format!("{}line {n} of five mebibytes\r\n", if n.is_multiple_of(7) { "." } else { "" });
     let mut large = String::from("Subject: large\r\n\r\n");
     (0..)
         .map(line)
