@@ -102,6 +102,7 @@ trace unix - - n - 0 bounce
 error unix - - n - - error
 retry unix - - n - - error
 discard unix - - n - - discard
+flush unix n - n 1000? 0 flush
 virtual unix - n n - 8 virtual
 lmtp unix - - n - - lmtp
 ";

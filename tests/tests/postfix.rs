@@ -5,12 +5,14 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, LazyLock, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use smtp_blocking::{
-    BodyType, Cause, Chunking, Connector, Credentials, Envelope, Extension, Outcome, Stage, TlsPolicy, Trace,
+    BodyType, Cause, Chunking, Connector, Credentials, Envelope, Extension, Notify, Outcome, RcptParameter,
+    Request, Stage, TlsPolicy, Trace, XClient, XForward,
 };
+use smtp_proto::{ClientProtocol, MessageSource};
 use smtp_tests::dovecot::Dovecot;
 use smtp_tests::postfix::Postfix;
 use smtp_tests::real::{self, Adapter, Manner, NAME, Server, address, awkward};
@@ -20,6 +22,8 @@ static POSTFIX: LazyLock<Postfix> =
     LazyLock::new(|| Postfix::start().unwrap_or_else(|error| panic!("{error}")));
 
 const SENDER: &str = "sender@example.org";
+
+const BOTH: [Adapter; 2] = [Adapter::Blocking, Adapter::Tokio];
 
 struct Run {
     code: Option<i32>,
@@ -119,6 +123,7 @@ fn twenty_five_mebibytes_in_constant_memory() {
     let (large, path) = file("large", body.as_bytes());
     let run = send(POSTFIX.submission_port(), &[address("large")], &path, &["--tls", "required"]);
     assert_eq!((run.code, &run.json["outcome"]), (Some(0), &"success".into()), "{}", run.json);
+    // The size of a file is known: one chunk.
     assert_eq!(run.json["round_trips"], 7 + 2, "{}", run.json);
     let (_, quarter) = file("quarter", &body.as_bytes()[..body.len() / 4]);
     let less = send(POSTFIX.submission_port(), &[address("quarter")], &quarter, &["--tls", "required"]);
@@ -218,12 +223,64 @@ fn every_mechanism() {
             assert_eq!(error.error().reply().map(|reply| reply.code().get()), Some(535), "{error}");
         }
     }
-    // In the clear by permission only; this server offers it.
-    let terms = connector(POSTFIX.smtp_port()).tls(TlsPolicy::Never);
-    let plain = credentials().mechanisms(&["PLAIN"]);
-    let error = terms.clone().credentials(plain.clone()).connect().unwrap_err();
-    assert_eq!(error.cause(), &Cause::CredentialsInClear);
-    terms.credentials(plain.permit_in_clear()).connect().unwrap().quit();
+}
+
+#[test]
+fn the_mechanism_that_is_chosen() {
+    for (port, adapter) in [POSTFIX.submission_port(), POSTFIX.dovecot_port()].into_iter().zip(BOTH) {
+        let chosen = |credentials| {
+            let manner = Manner { credentials: Some(credentials), ..Manner::on(port) };
+            let session = adapter.open(&POSTFIX, &manner);
+            let trace = session.trace();
+            let auth = real::commands(&trace).into_iter().find_map(|line| line.strip_prefix("AUTH "));
+            auth.unwrap().split(' ').next().unwrap().to_string()
+        };
+        assert_eq!(chosen(credentials()), "SCRAM-SHA-256");
+        assert_eq!(chosen(Credentials::token(POSTFIX.user(), POSTFIX.oauth_token())), "OAUTHBEARER");
+    }
+}
+
+/// Where they are forbidden to be chosen or sent, it is us who say so, and nothing was sent.
+#[test]
+fn mechanisms_in_the_clear() {
+    let clear = |credentials| Manner {
+        tls: TlsPolicy::Never,
+        credentials: Some(credentials),
+        ..Manner::on(POSTFIX.smtp_port())
+    };
+    for adapter in BOTH {
+        adapter.open(&POSTFIX, &clear(credentials())).quit();
+        for mechanism in ["CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256"] {
+            adapter.open(&POSTFIX, &clear(credentials().mechanisms(&[mechanism]))).quit();
+        }
+        let token = Credentials::token(POSTFIX.user(), POSTFIX.oauth_token());
+        for (credentials, mechanism) in [
+            (credentials(), "PLAIN"),
+            (credentials(), "LOGIN"),
+            (token.clone(), "OAUTHBEARER"),
+            (token.clone(), "XOAUTH2"),
+        ] {
+            let credentials = credentials.mechanisms(&[mechanism]);
+            let error = adapter.connect(&POSTFIX, &clear(credentials.clone())).unwrap_err();
+            assert_eq!(error.cause(), &Cause::CredentialsInClear, "{mechanism}");
+            adapter.open(&POSTFIX, &clear(credentials.permit_in_clear())).quit();
+        }
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_token() {
+    for (port, adapter) in [POSTFIX.submission_port(), POSTFIX.dovecot_port()].into_iter().zip(BOTH) {
+        for (mechanism, status) in [("OAUTHBEARER", "invalid_token"), ("XOAUTH2", "401")] {
+            let wrong = Credentials::token(POSTFIX.user(), "wrong").mechanisms(&[mechanism]);
+            let manner = Manner { credentials: Some(wrong), ..Manner::on(port) };
+            let error = adapter.connect(&POSTFIX, &manner).unwrap_err();
+            let Cause::TokenRejected { reply, error: token } = error.cause() else {
+                panic!("{mechanism} on port {port}: {error}");
+            };
+            assert_eq!((reply.code().get(), &*token.status), (535, status), "{error}");
+        }
+    }
 }
 
 #[test]
@@ -317,6 +374,122 @@ fn all_or_nothing() {
 }
 
 #[test]
+fn requests_between_messages() {
+    for adapter in BOTH {
+        let user = format!("requests-{}", adapter.name());
+        let message = message("requests", b"Between requests.\r\n");
+        let envelope = || Envelope::new(SENDER, [address(&user)]).unwrap();
+        let mut session = adapter.open(&POSTFIX, &Manner::default());
+        let _ = session.send(envelope(), &message).unwrap();
+        for (request, code, enhanced) in [
+            (Request::verify(&address(&user)), 252, Some("2.0.0")),
+            (Request::verify(&address("refused")), 550, Some("5.1.1")),
+            (Request::verify(&format!("\u{3b4}-{user}@example.test")), 252, Some("2.0.0")),
+            (Ok(Request::noop()), 250, Some("2.0.0")),
+            (Request::help(None), 500, Some("5.5.2")),
+            (Request::expand("staff"), 500, Some("5.5.2")),
+            (Request::etrn("lmtp.example.test"), 250, None),
+            (Request::etrn("example.test"), 459, None),
+            (Request::raw("X-UNHEARD-OF now"), 500, Some("5.5.2")),
+        ] {
+            let request = request.unwrap();
+            let before = session.round_trips();
+            let reply = session.request(request.clone()).unwrap();
+            assert_eq!(session.round_trips() - before, 1);
+            let said = (reply.code().get(), reply.enhanced().map(|code| code.to_string()));
+            assert_eq!(said, (code, enhanced.map(String::from)), "{request}: {reply}");
+        }
+        let _ = session.send_last(envelope(), &message).unwrap();
+        arrives(&user, &[&message, &message]);
+    }
+    // What is not offered is not said.
+    let mut session = Adapter::Tokio.open(&POSTFIX, &Manner::on(POSTFIX.dovecot_port()));
+    session.trace();
+    let error = session.request(Request::etrn("example.test").unwrap()).unwrap_err();
+    assert_eq!((error.stage(), error.cause()), (Stage::Request, &Cause::Unsupported(Extension::Etrn)));
+    assert_eq!(session.trace(), []);
+}
+
+/// Waits for `count` lines of the log with this in them.
+#[track_caller]
+fn logged(what: &str, count: usize) -> Vec<String> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let log = POSTFIX.log();
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(what)).map(String::from).collect();
+        if lines.len() >= count {
+            return lines;
+        }
+        assert!(Instant::now() < deadline, "{} of {count} lines with {what:?}", lines.len());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Each in the clear and inside TLS. After XCLIENT the session begins again, in TLS where it was.
+#[test]
+fn whom_a_proxy_speaks_for() {
+    for (adapter, tls) in
+        BOTH.into_iter().flat_map(|adapter| [(adapter, TlsPolicy::Never), (adapter, TlsPolicy::Required)])
+    {
+        let user = format!("proxied-{}-{tls:?}", adapter.name()).to_lowercase();
+        let message = message("proxied", b"For somebody else.\r\n");
+        let envelope = || Envelope::new(SENDER, [address(&user)]).unwrap();
+        let manner = Manner { tls, ..Manner::on(POSTFIX.xclient_port()) };
+        let mut session = adapter.open(&POSTFIX, &manner);
+        let client = [
+            XClient::Name(Some(format!("{user}.example.net"))),
+            XClient::Addr(Some("198.51.100.17".parse().unwrap())),
+            XClient::Port(Some(4711)),
+            XClient::Helo(Some("helo.example.net".into())),
+            XClient::Proto(ClientProtocol::Smtp),
+            XClient::Login(Some("somebody else".into())),
+        ];
+        // Refused, for this Postfix does without IPv6, it leaves the session as it is.
+        let refused = Request::xclient([XClient::Addr(Some("2001:db8::17".parse().unwrap()))]).unwrap();
+        assert_eq!(session.request(refused).unwrap().code().get(), 501);
+        session.trace();
+        let reply = session.request(Request::xclient(client).unwrap()).unwrap();
+        assert_eq!(reply.code().get(), 220, "{reply}");
+        let _ = session.send(envelope(), &message).unwrap();
+        let trace = session.trace();
+        let said = real::commands(&trace);
+        assert!(said[0].starts_with("XCLIENT ") && said[1].starts_with("EHLO "), "{said:?}");
+
+        let origin = [
+            XForward::Name(Some("origin.example.net".into())),
+            XForward::Addr(Some("192.0.2.17".parse().unwrap())),
+            XForward::Helo(Some("a b".into())),
+            XForward::Ident(Some(format!("ident-{user}"))),
+            XForward::Source(Some(MessageSource::Remote)),
+        ];
+        let reply = session.request(Request::xforward(origin).unwrap()).unwrap();
+        assert_eq!(reply.code().get(), 250, "{reply}");
+        let _ = session.send_last(envelope(), &message).unwrap();
+        arrives(&user, &[&message, &message]);
+
+        let client = format!("{user}.example.net[198.51.100.17]");
+        let lines = logged(&format!(": client={client}"), 2);
+        let (first, second) = (&lines[0], &lines[1]);
+        for stored in POSTFIX.mail_to(&address(&user), 2) {
+            let received = format!("({})", client.replace('[', " ["));
+            assert!(stored.trace.contains(&received), "{}", stored.trace);
+        }
+        assert!(first.contains(", sasl_method=XCLIENT, sasl_username=somebody else"), "{first}");
+        assert!(second.contains(&format!("orig_queue_id=ident-{user}")), "{second}");
+        assert!(second.contains("orig_client=origin.example.net[192.0.2.17]"), "{second}");
+    }
+    let mut session = Adapter::Blocking.open(&POSTFIX, &Manner::default());
+    session.trace();
+    let xclient = Request::xclient([XClient::Name(None)]).unwrap();
+    let xforward = Request::xforward([XForward::Name(None)]).unwrap();
+    for (request, extension) in [(xclient, Extension::XClient), (xforward, Extension::XForward)] {
+        let error = session.request(request).unwrap_err();
+        assert_eq!((error.stage(), error.cause()), (Stage::Request, &Cause::Unsupported(extension)));
+    }
+    assert_eq!(session.trace(), []);
+}
+
+#[test]
 fn submission_through_dovecot() {
     let terms = connector(POSTFIX.dovecot_port()).credentials(credentials());
     let mut session = terms.connect().unwrap();
@@ -334,8 +507,7 @@ fn submission_through_dovecot() {
 /// Waits for the one message that `to` gets, and compares it from below another server's Received.
 #[track_caller]
 fn relayed(server: &Server, to: &str, message: &[u8]) {
-    let stored = server.wait_for_mail(|recipient| recipient == to, 1, Duration::from_secs(60));
-    let stored = stored.unwrap_or_else(|error| panic!("{error}")).remove(0).body;
+    let stored = server.mail_to(to, 1).remove(0).body;
     assert!(stored.starts_with(b"Received: ") && stored.ends_with(message), "{}", stored.escape_ascii());
 }
 
@@ -349,6 +521,18 @@ fn handed_on_to_dovecot_by_lmtp() {
     let to = "handed-on@lmtp.example.test";
     let _ = session.send_last(Envelope::new(SENDER, [to]).unwrap(), &message[..]).unwrap();
     relayed(&dovecot, to, &message);
+
+    // Dovecot offers no DSN, so that Postfix answers for it.
+    let to = "reported@lmtp.example.test";
+    let envelope = Envelope::new("handed-on@example.test", [to]).unwrap();
+    let envelope = envelope.recipient_parameter(RcptParameter::notify(Notify::SUCCESS));
+    let report = real::delivery_report(&POSTFIX, Adapter::Blocking, envelope);
+    assert!(
+        report.contains(&format!("; {to}\r\n"))
+            && report.contains("\r\nAction: relayed\r\nStatus: 2.0.0\r\n"),
+        "{report}"
+    );
+    relayed(&dovecot, to, b"Subject: to be reported\r\n\r\nHello.\r\n");
 
     let envelope = Envelope::new("full@example.test", ["full@lmtp.example.test"]).unwrap();
     let report = real::delivery_report(&POSTFIX, Adapter::Tokio, envelope);
