@@ -66,7 +66,8 @@ pub struct Driver {
     observer: Option<Observer>,
     finished: VecDeque<(MessageId, Report)>,
     answers: VecDeque<(RequestId, Result<Reply, smtp_proto::Error>)>,
-    closed: Option<Result<(), smtp_proto::Error>>,
+    /// Boxed, because it is there for a moment and the session for long.
+    closed: Option<Box<Result<(), smtp_proto::Error>>>,
 }
 
 impl Driver {
@@ -108,12 +109,12 @@ impl Driver {
 
     /// Whether the session has ended in good order, or is about to be told so: it is worth closing well.
     pub fn ends_well(&self) -> bool {
-        matches!(self.closed, Some(Ok(()))) || self.engine.has_quit()
+        self.closed.as_ref().is_some_and(|result| result.is_ok()) || self.engine.has_quit()
     }
 
     /// Why it has ended.
     pub fn end(&self) -> smtp_proto::Error {
-        match &self.closed {
+        match self.closed.as_deref() {
             Some(Err(error)) => error.clone(),
             _ => smtp_proto::Error::new(Stage::Quit, Outcome::NotAttempted, Misuse::Closed.into()),
         }
@@ -283,6 +284,9 @@ impl Driver {
         if self.out.is_empty() && self.engine.is_idle() {
             self.out = Vec::new();
             self.chunk = Vec::new();
+            if self.answers.is_empty() {
+                self.answers = VecDeque::new();
+            }
         }
     }
 
@@ -309,7 +313,7 @@ impl Driver {
                 Event::Answered(id, answer) => self.answers.push_back((id, answer)),
                 Event::OverlapBroken => self.overlap_broken = true,
                 Event::Closed(result) => {
-                    self.closed = Some(result);
+                    self.closed = Some(Box::new(result));
                     self.handshake_due = false;
                     // A goodbye is worth sending yet; half a message is not.
                     if !self.engine.has_quit() {

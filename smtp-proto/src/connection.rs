@@ -1,5 +1,6 @@
 //! The engine: where each call goes, and when time is up.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use core::fmt;
@@ -128,8 +129,8 @@ enum Phase {
         announced: bool,
     },
     Ready,
-    /// QUIT goes out, and then the connection closes with this result.
-    Leaving(Result<(), Error>),
+    /// QUIT goes out, and then the connection closes, with this error if there is one.
+    Leaving(Option<Box<Error>>),
     Closed,
 }
 
@@ -382,7 +383,13 @@ impl Connection {
 
     /// What has happened, oldest first.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.state.pipeline.events.pop_front()
+        let event = self.state.pipeline.events.pop_front();
+        if event.is_none() && self.is_idle() {
+            // An idle session keeps no buffer.
+            self.state.jobs = VecDeque::new();
+            self.state.pipeline.release();
+        }
+        event
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called, if nothing happens before. It may
@@ -477,7 +484,7 @@ impl State {
     }
 
     fn enqueue(&mut self, job: Job) {
-        // Few are submitted at a time, and the room for them stays when the session is idle.
+        // Few are submitted at a time.
         self.jobs.reserve_exact(1);
         self.jobs.push_back(job);
         self.plan();
@@ -914,7 +921,7 @@ impl State {
         }
         match self.pipeline.pending().is_empty() {
             true => self.end(result),
-            false => self.phase = Phase::Leaving(result),
+            false => self.phase = Phase::Leaving(result.err().map(Box::new)),
         }
     }
 
@@ -923,7 +930,7 @@ impl State {
         let result = match core::mem::replace(&mut self.phase, Phase::Closed) {
             Phase::Closed => return,
             // The result was settled before QUIT was said.
-            Phase::Leaving(result) => result,
+            Phase::Leaving(error) => leaving(error),
             _ => {
                 self.abort_jobs(&error);
                 Err(error)
@@ -971,8 +978,8 @@ impl State {
         self.quit_sent |= self.quit_said;
         match &mut self.phase {
             Phase::Handshake { announced: false } => self.begin_handshake(now),
-            Phase::Leaving(result) => {
-                let result = core::mem::replace(result, Ok(()));
+            Phase::Leaving(error) => {
+                let result = leaving(error.take());
                 self.end(result);
             }
             _ => {}
@@ -1004,6 +1011,11 @@ impl State {
         }
         used
     }
+}
+
+/// How a connection closes that was left with this error, or with none.
+fn leaving(error: Option<Box<Error>>) -> Result<(), Error> {
+    error.map_or(Ok(()), |error| Err(*error))
 }
 
 /// What to write next. Dropping it writes nothing and changes nothing.

@@ -35,7 +35,8 @@ pub(crate) struct Opening {
     tls: Option<TlsFacts>,
     /// The 500 or 502 that led to HELO.
     ehlo_refused: Option<Reply>,
-    exchange: Option<Exchange>,
+    /// Boxed, because it is there for a moment and the session for long.
+    exchange: Option<Box<Exchange>>,
     /// How often a login was begun: XCLIENT makes it necessary again.
     logins: usize,
 }
@@ -243,8 +244,8 @@ impl Opening {
         let command = Command::Auth(name, fitting.map(|response| response.as_str()));
         cx.pipeline.push(command, Expect::Auth, None);
         let pending = if fitting.is_none() { initial } else { None };
-        self.exchange =
-            Some(Exchange { mechanism, rest: mechanisms, pending, challenges: 0, cancelled: None });
+        let exchange = Exchange { mechanism, rest: mechanisms, pending, challenges: 0, cancelled: None };
+        self.exchange = Some(Box::new(exchange));
         Ok(Progress::Wait)
     }
 

@@ -349,6 +349,16 @@ impl Pipeline {
         self.forget_expected();
     }
 
+    /// Gives back the room of what is empty.
+    pub(crate) fn release(&mut self) {
+        if self.out.is_empty() && self.expected.is_empty() {
+            (self.out, self.expected) = (Vec::new(), VecDeque::new());
+        }
+        if self.events.is_empty() {
+            self.events = VecDeque::new();
+        }
+    }
+
     /// No reply is waited for any more.
     pub(crate) fn forget_expected(&mut self) {
         self.expected.clear();
