@@ -118,7 +118,7 @@ impl Error {
         self.0.report.as_ref()
     }
 
-    /// How often the session had sent something and waited for a reply.
+    /// How many round trips the session had made.
     pub fn round_trips(&self) -> u64 {
         self.0.round_trips
     }

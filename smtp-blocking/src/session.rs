@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, Write};
 
-use smtp_proto::{Capabilities, Cause, Envelope, MessageId, Reply, Report, Request, ToMailbox, ToRecipient};
+use smtp_proto::{Cause, Envelope, MessageId, Reply, Report, Request, ToMailbox, ToRecipient};
 
 use crate::error::Error;
 use crate::pump::Pump;
@@ -127,34 +127,7 @@ impl Session {
         }
     }
 
-    /// What the server offers.
-    pub fn capabilities(&self) -> &Capabilities {
-        self.pump.driver.engine.capabilities()
-    }
-
-    /// Whether another message can be sent.
-    pub fn is_usable(&self) -> bool {
-        !self.pump.driver.is_closed()
-    }
-
-    /// Whether the server has shown that it does not take overlapping envelopes
-    /// ([`Connector::overlap`](crate::Connector::overlap)). The session has ended then, and the next one
-    /// should go without.
-    pub fn overlap_is_broken(&self) -> bool {
-        self.pump.driver.overlap_broken
-    }
-
-    /// How often so far something was sent and a reply waited for; the greeting counts, the handshakes
-    /// of TCP and TLS do not.
-    pub fn round_trips(&self) -> u64 {
-        self.pump.driver.engine.round_trips()
-    }
-
-    /// How the session is encrypted, if it is.
-    #[cfg(feature = "rustls")]
-    pub fn tls_info(&self) -> Option<&crate::tls::TlsInfo> {
-        self.pump.driver.tls_info.as_ref()
-    }
+    crate::session_methods!();
 }
 
 impl Pump {
