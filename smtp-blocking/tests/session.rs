@@ -16,11 +16,6 @@ fn receiver() -> (Receiver, Connector) {
     (receiver, connector)
 }
 
-fn stored(receiver: &Receiver, index: usize) -> Vec<u8> {
-    let messages = receiver.wait_for_messages(index + 1, Duration::from_secs(5));
-    std::fs::read(&messages[index].path).unwrap()
-}
-
 #[test]
 fn one_call_forwards_one_message() {
     let (receiver, _) = receiver();
@@ -37,7 +32,7 @@ fn one_call_forwards_one_message() {
         report.failures().map(|(index, error)| (index, error.stage)).collect::<Vec<_>>(),
         [(1, Stage::Rcpt)]
     );
-    assert_eq!(stored(&receiver, 0), MESSAGE);
+    assert_eq!(receiver.stored(0), MESSAGE);
     assert!(receiver.messages()[0].tls);
 
     let error = smtp_blocking::send_mail(&server, "", &["refused@example.net"], MESSAGE, None).unwrap_err();
@@ -56,7 +51,7 @@ fn a_transaction_is_written_into() {
     transaction.flush().unwrap();
     let report = transaction.finish().unwrap();
     assert!(report.recipients[0].is_ok() && report.recipients[1].is_err());
-    assert_eq!(stored(&receiver, 0), MESSAGE);
+    assert_eq!(receiver.stored(0), MESSAGE);
 
     // Nobody accepted: the session goes on, by way of RSET.
     let error = session.transaction("a@example.org", ["refused@example.net"]).unwrap_err();
@@ -64,7 +59,7 @@ fn a_transaction_is_written_into() {
     assert!(session.is_usable());
     let transaction = session.transaction("a@example.org", ["c@example.net"]).unwrap();
     let _ = transaction.finish().unwrap();
-    assert_eq!(stored(&receiver, 1), b"");
+    assert_eq!(receiver.stored(1), b"");
     session.quit();
 }
 
@@ -285,5 +280,5 @@ fn timeouts_without_end_are_no_panic() {
     let mut session = connector.timeouts(timeouts).connect_timeout(Duration::MAX).connect().unwrap();
     let _ = session.send(Envelope::new("a@b", ["c@d"]).unwrap(), MESSAGE).unwrap();
     session.quit();
-    assert_eq!(stored(&receiver, 0), MESSAGE);
+    assert_eq!(receiver.stored(0), MESSAGE);
 }

@@ -15,11 +15,6 @@ fn receiver() -> (Receiver, Connector) {
     (receiver, connector)
 }
 
-fn stored(receiver: &Receiver, index: usize) -> Vec<u8> {
-    let messages = receiver.wait_for_messages(index + 1, Duration::from_secs(5));
-    std::fs::read(&messages[index].path).unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_move_between_threads() {
     let (receiver, connector) = receiver();
@@ -34,7 +29,7 @@ async fn sessions_move_between_threads() {
         Ok::<_, smtp_tokio::Error>(session)
     });
     session.await.unwrap().unwrap().quit().await;
-    assert_eq!([stored(&receiver, 0), stored(&receiver, 1)], [MESSAGE, MESSAGE]);
+    assert_eq!([receiver.stored(0), receiver.stored(1)], [MESSAGE, MESSAGE]);
     assert!(receiver.messages()[0].tls);
 }
 
@@ -98,7 +93,7 @@ async fn a_source_that_waits_does_not_time_the_body_out() {
     let envelope = Envelope::new("a@example.org", ["b@example.net"]).unwrap();
     let report = session.send(envelope, tokio::io::BufReader::new(reader)).await.unwrap();
     assert!(report.is_success());
-    assert_eq!(stored(&receiver, 0), MESSAGE);
+    assert_eq!(receiver.stored(0), MESSAGE);
 }
 
 #[tokio::test]
@@ -162,5 +157,5 @@ async fn timeouts_without_end_are_no_panic() {
     let mut session = connector.connect().await.unwrap();
     let _ = session.send(Envelope::new("a@b", ["c@d"]).unwrap(), MESSAGE).await.unwrap();
     session.quit().await;
-    assert_eq!(stored(&receiver, 0), MESSAGE);
+    assert_eq!(receiver.stored(0), MESSAGE);
 }

@@ -229,6 +229,17 @@ impl Receiver {
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         state.messages.clone()
     }
+
+    /// Waits up to five seconds for the message at this place, and returns its
+    /// content as it was stored.
+    ///
+    /// # Panics
+    /// It has not come.
+    #[must_use]
+    pub fn stored(&self, index: usize) -> Vec<u8> {
+        let messages = self.wait_for_messages(index + 1, Duration::from_secs(5));
+        fs::read(&messages[index].path).expect("a stored message can be read")
+    }
 }
 
 impl Drop for Receiver {
