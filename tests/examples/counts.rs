@@ -50,7 +50,7 @@ struct Options {
     run: Option<Face>,
     /// How messages share sessions, with --run.
     #[arg(long, value_enum, default_value = "bulk")]
-    way: WayArgument,
+    way: Way,
     /// Messages, with --run, --delay-ms and --floor.
     #[arg(long, default_value_t = 1_000)]
     messages: usize,
@@ -71,29 +71,6 @@ enum Face {
     Floor,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum WayArgument {
-    Single,
-    Bulk,
-    Overlap,
-    Chunks,
-    Eager,
-    EagerOverlap,
-}
-
-impl From<WayArgument> for Way {
-    fn from(way: WayArgument) -> Self {
-        match way {
-            WayArgument::Single => Way::Single,
-            WayArgument::Bulk => Way::Bulk,
-            WayArgument::Overlap => Way::Overlap,
-            WayArgument::Chunks => Way::Chunks,
-            WayArgument::Eager => Way::Eager,
-            WayArgument::EagerOverlap => Way::EagerOverlap,
-        }
-    }
-}
-
 const FACES: [Face; 3] = [Face::Engine, Face::Blocking, Face::Tokio];
 
 fn main() -> ExitCode {
@@ -101,7 +78,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     match (options.run, options.delay_ms, options.sessions) {
         (Some(face), _, _) => {
-            deliver(face, &peer(Duration::ZERO), options.load(options.way.into()), || ());
+            deliver(face, &peer(Duration::ZERO), options.load(options.way), || ());
         }
         (_, Some(delay), _) => options.at_a_distance(Duration::from_millis(delay)),
         (_, _, Some(sessions)) => many_sessions(sessions),

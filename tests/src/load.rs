@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use smtp_proto::{Chunking, ClientName, Config, Connection, Envelope, Event, Report, TlsPolicy};
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -41,7 +42,7 @@ pub fn body(octets: usize) -> Vec<u8> {
 pub const END: &[u8] = b".\r\n";
 
 /// How messages share sessions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Way {
     /// A session for each message, and QUIT behind it.
     Single,
