@@ -7,7 +7,6 @@
 //! becomes `?`, and a bare CR CRLF (which never leaves us).
 
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use smtp_blocking::Connector;
 use smtp_proto::{Chunking, Envelope, MailParameter, TlsPolicy, Trace};
@@ -16,6 +15,8 @@ use smtp_tests::real::{self, Adapter, Manner, address};
 
 /// One for all tests; each has recipients of its own.
 static EXIM: LazyLock<Exim> = LazyLock::new(|| Exim::start().unwrap_or_else(|error| panic!("{error}")));
+
+smtp_tests::tests_of_every_smtp_server!(EXIM);
 
 #[test]
 fn what_it_offers() {
@@ -27,77 +28,8 @@ fn what_it_offers() {
 }
 
 #[test]
-fn a_single_message() {
-    real::a_single_message(&EXIM);
-}
-
-#[test]
-fn every_way_of_a_body() {
-    real::every_way_of_a_body(&EXIM);
-}
-
-#[test]
-fn an_address_in_utf8() {
-    real::an_address_in_utf8(&EXIM);
-}
-
-#[test]
-fn delivery_reports() {
-    real::delivery_reports(&EXIM);
-}
-
-#[test]
-fn a_thousand_messages_blocking() {
-    real::bulk(&EXIM, Adapter::Blocking, &Manner { tls: TlsPolicy::Never, ..Manner::default() }, 1000);
-}
-
-#[test]
-fn a_thousand_messages_tokio_overlapping() {
-    real::bulk(
-        &EXIM,
-        Adapter::Tokio,
-        &Manner { tls: TlsPolicy::Never, overlap: true, ..Manner::default() },
-        1000,
-    );
-}
-
-#[test]
-fn two_hundred_messages_by_data_blocking_overlapping() {
-    real::bulk(
-        &EXIM,
-        Adapter::Blocking,
-        &Manner { chunking: Chunking::Never, overlap: true, ..Manner::default() },
-        200,
-    );
-}
-
-#[test]
-fn two_hundred_messages_by_data_tokio() {
-    real::bulk(&EXIM, Adapter::Tokio, &Manner { chunking: Chunking::Never, ..Manner::default() }, 200);
-}
-
-#[test]
-fn two_hundred_messages_blocking_eager() {
-    real::bulk(&EXIM, Adapter::Blocking, &Manner { chunking: Chunking::Eager, ..Manner::default() }, 200);
-}
-
-#[test]
-fn two_hundred_messages_blocking_eager_and_overlapping() {
-    let far = Some(real::far_away(&EXIM, Duration::from_millis(50)));
-    let manner = Manner { port: far, chunking: Chunking::Eager, overlap: true, ..Manner::default() };
-    real::bulk(&EXIM, Adapter::Blocking, &manner, 200);
-}
-
-#[test]
 fn two_hundred_messages_tokio_eager() {
     real::bulk(&EXIM, Adapter::Tokio, &Manner { chunking: Chunking::Eager, ..Manner::default() }, 200);
-}
-
-#[test]
-fn two_hundred_messages_tokio_eager_and_overlapping() {
-    let far = Some(real::far_away(&EXIM, Duration::from_millis(50)));
-    let manner = Manner { port: far, chunking: Chunking::Eager, overlap: true, ..Manner::default() };
-    real::bulk(&EXIM, Adapter::Tokio, &manner, 200);
 }
 
 #[test]

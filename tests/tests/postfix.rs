@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use smtp_blocking::{
-    BodyType, Cause, Chunking, Connector, Credentials, Envelope, Extension, Notify, Outcome, RcptParameter,
-    Request, Stage, TlsPolicy, Trace, XClient, XForward,
+    BodyType, Cause, Connector, Credentials, Envelope, Extension, Notify, Outcome, RcptParameter, Request,
+    Stage, TlsPolicy, Trace, XClient, XForward,
 };
 use smtp_proto::{ClientProtocol, MessageSource};
 use smtp_tests::dovecot::Dovecot;
@@ -539,78 +539,9 @@ fn handed_on_to_dovecot_by_lmtp() {
     assert!(report.contains("\r\nAction: failed\r\nStatus: 5.2.2\r\n"), "{report}");
 }
 
-// What other real servers are put to as well, by both adapters.
-
-#[test]
-fn a_single_message() {
-    real::a_single_message(&POSTFIX);
-}
-
-#[test]
-fn every_way_of_a_body() {
-    real::every_way_of_a_body(&POSTFIX);
-}
-
-#[test]
-fn an_address_in_utf8() {
-    real::an_address_in_utf8(&POSTFIX);
-}
+smtp_tests::tests_of_every_smtp_server!(POSTFIX);
 
 #[test]
 fn no_utf8() {
     real::no_utf8(&POSTFIX, &Manner::on(POSTFIX.strict_port()));
-}
-
-#[test]
-fn delivery_reports() {
-    real::delivery_reports(&POSTFIX);
-}
-
-#[test]
-fn a_thousand_messages_blocking() {
-    real::bulk(&POSTFIX, Adapter::Blocking, &Manner { tls: TlsPolicy::Never, ..Manner::default() }, 1000);
-}
-
-#[test]
-fn a_thousand_messages_tokio_overlapping() {
-    real::bulk(
-        &POSTFIX,
-        Adapter::Tokio,
-        &Manner { tls: TlsPolicy::Never, overlap: true, ..Manner::default() },
-        1000,
-    );
-}
-
-#[test]
-fn two_hundred_messages_by_data_blocking_overlapping() {
-    real::bulk(
-        &POSTFIX,
-        Adapter::Blocking,
-        &Manner { chunking: Chunking::Never, overlap: true, ..Manner::default() },
-        200,
-    );
-}
-
-#[test]
-fn two_hundred_messages_by_data_tokio() {
-    real::bulk(&POSTFIX, Adapter::Tokio, &Manner { chunking: Chunking::Never, ..Manner::default() }, 200);
-}
-
-#[test]
-fn two_hundred_messages_blocking_eager() {
-    real::bulk(&POSTFIX, Adapter::Blocking, &Manner { chunking: Chunking::Eager, ..Manner::default() }, 200);
-}
-
-#[test]
-fn two_hundred_messages_blocking_eager_and_overlapping() {
-    let far = Some(real::far_away(&POSTFIX, Duration::from_millis(50)));
-    let manner = Manner { port: far, chunking: Chunking::Eager, overlap: true, ..Manner::default() };
-    real::bulk(&POSTFIX, Adapter::Blocking, &manner, 200);
-}
-
-#[test]
-fn two_hundred_messages_tokio_eager_and_overlapping() {
-    let far = Some(real::far_away(&POSTFIX, Duration::from_millis(50)));
-    let manner = Manner { port: far, chunking: Chunking::Eager, overlap: true, ..Manner::default() };
-    real::bulk(&POSTFIX, Adapter::Tokio, &manner, 200);
 }
