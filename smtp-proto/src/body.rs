@@ -57,8 +57,9 @@ pub enum BodyError {
     /// A line over 998 octets, where they are refused.
     #[error("the body has a line of more than 998 octets")]
     LineTooLong,
-    /// The body has another size than was declared as exact, or its octets changed between two offers.
-    #[error("the body does not have the size that was declared as exact")]
+    /// The body has more or fewer octets than [`Envelope::exact_size`](crate::Envelope::exact_size) promised, or
+    /// its octets changed between two offers.
+    #[error("the body does not have the exact size that was declared; declare the size with CRLF line ends")]
     WrongSize,
     /// An octet above 127 that was not declared, or that the server does not take.
     #[error(
@@ -119,13 +120,16 @@ pub struct BodyEncoder {
     last: Last,
     /// Octets of the current line so far; kept only where long lines are refused.
     column: usize,
+    /// Octets that have gone out, as SIZE counts them (RFC 1870 section 3): with line ends as CRLF, and without
+    /// the dots that were doubled.
+    size: u64,
 }
 
 impl BodyEncoder {
     /// An encoder at the beginning of a body that is sent by DATA.
     pub fn new(policy: BodyPolicy, allow_eight_bit: bool) -> Self {
         let transfer = Transfer::Data;
-        Self { policy, allow_eight_bit, transfer, last: Last::LineStart, column: 0 }
+        Self { policy, allow_eight_bit, transfer, last: Last::LineStart, column: 0, size: 0 }
     }
 
     /// The same for one that is sent by BDAT (RFC 3030): no dot is doubled and none ends it, and a missing
@@ -283,6 +287,7 @@ impl BodyEncoder {
     /// The same, for a caller that kept what `next` returned.
     pub(crate) fn record(&mut self, insertion: &[u8], run: &[u8], sent: usize) -> usize {
         let inserted = sent.min(insertion.len());
+        self.size += self.counted(&insertion[..inserted]);
         if let Some(&last) = insertion[..inserted].last() {
             // One more dot behind an inserted one is the last: it must not come again and again.
             let behind_dot = if self.last == Last::Dot { Last::Text } else { Last::Dot };
@@ -295,6 +300,7 @@ impl BodyEncoder {
         let Some(&last) = run.last() else {
             return 0;
         };
+        self.size += run.len() as u64;
         if self.policy.refuse_long_lines {
             self.column = match memrchr(b'\n', run) {
                 Some(end) => run.len() - end - 1,
@@ -324,9 +330,22 @@ impl BodyEncoder {
         (octets, Ok(encoder))
     }
 
-    /// Whether a body that ends in this run has no line end there and needs one.
-    pub(crate) fn lacks_end(&self, run: &[u8]) -> bool {
-        self.transfer != Transfer::Binary && run.last() != Some(&b'\n')
+    /// The octets of all that has gone out, as SIZE counts them (RFC 1870 section 3).
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// How many octets of this insertion SIZE counts: all but a dot that doubles the next one.
+    pub(crate) fn counted(&self, insertion: &[u8]) -> u64 {
+        let doubles = self.last != Last::Dot && insertion.last() == Some(&b'.');
+        insertion.len() as u64 - u64::from(doubles)
+    }
+
+    /// How many octets of what [`finish`](Self::finish) gave SIZE counts: all but the dot that ends the data, and
+    /// its CRLF.
+    pub(crate) fn counted_end(&self, end: &[u8]) -> u64 {
+        let dot = if self.stuffs_dots() { b".\r\n".len() } else { 0 };
+        (end.len() - dot) as u64
     }
 
     /// What ends the data: the final CRLF where the body has none, and the dot. In chunks there is no dot,

@@ -75,6 +75,8 @@ struct Chunks {
     size: usize,
     /// The octets of all that is left of the body, where they are known: they are the last chunk.
     rest: Option<u64>,
+    /// The caller has said which octets are the rest, and they fit.
+    announced: bool,
     open: Option<Chunk>,
     /// The last chunk has gone out.
     ended: bool,
@@ -87,25 +89,46 @@ pub(crate) struct Sent {
     pub(crate) last: bool,
 }
 
+/// What goes out next.
+pub(crate) struct Next {
+    /// Octets of ours.
+    pub(crate) insertion: Insertion,
+    /// How many of the caller's follow them.
+    pub(crate) run: usize,
+    /// The caller's next octet, which is taken and kept back until the body ends.
+    pub(crate) held: Option<u8>,
+}
+
+impl Next {
+    fn new(insertion: Insertion, run: usize) -> Self {
+        Self { insertion, run, held: None }
+    }
+}
+
 /// The body of a message that is being sent.
 pub(crate) struct Body {
     encoder: BodyEncoder,
     /// None under DATA.
     chunks: Option<Chunks>,
-    /// Octets of the caller's that have gone out.
+    /// The octets that were promised, as SIZE counts them.
+    exact: Option<u64>,
+    /// The octet that would complete the promised size. It goes out with the end of the body: until then nobody
+    /// knows whether more follows, and the server must not take the front of a body for the whole.
+    held: Option<u8>,
+    /// Octets of the caller's that were taken.
     pub(crate) octets: u64,
 }
 
 impl Body {
-    /// A body that goes out behind DATA.
-    pub(crate) fn new(encoder: BodyEncoder) -> Self {
-        Self { encoder, chunks: None, octets: 0 }
+    /// A body that goes out after DATA.
+    pub(crate) fn new(encoder: BodyEncoder, exact: Option<u64>) -> Self {
+        Self { encoder, chunks: None, exact, held: None, octets: 0 }
     }
 
     /// A body in chunks of `size` octets, or in a single one where the octets of all of it are known.
     pub(crate) fn chunked(encoder: BodyEncoder, size: usize, exact: Option<u64>) -> Self {
-        let chunks = Chunks { size: size.max(1), rest: exact, open: None, ended: false };
-        Self { encoder, chunks: Some(chunks), octets: 0 }
+        let chunks = Chunks { size: size.max(1), rest: exact, announced: false, open: None, ended: false };
+        Self { chunks: Some(chunks), ..Self::new(encoder, exact) }
     }
 
     pub(crate) fn is_chunked(&self) -> bool {
@@ -133,29 +156,47 @@ impl Body {
     /// Says that `rest` is all that is left, so that it can be the last chunk; or what follows the chunk that
     /// is on offer can, because that one is promised as it is.
     pub(crate) fn announce_rest(&mut self, rest: &[u8]) -> Result<(), BodyError> {
-        let Some(chunks) = self.chunks.as_mut().filter(|chunks| chunks.rest.is_none()) else {
+        let Some(chunks) = self.chunks.as_mut().filter(|chunks| !chunks.announced && !chunks.ended) else {
             return Ok(());
         };
+        if self.held.is_some() {
+            return if rest.is_empty() { Ok(()) } else { Err(BodyError::WrongSize) };
+        }
         let (octets, end) = self.encoder.measure(rest);
         let octets = octets + end?.finish()?.len() as u64;
-        chunks.rest = Some(octets.saturating_sub(chunks.open.as_ref().map_or(0, |open| open.left)));
+        match self.exact {
+            Some(exact) if exact != self.encoder.size() + octets => return Err(BodyError::WrongSize),
+            Some(_) => chunks.announced = true,
+            None if chunks.rest.is_some() => {}
+            None => {
+                let open = chunks.open.as_ref().map_or(0, |open| open.left);
+                chunks.rest = Some(octets.saturating_sub(open));
+            }
+        }
         Ok(())
     }
 
-    /// What goes out next for the front of `body`: octets of ours, and behind them the number of octets of
-    /// `body`.
-    pub(crate) fn next(&mut self, body: &[u8]) -> Result<(Insertion, usize), BodyError> {
+    /// What goes out next for the front of `body`. Nothing does only where `body` is empty, or where one octet is
+    /// kept back.
+    pub(crate) fn next(&mut self, body: &[u8]) -> Result<Next, BodyError> {
         let Some(chunks) = &mut self.chunks else {
-            let (insertion, run) = self.encoder.next(body)?;
-            return Ok((Insertion::new(insertion), run));
+            let (insertion, mut run) = self.encoder.next(body)?;
+            if let Some(exact) = self.exact
+                && !body.is_empty()
+            {
+                let gone = self.encoder.size() + self.encoder.counted(insertion);
+                let room = exact.checked_sub(gone).filter(|&room| room > 0).ok_or(BodyError::WrongSize)?;
+                run = run.min(usize::try_from(room).unwrap_or(usize::MAX));
+            }
+            return Ok(Next::new(Insertion::new(insertion), run));
         };
-        if chunks.ended && !body.is_empty() {
+        if (chunks.ended || self.held.is_some()) && !body.is_empty() {
             return Err(BodyError::WrongSize);
         }
         if body.is_empty() {
-            // The rest of a header needs no octets behind it.
+            // The rest of a header needs no octets after it.
             let header = chunks.open.as_ref().filter(|chunk| !chunk.untouched).map(|chunk| chunk.header);
-            return Ok((header.unwrap_or(Insertion::EMPTY), 0));
+            return Ok(Next::new(header.unwrap_or(Insertion::EMPTY), 0));
         }
         let open = match &mut chunks.open {
             Some(open) => open,
@@ -175,64 +216,74 @@ impl Body {
             }
         };
         let (insertion, run) = self.encoder.next(body)?;
-        let room = open.left.checked_sub(insertion.len() as u64).ok_or(BodyError::WrongSize)?;
-        let mut run = run.min(usize::try_from(room).unwrap_or(usize::MAX));
-        if open.last && run as u64 == room {
-            // There is more than was said, and the server must not take what was said for the whole. Where that
-            // would end in a line, its last octet does not go out, however the body is cut.
-            if self.encoder.lacks_end(&body[..run]) {
-                run = run.checked_sub(1).filter(|&run| run > 0).ok_or(BodyError::WrongSize)?;
-            } else if run < body.len() {
-                return Err(BodyError::WrongSize);
+        let room = open.left.checked_sub(insertion.len() as u64).filter(|&room| room > 0);
+        let room = room.ok_or(BodyError::WrongSize)?;
+        let mut next =
+            Next::new(Insertion::new(insertion), run.min(usize::try_from(room).unwrap_or(usize::MAX)));
+        if !open.header.is_empty() {
+            if !insertion.is_empty() {
+                return Ok(Next::new(open.header, 0));
             }
+            next.insertion = open.header;
         }
-        Ok(match (open.header.is_empty(), insertion.is_empty()) {
-            (true, _) => (Insertion::new(insertion), run),
-            (false, true) => (open.header, run),
-            (false, false) => (open.header, 0),
-        })
+        // rule: chunking.exact-size
+        if self.exact.is_some() && !chunks.announced && next.run as u64 == room {
+            next.run -= 1;
+            next.held = Some(body[next.run]);
+        }
+        Ok(next)
     }
 
     /// Records that `sent` octets went out of what `next` returned, and returns how many of the caller's they
     /// used up, and the chunk that they completed.
-    pub(crate) fn record(&mut self, insertion: &[u8], run: &[u8], sent: usize) -> (usize, Option<Sent>) {
-        let sent = sent.min(insertion.len() + run.len());
-        let Some(chunks) = &mut self.chunks else {
-            let used = self.encoder.record(insertion, run, sent);
-            self.octets += used as u64;
-            return (used, None);
-        };
-        let Some(open) = &mut chunks.open else {
-            return (0, None);
-        };
-        open.untouched &= sent == 0;
-        let (insertion, sent) = match open.header.is_empty() {
-            true => (insertion, sent),
-            false => {
-                let header = sent.min(open.header.len());
-                open.header.from += header as u8;
-                (&[][..], sent - header)
+    pub(crate) fn record(
+        &mut self,
+        insertion: &[u8],
+        run: &[u8],
+        held: Option<u8>,
+        sent: usize,
+    ) -> (usize, Option<Sent>) {
+        let all = insertion.len() + run.len();
+        let sent = sent.min(all);
+        let mut completed = None;
+        let mut used = match &mut self.chunks {
+            None => self.encoder.record(insertion, run, sent),
+            Some(chunks) => {
+                let Some(open) = &mut chunks.open else {
+                    return (0, None);
+                };
+                open.untouched &= sent == 0;
+                let (insertion, sent) = match open.header.is_empty() {
+                    true => (insertion, sent),
+                    false => {
+                        let header = sent.min(open.header.len());
+                        open.header.from += header as u8;
+                        (&[][..], sent - header)
+                    }
+                };
+                open.left = open.left.saturating_sub(sent as u64);
+                completed = chunks.complete();
+                self.encoder.record(insertion, run, sent)
             }
         };
-        let used = self.encoder.record(insertion, run, sent);
+        if sent == all && held.is_some() {
+            self.held = held;
+            used += 1;
+        }
         self.octets += used as u64;
-        open.left = open.left.saturating_sub(sent as u64);
-        (used, self.complete())
-    }
-
-    /// The chunk that has just been completed, if one has.
-    fn complete(&mut self) -> Option<Sent> {
-        let chunks = self.chunks.as_mut()?;
-        let open = chunks.open.take_if(|chunk| chunk.header.is_empty() && chunk.left == 0)?;
-        chunks.ended = open.last;
-        Some(Sent { octets: open.octets, last: open.last })
+        (used, completed)
     }
 
     /// Writes what ends the body: the dot, or the last chunk with what the caller's octets lack, of which it
     /// returns the size. None where the last chunk has gone out already.
     pub(crate) fn finish(&mut self, out: &mut Vec<u8>) -> Result<Option<Sent>, BodyError> {
+        let held = self.held.take();
+        self.encoder.record(&[], held.as_slice(), 1);
         let end = self.encoder.finish()?;
-        let lacking = end.len() as u64;
+        let size = self.encoder.size() + self.encoder.counted_end(end);
+        if self.exact.is_some_and(|exact| exact != size) {
+            return Err(BodyError::WrongSize);
+        }
         let Some(chunks) = &mut self.chunks else {
             out.extend_from_slice(end);
             return Ok(Some(Sent { octets: 0, last: true }));
@@ -240,6 +291,7 @@ impl Body {
         if chunks.ended {
             return Ok(None);
         }
+        let lacking = (held.as_slice().len() + end.len()) as u64;
         // A chunk that was on offer and not taken is none.
         let open = chunks.open.take().filter(|chunk| !chunk.untouched);
         let octets = match (&open, chunks.rest) {
@@ -254,7 +306,120 @@ impl Body {
                 lacking
             }
         };
+        out.extend_from_slice(held.as_slice());
         out.extend_from_slice(end);
         Ok(Some(Sent { octets, last: true }))
+    }
+}
+
+impl Chunks {
+    /// The chunk that has just been completed, if one has.
+    fn complete(&mut self) -> Option<Sent> {
+        let open = self.open.take_if(|chunk| chunk.header.is_empty() && chunk.left == 0)?;
+        self.ended = open.last;
+        Some(Sent { octets: open.octets, last: open.last })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::BodyPolicy;
+    use alloc::vec;
+
+    /// The body as a server that reads lines has it: each line end as CRLF, and one at the end.
+    fn normalised(body: &[u8]) -> Vec<u8> {
+        let (mut lines, mut line, mut at) = (Vec::new(), Vec::new(), 0);
+        while at < body.len() {
+            match &body[at..] {
+                [b'\r', b'\n', ..] => at += 1,
+                [b'\r' | b'\n', ..] => {}
+                [octet, ..] => {
+                    line.push(*octet);
+                    at += 1;
+                    continue;
+                }
+                [] => break,
+            }
+            at += 1;
+            lines.append(&mut line);
+            lines.extend(b"\r\n");
+        }
+        if !line.is_empty() {
+            lines.append(&mut line);
+            lines.extend(b"\r\n");
+        }
+        lines
+    }
+
+    /// Offers `body` in pieces of `cut` octets, of which `take` go out at a time.
+    fn send(mut sending: Body, body: &[u8], cut: usize, take: usize) -> Result<Vec<u8>, BodyError> {
+        let mut wire = Vec::new();
+        for piece in body.chunks(cut) {
+            let mut piece = piece;
+            while !piece.is_empty() {
+                let next = sending.next(piece)?;
+                let run = &piece[..next.run];
+                let offer = [&next.insertion[..], run].concat();
+                let n = offer.len().min(take);
+                wire.extend_from_slice(&offer[..n]);
+                piece = &piece[sending.record(&next.insertion, run, next.held, n).0..];
+            }
+        }
+        sending.finish(&mut wire)?;
+        Ok(wire)
+    }
+
+    /// Each body of up to five of the octets that matter, each promise and each cut: the data ends where the
+    /// promise was kept, and nowhere else.
+    #[test]
+    fn only_a_promise_that_is_kept_ends_the_data() {
+        let mut bodies = vec![Vec::new()];
+        let mut from = 0;
+        for _ in 0..5 {
+            let until = bodies.len();
+            for n in from..until {
+                bodies.extend(b"\r\n.x".map(|octet| [&bodies[n][..], &[octet]].concat()));
+            }
+            from = until;
+        }
+        let policy = BodyPolicy::default();
+        for body in &bodies {
+            let whole = normalised(body);
+            for exact in 0..=whole.len() as u64 + 2 {
+                for cut in 1..=body.len().max(1) {
+                    for take in [1, usize::MAX] {
+                        let what = (body.escape_ascii(), exact, cut, take);
+                        let kept = exact == whole.len() as u64;
+                        let data = Body::new(BodyEncoder::new(policy, true), Some(exact));
+                        let data = send(data, body, cut, take);
+                        assert_eq!(data.is_ok(), kept, "{what:?}");
+                        let chunk = Body::chunked(BodyEncoder::chunked(policy, true), 3, Some(exact));
+                        let expected = [alloc::format!("BDAT {exact} LAST\r\n").as_bytes(), &whole].concat();
+                        let chunk = send(chunk, body, cut, take);
+                        assert_eq!(
+                            chunk,
+                            if kept { Ok(expected) } else { Err(BodyError::WrongSize) },
+                            "{what:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// What is announced as the rest goes out at once, and what does not fit is found before.
+    #[test]
+    fn an_announced_rest_is_not_kept_back() {
+        for (exact, fits) in [(11, false), (12, true), (13, false)] {
+            let encoder = BodyEncoder::chunked(BodyPolicy::default(), true);
+            let mut body = Body::chunked(encoder, 3, Some(exact));
+            let rest = b"Subject: x\r\n";
+            assert_eq!(body.announce_rest(rest).is_ok(), fits);
+            if fits {
+                let next = body.next(rest).unwrap();
+                assert_eq!((&next.insertion[..], next.run, next.held), (&b"BDAT 12 LAST\r\n"[..], 12, None));
+            }
+        }
     }
 }

@@ -840,21 +840,21 @@ impl State {
             return None;
         }
         let (_, octets) = self.body.as_mut()?;
-        let (insertion, run) = match octets.next(body) {
-            Ok((insertion, run)) => (insertion, &body[..run]),
+        let (insertion, run, held) = match octets.next(body) {
+            Ok(next) => (next.insertion, &body[..next.run], next.held),
             Err(error) => {
                 self.close(Error::permanent(Stage::Body, error));
                 return None;
             }
         };
-        if insertion.is_empty() && run.is_empty() {
+        if insertion.is_empty() && run.is_empty() && held.is_none() {
             // The caller has nothing to offer, so nothing is waited for.
             self.deadline = None;
             return None;
         }
         let block = self.config.timeouts.block;
         self.deadline.get_or_insert_with(|| Deadline::new(now, block));
-        let source = Source::Body { insertion, run };
+        let source = Source::Body { insertion, run, held };
         Some(Transmit { state: self, now, source })
     }
 
@@ -986,7 +986,14 @@ impl State {
         }
     }
 
-    fn on_body_sent(&mut self, n: usize, now: Instant, insertion: &[u8], run: &[u8]) -> usize {
+    fn on_body_sent(
+        &mut self,
+        n: usize,
+        now: Instant,
+        insertion: &[u8],
+        run: &[u8],
+        held: Option<u8>,
+    ) -> usize {
         let Some((id, body)) = &mut self.body else {
             return 0;
         };
@@ -994,8 +1001,8 @@ impl State {
         if n > 0 && body.is_between_chunks() {
             self.chunk_trip = self.pipeline.round_trips();
         }
-        let (used, completed) = body.record(insertion, run, n);
-        if n > 0 {
+        let (used, completed) = body.record(insertion, run, held, n);
+        if n > 0 || used > 0 {
             let block = Deadline::new(now, self.config.timeouts.block);
             self.deadline = (n < insertion.len() + run.len()).then_some(block);
         }
@@ -1028,16 +1035,18 @@ pub struct Transmit<'a> {
 
 enum Source<'a> {
     Engine,
-    Body { insertion: Insertion, run: &'a [u8] },
+    Body { insertion: Insertion, run: &'a [u8], held: Option<u8> },
 }
 
 impl Transmit<'_> {
-    /// The octets, in order: first the engine's, then a run of the caller's body. Either may be empty,
-    /// but not both.
+    /// The octets, in order: first the engine's, then a run of the caller's body. Either may be empty. Both are
+    /// only where there is nothing to write and [`advance`](Self::advance) uses up one octet all the same: the
+    /// last one of a body of [exact size](crate::Envelope::exact_size), which is kept back until
+    /// [`finish_body`](Connection::finish_body) says that no more follows.
     pub fn parts(&self) -> [&[u8]; 2] {
         match &self.source {
             Source::Engine => [self.state.pipeline.pending(), &[]],
-            Source::Body { insertion, run } => [insertion, run],
+            Source::Body { insertion, run, .. } => [insertion, run],
         }
     }
 
@@ -1049,7 +1058,9 @@ impl Transmit<'_> {
                 self.state.on_engine_octets_sent(n, self.now);
                 0
             }
-            Source::Body { insertion, run } => self.state.on_body_sent(n, self.now, &insertion, run),
+            Source::Body { insertion, run, held } => {
+                self.state.on_body_sent(n, self.now, &insertion, run, held)
+            }
         }
     }
 }

@@ -535,7 +535,11 @@ impl Envelope {
 
     /// Declares the size as [`size`](Self::size) does, and promises it: the body, with its line ends as
     /// CRLF and one at its end, has exactly so many octets; a [binary](BodyType::Binary) one has them as
-    /// it is. That lets it go out as one chunk (`BDAT n LAST`, RFC 3030).
+    /// it is. Dots that are doubled under DATA do not count. The promise lets it go out as one chunk
+    /// (`BDAT n LAST`, RFC 3030).
+    ///
+    /// A body that does not keep it is not delivered, by DATA or by BDAT: its end is not sent, and the message
+    /// fails permanently with [`BodyError::WrongSize`](crate::BodyError::WrongSize).
     ///
     /// ```
     /// use smtp_proto::{BodyType, Envelope};

@@ -453,7 +453,8 @@ impl Transaction {
             BodyType::Undeclared | BodyType::EightBit => cx.capabilities.has(Extension::EightBitMime),
         };
         if !self.chunks {
-            return Body::new(BodyEncoder::new(cx.config.body, allow_eight_bit));
+            let encoder = BodyEncoder::new(cx.config.body, allow_eight_bit);
+            return Body::new(encoder, self.envelope.exact_size_octets());
         }
         let encoder = match self.envelope.body_type() {
             BodyType::Binary => BodyEncoder::binary(),

@@ -251,6 +251,8 @@ impl<'t> Player<'t> {
             let late = std::mem::take(&mut self.unreported);
             let n = match (late, self.cut) {
                 (1.., _) => late,
+                // Nothing to write, and one octet kept back: it is used up all the same.
+                _ if offer.is_empty() => 0,
                 (_, Cut::Whole) => offer.len(),
                 (_, Cut::Octets) => 1,
                 (_, Cut::Random(_)) => self.random.up_to(offer.len()),
