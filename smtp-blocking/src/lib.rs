@@ -90,6 +90,8 @@
 //! `tls-server-end-point` under 1.2.
 
 mod bulk;
+#[cfg(feature = "rustls")]
+mod certificate;
 mod connector;
 mod driver;
 #[cfg(all(feature = "rustls", feature = "scram"))]
@@ -110,7 +112,7 @@ pub mod shared {
     pub use crate::driver::{Driver, FOREVER, LAST_WORDS};
     pub use crate::terms::{Observer, SessionTerms, Terms};
     #[cfg(feature = "rustls")]
-    pub use crate::tls::{TlsSettings, cause, facts, info};
+    pub use crate::tls::{TlsSettings, established};
 }
 
 use std::io::BufRead;

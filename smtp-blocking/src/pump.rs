@@ -262,7 +262,7 @@ impl Pump {
         };
         let mut tls = match rustls::ClientConnection::new(settings.config, settings.name) {
             Ok(tls) => tls,
-            Err(error) => return fail(&mut self.driver.engine, tls::cause(&error)),
+            Err(error) => return fail(&mut self.driver.engine, settings.verifier.cause(&error)),
         };
         loop {
             if !self.arm() {
@@ -271,7 +271,9 @@ impl Pump {
             match handshake::step(&mut tls, self.stream.socket.as_mut()) {
                 Ok(true) => break,
                 Ok(false) => {}
-                Err(HandshakeError::Tls(error)) => return fail(&mut self.driver.engine, tls::cause(&error)),
+                Err(HandshakeError::Tls(error)) => {
+                    return fail(&mut self.driver.engine, settings.verifier.cause(&error));
+                }
                 Err(HandshakeError::Io(error)) => match error.kind() {
                     io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {}
                     _ => {
@@ -286,8 +288,8 @@ impl Pump {
                 return;
             }
         }
-        let facts = tls::facts(&tls, settings.verified_name.is_some());
-        self.driver.tls_info = Some(tls::info(&tls, settings.verified_name));
+        let (info, facts) = tls::established(&tls, &settings.verifier);
+        self.driver.tls_info = Some(info);
         self.stream.tls = Some(Box::new(tls));
         let now = self.now();
         let _ = self.driver.engine.handle_tls_established_with(now, facts);

@@ -28,9 +28,13 @@ pub struct Terms {
     pub retry_in_clear: bool,
     /// The name to check.
     pub server_name: Option<String>,
-    /// Trusted beside the system's.
+    /// When to encrypt, where the caller has said so.
+    pub tls: Option<TlsPolicy>,
+    /// A server that is not verified may be accepted, whatever the policy.
+    pub accept_any: bool,
+    /// Whom to trust.
     #[cfg(feature = "rustls")]
-    pub anchors: Vec<rustls::pki_types::CertificateDer<'static>>,
+    pub trust: Arc<crate::tls::TrustStore>,
     /// The client's own certificate.
     #[cfg(feature = "rustls")]
     pub identity: Option<Arc<crate::tls::Identity>>,
@@ -63,8 +67,10 @@ impl Terms {
             connect_timeout: Duration::from_secs(30),
             retry_in_clear: false,
             server_name: None,
+            tls: None,
+            accept_any: false,
             #[cfg(feature = "rustls")]
-            anchors: Vec::new(),
+            trust: Arc::default(),
             #[cfg(feature = "rustls")]
             identity: None,
             observer: None,
@@ -76,8 +82,8 @@ impl Terms {
     /// Adds trust anchors.
     #[cfg(feature = "rustls")]
     pub fn trust_pem(&mut self, pem: &[u8]) -> Result<(), Error> {
-        let anchors = crate::tls::parse_pem(pem).map_err(|error| Error::local(Cause::Local(error.into())))?;
-        self.anchors.extend(anchors);
+        let more = crate::tls::parse_pem(pem).map_err(|error| Error::local(Cause::Local(error.into())))?;
+        self.trust = Arc::new(self.trust.with(more));
         Ok(())
     }
 
@@ -99,7 +105,7 @@ impl Terms {
         let local = |message: String| Error::local(Cause::Local(message.into()));
         let (host, port) = split_server(&self.server).map_err(local)?;
         let lmtp = self.config.protocol == Protocol::Lmtp;
-        let port = port.unwrap_or(match self.config.tls {
+        let port = port.unwrap_or(match self.policy() {
             _ if lmtp => 24,
             TlsPolicy::Implicit => 465,
             _ => 25,
@@ -108,6 +114,25 @@ impl Terms {
             return Err(local("LMTP must not be spoken on port 25 (RFC 2033 section 5)".into()));
         }
         Ok((host, port))
+    }
+
+    /// When to encrypt: as the caller has said, or as suits what is to be sent.
+    pub fn policy(&self) -> TlsPolicy {
+        let port = split_server(&self.server).ok().and_then(|(_, port)| port);
+        match (self.tls, &self.config.credentials) {
+            (Some(policy), _) => policy,
+            (None, _) if port == Some(465) => TlsPolicy::Implicit,
+            (None, Some(credentials)) if self.unix.is_none() && !credentials.permits_clear() => {
+                TlsPolicy::Required
+            }
+            (None, _) => TlsPolicy::Opportunistic,
+        }
+    }
+
+    /// Whether a server that is not verified ends the handshake.
+    #[cfg(feature = "rustls")]
+    fn must_verify(&self, policy: TlsPolicy) -> bool {
+        !self.accept_any && (policy != TlsPolicy::Opportunistic || self.server_name.is_some())
     }
 
     /// Whether this address can be reached from the local address that was chosen.
@@ -134,13 +159,13 @@ impl Terms {
     /// The terms under which to try once more, where the first try failed with this error.
     pub fn in_clear(&self, error: &Error) -> Option<Self> {
         let retry = self.retry_in_clear
-            && self.config.tls == TlsPolicy::Opportunistic
+            && self.policy() == TlsPolicy::Opportunistic
             && self.config.credentials.is_none()
             && error.stage() == Stage::StartTls
             && matches!(error.cause(), Cause::TlsFailed(_) | Cause::Disconnected | Cause::TimedOut(_));
         retry.then(|| {
             let mut terms = self.clone();
-            terms.config.tls = TlsPolicy::Never;
+            terms.tls = Some(TlsPolicy::Never);
             terms
         })
     }
@@ -148,6 +173,10 @@ impl Terms {
     /// What the session needs, on a stream whose local end is `local`.
     pub fn session(&self, local: Option<IpAddr>) -> Result<SessionTerms, Error> {
         let mut config = self.config.clone();
+        config.tls = self.policy();
+        if self.unix.is_some() {
+            config.channel = smtp_proto::Channel::Local;
+        }
         config.client_name = match &self.client_name {
             Some(name) => name.clone(),
             None => default_client_name(local),
@@ -163,11 +192,12 @@ impl Terms {
         #[cfg(feature = "rustls")]
         let tls = match config.tls {
             TlsPolicy::Never => None,
-            _ => {
+            policy => {
                 let settings = crate::tls::settings(
                     self.server_name.as_deref(),
                     self.host(),
-                    &self.anchors,
+                    self.must_verify(policy),
+                    &self.trust,
                     self.identity.as_deref(),
                 );
                 Some(settings.map_err(|error| Error::local(Cause::Local(error.into())))?)
@@ -236,23 +266,39 @@ macro_rules! connector_methods {
             self
         }
 
-        /// When to encrypt.
+        /// When to encrypt. Where this is not said, it is from the first octet on port 465; where the server offers
+        /// it for credentials with [`permit_in_clear`]($crate::Credentials::permit_in_clear) and on a Unix socket;
+        /// always, for other credentials; and else where the server offers it.
+        ///
+        /// [`Required`]($crate::TlsPolicy::Required) and [`Implicit`]($crate::TlsPolicy::Implicit) verify the
+        /// server: its certificate must be trusted, and for the name that was connected to or
+        /// [`server_name`](Self::server_name).
         #[must_use]
         pub fn tls(mut self, policy: $crate::smtp_proto::TlsPolicy) -> Self {
-            self.terms.config.tls = policy;
+            self.terms.tls = Some(policy);
             self
         }
 
-        /// The name that the server's certificate must be valid for, whatever the policy. Without it a
-        /// session is encrypted but nobody's identity is checked: an active attacker can read it.
+        /// Accepts any server, if `false`, whatever the policy: the session is encrypted, and somebody in between
+        /// may read it. Credentials are not sent to such a server, unless
+        /// [`permit_unverified`]($crate::Credentials::permit_unverified) permits that as well.
+        #[must_use]
+        pub fn verify(mut self, yes: bool) -> Self {
+            self.terms.accept_any = !yes;
+            self
+        }
+
+        /// The name that the server's certificate must be for, whatever the policy, instead of the one that is
+        /// connected to. Under [`Opportunistic`]($crate::TlsPolicy::Opportunistic) and without it, a server that is
+        /// not verified ends nothing, as between mail servers.
         #[must_use]
         pub fn server_name(mut self, name: &str) -> Self {
             self.terms.server_name = Some(name.into());
             self
         }
 
-        /// Trusts these certificates, in PEM, beside the system's. Given without a server name, the
-        /// certificate's chain is checked and its name is not.
+        /// Trusts these certificates, in PEM, beside the system's: as authorities, and as a server's own. A server
+        /// that shows one of them needs no authority, but its name and its dates count.
         ///
         /// # Errors
         /// Text without a certificate, or that is no PEM.
@@ -458,7 +504,7 @@ mod tests {
         let port = |terms: &Terms| terms.host_and_port().map(|(_, port)| port).ok();
         let mut terms = Terms::new("a");
         assert_eq!(port(&terms), Some(25));
-        terms.config.tls = TlsPolicy::Implicit;
+        terms.tls = Some(TlsPolicy::Implicit);
         assert_eq!(port(&terms), Some(465));
         terms.config.protocol = Protocol::Lmtp;
         assert_eq!(port(&terms), Some(24));

@@ -1,17 +1,20 @@
 //! TLS by rustls: whom to trust, and what a handshake has come to. No I/O but for the trust store.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{
     CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, ProtocolVersion, RootCertStore,
     SignatureScheme,
 };
 use smtp_proto::{Cause, TlsFacts};
+
+use crate::certificate;
 
 /// How a session is encrypted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,9 +24,11 @@ pub struct TlsInfo {
     pub version: String,
     /// As in `TLS13_AES_256_GCM_SHA384`.
     pub cipher_suite: String,
-    /// The server name that the certificate was found valid for; none where no name was given, and so
-    /// none was checked.
+    /// The name for which the server was verified: its certificate is trusted, valid now and for this name, and
+    /// it has the key.
     pub verified_name: Option<String>,
+    /// Else why it was not verified.
+    pub unverified: Option<Arc<str>>,
 }
 
 /// What the handshake needs to know.
@@ -33,8 +38,8 @@ pub struct TlsSettings {
     pub config: Arc<ClientConfig>,
     /// For rustls; sent as SNI where it is a domain name.
     pub name: ServerName<'static>,
-    /// The name that is checked, if one is.
-    pub verified_name: Option<String>,
+    /// Knows after the handshake what was found of the server.
+    pub verifier: Arc<Verifier>,
 }
 
 /// Reads the certificates of a PEM file.
@@ -68,111 +73,221 @@ impl Identity {
     }
 }
 
-/// The settings for a server: its name is checked where one is given; the chain alone where only trust
-/// anchors are; and neither where neither is, which still keeps passive listeners out.
+/// Whom to trust: the system's store, and the certificates that the caller gave. The store is read when the first
+/// certificate is to be checked, once for all sessions that share this.
+#[derive(Debug, Default)]
+pub struct TrustStore {
+    given: Vec<CertificateDer<'static>>,
+    chains: OnceLock<Result<Arc<WebPkiServerVerifier>, String>>,
+}
+
+impl TrustStore {
+    /// The same with more certificates.
+    pub(crate) fn with(&self, more: Vec<CertificateDer<'static>>) -> Self {
+        Self { given: [&self.given[..], &more].concat(), chains: OnceLock::new() }
+    }
+
+    fn chains(&self, provider: &Arc<CryptoProvider>) -> Result<&WebPkiServerVerifier, String> {
+        let chains = self.chains.get_or_init(|| {
+            let mut roots = RootCertStore::empty();
+            // A certificate of the store that cannot be read is no obstacle: the others still count.
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            for anchor in &self.given {
+                roots
+                    .add(anchor.clone())
+                    .map_err(|error| format!("a trust anchor is not usable: {error}"))?;
+            }
+            if roots.is_empty() {
+                return Err("the system has no trust store; give trust anchors".into());
+            }
+            let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+            verifier.build().map_err(|error| error.to_string())
+        });
+        chains.as_deref().map_err(Clone::clone)
+    }
+}
+
+/// The settings for one session. `must_verify` says whether a server that is not verified ends the handshake.
 pub(crate) fn settings(
     server_name: Option<&str>,
     host: &str,
-    anchors: &[CertificateDer<'static>],
+    must_verify: bool,
+    trust: &Arc<TrustStore>,
     identity: Option<&Identity>,
 ) -> Result<TlsSettings, String> {
     let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
+    let wanted = server_name.unwrap_or(host);
+    let name = ServerName::try_from(wanted)
+        .map(|name| name.to_owned())
+        .map_err(|_| format!("\"{wanted}\" is not a name that a certificate can be for"));
+    if let Err(problem) = &name
+        && (must_verify || server_name.is_some())
+    {
+        return Err(format!("{problem}; give the name of the server by server_name"));
+    }
+    let verifier = Arc::new(Verifier {
+        trust: Arc::clone(trust),
+        name: name.clone(),
+        must_verify,
+        provider: Arc::clone(&provider),
+        findings: Mutex::default(),
+    });
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    let verify = server_name.is_some() || !anchors.is_empty();
-    let chain = match verify {
-        true => Some(chain_verifier(anchors, provider.clone())?),
-        false => None,
-    };
-    let builder = match (server_name, chain) {
-        (Some(_), Some(chain)) => builder.with_webpki_verifier(chain),
-        (_, chain) => {
-            let verifier = Arc::new(Unnamed { chain, provider });
-            builder.dangerous().with_custom_certificate_verifier(verifier)
-        }
-    };
+        .map_err(|error| error.to_string())?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::clone(&verifier) as Arc<dyn ServerCertVerifier>);
     let mut config = match identity {
         None => builder.with_no_client_auth(),
         Some(identity) => builder
             .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
             .map_err(|error| format!("the client's certificate and key are not usable: {error}"))?,
     };
-    let name = match server_name {
-        Some(name) => {
-            ServerName::try_from(name).map_err(|_| format!("\"{name}\" is no server name"))?.to_owned()
+    let name = match name {
+        Ok(name) => name,
+        Err(_) => {
+            // rustls wants a name; nothing is sent of it.
+            config.enable_sni = false;
+            ServerName::try_from("unnamed.invalid").map_err(|error| error.to_string())?
         }
-        None => match ServerName::try_from(host) {
-            Ok(name) => name.to_owned(),
-            Err(_) => {
-                // rustls wants a name; nothing is sent of it and nothing compared with it.
-                config.enable_sni = false;
-                ServerName::try_from("unnamed.invalid").map_err(|error| error.to_string())?
-            }
-        },
     };
-    Ok(TlsSettings { config: Arc::new(config), name, verified_name: server_name.map(Into::into) })
+    Ok(TlsSettings { config: Arc::new(config), name, verifier })
 }
 
-/// The system's trust store and the anchors given. A certificate of the store that cannot be read is no
-/// obstacle: the others still count, and it is the handshake that finds out whether they suffice.
-fn chain_verifier(
-    anchors: &[CertificateDer<'static>],
-    provider: Arc<CryptoProvider>,
-) -> Result<Arc<WebPkiServerVerifier>, String> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    for anchor in anchors {
-        roots.add(anchor.clone()).map_err(|error| format!("a trust anchor is not usable: {error}"))?;
-    }
-    if roots.is_empty() {
-        return Err("the system has no trust store; give trust anchors".into());
-    }
-    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-        .build()
-        .map_err(|error| error.to_string())
-}
-
-/// Checks the chain or nothing, but no name.
+/// Checks the server, always. Whether a server that does not pass ends the handshake is the policy's business, and
+/// what was found is the engine's to know.
+///
+/// One of these is for one session: a resumed session would not be checked, and is not found verified.
 #[derive(Debug)]
-struct Unnamed {
-    chain: Option<Arc<WebPkiServerVerifier>>,
+pub struct Verifier {
+    trust: Arc<TrustStore>,
+    /// What the certificate must be for, or why there is no such name.
+    name: Result<ServerName<'static>, String>,
+    must_verify: bool,
     provider: Arc<CryptoProvider>,
+    findings: Mutex<Findings>,
 }
 
-impl ServerCertVerifier for Unnamed {
+/// What was found of the server.
+#[derive(Clone, Debug, Default)]
+struct Findings {
+    /// Of its certificate: nothing as long as none was shown, else why it is not trusted.
+    certificate: Option<Result<(), Arc<str>>>,
+    /// The handshake was signed with the key of that certificate.
+    is_signed: bool,
+}
+
+impl Verifier {
+    fn findings(&self) -> MutexGuard<'_, Findings> {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<(), (rustls::Error, String)> {
+        let untrusted = |why: String| (CertificateError::ApplicationVerificationFailure.into(), why);
+        let name = self.name.as_ref().map_err(|why| untrusted(why.clone()))?;
+        let checked = match self.trust.given.iter().any(|given| given == certificate) {
+            true => check_given(certificate, name, now),
+            false => self
+                .trust
+                .chains(&self.provider)
+                .map_err(untrusted)?
+                .verify_server_cert(certificate, intermediates, name, ocsp, now)
+                .map(drop),
+        };
+        checked.map_err(|error| {
+            let why = certificate::problem(&error, certificate, name);
+            (error, why)
+        })
+    }
+
+    fn signature(
+        &self,
+        verified: Result<HandshakeSignatureValid, rustls::Error>,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.findings().is_signed = verified.is_ok();
+        match self.must_verify {
+            true => verified,
+            // Some old servers have certificates that cannot be parsed.
+            false => Ok(HandshakeSignatureValid::assertion()),
+        }
+    }
+
+    /// Why the server is not verified, if it is not.
+    fn problem(&self) -> Option<Arc<str>> {
+        match self.findings().clone() {
+            Findings { certificate: Some(Err(why)), .. } => Some(why),
+            Findings { is_signed: false, certificate: Some(Ok(())) } => {
+                Some("it did not show that it has the key of its certificate".into())
+            }
+            Findings { certificate: None, .. } => Some("it was not asked for its certificate".into()),
+            Findings { is_signed: true, certificate: Some(Ok(())) } => None,
+        }
+    }
+
+    /// What a failed handshake means for the session.
+    pub fn cause(&self, error: &rustls::Error) -> Cause {
+        let certificate = self.findings().certificate.clone();
+        match error {
+            rustls::Error::InvalidCertificate(problem) => {
+                let why = match certificate {
+                    Some(Err(why)) => why.to_string(),
+                    _ => problem.to_string(),
+                };
+                let advice = "trust its certificate by trust_pem, give its name by server_name, or accept any \
+                              server by verify(false)";
+                Cause::TlsUntrusted(format!("{why}; {advice}").into())
+            }
+            rustls::Error::NoCertificatesPresented => Cause::TlsUntrusted("it has no certificate".into()),
+            error => Cause::TlsFailed(error.to_string().into()),
+        }
+    }
+}
+
+/// A certificate that the caller gave is trusted as the server's own, although it may be that of an authority, as
+/// `openssl req -x509` makes it. Its name and its dates still count.
+fn check_given(
+    certificate: &CertificateDer<'_>,
+    name: &ServerName<'_>,
+    now: UnixTime,
+) -> Result<(), rustls::Error> {
+    rustls::client::verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+    certificate::check_dates(certificate, now)
+}
+
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
+        _name: &ServerName<'_>,
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let Some(chain) = &self.chain else {
-            return Ok(ServerCertVerified::assertion());
+        let (result, found) = match self.check(certificate, intermediates, ocsp, now) {
+            Ok(()) => (Ok(()), Ok(())),
+            Err((error, why)) => (Err(error), Err(why.into())),
         };
-        match chain.verify_server_cert(certificate, intermediates, name, ocsp, now) {
-            // The name is compared last, when the chain has been found good.
-            Err(rustls::Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
-            result => result,
+        self.findings().certificate = Some(found);
+        match result {
+            Err(error) if self.must_verify => Err(error),
+            _ => Ok(ServerCertVerified::assertion()),
         }
     }
 
-    // Where the certificate may be anybody's, it may also be one that cannot be parsed, as those of some
-    // old servers: that its key signed the handshake would prove nothing.
     fn verify_tls12_signature(
         &self,
         message: &[u8],
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        match &self.chain {
-            Some(chain) => chain.verify_tls12_signature(message, certificate, signature),
-            None => Ok(HandshakeSignatureValid::assertion()),
-        }
+        let algorithms = &self.provider.signature_verification_algorithms;
+        self.signature(rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms))
     }
 
     fn verify_tls13_signature(
@@ -181,10 +296,8 @@ impl ServerCertVerifier for Unnamed {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        match &self.chain {
-            Some(chain) => chain.verify_tls13_signature(message, certificate, signature),
-            None => Ok(HandshakeSignatureValid::assertion()),
-        }
+        let algorithms = &self.provider.signature_verification_algorithms;
+        self.signature(rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -192,35 +305,33 @@ impl ServerCertVerifier for Unnamed {
     }
 }
 
-/// What a TLS error means for the session.
-pub fn cause(error: &rustls::Error) -> Cause {
-    match error {
-        rustls::Error::InvalidCertificate(problem) => Cause::TlsUntrusted(match problem {
-            CertificateError::UnknownIssuer => "none of the trust anchors has signed it".into(),
-            CertificateError::NotValidForName => "it is for another name".into(),
-            problem => problem.to_string().into(),
-        }),
-        rustls::Error::NoCertificatesPresented => Cause::TlsUntrusted("the server has none".into()),
-        error => Cause::TlsFailed(error.to_string().into()),
-    }
-}
-
-/// How the session is encrypted, after the handshake.
-pub fn info(tls: &ClientConnection, verified_name: Option<String>) -> TlsInfo {
+/// How the session is encrypted after the handshake, and what the engine may know of it.
+pub fn established(tls: &ClientConnection, verifier: &Verifier) -> (TlsInfo, TlsFacts) {
     let version = match tls.protocol_version() {
         Some(ProtocolVersion::TLSv1_2) => "TLSv1.2".into(),
         Some(ProtocolVersion::TLSv1_3) => "TLSv1.3".into(),
         other => format!("{other:?}"),
     };
     let suite = tls.negotiated_cipher_suite().map(|suite| format!("{:?}", suite.suite()));
-    TlsInfo { version, cipher_suite: suite.unwrap_or_default(), verified_name }
+    let mut facts = TlsFacts::default();
+    facts.problem = verifier.problem();
+    facts.verified = facts.problem.is_none();
+    let name = verifier.name.as_ref().ok().filter(|_| facts.verified);
+    let info = TlsInfo {
+        version,
+        cipher_suite: suite.unwrap_or_default(),
+        verified_name: name.map(|name| name.to_str().into_owned()),
+        unverified: facts.problem.clone(),
+    };
+    // Without the signature, somebody in between could show the server's certificate as his own.
+    if verifier.findings().is_signed {
+        bind(tls, &mut facts);
+    }
+    (info, facts)
 }
 
-/// What the engine may know of the handshake. `verified` says that a server name was given, and so the
-/// certificate and its name were checked.
-pub fn facts(tls: &ClientConnection, verified: bool) -> TlsFacts {
-    let mut facts = TlsFacts::default();
-    facts.verified = verified;
+/// The channel bindings.
+fn bind(tls: &ClientConnection, facts: &mut TlsFacts) {
     // RFC 9266 section 2: unique under TLS 1.3, and without the extended master secret not under 1.2.
     if tls.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
         facts.exporter = tls.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b"")).ok();
@@ -231,5 +342,4 @@ pub fn facts(tls: &ClientConnection, verified: bool) -> TlsFacts {
     {
         facts.server_end_point = crate::end_point::hash(certificate).map(Into::into);
     }
-    facts
 }

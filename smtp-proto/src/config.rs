@@ -6,6 +6,7 @@ use crate::auth::{Credentials, Nonce};
 use crate::body::BodyPolicy;
 use crate::envelope::ClientName;
 use crate::reply::ReplyLimits;
+use crate::tls::Channel;
 
 /// Which of the two sisters is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -202,6 +203,8 @@ pub struct Config {
     pub client_name: ClientName,
     /// SMTP by default.
     pub protocol: Protocol,
+    /// A network by default.
+    pub channel: Channel,
     /// Opportunistic by default.
     pub tls: TlsPolicy,
     /// None by default.
@@ -243,6 +246,7 @@ impl Config {
         Self {
             client_name,
             protocol: Protocol::Smtp,
+            channel: Channel::Network,
             tls: TlsPolicy::Opportunistic,
             credentials: None,
             nonce: None,

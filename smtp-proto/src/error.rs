@@ -228,9 +228,7 @@ pub enum Cause {
     UnsupportedKeyword(Arc<str>),
     /// REQUIRETLS (RFC 8689) needs a session that is encrypted by a server whose certificate and name were
     /// checked, and this one is not.
-    #[error(
-        "REQUIRETLS needs TLS with a server whose name is checked, and this session is not so; give the server's name"
-    )]
+    #[error("REQUIRETLS needs TLS with a verified server, and this session has none; see TlsInfo")]
     TlsUnverified,
     /// A parameter asks for what the server's EHLO reply excludes, as a hold that is too long.
     #[error("{0}")]
@@ -259,8 +257,8 @@ pub enum Cause {
     /// The TLS handshake failed.
     #[error("the TLS handshake failed: {0}")]
     TlsFailed(Arc<str>),
-    /// The server's certificate was not accepted.
-    #[error("the server's certificate is not accepted: {0}")]
+    /// The server is not verified, and it had to be.
+    #[error("the server is not verified: {0}")]
     TlsUntrusted(Arc<str>),
     /// Credentials were given, and the server offers no AUTH.
     #[error("credentials were given, and the server offers no AUTH")]
@@ -269,8 +267,18 @@ pub enum Cause {
     #[error("the server offers none of the allowed AUTH mechanisms, only: {0}")]
     NoCommonMechanism(Arc<str>),
     /// The credentials would cross the network readable, and the caller did not permit that.
-    #[error("the connection is not encrypted, and sending credentials in the clear is not permitted")]
+    #[error(
+        "the connection is not encrypted, so the credentials were not sent; use TLS, or permit it by \
+         Credentials::permit_in_clear"
+    )]
     CredentialsInClear,
+    /// The credentials would go to a server that is not verified, for this reason, and the caller did not permit
+    /// that.
+    #[error(
+        "the server is not verified, so the credentials were not sent: {0}; trust its certificate, give the name \
+         that it is for, or permit it by Credentials::permit_unverified"
+    )]
+    CredentialsUnverified(Arc<str>),
     /// The server refused an OAuth 2.0 token, and said why (RFC 7628 section 3.2.2).
     #[error("server said {reply}, about the token: {error}")]
     TokenRejected {

@@ -215,4 +215,4 @@ pub use parameter::{ByMode, MailParameter, Need, Notify, ParameterError, RcptPar
 pub use reply::{Decoder, Printable, Reply, ReplyClass, ReplyCode, ReplyError, ReplyLimits, ReplyRef};
 pub use request::{ClientProtocol, MessageSource, Request, RequestError, XClient, XForward};
 pub use time::Instant;
-pub use tls::TlsFacts;
+pub use tls::{Channel, TlsFacts};

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use crate::auth::{Mechanism, MechanismError, Secret, Surroundings};
+use crate::auth::{Mechanism, MechanismError, Secret, Surroundings, Trust};
 use crate::capability::{Capabilities, Extension};
 use crate::command::{Command, fits_auth_line};
 use crate::config::{Config, Protocol, TlsPolicy};
@@ -15,7 +15,7 @@ use crate::error::{Cause, Error, ProtocolError, Stage};
 use crate::pipeline::{Context, Expect};
 use crate::reply::{Printable, Reply, ReplyClass, ReplyRef};
 use crate::time::Instant;
-use crate::tls::TlsFacts;
+use crate::tls::{Channel, TlsFacts};
 
 /// What a reply has led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +67,20 @@ impl Opening {
         self.tls.as_ref().is_some_and(|facts| facts.verified)
     }
 
+    /// Whom credentials would reach.
+    fn trust(&self, config: &Config) -> Trust {
+        match &self.tls {
+            _ if config.channel == Channel::Local => Trust::Verified,
+            Some(facts) if facts.verified => Trust::Verified,
+            Some(_) => Trust::Unverified,
+            None => Trust::Clear { by_choice: config.tls == TlsPolicy::Never },
+        }
+    }
+
     pub(crate) fn start(&mut self, now: Instant, cx: &mut Context<'_>) -> Progress {
-        if cx.config.tls == TlsPolicy::Implicit {
+        if let Channel::Tls(facts) = &cx.config.channel {
+            self.tls = Some(facts.clone());
+        } else if cx.config.tls == TlsPolicy::Implicit {
             return Progress::StartTls;
         }
         cx.pipeline.expect_greeting(now);
@@ -165,7 +177,12 @@ impl Opening {
         matches!(reply.code().get(), 500 | 502)
             && config.protocol == Protocol::Smtp
             && config.tls != TlsPolicy::Required
-            && !(self.is_encrypted() && config.tls != TlsPolicy::Implicit)
+            && !(self.is_encrypted() && self.was_started(config))
+    }
+
+    /// Whether TLS was begun by STARTTLS.
+    fn was_started(&self, config: &Config) -> bool {
+        config.tls != TlsPolicy::Implicit && !matches!(config.channel, Channel::Tls(_))
     }
 
     fn after_hello(&mut self, cx: &mut Context<'_>) -> Result<Progress, Error> {
@@ -187,25 +204,35 @@ impl Opening {
             return Ok(Progress::Ready);
         };
         let fail = |cause| Err(Error::permanent(Stage::Auth, cause));
-        // Opportunistic TLS that did not come about must not turn into credentials in the clear, by
-        // whatever mechanism: it may be an attacker who took STARTTLS out of the EHLO reply.
-        if !self.is_encrypted() && cx.config.tls == TlsPolicy::Opportunistic && !credentials.permits_clear() {
-            return fail(Cause::CredentialsInClear);
+        let trust = self.trust(cx.config);
+        let withheld = || match &self.tls {
+            None => Cause::CredentialsInClear,
+            Some(facts) => {
+                let problem = facts.problem.clone();
+                Cause::CredentialsUnverified(
+                    problem.unwrap_or_else(|| "its certificate was not checked".into()),
+                )
+            }
+        };
+        // Opportunistic TLS that did not come about must not turn into credentials in the clear: it may be an
+        // attacker who took STARTTLS out of the EHLO reply, and AUTH with it.
+        if !credentials.may_use(trust) {
+            return fail(withheld());
         }
         if !cx.capabilities.has(Extension::Auth) {
             return fail(Cause::AuthUnavailable);
         }
         let choice = credentials.candidates(&Surroundings {
             offered: cx.capabilities,
+            trust,
             tls: self.tls_facts(),
             nonce: cx.config.nonce,
             logins: self.logins,
             iterations: cx.config.limits.scram_iterations,
         });
-        self.logins += 1;
         if choice.mechanisms.is_empty() {
             if choice.withheld {
-                return fail(Cause::CredentialsInClear);
+                return fail(withheld());
             }
             let mut offered = String::new();
             for name in cx.capabilities.mechanisms() {
@@ -214,6 +241,7 @@ impl Opening {
             }
             return fail(Cause::NoCommonMechanism(offered.into()));
         }
+        self.logins += 1;
         self.next_mechanism(choice.mechanisms, cx)
     }
 

@@ -276,7 +276,7 @@ impl Pump {
 
     #[cfg(feature = "rustls")]
     async fn handshake(&mut self) {
-        use smtp_blocking::shared::{cause, facts, info};
+        use smtp_blocking::shared::established;
         use smtp_proto::Cause;
 
         let (Some(settings), Some(stream)) = (self.driver.tls_settings.take(), self.stream.take()) else {
@@ -292,14 +292,13 @@ impl Pump {
         let now = self.now();
         match result {
             Ok(Ok(stream)) => {
-                let tls = stream.get_ref().1;
-                let facts = facts(tls, settings.verified_name.is_some());
-                self.driver.tls_info = Some(info(tls, settings.verified_name));
+                let (info, facts) = established(stream.get_ref().1, &settings.verifier);
+                self.driver.tls_info = Some(info);
                 self.stream = Some(Box::new(stream));
                 let _ = self.driver.engine.handle_tls_established_with(now, facts);
             }
             Ok(Err(error)) => match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                Some(error) => drop(self.driver.engine.handle_tls_failed(cause(error))),
+                Some(error) => drop(self.driver.engine.handle_tls_failed(settings.verifier.cause(error))),
                 None => {
                     self.driver.io = Some(error);
                     self.driver.engine.handle_eof(now);

@@ -107,12 +107,16 @@ pub struct Options {
     /// Speaks LMTP.
     #[arg(long)]
     pub lmtp: bool,
-    /// When to encrypt.
-    #[arg(long, value_enum, default_value = "opportunistic")]
-    pub tls: Tls,
-    /// Checks that the server's certificate is valid for this name.
+    /// When to encrypt [default: implicit on port 465; required with a password, unless it may go in the clear
+    /// or over a Unix socket; else opportunistic]. Required and implicit verify the server.
+    #[arg(long, value_enum)]
+    pub tls: Option<Tls>,
+    /// Checks that the server's certificate is for this name, instead of the one that is connected to.
     #[arg(long, value_name = "NAME")]
     pub tls_name: Option<String>,
+    /// Accepts any server, and sends it the password too: somebody in between can have it.
+    #[arg(long)]
+    pub tls_no_verify: bool,
     /// Trusts these certificates as well as the system's.
     #[arg(long, value_name = "PEM")]
     pub ca_file: Option<PathBuf>,
@@ -268,13 +272,24 @@ impl Options {
         }
     }
 
-    /// The engine's TLS policy.
-    pub fn tls_policy(&self) -> TlsPolicy {
-        match self.tls {
+    /// The engine's TLS policy, where one was chosen.
+    pub fn tls_policy(&self) -> Option<TlsPolicy> {
+        self.tls.map(|tls| match tls {
             Tls::None => TlsPolicy::Never,
             Tls::Opportunistic => TlsPolicy::Opportunistic,
             Tls::Required => TlsPolicy::Required,
             Tls::Implicit => TlsPolicy::Implicit,
+        })
+    }
+
+    /// Whether there is no session without TLS.
+    fn demands_tls(&self) -> bool {
+        match self.tls {
+            Some(tls) => matches!(tls, Tls::Required | Tls::Implicit),
+            None => {
+                let implicit = self.server.as_ref().is_some_and(|server| server.ends_with(":465"));
+                implicit || (self.credentials().is_some() && !self.auth_in_clear && self.unix.is_none())
+            }
         }
     }
 
@@ -320,6 +335,9 @@ impl Options {
         }
         if self.auth_in_clear {
             credentials = credentials.permit_in_clear();
+        }
+        if self.tls_no_verify {
+            credentials = credentials.permit_unverified();
         }
         Some(credentials)
     }
@@ -414,7 +432,7 @@ impl Options {
         }
         let options = receiver::Options {
             lmtp: self.lmtp,
-            implicit_tls: self.tls == Tls::Implicit,
+            implicit_tls: self.tls == Some(Tls::Implicit),
             auth: self.auth_user.clone().zip(self.auth_password.clone()),
             auth_in_clear: self.auth_in_clear,
             require_tls: self.require_tls,
@@ -933,7 +951,7 @@ impl Verdict {
     }
 
     fn failure(error: &Error, options: &Options) -> Self {
-        let tls_demanded = matches!(options.tls, Tls::Required | Tls::Implicit);
+        let tls_demanded = options.demands_tls();
         let outcome = match (&error.cause, error.outcome) {
             (Cause::Protocol(_), _) => "protocol",
             (Cause::TlsFailed(_), _) if tls_demanded => "refused",
@@ -1050,12 +1068,15 @@ macro_rules! connector_for {
             None => <$connector>::new($server),
         };
         let mut connector = connector
-            .tls(options.tls_policy())
+            .verify(!options.tls_no_verify)
             .timeouts(options.timeouts())
             .credentials(options.credentials())
             .pipelining(!options.no_pipelining)
             .chunking(options.chunking())
             .overlap(options.overlap);
+        if let Some(policy) = options.tls_policy() {
+            connector = connector.tls(policy);
+        }
         if let Some(name) = &options.helo {
             connector = connector.client_name(name.clone());
         }

@@ -438,6 +438,7 @@ fn describe_cause(cause: &Cause) -> String {
         Cause::Local(_) => "local".into(),
         Cause::UnsupportedKeyword(keyword) => format!("unsupported {keyword}"),
         Cause::TlsUnverified => "tls-unverified".into(),
+        Cause::CredentialsUnverified(_) => "credentials-unverified".into(),
         Cause::Excluded(_) => "excluded".into(),
         Cause::LimitExceeded { name, limit, value } => format!("limit {name} {limit} {value}"),
         Cause::TooLarge { size, limit } => format!("too-large {size} {limit}"),

@@ -34,8 +34,9 @@ pub trait Mechanism: Send {
     /// The name as the server's AUTH line has it, in upper case.
     fn name(&self) -> &str;
 
-    /// Whether somebody who reads the conversation can use it to log in. Such a mechanism runs only
-    /// inside TLS, unless the caller permits otherwise.
+    /// Whether somebody who reads the conversation can use it to log in. Such a mechanism runs only over TLS
+    /// with a verified server, unless the caller permits otherwise. One that does not expose its secret also runs
+    /// in the clear where [`TlsPolicy::Never`](crate::TlsPolicy::Never) was chosen.
     fn exposes_secret(&self) -> bool;
 
     /// The first response, where the client speaks first; none where the server does.
@@ -136,6 +137,31 @@ pub struct Credentials {
     authorization_id: Option<Arc<str>>,
     allowed: Option<Arc<[String]>>,
     in_clear: bool,
+    unverified: bool,
+}
+
+/// What a wrong server, or somebody who reads along, learns from a mechanism.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exposure {
+    /// The secret itself.
+    Secret,
+    /// An answer from which a weak password can be guessed, or that may be good elsewhere.
+    Proof,
+    /// Nothing of use: the answer is good in this TLS connection alone, or the connection itself is the proof.
+    Bound,
+    /// Nothing, because there is no secret and no identity.
+    Nothing,
+}
+
+/// How far the way to the server can be trusted with credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// It ends at the right server, and nobody reads along: verified TLS, a Unix socket.
+    Verified,
+    /// TLS with a server that is not verified.
+    Unverified,
+    /// Clear text: by choice, or because TLS did not come about.
+    Clear { by_choice: bool },
 }
 
 #[derive(Clone)]
@@ -165,7 +191,10 @@ impl Credentials {
     ///
     /// Where the server turns out not to take a mechanism that it offers (504, 534), the next one is
     /// tried; a plain refusal (535) ends it. Outside TLS, a mechanism that shows the password is never
-    /// tried behind one that does not.
+    /// tried after one that does not.
+    ///
+    /// They go to a verified server or nowhere, unless [`permit_unverified`](Self::permit_unverified) or
+    /// [`permit_in_clear`](Self::permit_in_clear) permits it.
     pub fn password(user: &str, password: &str) -> Self {
         Self::from_source(Source::Password(Login::new(user, password)))
     }
@@ -224,7 +253,7 @@ impl Credentials {
     }
 
     fn from_source(source: Source) -> Self {
-        Self { source, authorization_id: None, allowed: None, in_clear: false }
+        Self { source, authorization_id: None, allowed: None, in_clear: false, unverified: false }
     }
 
     /// Acts as this identity, which the server must permit the one who logs in. Mechanisms that cannot
@@ -248,15 +277,55 @@ impl Credentials {
         self
     }
 
-    /// Permits sending the secret over a connection that is not encrypted, to whoever listens.
+    /// Permits sending the secret over a connection that is not encrypted, to whoever listens. It says nothing
+    /// of TLS with a server that is not verified: that is [`permit_unverified`](Self::permit_unverified).
     #[must_use]
     pub fn permit_in_clear(mut self) -> Self {
         self.in_clear = true;
         self
     }
 
-    pub(crate) fn permits_clear(&self) -> bool {
+    /// Permits sending the secret over TLS to a server that is not verified: its certificate is not trusted, has
+    /// expired, or is for another name. Whoever sits between can be that server.
+    ///
+    /// ```
+    /// // A test server with a certificate of its own making.
+    /// let credentials = smtp_proto::Credentials::password("alice", "s3cret").permit_unverified();
+    /// ```
+    #[must_use]
+    pub fn permit_unverified(mut self) -> Self {
+        self.unverified = true;
+        self
+    }
+
+    /// Whether [`permit_in_clear`](Self::permit_in_clear) was called.
+    pub fn permits_clear(&self) -> bool {
         self.in_clear
+    }
+
+    /// Who may be told what: the table of *Who is trusted* in the crate's documentation.
+    fn permits(&self, exposure: Exposure, trust: Trust) -> bool {
+        // rule: auth.trust
+        match (trust, exposure) {
+            (Trust::Verified, _) | (_, Exposure::Nothing) => true,
+            (Trust::Unverified, Exposure::Bound) => true,
+            (Trust::Unverified, Exposure::Secret | Exposure::Proof) => self.unverified,
+            (Trust::Clear { by_choice: true }, Exposure::Proof) => true,
+            (Trust::Clear { .. }, _) => self.in_clear,
+        }
+    }
+
+    /// Whether any mechanism of these credentials could run here, whatever the server offers.
+    pub(crate) fn may_use(&self, trust: Trust) -> bool {
+        match (&self.source, trust) {
+            // SCRAM-PLUS may be among them.
+            (Source::Password(_), Trust::Unverified) => true,
+            (Source::Password(_), _) => self.permits(Exposure::Proof, trust),
+            (Source::Token(_), _) => self.permits(Exposure::Secret, trust),
+            (Source::External, _) => self.permits(Exposure::Bound, trust),
+            (Source::Anonymous(_), _) => true,
+            (Source::Custom(_), _) => self.permits(Exposure::Proof, trust),
+        }
     }
 
     fn allows(&self, name: &str) -> bool {
@@ -268,15 +337,16 @@ impl Credentials {
     pub(crate) fn candidates(&self, around: &Surroundings<'_>) -> Choice {
         let mut choice = Choice::default();
         let mut hidden = false;
-        for mechanism in self.all(around) {
+        let in_clear = matches!(around.trust, Trust::Clear { .. });
+        for (mechanism, exposure) in self.all(around) {
             let name = mechanism.name();
             if !around.offered.offers_mechanism(name) || !self.allows(name) {
                 continue;
             }
-            // Behind a mechanism that shows nothing not even where it is permitted: then refusing that one
-            // would be the way to get at the password.
-            let shows = mechanism.exposes_secret();
-            if shows && around.tls.is_none() && (hidden || !self.in_clear) {
+            // In the clear, after a mechanism that shows nothing, not even where it is permitted: then refusing
+            // that one would be the way to get at the password.
+            let shows = exposure == Exposure::Secret;
+            if !self.permits(exposure, around.trust) || (shows && in_clear && hidden) {
                 choice.withheld = true;
                 continue;
             }
@@ -293,35 +363,42 @@ impl Credentials {
         &self,
         #[cfg_attr(not(feature = "scram"), expect(unused_variables, reason = "only SCRAM depends on it"))]
         around: &Surroundings<'_>,
-    ) -> Vec<Box<dyn Mechanism>> {
-        let mut all = Vec::<Box<dyn Mechanism>>::new();
+    ) -> Vec<(Box<dyn Mechanism>, Exposure)> {
+        let mut all = Vec::<(Box<dyn Mechanism>, Exposure)>::new();
         let identity = self.authorization_id.clone();
         match &self.source {
             Source::Password(login) => {
                 #[cfg(feature = "scram")]
                 for mechanism in scram::variants(login, identity.as_deref(), around, |name| self.allows(name))
                 {
-                    all.push(Box::new(mechanism));
+                    let exposure = if mechanism.is_bound() { Exposure::Bound } else { Exposure::Proof };
+                    all.push((Box::new(mechanism), exposure));
                 }
                 let named = identity.is_some();
                 if !named {
-                    all.push(Box::new(password::CramMd5(login.clone())));
+                    all.push((Box::new(password::CramMd5(login.clone())), Exposure::Proof));
                 }
-                all.push(Box::new(password::Plain { login: login.clone(), identity }));
+                all.push((Box::new(password::Plain { login: login.clone(), identity }), Exposure::Secret));
                 if !named {
-                    all.push(Box::new(password::Login::new(login.clone())));
+                    all.push((Box::new(password::Login::new(login.clone())), Exposure::Secret));
                 }
             }
             Source::Token(login) => {
                 let named = identity.is_some();
-                all.push(Box::new(token::OAuthBearer::new(login.clone(), identity)));
+                all.push((Box::new(token::OAuthBearer::new(login.clone(), identity)), Exposure::Secret));
                 if !named {
-                    all.push(Box::new(token::XOAuth2::new(login.clone())));
+                    all.push((Box::new(token::XOAuth2::new(login.clone())), Exposure::Secret));
                 }
             }
-            Source::External => all.push(Box::new(external::External(identity))),
-            Source::Anonymous(trace) => all.push(Box::new(external::Anonymous(trace.clone()))),
-            Source::Custom(make) => all.push(make()),
+            Source::External => all.push((Box::new(external::External(identity)), Exposure::Bound)),
+            Source::Anonymous(trace) => {
+                all.push((Box::new(external::Anonymous(trace.clone())), Exposure::Nothing));
+            }
+            Source::Custom(make) => {
+                let mechanism = make();
+                let exposure = if mechanism.exposes_secret() { Exposure::Secret } else { Exposure::Proof };
+                all.push((mechanism, exposure));
+            }
         }
         all
     }
@@ -344,6 +421,7 @@ impl fmt::Debug for Credentials {
 #[cfg_attr(not(feature = "scram"), expect(dead_code, reason = "only SCRAM needs the nonce and the limit"))]
 pub(crate) struct Surroundings<'a> {
     pub(crate) offered: &'a Capabilities,
+    pub(crate) trust: Trust,
     /// None outside TLS.
     pub(crate) tls: Option<&'a TlsFacts>,
     pub(crate) nonce: Option<Nonce>,
@@ -358,7 +436,7 @@ pub(crate) struct Surroundings<'a> {
 pub(crate) struct Choice {
     /// The mechanisms to try, the strongest last.
     pub(crate) mechanisms: Vec<Box<dyn Mechanism>>,
-    /// One more was left out only because the connection is not encrypted.
+    /// One more was left out only because the way there is not trusted.
     pub(crate) withheld: bool,
 }
 

@@ -149,6 +149,11 @@ impl Scram {
         Self { hash, flag, login, identity, nonce, most_iterations, state: State::Start }
     }
 
+    /// Whether it is bound to the TLS connection (-PLUS).
+    pub(super) fn is_bound(&self) -> bool {
+        matches!(self.flag, Flag::Used(_))
+    }
+
     /// The `gs2-header`, and behind it the data of the channel binding, as `c=` has them.
     fn header(&self) -> (String, &[u8]) {
         let (flag, data) = match &self.flag {
@@ -207,7 +212,7 @@ impl Scram {
 
 impl Mechanism for Scram {
     fn name(&self) -> &str {
-        self.hash.name(matches!(self.flag, Flag::Used(_)))
+        self.hash.name(self.is_bound())
     }
 
     fn exposes_secret(&self) -> bool {
