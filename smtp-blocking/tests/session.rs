@@ -63,6 +63,19 @@ fn a_transaction_is_written_into() {
     session.quit();
 }
 
+/// A local part as long as those of SRS, VERP and reply tokens. Only the server knows whether it takes one.
+#[test]
+fn long_local_parts_are_sent() {
+    let (receiver, connector) = receiver();
+    let address = format!("{}@example.org", "a".repeat(100));
+    let mut session = connector.connect().unwrap();
+    let report = session.send(Envelope::new(&address, [&address]).unwrap(), MESSAGE).unwrap();
+    assert!(report.is_success());
+    session.quit();
+    let message = receiver.messages().remove(0);
+    assert_eq!((message.reverse_path, message.forward_paths), (address.clone(), vec![address]));
+}
+
 #[test]
 fn a_dropped_transaction_delivers_nothing_and_ends_the_session() {
     let (receiver, connector) = receiver();

@@ -134,7 +134,8 @@
 //! | octets of a chunk of a body of unknown size | 65,536 | [`Config::chunk_size`] |
 //! | challenges per AUTH | 8 | [`Limits::challenges`] |
 //! | iterations of SCRAM | 4,096 to 1,000,000 | [`Limits::scram_iterations`] |
-//! | local part, domain, mailbox | 64, 255, 254 octets | RFC 5321 section 4.5.3.1 |
+//! | octets in a domain | 255 | [`MAX_DOMAIN`] |
+//! | octets in a mailbox | 498 | [`MAX_MAILBOX`] |
 //! | AUTH line with an initial response | 512 octets | RFC 4954 section 4 |
 //!
 //! # Mechanisms of AUTH
@@ -206,8 +207,8 @@ pub use config::{Chunking, Config, Limits, Protocol, Timeouts, TlsPolicy};
 pub use connection::{Connection, Transmit};
 pub use enhanced::EnhancedCode;
 pub use envelope::{
-    AddressError, AddressProblem, BodyType, ClientName, Envelope, EnvelopeError, MAX_DOMAIN, MAX_LOCAL_PART,
-    MAX_MAILBOX, Mailbox, Recipient, ToMailbox, ToRecipient,
+    AddressError, AddressProblem, BodyType, ClientName, Envelope, EnvelopeError, MAX_DOMAIN, MAX_MAILBOX,
+    Mailbox, Recipient, ToMailbox, ToRecipient,
 };
 pub use error::{Cause, Error, Misuse, Outcome, ProtocolError, Stage};
 pub use event::{Event, MessageId, Report, RequestId, Trace};

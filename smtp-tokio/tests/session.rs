@@ -33,6 +33,19 @@ async fn sessions_move_between_threads() {
     assert!(receiver.messages()[0].tls);
 }
 
+/// A local part as long as those of SRS, VERP and reply tokens. Only the server knows whether it takes one.
+#[tokio::test]
+async fn long_local_parts_are_sent() {
+    let (receiver, connector) = receiver();
+    let address = format!("{}@example.org", "a".repeat(100));
+    let mut session = connector.connect().await.unwrap();
+    let report = session.send(Envelope::new(&address, [&address]).unwrap(), MESSAGE).await.unwrap();
+    assert!(report.is_success());
+    session.quit().await;
+    let message = receiver.messages().remove(0);
+    assert_eq!((message.reverse_path, message.forward_paths), (address.clone(), vec![address]));
+}
+
 /// In paused time the whole of RFC 5321's five minutes pass at once.
 #[tokio::test(start_paused = true)]
 async fn deadlines_are_the_runtimes_own() {

@@ -32,9 +32,11 @@ use crate::scram;
 /// Longest command line, CRLF included: the 512 octets of RFC 5321 §4.5.3.1.4
 /// and ample room for the parameters that extensions add.
 const LINE_LIMIT: usize = 2048;
-/// Longest address (RFC 5321 §4.5.3.1.3, the path without its brackets); it
-/// also keeps the replies that quote one within the 512 octets of §4.5.3.1.5.
-const ADDRESS_LIMIT: usize = 254;
+/// Longest address: what 512 octets leave after `MAIL FROM:<>` and CRLF.
+/// §4.5.3.1.3 asks for 254 octets at least.
+const ADDRESS_LIMIT: usize = 498;
+/// Longest reply line, CRLF included (RFC 5321 §4.5.3.1.5).
+const REPLY_LIMIT: usize = 512;
 /// What an atom may hold beside letters and digits (RFC 5322 §3.2.3).
 const ATOM_MARKS: &str = "!#$%&'*+-/=?^_`{|}~";
 /// RCPT commands in a transaction, where nothing else is said; RFC 5321
@@ -743,7 +745,7 @@ impl<'a> Session<'a> {
             ("greylisted", "450 4.2.0", "greylisted, try again later"),
             ("full", "452 4.2.2", "mailbox full"),
         ] {
-            refuse_if(path.starts_with(prefix), &format!("{code} <{path}> {text}"))?;
+            refuse_if(path.starts_with(prefix), &about(path, code, text))?;
         }
         transaction.message.forward_paths.push(path.to_owned());
         transaction.message.rcpt_parameters.push(text.to_owned());
@@ -885,7 +887,7 @@ impl<'a> Session<'a> {
         }
         for path in recipients.iter().filter(|_| each) {
             match filtered(path) {
-                true => self.reply(&format!("550 5.7.1 <{path}> does not take this message")),
+                true => self.reply(&about(path, "550 5.7.1", "does not take this message")),
                 false => self.reply(&all),
             }
         }
@@ -1193,6 +1195,15 @@ fn is_mailbox(path: &str) -> bool {
     path.len() <= ADDRESS_LIMIT && local_is_right && is_domain(domain)
 }
 
+/// A reply about this address. It quotes the address where the line has room.
+fn about(path: &str, code: &str, text: &str) -> String {
+    let line = format!("{code} <{path}> {text}");
+    match line.len() + 2 <= REPLY_LIMIT {
+        true => line,
+        false => format!("{code} {text}"),
+    }
+}
+
 /// `Domain` or `address-literal` of RFC 5321 §4.1.2.
 fn is_domain(domain: &str) -> bool {
     if let Some(literal) = domain.strip_prefix('[').and_then(|d| d.strip_suffix(']')) {
@@ -1366,6 +1377,21 @@ mod tests {
         );
         client.send(&"x".repeat(40_000));
         client.talk("> \n500 5.5.2 Line too long\n> NOOP\n250 2.0.0");
+        assert_eq!(files_left(receiver), 0);
+    }
+
+    #[test]
+    fn long_addresses() {
+        let (receiver, mut client) = start(|_| ());
+        let of = |start: &str, octets: usize| format!("{start}{}@x", "a".repeat(octets - start.len() - 2));
+        let (longest, longer) = (of("", ADDRESS_LIMIT), of("", ADDRESS_LIMIT + 1));
+        client.talk(&format!("> EHLO x\n250-\n> MAIL FROM:<{longer}>\n501 5.1.7"));
+        client.talk(&format!("> MAIL FROM:<{longest}>\n250 2.1.0\n> RCPT TO:<{longest}>\n250 2.1.5"));
+        // A reply quotes what a line of 512 octets has room for.
+        let fits = of("refused", REPLY_LIMIT - "550 5.1.1 <> no such user here\r\n".len());
+        let refused = of("refused", fits.len() + 1);
+        client.talk(&format!("> RCPT TO:<{fits}>\n550 5.1.1 <{fits}> no such user here"));
+        client.talk(&format!("> RCPT TO:<{refused}>\n550 5.1.1 no such user here"));
         assert_eq!(files_left(receiver), 0);
     }
 
