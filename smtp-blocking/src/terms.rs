@@ -179,7 +179,7 @@ impl Terms {
         }
         config.client_name = match &self.client_name {
             Some(name) => name.clone(),
-            None => default_client_name(local),
+            None => default_client_name(&gethostname::gethostname().to_string_lossy(), local),
         };
         #[cfg(feature = "scram")]
         if config.credentials.is_some() && config.nonce.is_none() {
@@ -258,8 +258,9 @@ macro_rules! connector_methods {
             self
         }
 
-        /// The name for EHLO. By default it is the host's name where that is a domain name with a dot in it,
-        /// and else the address literal of the local end, which servers that insist on a full name accept.
+        /// The name for EHLO. By default it is the host's name, where that has a dot and each label consists of
+        /// letters, digits and inner hyphens. Servers refuse other names, such as `shop_1.shop_internal`. For a
+        /// host with such a name it is the address literal of the local end.
         #[must_use]
         pub fn client_name(mut self, name: $crate::smtp_proto::ClientName) -> Self {
             self.terms.client_name = Some(name);
@@ -462,12 +463,12 @@ fn split_server(server: &str) -> Result<(&str, Option<u16>), String> {
     }
 }
 
-/// The host's name, where it is a name that a server could look up; else the address literal.
-fn default_client_name(local: Option<IpAddr>) -> ClientName {
-    let host = gethostname::gethostname();
-    let name = host.to_str().filter(|name| name.contains('.')).map(ClientName::parse);
-    match name {
-        Some(Ok(name)) => name,
+/// The name of this host, where it is one that servers accept in EHLO; else the address literal.
+fn default_client_name(host: &str, local: Option<IpAddr>) -> ClientName {
+    // `ClientName` takes an underscore too, for whoever chooses such a name. Exim refuses it by default.
+    let is_plain = host.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.');
+    match ClientName::parse(host) {
+        Ok(name) if is_plain && host.contains('.') => name,
         _ => local.unwrap_or(IpAddr::from([127, 0, 0, 1])).into(),
     }
 }
@@ -497,6 +498,38 @@ mod tests {
         ] {
             assert_eq!(split_server(server).ok(), expected, "{server}");
         }
+    }
+
+    #[test]
+    fn default_client_names() {
+        let local = Some(IpAddr::from([192, 0, 2, 1]));
+        for host in ["mx.example.net", "mx-1.example.net", "1.example.net", "MX.Example", "a.b"] {
+            assert_eq!(default_client_name(host, local).as_str(), host);
+        }
+        let long = format!("{}.example", "a".repeat(64));
+        for host in [
+            "",
+            "mx",
+            "localhost",
+            "shop_1.shop_internal",
+            "mx_1.example.net",
+            "-mx.example.net",
+            "mx-.example.net",
+            "mx.example.net-",
+            "mx.example.net.",
+            ".example.net",
+            "mx..example",
+            "m x.example",
+            "[192.0.2.7]",
+            "b\u{fc}cher.example",
+            "mx\u{fffd}.example",
+            &long,
+        ] {
+            assert_eq!(default_client_name(host, local).as_str(), "[192.0.2.1]", "{host:?}");
+        }
+        let v6 = Some("2001:db8::1".parse().unwrap());
+        assert_eq!(default_client_name("mx", v6).as_str(), "[IPv6:2001:db8::1]");
+        assert_eq!(default_client_name("mx", None).as_str(), "[127.0.0.1]");
     }
 
     #[test]
