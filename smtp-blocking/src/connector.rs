@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
+use crate::addresses::{Failures, interleave, share, unreachable};
 use crate::error::Error;
 use crate::pump::Pump;
 use crate::session::Session;
@@ -46,6 +47,9 @@ impl Connector {
     /// Resolves the server's name, connects to the first of its addresses that answers, or to the Unix socket,
     /// and opens the session: greeting, EHLO, STARTTLS, AUTH.
     ///
+    /// The addresses are tried one after the other, IPv6 and IPv4 in turn. Each gets an equal share of the time
+    /// that is left of [`connect_timeout`](Self::connect_timeout), and at least two seconds of it.
+    ///
     /// # Errors
     /// [`Stage`](crate::Stage) says how far it came.
     pub fn connect(&self) -> Result<Session, Error> {
@@ -78,22 +82,27 @@ fn open(terms: &Terms, stream: impl Transport + 'static) -> Result<Session, Erro
 
 fn connect_tcp(terms: &Terms) -> Result<TcpStream, Error> {
     let (host, port) = terms.host_and_port()?;
-    let deadline = Instant::now() + terms.connect_timeout;
     let addresses = (host, port).to_socket_addrs().map_err(|error| Error::unresolved(host, error))?;
-    let mut failures = Vec::new();
-    for address in addresses.filter(|&address| terms.suits(address)) {
-        match connect_to(terms, address, deadline.saturating_duration_since(Instant::now())) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => failures.push((address, error)),
+    let addresses = interleave(addresses.filter(|&address| terms.suits(address)));
+    connect_to_any(terms, &addresses).map_err(|failures| unreachable(host, failures))
+}
+
+fn connect_to_any(terms: &Terms, addresses: &[SocketAddr]) -> Result<TcpStream, Failures> {
+    let deadline = Instant::now() + terms.connect_timeout;
+    let mut failures = Failures::new();
+    for (index, &address) in addresses.iter().enumerate() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let time = share(left, addresses.len() - index);
+        match time.map(|time| connect_to(terms, address, time)).transpose() {
+            Ok(Some(stream)) => return Ok(stream),
+            Ok(None) => failures.push((address, None)),
+            Err(error) => failures.push((address, Some(error))),
         }
     }
-    Err(terms.unreachable(host, failures))
+    Err(failures)
 }
 
 fn connect_to(terms: &Terms, address: SocketAddr, timeout: Duration) -> std::io::Result<TcpStream> {
-    if timeout.is_zero() {
-        return Err(std::io::ErrorKind::TimedOut.into());
-    }
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     if let Some(local) = terms.local_ip {
         socket.bind(&SocketAddr::new(local, 0).into())?;
@@ -103,4 +112,61 @@ fn connect_to(terms: &Terms, address: SocketAddr, timeout: Duration) -> std::io:
     // message back until the server's delayed acknowledgement.
     socket.set_tcp_nodelay(true)?;
     Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind::ConnectionRefused;
+    use std::net::TcpListener;
+
+    use smtp_tests::jammed;
+
+    /// As [`connect_to_any`], with a watchdog.
+    fn connect(connect_timeout: Duration, addresses: &[SocketAddr]) -> Result<TcpStream, Failures> {
+        let terms = Terms { connect_timeout, ..Terms::new("mx.example.net") };
+        let addresses = addresses.to_vec();
+        jammed::within(Duration::from_secs(120), move || connect_to_any(&terms, &addresses))
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_dead_address_leaves_time_for_the_next_one() {
+        let (dead, alive) = (jammed::Jammed::start().unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let alive = alive.local_addr().unwrap();
+        // So many that the dead one gets two seconds, and the others share 58.
+        let mut addresses = [alive; 30];
+        addresses[0] = dead.address();
+        let stream = connect(Duration::from_secs(60), &addresses).unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), alive);
+        assert!(stream.nodelay().unwrap());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn each_dead_address_is_named_at_the_deadline() {
+        let dead = jammed::Jammed::start().unwrap();
+        let (_socket, closed) = jammed::closed().unwrap();
+        let addresses = [closed, dead.address(), dead.address()];
+        let start = Instant::now();
+        let failures = connect(Duration::from_secs(1), &addresses).unwrap_err();
+        // The system waits whole milliseconds, and the deadline may be less than one away.
+        assert!(start.elapsed() >= Duration::from_millis(999));
+        let error = unreachable("mx.example.net", failures).to_string();
+        let dead = dead.address();
+        assert!(error.contains(&format!("{closed}: ")) && error.contains("refused"), "{error}");
+        assert!(error.contains(&format!("{dead}: timed out; {dead}: not tried")), "{error}");
+    }
+
+    #[test]
+    fn a_closed_port_is_followed_by_the_next_address() {
+        let (_socket, closed) = jammed::closed().unwrap();
+        let alive = TcpListener::bind("127.0.0.1:0").unwrap();
+        let alive = alive.local_addr().unwrap();
+        let stream = connect(Duration::from_secs(60), &[closed, alive]).unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), alive);
+
+        let failures = connect(Duration::from_secs(60), &[closed]).unwrap_err();
+        assert_eq!(failures[0].1.as_ref().map(std::io::Error::kind), Some(ConnectionRefused));
+    }
 }

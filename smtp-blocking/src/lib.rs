@@ -89,6 +89,7 @@
 //! numbers for each session, and inside TLS bound to it (-PLUS): by `tls-exporter` under TLS 1.3 and
 //! `tls-server-end-point` under 1.2.
 
+mod addresses;
 mod bulk;
 #[cfg(feature = "rustls")]
 mod certificate;
@@ -109,6 +110,7 @@ mod tls;
 /// What smtp-tokio shares with this crate; not for others, and without any promise.
 #[doc(hidden)]
 pub mod shared {
+    pub use crate::addresses::{Failures, interleave, unreachable};
     pub use crate::driver::{Driver, FOREVER, LAST_WORDS};
     pub use crate::terms::{Observer, SessionTerms, Terms};
     #[cfg(feature = "rustls")]

@@ -145,17 +145,6 @@ impl Terms {
         Error::connect(format!("no connection to {}: {error}", path.display()), Some(error))
     }
 
-    /// What to say when no address of the host could be connected to.
-    pub fn unreachable(&self, host: &str, failures: Vec<(SocketAddr, std::io::Error)>) -> Error {
-        let lines: Vec<_> = failures.iter().map(|(address, error)| format!("{address}: {error}")).collect();
-        let why = match lines.is_empty() {
-            true => "it has no address of the local address's family".into(),
-            false => lines.join("; "),
-        };
-        let last = failures.into_iter().next_back().map(|(_, error)| error);
-        Error::connect(format!("no connection to {host}: {why}"), last)
-    }
-
     /// The terms under which to try once more, where the first try failed with this error.
     pub fn in_clear(&self, error: &Error) -> Option<Self> {
         let retry = self.retry_in_clear
@@ -404,7 +393,8 @@ macro_rules! connector_methods {
         }
 
         /// How long to wait for the TCP connection, all addresses of the server together; 30 seconds by
-        /// default. Name resolution is the system's and keeps its own time.
+        /// default. The clock starts when the name is resolved: name resolution is the system's and keeps its
+        /// own time.
         #[must_use]
         pub fn connect_timeout(mut self, timeout: ::core::time::Duration) -> Self {
             self.terms.connect_timeout = timeout.min($crate::shared::FOREVER);

@@ -3,13 +3,13 @@
 use std::io;
 use std::net::SocketAddr;
 
-use smtp_blocking::shared::Terms;
+use smtp_blocking::shared::{Failures, Terms, interleave, unreachable};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::Instant;
 
 use crate::Error;
 use crate::pump::Pump;
+use crate::race::race;
 use crate::session::Session;
 
 /// A server and the terms of the sessions with it; [`connect`](Self::connect) opens one.
@@ -50,6 +50,10 @@ impl Connector {
 
     /// Resolves the server's name, connects to the first of its addresses that answers, or to the Unix socket,
     /// and opens the session: greeting, EHLO, STARTTLS, AUTH. Dropped on the way, it closes the connection.
+    ///
+    /// The addresses race (RFC 8305): IPv6 and IPv4 in turn, each attempt 250 ms after the one before it, or at
+    /// once when one has failed. The first connection is used, and the others are closed. The race ends at
+    /// [`connect_timeout`](Self::connect_timeout).
     ///
     /// # Errors
     /// [`Stage`](crate::Stage) says how far it came.
@@ -93,20 +97,14 @@ async fn connect_and_open(terms: &Terms) -> Result<Session, Error> {
 
 async fn connect_tcp(terms: &Terms) -> Result<TcpStream, Error> {
     let (host, port) = terms.host_and_port()?;
-    let deadline = Instant::now() + terms.connect_timeout;
-    let timed_out = || io::Error::from(io::ErrorKind::TimedOut);
-    let lookup = tokio::time::timeout_at(deadline, tokio::net::lookup_host((host, port))).await;
-    let addresses =
-        lookup.unwrap_or_else(|_| Err(timed_out())).map_err(|error| Error::unresolved(host, error))?;
-    let mut failures = Vec::new();
-    for address in addresses.filter(|&address| terms.suits(address)) {
-        let connected = tokio::time::timeout_at(deadline, connect_to(terms, address)).await;
-        match connected.unwrap_or_else(|_| Err(timed_out())) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => failures.push((address, error)),
-        }
-    }
-    Err(terms.unreachable(host, failures))
+    let addresses = tokio::net::lookup_host((host, port)).await;
+    let addresses = addresses.map_err(|error| Error::unresolved(host, error))?;
+    let addresses = interleave(addresses.filter(|&address| terms.suits(address)));
+    connect_to_any(terms, &addresses).await.map_err(|failures| unreachable(host, failures))
+}
+
+async fn connect_to_any(terms: &Terms, addresses: &[SocketAddr]) -> Result<TcpStream, Failures> {
+    race(addresses, terms.connect_timeout, |address| connect_to(terms, address)).await
 }
 
 async fn connect_to(terms: &Terms, address: SocketAddr) -> io::Result<TcpStream> {
@@ -118,4 +116,59 @@ async fn connect_to(terms: &Terms, address: SocketAddr) -> io::Result<TcpStream>
     // message back until the server's delayed acknowledgement.
     socket.set_nodelay(true)?;
     socket.connect(address).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use smtp_tests::jammed;
+    use tokio::net::TcpListener;
+    use tokio::time;
+
+    /// As [`connect_to_any`], with a watchdog.
+    async fn connect(connect_timeout: Duration, addresses: &[SocketAddr]) -> Result<TcpStream, Failures> {
+        let terms = Terms { connect_timeout, ..Terms::new("mx.example.net") };
+        time::timeout(Duration::from_secs(120), connect_to_any(&terms, addresses)).await.expect("it hangs")
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_dead_address_does_not_delay_the_next_one() {
+        let dead = jammed::Jammed::start().unwrap();
+        let alive = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addresses = [dead.address(), dead.address(), alive.local_addr().unwrap()];
+        let start = time::Instant::now();
+        let stream = connect(Duration::from_secs(60), &addresses).await.unwrap();
+        assert!(start.elapsed() < Duration::from_secs(60));
+        assert_eq!(stream.peer_addr().unwrap(), addresses[2]);
+        assert!(stream.nodelay().unwrap());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn each_dead_address_is_named_at_the_deadline() {
+        let dead = jammed::Jammed::start().unwrap();
+        let (_socket, closed) = jammed::closed().unwrap();
+        let start = time::Instant::now();
+        let addresses = [closed, dead.address()];
+        let failures = connect(Duration::from_millis(300), &addresses).await.unwrap_err();
+        assert!(start.elapsed() >= Duration::from_millis(300));
+        let (error, dead) = (unreachable("mx.example.net", failures).to_string(), dead.address());
+        assert!(error.contains(&format!("{closed}: ")) && error.contains("refused"), "{error}");
+        assert!(error.contains(&format!("{dead}: timed out")), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_is_followed_by_the_next_address() {
+        let (_socket, closed) = jammed::closed().unwrap();
+        let alive = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let alive = alive.local_addr().unwrap();
+        let stream = connect(Duration::from_secs(60), &[closed, alive]).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), alive);
+
+        let failures = connect(Duration::from_secs(60), &[closed]).await.unwrap_err();
+        assert_eq!(failures[0].1.as_ref().map(io::Error::kind), Some(io::ErrorKind::ConnectionRefused));
+    }
 }

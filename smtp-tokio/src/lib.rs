@@ -50,6 +50,7 @@
 mod bulk;
 mod connector;
 mod pump;
+mod race;
 mod session;
 
 pub use bulk::{Bulk, Iter, Message, iter};

@@ -6,6 +6,7 @@ pub mod dovecot;
 pub mod exim;
 pub mod floor;
 pub mod fuzzing;
+pub mod jammed;
 pub mod load;
 pub mod peer;
 pub mod player;

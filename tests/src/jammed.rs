@@ -1,0 +1,67 @@
+//! Dead addresses on loopback, and a watchdog for what may wait on it.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+
+/// A listener whose backlog is full. Linux drops each further SYN, so a connection to it is neither made nor
+/// refused, as with a host that is off. Other systems may refuse it.
+#[derive(Debug)]
+pub struct Jammed {
+    address: SocketAddr,
+    _listener: Socket,
+    _backlog: Vec<TcpStream>,
+}
+
+impl Jammed {
+    /// Fills the backlog of a new listener on 127.0.0.1.
+    ///
+    /// # Errors
+    /// No socket, or a backlog that does not fill.
+    pub fn start() -> io::Result<Self> {
+        let (listener, address) = closed()?;
+        listener.listen(0)?;
+        let mut backlog = Vec::new();
+        // The kernel makes a connection over loopback at once, or not at all.
+        while backlog.len() < 1_000 {
+            match TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+                Ok(stream) => backlog.push(stream),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    return Ok(Self { address, _listener: listener, _backlog: backlog });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::other("the backlog does not fill"))
+    }
+
+    /// The address at which nobody answers.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// An address on 127.0.0.1 at which connections are refused, and the socket that keeps it: it does not listen.
+///
+/// # Errors
+/// No socket.
+pub fn closed() -> io::Result<(Socket, SocketAddr)> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+    let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    Ok((socket, address))
+}
+
+/// Runs this in a thread of its own, and fails where it does not end in time.
+///
+/// # Panics
+/// The time is over, or `run` has panicked.
+pub fn within<T: Send + 'static>(limit: Duration, run: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, result) = mpsc::channel();
+    thread::spawn(move || sender.send(run()));
+    result.recv_timeout(limit).expect("it hangs, or it has panicked")
+}
