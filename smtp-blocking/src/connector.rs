@@ -15,15 +15,13 @@ use crate::terms::Terms;
 /// A server and the terms of the sessions with it; [`connect`](Self::connect) opens one.
 ///
 /// The defaults: port 25 (465 for implicit TLS, 24 for LMTP), the system's choice of local address, the
-/// host's name in EHLO, opportunistic TLS without a check of the certificate, no credentials, PIPELINING
+/// host's name in EHLO, opportunistic TLS (required with credentials), no credentials, PIPELINING
 /// where it is offered, 30 seconds to connect and the timeouts of RFC 5321 from there on.
 ///
 /// ```no_run
-/// use smtp_blocking::{Connector, Credentials, TlsPolicy};
+/// use smtp_blocking::{Connector, Credentials};
 ///
 /// let mut session = Connector::new("smtp.example.org:587")
-///     .tls(TlsPolicy::Required)
-///     .server_name("smtp.example.org")
 ///     .credentials(Credentials::password("alice", "s3cret"))
 ///     .connect()?;
 /// let recipients = ["bob@example.net", "carol@example.net"];

@@ -6,15 +6,33 @@
 //!
 //! # Who is trusted
 //!
-//! | policy | without a server name | with [`Connector::server_name`] |
-//! |---|---|---|
-//! | [`TlsPolicy::Opportunistic`] | encrypted where offered, nobody's identity checked | the same, and a wrong certificate ends the session |
-//! | [`TlsPolicy::Required`] | encrypted or not at all, nobody's identity checked | encrypted by the named server or not at all |
-//! | [`TlsPolicy::Implicit`] | the same, from the first octet | the same, from the first octet |
+//! The server is always verified: it must sign the handshake with the key of its certificate, the certificate must
+//! be trusted and valid now, and it must be for the name that was connected to, or for [`Connector::server_name`].
+//! The policy decides what a failure means.
 //!
-//! Between mail servers the left column is usual. **With credentials, name the server**: otherwise an
-//! active attacker can have them. The trust anchors are the system's, and those of
-//! [`Connector::trust_pem`].
+//! | policy | a server that is not verified |
+//! |---|---|
+//! | [`TlsPolicy::Opportunistic`] | ends nothing, as between mail servers; with [`Connector::server_name`], ends the session |
+//! | [`TlsPolicy::Required`], [`TlsPolicy::Implicit`] | ends the session |
+//! | any, with [`Connector::verify`]`(false)` | ends nothing |
+//!
+//! Where no policy is chosen, it is *implicit* on port 465, *opportunistic* for credentials that may go in the clear
+//! and over a Unix socket, *required* for other credentials, and else *opportunistic*.
+//!
+//! Credentials go to a verified server or nowhere, unless they permit more:
+//!
+//! | credentials over | PLAIN, LOGIN, tokens | CRAM-MD5, SCRAM, own mechanisms | SCRAM-PLUS, EXTERNAL | ANONYMOUS |
+//! |---|---|---|---|---|
+//! | verified TLS, a Unix socket | yes | yes | yes | yes |
+//! | TLS that is not verified | [`permit_unverified`] | [`permit_unverified`] | yes | yes |
+//! | clear text, by [`TlsPolicy::Never`] | [`permit_in_clear`] | yes | [`permit_in_clear`] | yes |
+//! | clear text, because TLS was not offered | [`permit_in_clear`] | [`permit_in_clear`] | [`permit_in_clear`] | yes |
+//!
+//! The trust anchors are the system's, and those of [`Connector::trust_pem`]. A certificate that was given so is also
+//! trusted as a server's own. [`TlsInfo`] says whether the server was verified, and why not.
+//!
+//! [`permit_unverified`]: Credentials::permit_unverified
+//! [`permit_in_clear`]: Credentials::permit_in_clear
 //!
 //! # Profiles
 //!
@@ -24,24 +42,21 @@
 //!
 //! | server | settings | to know |
 //! |---|---|---|
-//! | submission, port 587 (RFC 6409) | `"host:587"`, [`TlsPolicy::Required`], the server's name, credentials | required, so that nobody can take STARTTLS away and get the password |
-//! | submission, port 465 (RFC 8314) | `"host:465"`, [`TlsPolicy::Implicit`], the server's name, credentials | the better one of the two where both are open |
-//! | a mail exchanger, port 25 | `"host"`, the default [`TlsPolicy::Opportunistic`], [`Connector::retry_in_clear`] | nobody's name is checked, as between mail servers; `bind` where an address of ours is the right one |
+//! | submission, port 587 (RFC 6409) | `"host:587"`, credentials | TLS is required then, and the server verified |
+//! | submission, port 465 (RFC 8314) | `"host:465"`, credentials | TLS from the first octet; the better one of the two where both are open |
+//! | a mail exchanger, port 25 | `"host"`, the default [`TlsPolicy::Opportunistic`], [`Connector::retry_in_clear`] | a server that is not verified ends nothing, as between mail servers; `bind` where an address of ours is the right one |
 //! | LMTP over a Unix socket (Dovecot's `lmtp`) | [`Connector::unix`], [`Connector::lmtp`], [`TlsPolicy::Never`] | one result for each recipient after the body |
 //! | LMTP over TCP | `"host:24"`, [`Connector::lmtp`] | port 25 is refused (RFC 2033 section 5) |
 //! | Gmail, Google Workspace | `smtp.gmail.com` on 587 or 465; [`Credentials::token`] with the scope `https://mail.google.com/`, or an app password | the account's own password is not accepted; `smtp-relay.gmail.com` is the relay for a Workspace domain |
 //! | Microsoft 365, Outlook.com | `smtp.office365.com`, or `smtp-mail.outlook.com` for personal accounts, on 587 alone; [`Credentials::token`] | passwords are being retired; SMTP AUTH must be switched on for the mailbox; the reverse-path must be the mailbox or one that it may send as |
 //! | Amazon SES | `email-smtp.REGION.amazonaws.com` on 587 or 2587, 465 or 2465 for implicit TLS; SMTP credentials, which are not the account's keys | 50 recipients a message: send more by [`Session::send_all`] with [`Connector::learn_limits`]; sessions are ended from time to time, so open a new one when [`Session::is_usable`] says no |
-//! | SendGrid, Postmark, Mailgun and their like | 587 with [`TlsPolicy::Required`]; the user name that they prescribe (`apikey`, a server token) | they do their own queueing: a 2yz is theirs, not the recipient's server's |
+//! | SendGrid, Postmark, Mailgun and their like | 587; the user name that they prescribe (`apikey`, a server token) | they do their own queueing: a 2yz is theirs, not the recipient's server's |
 //!
 //! ```no_run
 //! use smtp_blocking::{Connector, Credentials, TlsPolicy};
 //!
-//! // Submission: the password goes to the named server, inside TLS, or nowhere.
-//! let submission = Connector::new("smtp.example.org:465")
-//!     .tls(TlsPolicy::Implicit)
-//!     .server_name("smtp.example.org")
-//!     .credentials(Credentials::password("alice", "s3cret"));
+//! // Submission: the password goes to smtp.example.org, inside TLS, or nowhere.
+//! let submission = Connector::new("smtp.example.org:465").credentials(Credentials::password("alice", "s3cret"));
 //!
 //! // A mail exchanger: encrypted where it can be, and delivered where it cannot.
 //! let exchanger = Connector::new("mx.example.net").retry_in_clear(true);
@@ -138,8 +153,8 @@ pub use tls::TlsInfo;
 /// Sends one message: connects to `server` (port 25 where none is given), encrypts where the server
 /// offers it, logs in where credentials are given, sends, and says QUIT.
 ///
-/// The certificate of the server is not checked, as is usual between mail servers; with credentials, use
-/// [`Connector`] and name the server whose certificate is to be checked.
+/// With credentials TLS is required, and the server is verified by the name in `server`. Without, a server that is
+/// not verified ends nothing, as between mail servers.
 ///
 /// ```no_run
 /// let message = &b"Subject: hello\r\n\r\nHello, Bob.\r\n"[..];

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use smtp_proto::{Cause, ClientName, Config, Protocol, Stage, TlsPolicy, Trace};
+use smtp_proto::{Cause, ClientName, Config, Credentials, Protocol, Stage, TlsPolicy, Trace};
 
 use crate::error::Error;
 
@@ -132,7 +132,11 @@ impl Terms {
     /// Whether a server that is not verified ends the handshake.
     #[cfg(feature = "rustls")]
     fn must_verify(&self, policy: TlsPolicy) -> bool {
-        !self.accept_any && (policy != TlsPolicy::Opportunistic || self.server_name.is_some())
+        // Where it is the credentials that make the policy, they also say whom they would go to.
+        let chosen = self.tls.is_some() || self.server_name.is_some();
+        let permitted = self.config.credentials.as_ref().is_some_and(Credentials::permits_unverified);
+        let strict = policy != TlsPolicy::Opportunistic || self.server_name.is_some();
+        !self.accept_any && strict && (chosen || !permitted)
     }
 
     /// Whether this address can be reached from the local address that was chosen.
@@ -262,7 +266,8 @@ macro_rules! connector_methods {
         ///
         /// [`Required`]($crate::TlsPolicy::Required) and [`Implicit`]($crate::TlsPolicy::Implicit) verify the
         /// server: its certificate must be trusted, and for the name that was connected to or
-        /// [`server_name`](Self::server_name).
+        /// [`server_name`](Self::server_name). Where none of the three was chosen, credentials with
+        /// [`permit_unverified`]($crate::Credentials::permit_unverified) do without.
         #[must_use]
         pub fn tls(mut self, policy: $crate::smtp_proto::TlsPolicy) -> Self {
             self.terms.tls = Some(policy);
@@ -457,8 +462,11 @@ fn split_server(server: &str) -> Result<(&str, Option<u16>), String> {
 fn default_client_name(host: &str, local: Option<IpAddr>) -> ClientName {
     // `ClientName` takes an underscore too, for whoever chooses such a name. Exim refuses it by default.
     let is_plain = host.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.');
+    // Nor is a name that ends in a number one: it would be read as an address.
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let is_number = last.bytes().all(|octet| octet.is_ascii_digit());
     match ClientName::parse(host) {
-        Ok(name) if is_plain && host.contains('.') => name,
+        Ok(name) if is_plain && host.contains('.') && !is_number => name,
         _ => local.unwrap_or(IpAddr::from([127, 0, 0, 1])).into(),
     }
 }
@@ -511,6 +519,7 @@ mod tests {
             "mx..example",
             "m x.example",
             "[192.0.2.7]",
+            "192.0.2.7",
             "b\u{fc}cher.example",
             "mx\u{fffd}.example",
             &long,

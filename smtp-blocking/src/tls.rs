@@ -123,7 +123,7 @@ pub(crate) fn settings(
     if let Err(problem) = &name
         && (must_verify || server_name.is_some())
     {
-        return Err(format!("{problem}; give the name of the server by server_name"));
+        return Err(format!("{problem}; give the name of the server (server_name)"));
     }
     let verifier = Arc::new(Verifier {
         trust: Arc::clone(trust),
@@ -232,15 +232,11 @@ impl Verifier {
 
     /// What a failed handshake means for the session.
     pub fn cause(&self, error: &rustls::Error) -> Cause {
-        let certificate = self.findings().certificate.clone();
         match error {
             rustls::Error::InvalidCertificate(problem) => {
-                let why = match certificate {
-                    Some(Err(why)) => why.to_string(),
-                    _ => problem.to_string(),
-                };
-                let advice = "trust its certificate by trust_pem, give its name by server_name, or accept any \
-                              server by verify(false)";
+                let why = self.problem().unwrap_or_else(|| problem.to_string().into());
+                let advice = "trust its certificate (trust_pem), give the name that it is for (server_name), or \
+                              accept any server (verify(false))";
                 Cause::TlsUntrusted(format!("{why}; {advice}").into())
             }
             rustls::Error::NoCertificatesPresented => Cause::TlsUntrusted("it has no certificate".into()),

@@ -8,6 +8,12 @@ use std::time::Duration;
 use smtp_blocking::{Cause, Connector, Credentials, Envelope, LineEndings, Outcome, Stage, TlsPolicy, Trace};
 use smtp_tests::receiver::{Options, Receiver, make_client_certificate};
 
+/// Its certificate is trusted, and so it is given credentials.
+fn trusting(receiver: &Receiver) -> Connector {
+    let connector = Connector::new(&receiver.local_addr().to_string());
+    connector.trust_pem(receiver.certificate_pem().as_bytes()).unwrap()
+}
+
 const MESSAGE: &[u8] = b"Subject: test\r\n\r\nHello.\r\n.\r\n";
 
 fn receiver() -> (Receiver, Connector) {
@@ -208,7 +214,7 @@ fn the_conversation_is_shown_without_secrets() {
     let receiver = Receiver::start(auth).unwrap();
     let lines = Arc::new(Mutex::new(String::new()));
     let seen = lines.clone();
-    let session = Connector::new(&receiver.local_addr().to_string())
+    let session = trusting(&receiver)
         .credentials(Credentials::password("alice", "s3cret").mechanisms(&["PLAIN"]))
         .observe(move |trace: &Trace| *seen.lock().unwrap() += &format!("{trace:?}\n"))
         .connect();
@@ -228,7 +234,7 @@ fn scram_is_bound_to_the_tls_connection() {
         let with = |credentials| {
             let lines = Arc::new(Mutex::new(Vec::new()));
             let seen = lines.clone();
-            let session = Connector::new(&receiver.local_addr().to_string())
+            let session = trusting(&receiver)
                 .credentials(credentials)
                 .observe(move |trace: &Trace| seen.lock().unwrap().push(format!("{trace:?}")))
                 .connect();
@@ -262,7 +268,7 @@ fn a_client_certificate_logs_in_by_external() {
     let auth = Some(("alice".into(), "s3cret".into()));
     let client_ca = Some(certificate.clone());
     let receiver = Receiver::start(Options { auth, client_ca, ..Options::default() }).unwrap();
-    let connector = Connector::new(&receiver.local_addr().to_string()).credentials(Credentials::external());
+    let connector = trusting(&receiver).credentials(Credentials::external());
     let known = connector.clone().client_certificate_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
     known.connect().unwrap().quit();
     let error = connector.clone().connect().unwrap_err();

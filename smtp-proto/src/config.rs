@@ -18,7 +18,8 @@ pub enum Protocol {
     Lmtp,
 }
 
-/// When a session is encrypted. Whether the server's certificate is checked is the adapter's business.
+/// When a session is encrypted. The adapters verify the server too, and tell the engine by
+/// [`TlsFacts::verified`](crate::TlsFacts::verified).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum TlsPolicy {
     /// Never, even where it is offered.

@@ -268,15 +268,15 @@ pub enum Cause {
     NoCommonMechanism(Arc<str>),
     /// The credentials would cross the network readable, and the caller did not permit that.
     #[error(
-        "the connection is not encrypted, so the credentials were not sent; use TLS, or permit it by \
-         Credentials::permit_in_clear"
+        "the connection is not encrypted, so the credentials were not sent; use TLS, or permit it \
+         (Credentials::permit_in_clear)"
     )]
     CredentialsInClear,
     /// The credentials would go to a server that is not verified, for this reason, and the caller did not permit
     /// that.
     #[error(
         "the server is not verified, so the credentials were not sent: {0}; trust its certificate, give the name \
-         that it is for, or permit it by Credentials::permit_unverified"
+         that it is for, or permit it (Credentials::permit_unverified)"
     )]
     CredentialsUnverified(Arc<str>),
     /// The server refused an OAuth 2.0 token, and said why (RFC 7628 section 3.2.2).

@@ -80,8 +80,9 @@
 //!    chosen [`Config::overlap`] for one that does not.
 //! 10. A loss between the end of the data and its reply is [`Outcome::InDoubt`]; a message that was not
 //!     begun is [`Outcome::NotAttempted`].
-//! 11. Credentials do not appear in `Debug`, in errors or in [`Trace`], are wiped when dropped, and do
-//!     not cross the network in the clear without [`Credentials::permit_in_clear`].
+//! 11. Credentials do not appear in `Debug`, in errors or in [`Trace`], and are wiped when dropped. They go to a
+//!     verified server ([`TlsFacts::verified`]) or nowhere, unless [`Credentials::permit_unverified`] or
+//!     [`Credentials::permit_in_clear`] permits more.
 //!
 //! # What a server offers
 //!
@@ -142,8 +143,20 @@
 //!
 //! [`Credentials`] take the first of these, from the top, that the caller allows and the server offers.
 //! Where the server turns out not to take it (504, 534), the next one is tried; a plain refusal ends the
-//! session. A mechanism that shows its secret to whoever reads the connection runs inside TLS alone,
-//! unless [`Credentials::permit_in_clear`] is called, and even then never behind one that shows nothing.
+//! session. Which mechanism may run depends on how far the way to the server can be trusted:
+//!
+//! | over | PLAIN, LOGIN, tokens | CRAM-MD5, SCRAM, own mechanisms | -PLUS, EXTERNAL | ANONYMOUS |
+//! |---|---|---|---|---|
+//! | verified TLS, [`Channel::Local`] | yes | yes | yes | yes |
+//! | TLS that is not verified | [`permit_unverified`] | [`permit_unverified`] | yes | yes |
+//! | clear text, by [`TlsPolicy::Never`] | [`permit_in_clear`] | yes | [`permit_in_clear`] | yes |
+//! | clear text, because TLS was not offered | [`permit_in_clear`] | [`permit_in_clear`] | [`permit_in_clear`] | yes |
+//!
+//! An own mechanism that [exposes its secret](Mechanism::exposes_secret) is as PLAIN. In the clear, no mechanism that
+//! exposes it is tried after one that does not.
+//!
+//! [`permit_unverified`]: Credentials::permit_unverified
+//! [`permit_in_clear`]: Credentials::permit_in_clear
 //!
 //! | mechanism | RFC | shows its secret | needs |
 //! |---|---|---|---|

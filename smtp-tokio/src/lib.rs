@@ -41,8 +41,8 @@
 //!
 //! # Trust, deadlines, features
 //!
-//! As in `smtp-blocking`, whose TLS settings and errors these are: without
-//! [`Connector::server_name`] TLS encrypts and verifies nobody; every reply has a deadline; the feature
+//! As in `smtp-blocking`, whose TLS settings and errors these are: credentials go to a verified server or nowhere;
+//! every reply has a deadline; the feature
 //! `rustls` (default) is TLS by rustls with the ring provider and the system's trust store, and `scram`
 //! (default) the SCRAM mechanisms of AUTH. Computing what a SCRAM server asks for keeps the thread for that
 //! long: some milliseconds, and at most what [`Limits::scram_iterations`] allows.
@@ -72,8 +72,8 @@ use tokio::io::AsyncBufRead;
 /// Sends one message: connects to `server` (port 25 where none is given), encrypts where the server
 /// offers it, logs in where credentials are given, sends, and says QUIT.
 ///
-/// The certificate of the server is not checked, as is usual between mail servers; with credentials, use
-/// [`Connector`] and name the server whose certificate is to be checked.
+/// With credentials TLS is required, and the server is verified by the name in `server`. Without, a server that is
+/// not verified ends nothing, as between mail servers.
 ///
 /// # Errors
 /// The message reached nobody. [`Error::report`] says what became of each recipient, once the

@@ -7,6 +7,12 @@ use smtp_tests::receiver::{Options, Receiver, make_client_certificate};
 use smtp_tokio::{Cause, Connector, Credentials, Envelope, Outcome, Stage, Timeouts, TlsPolicy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+/// Its certificate is trusted, and so it is given credentials.
+fn trusting(receiver: &Receiver) -> Connector {
+    let connector = Connector::new(&receiver.local_addr().to_string());
+    connector.trust_pem(receiver.certificate_pem().as_bytes()).unwrap()
+}
+
 const MESSAGE: &[u8] = b"Subject: test\r\n\r\nHello.\r\n.\r\n";
 
 fn receiver() -> (Receiver, Connector) {
@@ -135,7 +141,7 @@ async fn scram_is_bound_to_the_tls_connection() {
         let receiver = Receiver::start(Options { auth, tls12, ..Options::default() }).unwrap();
         let with = |password| {
             let credentials = Credentials::password("alice", password).mechanisms(&["SCRAM-SHA-256-PLUS"]);
-            Connector::new(&receiver.local_addr().to_string()).credentials(credentials)
+            trusting(&receiver).credentials(credentials)
         };
         let session = with("s3cret").connect().await.unwrap();
         assert_eq!(session.tls_info().unwrap().version, version);
@@ -154,7 +160,7 @@ async fn a_client_certificate_logs_in_by_external() {
     let auth = Some(("alice".into(), "s3cret".into()));
     let client_ca = Some(certificate.clone());
     let receiver = Receiver::start(Options { auth, client_ca, ..Options::default() }).unwrap();
-    let connector = Connector::new(&receiver.local_addr().to_string()).credentials(Credentials::external());
+    let connector = trusting(&receiver).credentials(Credentials::external());
     let known = connector.clone().client_certificate_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
     known.connect().await.unwrap().quit().await;
     let error = connector.connect().await.unwrap_err();

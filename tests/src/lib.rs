@@ -16,6 +16,7 @@ pub mod receiver;
 mod scram;
 pub mod scripted;
 pub mod send;
+pub mod tls_peer;
 pub mod tokio_player;
 pub mod transcript;
 

@@ -133,7 +133,7 @@ pub struct Options {
     #[arg(long, value_name = "ID")]
     pub auth_authzid: Option<String>,
     /// Permits sending the password over a connection that is not encrypted.
-    #[arg(long, requires = "auth_user")]
+    #[arg(long)]
     pub auth_in_clear: bool,
     /// How long to wait for the connection.
     #[arg(long, value_name = "S", value_parser = seconds)]

@@ -33,7 +33,7 @@
 //!   `client.example`): `tls=never|opportunistic|required|implicit`, `server-name`, `pipelining=off`,
 //!   `overlap`, `lmtp`, `name`; `chunking=never|always|eager` (where it is offered, without the key),
 //!   `chunk-size=N`, `learn-limits`; `user` with `password` or `token`, `external` or `anonymous=TRACE`,
-//!   `authzid`, `auth=MECHANISM,...` and `in-clear`; `nonce`, 24 letters of base64, without which the
+//!   `authzid`, `auth=MECHANISM,...`, `in-clear` and `to-unverified`; `nonce`, 24 letters of base64, without which the
 //!   engine tries no SCRAM (the adapters draw one of their own then); `exporter`, 32 octets, `end-point`
 //!   and `verified`, which are the [`TlsFacts`] of the engine's handshake (the adapters have real ones);
 //!   `timeout.KIND=200ms`, where KIND is a field of [`Timeouts`], or `reply` for all replies;
@@ -904,6 +904,9 @@ fn config(mut settings: BTreeMap<String, String>) -> Result<Config, String> {
     }
     if take("in-clear").is_some() {
         config.credentials = config.credentials.map(Credentials::permit_in_clear);
+    }
+    if take("to-unverified").is_some() {
+        config.credentials = config.credentials.map(Credentials::permit_unverified);
     }
     if let Some(reply) = take("timeout.reply") {
         config.timeouts = Timeouts::default().replies(parse_duration(&reply)?);

@@ -296,8 +296,10 @@ fn tls_in_every_policy() {
     let untrusted = Connector::new(&format!("127.0.0.1:{}", POSTFIX.smtps_port())).tls(TlsPolicy::Implicit);
     let error = untrusted.clone().server_name(NAME).connect().unwrap_err();
     assert!(matches!((error.stage(), error.cause()), (Stage::Connect, Cause::TlsUntrusted(_))), "{error}");
-    // Without a name, nobody's identity is checked.
-    untrusted.connect().unwrap().quit();
+    let error = untrusted.clone().connect().unwrap_err();
+    assert!(matches!((error.stage(), error.cause()), (Stage::Connect, Cause::TlsUntrusted(_))), "{error}");
+    // Whoever does not want it verified says so.
+    untrusted.verify(false).connect().unwrap().quit();
     let clear = connector(POSTFIX.smtp_port()).tls(TlsPolicy::Never).connect().unwrap();
     assert!(clear.tls_info().is_none());
     clear.quit();

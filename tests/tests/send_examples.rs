@@ -290,11 +290,21 @@ fn usage_and_bad_input(adapter: Adapter) {
 
 fn credentials(adapter: Adapter) {
     let auth = Options { auth: Some(("alice".into(), "s3cret".into())), ..Options::default() };
-    let (_receiver, address) = receiver(auth);
+    let (receiver, address) = receiver(auth);
+    let pem = message_file("pem", receiver.certificate_pem().as_bytes());
     let user = ["--auth-user", "alice", "--auth-password"];
     let to = ["bob@example.net"];
-    let with =
+    let unknown =
         |flags: &[&str]| run(adapter, "auth", Some(address.clone()), &to, &[&user[..], flags].concat());
+    let with = |flags: &[&str]| unknown(&[flags, &["--ca-file", pem.to_str().unwrap()]].concat());
+    // A server that is not verified is not given the password, unless that is said by name.
+    unknown(&["s3cret"]).is(77, "refused", Some("starttls"));
+    let plain = ["s3cret", "--tls", "opportunistic", "--auth-mechanism", "PLAIN"];
+    unknown(&plain).is(77, "refused", Some("auth"));
+    // What is bound to this TLS connection is of no use to somebody in between.
+    unknown(&["s3cret", "--tls", "opportunistic"]).is(0, "success", None);
+    unknown(&["s3cret", "--tls-no-verify"]).is(0, "success", None);
+    unknown(&["s3cret", "--tls", "required", "--tls-no-verify"]).is(0, "success", None);
     with(&["s3cret"]).is(0, "success", None);
     for mechanism in ["login", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"] {
         with(&["s3cret", "--auth-mechanism", mechanism]).is(0, "success", None);
@@ -311,12 +321,10 @@ fn credentials(adapter: Adapter) {
     with(&["s3cret", "--auth-mechanism", "CRAM-MD5"]).is(77, "refused", Some("auth"));
     // Without TLS the server does not offer AUTH, and we would not use it.
     with(&["s3cret", "--tls", "none"]).is(77, "refused", Some("auth"));
-    let (_other, address) = receiver(Options::default());
-    run(adapter, "no-auth", Some(address), &to, &[&user[..], &["x"]].concat()).is(
-        77,
-        "refused",
-        Some("auth"),
-    );
+    let (_other, address) = self::receiver(Options::default());
+    let flags = [&user[..], &["x", "--tls-no-verify"]].concat();
+    run(adapter, "no-auth", Some(address), &to, &flags).is(77, "refused", Some("auth"));
+    let _ = std::fs::remove_file(pem);
 }
 
 fn mechanisms_without_a_password(adapter: Adapter) {
@@ -331,7 +339,7 @@ fn mechanisms_without_a_password(adapter: Adapter) {
             peer.say("535 5.7.8 no\r\n");
             peer.hear("QUIT");
         });
-        let flags = [&["--tls", "none", "--auth-mechanism", mechanism], flags].concat();
+        let flags = [&["--tls", "none", "--auth-in-clear", "--auth-mechanism", mechanism], flags].concat();
         run(adapter, "no-password", Some(address), &ONE, &flags).is(69, "permanent", Some("auth"));
     }
 }
@@ -356,7 +364,8 @@ fn certificates(adapter: Adapter) {
     let (receiver, address) = self::receiver(Options { implicit_tls: true, ..Options::default() });
     let with = |flags: &[&str]| run(adapter, "tls", Some(address.clone()), &to, flags);
     with(&["--tls", "implicit", "--tls-name", "localhost"]).is(77, "refused", Some("connect"));
-    with(&["--tls", "implicit"]).is(0, "success", None);
+    with(&["--tls", "implicit"]).is(77, "refused", Some("connect"));
+    with(&["--tls", "implicit", "--tls-no-verify"]).is(0, "success", None);
     drop(receiver);
 
     let (_receiver, address) = self::receiver(Options { starttls: false, ..Options::default() });

@@ -276,6 +276,7 @@ const RULES: &[&str] = &[
     "auth.anonymous",
     "auth.anonymous-refused",
     "auth.authorization-id",
+    "auth.trust",
     "transaction.pipelined",
     "transaction.quit-with-the-last-dot",
     "transaction.lockstep",

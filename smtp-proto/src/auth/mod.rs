@@ -298,6 +298,11 @@ impl Credentials {
         self
     }
 
+    /// Whether [`permit_unverified`](Self::permit_unverified) was called.
+    pub fn permits_unverified(&self) -> bool {
+        self.unverified
+    }
+
     /// Whether [`permit_in_clear`](Self::permit_in_clear) was called.
     pub fn permits_clear(&self) -> bool {
         self.in_clear

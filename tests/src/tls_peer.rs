@@ -1,0 +1,256 @@
+//! A server for the questions of trust: a certificate of one's choice, a real handshake, and its own books of what
+//! it was told. It takes every login and every message.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    date_time_ymd,
+};
+use rustls::crypto::ring::{default_provider, sign::any_supported_type};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
+
+/// A certificate, and the key with which the server signs its handshakes.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The certificate in PEM.
+    pub pem: String,
+    certified: Arc<CertifiedKey>,
+}
+
+/// How a certificate is made.
+#[derive(Clone, Debug)]
+pub struct Making<'a> {
+    /// The names that it is for: domain names and IP addresses.
+    pub names: &'a [&'a str],
+    /// The last year in which it is valid.
+    pub until: i32,
+    /// It is that of an authority, as `openssl req -x509` makes it.
+    pub is_authority: bool,
+}
+
+impl Making<'_> {
+    fn parameters(&self) -> CertificateParams {
+        let names: Vec<String> = self.names.iter().map(|&name| name.to_owned()).collect();
+        let mut parameters = CertificateParams::new(names).expect("they are names");
+        parameters.not_before = date_time_ymd(2020, 1, 1);
+        parameters.not_after = date_time_ymd(self.until, 12, 31);
+        if self.is_authority {
+            parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        parameters
+    }
+
+    /// One that has signed itself.
+    pub fn self_signed(&self) -> Identity {
+        let key = KeyPair::generate().expect("ring makes keys");
+        let certificate = self.parameters().self_signed(&key).expect("the key signs");
+        Identity::new(&certificate, &key)
+    }
+}
+
+impl Identity {
+    fn new(certificate: &Certificate, key: &KeyPair) -> Self {
+        let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let key = any_supported_type(&der).expect("ring made it");
+        let certified = Arc::new(CertifiedKey::new(vec![certificate.der().clone()], key));
+        Self { pem: certificate.pem(), certified }
+    }
+
+    /// The same certificate with another key: an impostor has one, and not the other.
+    pub fn with_another_key(&self) -> Self {
+        let key = KeyPair::generate().expect("ring makes keys");
+        let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let key = any_supported_type(&der).expect("ring made it");
+        Self {
+            pem: self.pem.clone(),
+            certified: Arc::new(CertifiedKey::new(self.certified.cert.clone(), key)),
+        }
+    }
+}
+
+/// Who signs certificates.
+#[derive(Debug)]
+pub struct Authority {
+    /// Its own certificate in PEM.
+    pub pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// One with this name.
+    pub fn new(name: &str) -> Self {
+        let key = KeyPair::generate().expect("ring makes keys");
+        let mut parameters = CertificateParams::new([]).expect("no name is none too many");
+        parameters.distinguished_name.push(DnType::CommonName, name);
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let certificate = parameters.self_signed(&key).expect("the key signs");
+        Self { pem: certificate.pem(), issuer: Issuer::new(parameters, key) }
+    }
+
+    /// Signs a certificate.
+    pub fn sign(&self, making: &Making<'_>) -> Identity {
+        let key = KeyPair::generate().expect("ring makes keys");
+        let certificate = making.parameters().signed_by(&key, &self.issuer).expect("the key signs");
+        Identity::new(&certificate, &key)
+    }
+}
+
+#[derive(Debug)]
+struct Always(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Always {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+/// What the server was told.
+#[derive(Clone, Debug, Default)]
+pub struct Books {
+    /// Each command line, and whether it came inside TLS.
+    pub commands: Vec<(String, bool)>,
+}
+
+impl Books {
+    /// The commands that begin with this verb.
+    pub fn said(&self, verb: &str) -> Vec<&str> {
+        let lines = self.commands.iter().map(|(line, _)| line.as_str());
+        lines.filter(|line| line.starts_with(verb)).collect()
+    }
+}
+
+/// How the server is reached.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Its certificate and key.
+    pub identity: Identity,
+    /// TLS from the first octet.
+    pub implicit: bool,
+    /// Offers STARTTLS, where TLS is not there from the first octet.
+    pub starttls: bool,
+    /// TLS 1.2 and no other.
+    pub tls12: bool,
+    /// The mechanisms that it offers, inside TLS and outside.
+    pub mechanisms: &'static str,
+}
+
+/// A running server; it runs until the process ends.
+#[derive(Debug)]
+pub struct TlsPeer {
+    address: SocketAddr,
+    books: Arc<Mutex<Books>>,
+}
+
+impl TlsPeer {
+    /// Starts one on a free port of 127.0.0.1.
+    pub fn start(setup: Setup) -> io::Result<Self> {
+        let versions: &[&SupportedProtocolVersion] =
+            if setup.tls12 { &[&rustls::version::TLS12] } else { rustls::ALL_VERSIONS };
+        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_protocol_versions(versions)
+            .map_err(io::Error::other)?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(Always(Arc::clone(&setup.identity.certified))));
+        let config = Arc::new(config);
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        let books = Arc::new(Mutex::new(Books::default()));
+        let shared = Arc::clone(&books);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (setup, config, books) = (setup.clone(), Arc::clone(&config), Arc::clone(&shared));
+                thread::spawn(move || {
+                    let _ = serve(&setup, &config, &books, stream);
+                });
+            }
+        });
+        Ok(Self { address, books })
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// What it was told by now.
+    pub fn books(&self) -> Books {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+trait Stream: Read + Write {}
+impl<S: Read + Write> Stream for S {}
+
+fn serve(
+    setup: &Setup,
+    config: &Arc<ServerConfig>,
+    books: &Mutex<Books>,
+    socket: TcpStream,
+) -> io::Result<()> {
+    // A client that hangs does not keep the thread for ever.
+    socket.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let encrypt = |socket: TcpStream| -> io::Result<Box<dyn Stream>> {
+        let tls = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
+        Ok(Box::new(StreamOwned::new(tls, socket)))
+    };
+    let mut encrypted = setup.implicit;
+    let mut stream: Box<dyn Stream> = match encrypted {
+        true => encrypt(socket.try_clone()?)?,
+        false => Box::new(socket.try_clone()?),
+    };
+    stream.write_all(b"220 peer ESMTP\r\n")?;
+    let mut in_data = false;
+    loop {
+        let line = read_line(&mut stream)?;
+        if in_data {
+            in_data = line != ".";
+            if !in_data {
+                stream.write_all(b"250 2.0.0 taken\r\n")?;
+            }
+            continue;
+        }
+        books.lock().unwrap_or_else(PoisonError::into_inner).commands.push((line.clone(), encrypted));
+        let verb = line.split(' ').next().unwrap_or_default();
+        let reply = match verb {
+            "EHLO" => {
+                let starttls = if setup.starttls && !encrypted { "250-STARTTLS\r\n" } else { "" };
+                format!("250-peer\r\n{starttls}250 AUTH {}\r\n", setup.mechanisms)
+            }
+            "STARTTLS" => {
+                stream.write_all(b"220 2.0.0 go ahead\r\n")?;
+                stream = encrypt(socket.try_clone()?)?;
+                encrypted = true;
+                continue;
+            }
+            "AUTH" if !line.starts_with("AUTH PLAIN") => "535 5.7.8 no more than that\r\n".into(),
+            "AUTH" => "235 2.7.0 welcome\r\n".into(),
+            "DATA" => {
+                in_data = true;
+                "354 go ahead\r\n".into()
+            }
+            "QUIT" => return stream.write_all(b"221 2.0.0 bye\r\n"),
+            _ => "250 2.0.0 ok\r\n".into(),
+        };
+        stream.write_all(reply.as_bytes())?;
+    }
+}
+
+fn read_line(stream: &mut dyn Stream) -> io::Result<String> {
+    let mut line = Vec::new();
+    while !line.ends_with(b"\r\n") {
+        let mut octet = [0];
+        stream.read_exact(&mut octet)?;
+        line.extend(octet);
+    }
+    line.truncate(line.len() - 2);
+    Ok(String::from_utf8_lossy(&line).into_owned())
+}
