@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::error::{Error, Outcome};
+use crate::error::{Cause, Error, Outcome};
 use crate::reply::Reply;
 
 /// A message of this connection, in the order of submission.
@@ -103,5 +103,89 @@ impl Report {
     /// Whether the server may have delivered the message although no reply says so.
     pub fn maybe_delivered(&self) -> bool {
         self.failures().any(|(_, error)| error.outcome == Outcome::InDoubt)
+    }
+
+    /// What the failures come to in one word, which says no more than holds for all of them. `None` where
+    /// every recipient succeeded.
+    ///
+    /// It is *in doubt* if one failure is. It is *permanent* or *not attempted* only if all are. Any other
+    /// mixture is *temporary*. [`Cause::AllOrNothing`] follows from another recipient's refusal, so it does
+    /// not count beside another failure.
+    ///
+    /// ```
+    /// use smtp_proto::{Cause, Error, Outcome, Reply, ReplyCode, Report, Stage};
+    ///
+    /// let refused = |code, outcome| {
+    ///     let reply = Reply::new(ReplyCode::new(code).unwrap(), b"no");
+    ///     Err(Error::new(Stage::Rcpt, outcome, Cause::Rejected(reply)))
+    /// };
+    /// let (unknown, busy) = (refused(550, Outcome::Permanent), refused(450, Outcome::Transient));
+    ///
+    /// let report = Report { recipients: vec![unknown.clone(), unknown.clone()] };
+    /// assert_eq!(report.outcome(), Some(Outcome::Permanent));
+    /// // The second recipient may still get it, so a queue keeps the message.
+    /// let report = Report { recipients: vec![unknown, busy] };
+    /// assert_eq!(report.outcome(), Some(Outcome::Transient));
+    /// ```
+    pub fn outcome(&self) -> Option<Outcome> {
+        let own =
+            || self.failures().map(|(_, error)| error).filter(|error| error.cause != Cause::AllOrNothing);
+        match own().next() {
+            None => self.failures().next().map(|(_, error)| error.outcome),
+            Some(_) if self.maybe_delivered() => Some(Outcome::InDoubt),
+            Some(first) if own().all(|error| error.outcome == first.outcome) => Some(first.outcome),
+            Some(_) => Some(Outcome::Transient),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+    use crate::error::Stage;
+    use crate::reply::ReplyCode;
+
+    fn error(outcome: Outcome) -> Result<Reply, Error> {
+        Err(Error::new(Stage::Rcpt, outcome, Cause::Disconnected))
+    }
+
+    #[test]
+    fn an_outcome_says_no_more_than_holds_for_all() {
+        use Outcome::{InDoubt, NotAttempted, Permanent, Transient};
+        let all = [Transient, Permanent, InDoubt, NotAttempted];
+        let of = |recipients| Report { recipients }.outcome();
+        for one in all {
+            for other in all {
+                let both = match (one, other) {
+                    _ if one == other => one,
+                    (InDoubt, _) | (_, InDoubt) => InDoubt,
+                    _ => Transient,
+                };
+                assert_eq!(of(vec![error(one), error(other)]), Some(both), "{one:?} {other:?}");
+                assert_eq!(of(vec![error(one), error(other), error(one)]), Some(both), "{one:?} {other:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn successes_have_no_outcome() {
+        let taken = Ok(Reply::new(ReplyCode::new(250).unwrap(), b"ok"));
+        assert_eq!(Report { recipients: vec![] }.outcome(), None);
+        assert_eq!(Report { recipients: vec![taken.clone(), taken.clone()] }.outcome(), None);
+        let mixed = Report { recipients: vec![taken, error(Outcome::Permanent)] };
+        assert_eq!(mixed.outcome(), Some(Outcome::Permanent));
+    }
+
+    #[test]
+    fn what_follows_from_a_refusal_does_not_count_beside_it() {
+        let follows = Err(Error::new(Stage::Rcpt, Outcome::NotAttempted, Cause::AllOrNothing));
+        for outcome in [Outcome::Permanent, Outcome::Transient, Outcome::InDoubt] {
+            let report = Report { recipients: vec![follows.clone(), error(outcome), follows.clone()] };
+            assert_eq!(report.outcome(), Some(outcome));
+        }
+        let alone = Report { recipients: vec![follows.clone(), follows] };
+        assert_eq!(alone.outcome(), Some(Outcome::NotAttempted));
     }
 }
