@@ -66,14 +66,27 @@ impl Error {
         error
     }
 
-    /// A message that reached nobody: its first failure speaks for all.
+    /// A message that reached nobody: the first failure that has the outcome of all speaks for them.
     #[doc(hidden)]
     pub fn from_report(report: Report) -> Self {
-        let first = report.failures().next().map(|(_, error)| error.clone());
-        let unexplained = || smtp_proto::Error::new(Stage::Local, Outcome::Permanent, Cause::Disconnected);
-        let mut error = Self::new(first.unwrap_or_else(unexplained));
+        let unexplained = smtp_proto::Error::new(Stage::Local, Outcome::Permanent, Cause::Disconnected);
+        let outcome = report.outcome().unwrap_or(unexplained.outcome);
+        // One that follows from another recipient's refusal explains nothing where that one is there.
+        let rank =
+            |error: &&smtp_proto::Error| (error.cause == Cause::AllOrNothing, error.outcome != outcome);
+        let first = report.failures().map(|(_, error)| error).min_by_key(rank).cloned();
+        let mut error = Self::new(first.unwrap_or(unexplained));
+        error.0.error.outcome = outcome;
         error.0.report = Some(report);
         error
+    }
+
+    /// The same for a message that there was no session for: it can be sent again, whatever the server said
+    /// to us.
+    #[doc(hidden)]
+    pub fn not_attempted(mut self) -> Self {
+        self.0.error.outcome = Outcome::NotAttempted;
+        self
     }
 
     /// The same, with what is known of the session in which it happened.
@@ -108,7 +121,8 @@ impl Error {
         &self.0.error.cause
     }
 
-    /// What it means for the message, or for every message where there was no session.
+    /// What it means for the message, and no more than holds for all of its recipients
+    /// ([`Report::outcome`]). Where a connector failed to connect, what it means for the next try.
     pub fn outcome(&self) -> Outcome {
         self.0.error.outcome
     }

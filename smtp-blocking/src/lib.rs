@@ -167,7 +167,8 @@ pub use tls::TlsInfo;
 ///
 /// # Errors
 /// The message reached nobody. [`Error::report`] says what became of each recipient, once the
-/// transaction had begun.
+/// transaction had begun. Where no session came about, the outcome is [`Outcome::NotAttempted`], even if
+/// the server refused us for good: that says nothing about the message.
 pub fn send_mail<A, R>(
     server: &str,
     sender: A,
@@ -180,5 +181,6 @@ where
     R: IntoIterator<Item: ToRecipient>,
 {
     let envelope = Envelope::new(sender, recipients)?;
-    Connector::new(server).credentials(credentials).connect()?.send_last(envelope, message)
+    let connector = Connector::new(server).credentials(credentials);
+    connector.connect().map_err(Error::not_attempted)?.send_last(envelope, message)
 }

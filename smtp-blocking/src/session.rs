@@ -44,7 +44,7 @@ impl Session {
     /// As [`transaction`](Self::transaction).
     pub fn begin(&mut self, envelope: Envelope) -> Result<Transaction<'_>, Error> {
         if self.pump.driver.is_closed() {
-            return Err(self.pump.driver.ended());
+            return Err(self.pump.driver.ended().not_attempted());
         }
         // Nobody here gives the body a second time.
         let envelope = envelope.reopenable(false);

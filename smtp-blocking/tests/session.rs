@@ -82,6 +82,45 @@ fn long_local_parts_are_sent() {
     assert_eq!((message.reverse_path, message.forward_paths), (address.clone(), vec![address]));
 }
 
+/// Who is refused for good, and who for now, has the receiver's mailbox in its name.
+#[test]
+fn an_error_says_no_more_than_holds_for_all_recipients() {
+    let (_receiver, connector) = receiver();
+    let mut session = connector.connect().unwrap();
+    for (to, outcome, code) in [
+        (["refused@b", "refused@c"], Outcome::Permanent, 550),
+        (["refused@b", "greylisted@b"], Outcome::Transient, 450),
+        (["greylisted@b", "refused@b"], Outcome::Transient, 450),
+    ] {
+        let error = session.send(Envelope::new("a@b", to).unwrap(), MESSAGE).unwrap_err();
+        assert_eq!((error.stage(), error.outcome()), (Stage::Rcpt, outcome), "{error}");
+        assert_eq!(error.error().reply().unwrap().code().get(), code);
+    }
+    for (to, outcome) in [("refused@b", Outcome::Permanent), ("greylisted@b", Outcome::Transient)] {
+        let envelope = Envelope::new("a@b", ["c@d", to, "e@f"]).unwrap().all_or_nothing(true);
+        let error = session.send(envelope, MESSAGE).unwrap_err();
+        assert_eq!(error.outcome(), outcome);
+        assert!(matches!(error.cause(), Cause::Rejected(_)), "{error}");
+    }
+}
+
+#[test]
+fn a_message_without_a_session_is_not_attempted() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().take(2) {
+            stream.unwrap().write_all(b"554 5.7.1 not you\r\n").unwrap();
+        }
+    });
+    // It is the session that the server refuses for good, and not the message.
+    let error = Connector::new(&server).connect().unwrap_err();
+    assert_eq!((error.stage(), error.outcome()), (Stage::Greeting, Outcome::Permanent));
+    let error = smtp_blocking::send_mail(&server, "a@b", &["c@d"], MESSAGE, None).unwrap_err();
+    assert_eq!((error.stage(), error.outcome()), (Stage::Greeting, Outcome::NotAttempted));
+    assert_eq!(error.error().reply().unwrap().code().get(), 554);
+}
+
 #[test]
 fn a_dropped_transaction_delivers_nothing_and_ends_the_session() {
     let (receiver, connector) = receiver();
@@ -92,6 +131,7 @@ fn a_dropped_transaction_delivers_nothing_and_ends_the_session() {
     assert!(!session.is_usable());
     let error = session.transaction("a@example.org", ["b@example.net"]).unwrap_err();
     assert!(error.to_string().contains("dropped"), "{error}");
+    assert_eq!(error.outcome(), Outcome::NotAttempted);
     drop(session);
     assert!(receiver.wait_for_messages(1, Duration::from_millis(300)).is_empty());
 }

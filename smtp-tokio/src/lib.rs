@@ -77,7 +77,8 @@ use tokio::io::AsyncBufRead;
 ///
 /// # Errors
 /// The message reached nobody. [`Error::report`] says what became of each recipient, once the
-/// transaction had begun.
+/// transaction had begun. Where no session came about, the outcome is [`Outcome::NotAttempted`], even if
+/// the server refused us for good: that says nothing about the message.
 pub async fn send_mail<A, R>(
     server: &str,
     sender: A,
@@ -90,6 +91,6 @@ where
     R: IntoIterator<Item: ToRecipient>,
 {
     let envelope = Envelope::new(sender, recipients)?;
-    let mut session = Connector::new(server).credentials(credentials).connect().await?;
-    session.send_last(envelope, message).await
+    let connector = Connector::new(server).credentials(credentials);
+    connector.connect().await.map_err(Error::not_attempted)?.send_last(envelope, message).await
 }

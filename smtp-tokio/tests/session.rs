@@ -52,6 +52,50 @@ async fn long_local_parts_are_sent() {
     assert_eq!((message.reverse_path, message.forward_paths), (address.clone(), vec![address]));
 }
 
+/// Who is refused for good, and who for now, has the receiver's mailbox in its name.
+#[tokio::test]
+async fn an_error_says_no_more_than_holds_for_all_recipients() {
+    let (_receiver, connector) = receiver();
+    let mut session = connector.connect().await.unwrap();
+    for (to, outcome, code) in [
+        (["refused@b", "refused@c"], Outcome::Permanent, 550),
+        (["refused@b", "greylisted@b"], Outcome::Transient, 450),
+        (["greylisted@b", "refused@b"], Outcome::Transient, 450),
+    ] {
+        let error = session.send(Envelope::new("a@b", to).unwrap(), MESSAGE).await.unwrap_err();
+        assert_eq!((error.stage(), error.outcome()), (Stage::Rcpt, outcome), "{error}");
+        assert_eq!(error.error().reply().unwrap().code().get(), code);
+    }
+}
+
+#[tokio::test]
+async fn a_message_without_a_session_is_not_attempted() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"554 5.7.1 not you\r\n").await.unwrap();
+        }
+    });
+    // It is the session that the server refuses for good, and not the message.
+    let error = Connector::new(&server).connect().await.unwrap_err();
+    assert_eq!((error.stage(), error.outcome()), (Stage::Greeting, Outcome::Permanent));
+    let error = smtp_tokio::send_mail(&server, "a@b", &["c@d"], MESSAGE, None).await.unwrap_err();
+    assert_eq!((error.stage(), error.outcome()), (Stage::Greeting, Outcome::NotAttempted));
+    assert_eq!(error.error().reply().unwrap().code().get(), 554);
+}
+
+#[tokio::test]
+async fn a_session_that_has_ended_attempts_nothing() {
+    let (_receiver, connector) = receiver();
+    let mut session = connector.connect().await.unwrap();
+    drop(session.transaction("a@b", ["c@d"]).await.unwrap());
+    let error = session.transaction("a@b", ["c@d"]).await.unwrap_err();
+    assert!(error.to_string().contains("dropped"), "{error}");
+    assert_eq!(error.outcome(), Outcome::NotAttempted);
+}
+
 /// In paused time the whole of RFC 5321's five minutes pass at once.
 #[tokio::test(start_paused = true)]
 async fn deadlines_are_the_runtimes_own() {
