@@ -33,11 +33,12 @@ fn forward(options: &Arc<Options>, printer: &mut Printer<'_>) -> Result<SessionF
             return Ok(facts);
         }
     };
-    let messages = (0..options.repeat).flat_map(|_| &items);
-    let messages = messages.map(|item| Message::new(item.envelope.clone(), || item.open()));
+    let all = || (0..options.repeat).flat_map(|_| &items);
+    let messages = all().map(|item| Message::new(item.envelope.clone(), || item.open()));
     let mut reports = session.send_all(messages).and_quit();
-    while let Some(report) = reports.next() {
-        printer.message(&Ending(Ok(report)), &facts(reports.session()));
+    let mut sent = all();
+    while let Some((report, item)) = reports.next().zip(sent.next()) {
+        printer.message(&item.ending(report), &facts(reports.session()));
     }
     drop(reports);
     server.say_where(options);

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use smtp_tests::send::{Ending, Item, Options, Printer, Progress, SessionFacts, Source};
+use smtp_tests::send::{Ending, Item, Options, Printer, Progress, READ_SIZE, SessionFacts, Source};
 use smtp_tokio::{Connector, Message, Session};
+use tokio::fs::File;
 use tokio::io::{AsyncBufRead, AsyncRead, BufReader, ReadBuf};
 
 fn main() -> ExitCode {
@@ -19,7 +20,7 @@ fn main() -> ExitCode {
         }
     };
     let code = runtime.block_on(run());
-    // Not to wait for a read of standard input that nobody wants any more.
+    // Do not wait for a read of a pipe that nobody wants any more.
     runtime.shutdown_background();
     code
 }
@@ -54,11 +55,12 @@ async fn forward(
             return Ok(facts);
         }
     };
-    let messages = (0..options.repeat).flat_map(|_| &items);
-    let messages = messages.map(|item| Message::new(item.envelope.clone(), || Content::open(item)));
+    let all = || (0..options.repeat).flat_map(|_| &items);
+    let messages = all().map(|item| Message::new(item.envelope.clone(), || Content::open(item)));
     let mut reports = session.send_all(smtp_tokio::iter(messages)).and_quit();
-    while let Some(report) = reports.next().await {
-        printer.message(&Ending(Ok(report)), &facts(reports.session()));
+    let mut sent = all();
+    while let Some((report, item)) = reports.next().await.zip(sent.next()) {
+        printer.message(&item.ending(report), &facts(reports.session()));
     }
     drop(reports);
     server.say_where(options);
@@ -73,18 +75,22 @@ struct Content {
 
 impl Content {
     async fn open(item: &Item) -> io::Result<Self> {
-        let source: Pin<Box<dyn AsyncBufRead>> = match &item.source {
-            Source::Sample(octets) => Box::pin(*octets),
-            Source::Stdin => {
-                smtp_tests::send::take_stdin()?;
-                Box::pin(BufReader::new(tokio::io::stdin()))
-            }
-            Source::File(path) => {
-                Box::pin(BufReader::with_capacity(64 * 1024, tokio::fs::File::open(path).await?))
-            }
-        };
+        let source = item.opened(open(&item.source).await)?;
         Ok(Self { source, progress: item.progress() })
     }
+}
+
+async fn open(source: &Source) -> io::Result<Pin<Box<dyn AsyncBufRead>>> {
+    let file = match source {
+        Source::Sample(octets) => return Ok(Box::pin(*octets)),
+        Source::File(file) => {
+            let opened = File::open(file.path()).await?;
+            file.check(&opened.metadata().await?)?;
+            opened
+        }
+        Source::Once(once) => File::from_std(once.take()?),
+    };
+    Ok(Box::pin(BufReader::with_capacity(READ_SIZE, file)))
 }
 
 impl AsyncRead for Content {

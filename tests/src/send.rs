@@ -1,13 +1,15 @@
 //! The `send` examples' interface: flags in, a conversation, a JSON object and an exit code out. The
 //! adapters' examples differ only in how they send.
 
+use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -60,7 +62,8 @@ pub struct Options {
     /// A forward-path; may be given several times.
     #[arg(long, value_name = "ADDR", required = true)]
     pub to: Vec<String>,
-    /// The message; - is standard input. Several are sent one after another in one session.
+    /// The message; - is standard input. Several are sent one after another in one session. A pipe is read
+    /// as it is sent, and only once.
     #[arg(long, value_name = "FILE|-", required = true)]
     pub data: Vec<PathBuf>,
     /// Sends all of it this often.
@@ -358,13 +361,14 @@ impl Options {
         self.data.len() > 1 || self.repeat > 1
     }
 
-    /// Looks at each `--data`, and makes the envelopes that declare what they hold.
+    /// Opens each `--data` and looks at it, and makes the envelopes that declare what they hold.
     ///
     /// # Errors
     /// A bad address, a bad parameter, or a bad file.
     pub fn prepare(&self) -> Result<Vec<Item>, Error> {
         let envelope = self.envelope()?;
-        self.data.iter().map(|path| self.prepare_one(path, envelope.clone())).collect()
+        let mut once = Vec::new();
+        self.data.iter().map(|path| self.prepare_one(path, envelope.clone(), &mut once)).collect()
     }
 
     /// What all messages have in common.
@@ -400,25 +404,57 @@ impl Options {
         Ok(envelope)
     }
 
-    fn prepare_one(&self, path: &Path, envelope: Envelope) -> Result<Item, Error> {
-        let source = match path {
-            path if path == Path::new("-") && self.is_bulk() => {
-                return Err(refused(Cause::Local("standard input can be sent only once and alone".into())));
-            }
-            path if path == Path::new("-") => {
-                return Ok(Item { envelope, source: Source::Stdin, octets: None });
-            }
-            path if path == Path::new("(sample)") => Source::Sample(SAMPLE.as_bytes()),
-            path => Source::File(path.into()),
-        };
-        let content = source.open().and_then(Content::examine).map_err(|error| bad_file(path, &error))?;
-        if content.has_nul {
-            let message = format!("{} holds a NUL octet, which mail cannot", path.display());
-            return Err(refused(Cause::Local(message.into())));
+    fn prepare_one(&self, path: &Path, envelope: Envelope, once: &mut Vec<FileId>) -> Result<Item, Error> {
+        let bad = |error| bad_file(path, &error);
+        let item = |envelope, source, octets| Item { envelope, source, octets, is_bad: Cell::new(false) };
+        if path == Path::new("(sample)") {
+            let content = Content::examine(SAMPLE.as_bytes()).map_err(bad)?;
+            return Ok(item(content.declare(envelope), Source::Sample(SAMPLE.as_bytes()), None));
         }
-        let body = if content.is_eight_bit { BodyType::EightBit } else { BodyType::SevenBit };
-        let envelope = envelope.exact_size(content.size).body(body);
-        Ok(Item { envelope, source, octets: Some(content.octets).filter(|_| !self.quiet) })
+        let is_stdin = path == Path::new("-");
+        let name = if is_stdin { "standard input".into() } else { path.display().to_string() };
+        let mut file = if is_stdin {
+            // Unlike `io::Stdin`, it does not take a stream that is not open for reading for an empty one.
+            File::from(io::stdin().as_fd().try_clone_to_owned().map_err(bad)?)
+        } else {
+            // To open a FIFO is to wait for a writer: do not wait only to refuse it.
+            let metadata = std::fs::metadata(path).map_err(bad)?;
+            self.admit(&name, &metadata, metadata.is_file(), once)?;
+            File::open(path).map_err(bad)?
+        };
+        // This is what is sent, whatever has become of the path since.
+        let metadata = file.metadata().map_err(bad)?;
+        let may_reopen = metadata.is_file() && !is_stdin;
+        self.admit(&name, &metadata, may_reopen, once)?;
+        if !may_reopen {
+            once.push(file_id(&metadata));
+            return Ok(item(envelope, Source::Once(Once { name, file: RefCell::new(Some(file)) }), None));
+        }
+        let content = Content::examine(&mut file).map_err(|error| {
+            let cause = Cause::Local(format!("{name} cannot be read: {error}").into());
+            Error::new(Stage::Local, Outcome::Transient, cause)
+        })?;
+        if content.has_nul {
+            return Err(refused(Cause::Local(format!("{name} holds a NUL octet, which mail cannot").into())));
+        }
+        let source = Source::File(RegularFile { path: path.into(), seen: Seen::of(&metadata) });
+        Ok(item(content.declare(envelope), source, Some(content.octets).filter(|_| !self.quiet)))
+    }
+
+    /// Refuses a directory, and what can be read only once where it is wanted more often.
+    fn admit(&self, name: &str, metadata: &Metadata, may_reopen: bool, once: &[FileId]) -> Result<(), Error> {
+        let problem = if metadata.is_dir() {
+            "is a directory"
+        } else if may_reopen {
+            return Ok(());
+        } else if self.repeat > 1 {
+            "can be read only once, and --repeat would read it again"
+        } else if once.contains(&file_id(metadata)) {
+            "can be read only once, and --data names it twice"
+        } else {
+            return Ok(());
+        };
+        Err(refused(Cause::Local(format!("{name} {problem}").into())))
     }
 
     /// The server to send to: the one that is named, or the example's own receiving server, which is
@@ -610,16 +646,23 @@ impl Content {
         }
         Ok(content)
     }
+
+    fn declare(&self, envelope: Envelope) -> Envelope {
+        let body = if self.is_eight_bit { BodyType::EightBit } else { BodyType::SevenBit };
+        envelope.exact_size(self.size).body(body)
+    }
 }
 
 /// A message to send.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Item {
     /// Declares what the message holds.
     pub envelope: Envelope,
     /// Where it lies.
     pub source: Source,
     octets: Option<u64>,
+    /// It could not be opened, and trying again would not help.
+    is_bad: Cell<bool>,
 }
 
 impl Item {
@@ -634,40 +677,128 @@ impl Item {
     /// # Errors
     /// It cannot be opened.
     pub fn open(&self) -> io::Result<Message> {
-        Ok(Message { source: self.source.open()?, progress: self.progress() })
+        Ok(Message { source: self.opened(self.source.open())?, progress: self.progress() })
+    }
+
+    /// What came of opening it, of which [`ending`](Self::ending) is to know.
+    ///
+    /// # Errors
+    /// Those that it is given.
+    pub fn opened<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        // The only place that decides whether a message is bad input, or may be read another time.
+        let is_bad = |error: &io::Error| {
+            use io::ErrorKind::{InvalidData, NotFound, NotSeekable, PermissionDenied};
+            matches!(error.kind(), NotFound | PermissionDenied | NotSeekable | InvalidData)
+        };
+        self.is_bad.set(result.as_ref().is_err_and(is_bad));
+        result
+    }
+
+    /// How the message ended. The engine knows that it could not be read, and not why.
+    pub fn ending(&self, mut report: Report) -> Ending {
+        let errors = report.recipients.iter_mut().filter_map(|result| result.as_mut().err());
+        let unread = errors
+            .filter(|error| matches!(error.cause, Cause::Local(_)) && error.outcome != Outcome::InDoubt);
+        let unread: Vec<_> = unread.collect();
+        if !unread.is_empty() && self.is_bad.take() {
+            unread.into_iter().for_each(|error| error.outcome = Outcome::Permanent);
+        }
+        Ending(Ok(report))
     }
 }
 
 /// Where a message lies.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Source {
     /// Inside the program.
     Sample(&'static [u8]),
-    /// On standard input.
-    Stdin,
     /// In a file.
-    File(PathBuf),
+    File(RegularFile),
+    /// In what is no regular file, or on standard input.
+    Once(Once),
 }
 
 impl Source {
     fn open(&self) -> io::Result<Box<dyn BufRead>> {
-        Ok(match self {
-            Source::Sample(octets) => Box::new(*octets),
-            Source::Stdin => Box::new(BufReader::new(take_stdin()?)),
-            Source::File(path) => Box::new(BufReader::with_capacity(64 * 1024, File::open(path)?)),
-        })
+        let file = match self {
+            Source::Sample(octets) => return Ok(Box::new(*octets)),
+            Source::File(file) => {
+                let opened = File::open(file.path())?;
+                file.check(&opened.metadata()?)?;
+                opened
+            }
+            Source::Once(once) => once.take()?,
+        };
+        Ok(Box::new(BufReader::with_capacity(READ_SIZE, file)))
     }
 }
 
-/// Standard input, once: it cannot be read again where the recipients are split.
-///
-/// # Errors
-/// It was taken already.
-pub fn take_stdin() -> io::Result<io::Stdin> {
-    static TAKEN: AtomicBool = AtomicBool::new(false);
-    match TAKEN.swap(true, Ordering::Relaxed) {
-        false => Ok(io::stdin()),
-        true => Err(io::Error::other("standard input can be read only once")),
+/// Octets of a file that are read at a time.
+pub const READ_SIZE: usize = 64 * 1024;
+
+/// A device, and a file of it.
+type FileId = (u64, u64);
+
+fn file_id(metadata: &Metadata) -> FileId {
+    (metadata.dev(), metadata.ino())
+}
+
+/// What is known of a regular file without reading it.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    id: FileId,
+    octets: u64,
+}
+
+impl Seen {
+    fn of(metadata: &Metadata) -> Self {
+        Self { id: file_id(metadata), octets: metadata.len() }
+    }
+}
+
+/// A file that was looked at, and is opened anew each time that it is sent.
+#[derive(Debug)]
+pub struct RegularFile {
+    path: PathBuf,
+    seen: Seen,
+}
+
+impl RegularFile {
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes what was opened there, if it is still the file whose size the envelope declares.
+    ///
+    /// # Errors
+    /// It is another one, or it has grown or shrunk.
+    pub fn check(&self, opened: &Metadata) -> io::Result<()> {
+        match Seen::of(opened) == self.seen {
+            true => Ok(()),
+            false => {
+                let message = format!("{} has changed since it was looked at", self.path.display());
+                Err(io::Error::new(io::ErrorKind::InvalidData, message))
+            }
+        }
+    }
+}
+
+/// A pipe or the like: it is open already, and cannot be read again where the recipients are split.
+#[derive(Debug)]
+pub struct Once {
+    name: String,
+    file: RefCell<Option<File>>,
+}
+
+impl Once {
+    /// What was opened.
+    ///
+    /// # Errors
+    /// It was taken already.
+    pub fn take(&self) -> io::Result<File> {
+        let message = || format!("{} can be read only once", self.name);
+        self.file.take().ok_or_else(|| io::Error::new(io::ErrorKind::NotSeekable, message()))
     }
 }
 
@@ -791,7 +922,7 @@ pub struct Printer<'a> {
     messages: u64,
     delivered: u64,
     /// Of each kind of failure, the first.
-    failures: Vec<(&'static str, Verdict)>,
+    failures: Vec<Verdict>,
     partial: bool,
     /// The object of a message sent alone, which is to be the last line.
     last_line: Option<Value>,
@@ -816,17 +947,17 @@ impl<'a> Printer<'a> {
         self.messages += 1;
         let (options, bulk) = (self.options, self.options.is_bulk());
         let verdicts = ending.verdicts(options);
-        let overall = Verdict::overall(&verdicts);
-        self.delivered += u64::from(overall == "success");
-        self.partial |= verdicts.iter().any(|verdict| !verdict.failed());
         let failures: Vec<_> = verdicts.iter().filter(|verdict| verdict.failed()).collect();
-        for verdict in &failures {
-            if !self.failures.iter().any(|(outcome, _)| *outcome == verdict.outcome) {
-                self.failures.push((verdict.outcome, (*verdict).clone()));
+        let is_partial = failures.len() < verdicts.len();
+        let decisive = Verdict::decisive(failures.iter().copied());
+        let overall = overall(decisive, is_partial);
+        self.delivered += u64::from(decisive.is_none());
+        self.partial |= is_partial;
+        for &verdict in &failures {
+            if !self.failures.iter().any(|known| known.kind() == verdict.kind()) {
+                self.failures.push(verdict.clone());
             }
         }
-        // The one that the others share or follow from, where there is one.
-        let decisive = failures.iter().find(|verdict| verdict.outcome == overall).or(failures.first());
         let error = decisive.map(|decisive| match overall {
             "partial" => {
                 format!("{} of {} recipients failed: {}", failures.len(), verdicts.len(), decisive.line)
@@ -847,7 +978,7 @@ impl<'a> Printer<'a> {
         if options.json {
             let mut object = json!({
                 "outcome": overall,
-                "stage": verdicts.iter().find_map(|verdict| verdict.stage).map(Stage::as_str),
+                "stage": decisive.and_then(|verdict| verdict.stage).map(Stage::as_str),
                 "maybe_delivered": verdicts.iter().any(|verdict| verdict.maybe_delivered),
                 "recipients": recipients(options, &verdicts),
                 "tls": tls(facts),
@@ -865,14 +996,8 @@ impl<'a> Printer<'a> {
 
     /// The session is over: what a bulk delivery came to, and the exit code.
     pub fn conclude(self, facts: &SessionFacts) -> ExitCode {
-        let outcome = match self.failures.is_empty() {
-            true => "success",
-            false if self.partial => "partial",
-            false => {
-                let verdicts: Vec<_> = self.failures.iter().map(|(_, verdict)| verdict.clone()).collect();
-                Verdict::overall(&verdicts)
-            }
-        };
+        let decisive = Verdict::decisive(&self.failures);
+        let outcome = overall(decisive, self.partial);
         let seconds = self.start.elapsed().as_secs_f64();
         if self.options.is_bulk() {
             if self.options.json {
@@ -895,8 +1020,7 @@ impl<'a> Printer<'a> {
         if let Some(object) = &self.last_line {
             say(format_args!("{object}"));
         }
-        let failures: Vec<_> = self.failures.iter().map(|(_, verdict)| verdict).collect();
-        ExitCode::from(exit_code(outcome, &failures))
+        ExitCode::from(decisive.map_or(0, |verdict| verdict.exit_code(self.partial)))
     }
 }
 
@@ -953,20 +1077,28 @@ impl Verdict {
     fn failure(error: &Error, options: &Options) -> Self {
         let tls_demanded = options.demands_tls();
         let outcome = match (&error.cause, error.outcome) {
+            (Cause::AllOrNothing, _) => "refused",
+            // What kept it from being attempted was about something else.
+            (_, Outcome::NotAttempted) => "temporary",
             (Cause::Protocol(_), _) => "protocol",
+            (_, Outcome::InDoubt) => "temporary",
             (Cause::TlsFailed(_), _) if tls_demanded => "refused",
-            // It lies within the limits of the next session.
-            (Cause::LimitExceeded { .. }, Outcome::NotAttempted) => "temporary",
+            // Reading the message failed half way.
+            (Cause::Local(_), Outcome::Transient) => "temporary",
             (cause, _) if cause.is_refusal() => "refused",
             (_, Outcome::Permanent) => "permanent",
-            // Never attempted because of a refusal that stands.
-            (Cause::Rejected(reply), _) if reply.class() == smtp_proto::ReplyClass::Permanent => "permanent",
             _ => "temporary",
+        };
+        // Then the reply, where there is one, answered another command.
+        let is_unanswered = match error.outcome {
+            Outcome::NotAttempted => true,
+            Outcome::InDoubt => matches!(error.cause, Cause::Rejected(_)),
+            _ => false,
         };
         Self {
             outcome,
             stage: Some(error.stage),
-            reply: error.reply().cloned(),
+            reply: error.reply().filter(|_| !is_unanswered).cloned(),
             maybe_delivered: error.maybe_delivered(),
             bad_input: error.stage == Stage::Local || matches!(error.cause, Cause::Body(_) | Cause::Local(_)),
             line: error.to_string(),
@@ -977,32 +1109,39 @@ impl Verdict {
         self.outcome != "success"
     }
 
-    /// One word for all: where none got the message, what could still change comes first.
-    fn overall(verdicts: &[Verdict]) -> &'static str {
-        let any = |outcome| verdicts.iter().any(|verdict| verdict.outcome == outcome);
-        let all = ["protocol", "temporary", "permanent", "refused"];
-        match verdicts.iter().any(Verdict::failed) {
-            false => "success",
-            true if any("success") => "partial",
-            true => all.into_iter().find(|outcome| any(outcome)).unwrap_or("temporary"),
+    /// What tells it from others, as far as the exit code goes. The lower, the more it says of all: what
+    /// could still change comes first, and bad input last.
+    fn kind(&self) -> (bool, usize, bool) {
+        let order = ["protocol", "temporary", "permanent", "refused"];
+        let rank = order.iter().position(|outcome| *outcome == self.outcome).unwrap_or(order.len());
+        (!self.maybe_delivered, rank, self.bad_input)
+    }
+
+    /// The failure that speaks for all.
+    fn decisive<'a>(failures: impl IntoIterator<Item = &'a Self>) -> Option<&'a Self> {
+        failures.into_iter().min_by_key(|failure| failure.kind())
+    }
+
+    /// The exit code of sysexits.h, where this failure speaks for all, and whether somebody got a message.
+    fn exit_code(&self, is_partial: bool) -> u8 {
+        match self.outcome {
+            "temporary" => 75,
+            "protocol" if is_partial => 75,
+            "protocol" => 76,
+            "permanent" => 69,
+            _ if is_partial => 69,
+            _ if self.bad_input => 65,
+            _ => 77,
         }
     }
 }
 
-/// The exit codes of sysexits.h.
-fn exit_code(overall: &str, failures: &[&Verdict]) -> u8 {
-    match overall {
-        "success" => 0,
-        "permanent" => 69,
-        "temporary" => 75,
-        "protocol" => 76,
-        "partial" => match failures.iter().any(|verdict| matches!(verdict.outcome, "temporary" | "protocol"))
-        {
-            true => 75,
-            false => 69,
-        },
-        _ if failures.iter().all(|verdict| verdict.bad_input) => 65,
-        _ => 77,
+/// One word for all, where this failure speaks for those that failed.
+fn overall(decisive: Option<&Verdict>, is_partial: bool) -> &'static str {
+    match decisive {
+        None => "success",
+        Some(_) if is_partial => "partial",
+        Some(failure) => failure.outcome,
     }
 }
 

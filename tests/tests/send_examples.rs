@@ -3,9 +3,10 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::thread;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, Sender};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -39,6 +40,10 @@ for_both!(
     lmtp,
     a_reader_that_goes_away_is_no_panic,
     standard_input_is_the_message,
+    a_pipe_is_read_once,
+    a_file_that_changes_is_an_error,
+    a_file_that_vanishes_is_bad_input,
+    a_file_that_cannot_be_read_is_temporary,
     nobody_listens,
     a_reply_injected_behind_starttls,
     a_reply_that_never_ends,
@@ -63,6 +68,9 @@ for_both!(
     recipients_beyond_a_limit_that_is_not_stated,
     standard_input_is_not_split,
     messages_beyond_a_stated_limit,
+    a_summary_says_no_more_than_holds_for_all,
+    what_was_not_attempted_has_no_reply,
+    what_is_in_doubt_has_no_reply_of_another_command,
 );
 
 fn send(adapter: Adapter) -> Command {
@@ -114,13 +122,51 @@ fn run_with(
     run
 }
 
+/// How long `send` may run. Where one of its deadlines does not work, a test fails then, and does not hang.
+const WATCHDOG: Duration = Duration::from_secs(120);
+
 /// Runs it with this on its standard input.
-fn finish(command: &mut Command, input: &[u8]) -> Run {
+fn output(command: &mut Command, input: &[u8]) -> Output {
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = piped.spawn().unwrap();
+    let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_vec());
     // One that wants no more of it closes it.
-    let _ = child.stdin.take().unwrap().write_all(input);
-    let output = child.wait_with_output().unwrap();
+    thread::spawn(move || stdin.write_all(&input));
+    wait(child)
+}
+
+/// Waits for its end, or kills it when it takes too long.
+#[track_caller]
+fn wait(mut child: Child) -> Output {
+    fn read(stream: Option<impl Read + Send + 'static>, ended: Sender<()>) -> JoinHandle<Vec<u8>> {
+        thread::spawn(move || {
+            let mut octets = Vec::new();
+            let _ = stream.map(|mut stream| stream.read_to_end(&mut octets));
+            let _ = ended.send(());
+            octets
+        })
+    }
+    let (ended, end) = mpsc::channel();
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (stdout, stderr) = (read(stdout, ended.clone()), read(stderr, ended));
+    let deadline = Instant::now() + WATCHDOG;
+    let left = || deadline.saturating_duration_since(Instant::now());
+    let hangs = (0..2).any(|_| end.recv_timeout(left()).is_err());
+    if hangs {
+        child.kill().unwrap();
+    }
+    let status = child.wait().unwrap();
+    let output = Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() };
+    assert!(!hangs, "killed after {WATCHDOG:?}: {output:?}");
+    output
+}
+
+/// Runs it with this on its standard input, and takes its last line.
+fn finish(command: &mut Command, input: &[u8]) -> Run {
+    outcome(output(command, input))
+}
+
+fn outcome(output: Output) -> Run {
     let stdout = String::from_utf8(output.stdout).unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(!stderr.contains("panicked"), "{stderr}");
@@ -144,6 +190,24 @@ impl Run {
     fn is_summary(&self, messages: u64, delivered: u64) {
         let counts = (&self.json["messages"], &self.json["delivered"]);
         assert_eq!(counts, (&messages.into(), &delivered.into()), "{} {}", self.json, self.stderr);
+    }
+
+    /// All lines of a bulk delivery: one for each message, and the summary.
+    fn lines(&self) -> Vec<Value> {
+        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// What became of the recipients, in this respect.
+    fn recipients(&self, key: &str) -> Vec<Value> {
+        let recipients = self.json["recipients"].as_array().unwrap();
+        recipients.iter().map(|recipient| recipient[key].clone()).collect()
+    }
+
+    /// What it says in words.
+    #[track_caller]
+    fn says(&self, words: &str) -> &Self {
+        assert!(self.json["error"].as_str().is_some_and(|error| error.contains(words)), "{}", self.json);
+        self
     }
 
     /// Where this line stands in the conversation.
@@ -219,7 +283,7 @@ impl Peer {
 }
 
 fn without_arguments_it_shows_a_conversation(adapter: Adapter) {
-    let output = send(adapter).output().unwrap();
+    let output = output(&mut send(adapter), b"");
     assert!(output.status.success());
     let stdout = String::from_utf8(output.stdout).unwrap();
     for line in ["< 220 ", "> STARTTLS", "> MAIL FROM:<alice@example.org>", "> BDAT ", "> QUIT", "stored in "]
@@ -258,6 +322,8 @@ fn each_recipient_has_its_own_result(adapter: Adapter) {
     );
     assert_eq!((recipient(1, "code"), recipient(2, "code")), (550.into(), 450.into()));
     assert_eq!(recipient(2, "outcome"), "temporary");
+    // The exit code is that of the words.
+    run.says("2 of 3 recipients failed").says("said 450 ").says("(temporary, try again later)");
 }
 
 fn only_permanent_refusals_give_69(adapter: Adapter) {
@@ -280,11 +346,12 @@ fn usage_and_bad_input(adapter: Adapter) {
         &["--from", "a@b", "--to", "c@d", "--data", "x", "--timeout-reply", "0"],
         &["--from", "a@b", "--to", "c@d", "--data", "x", "--helo", "a b"],
     ] {
-        assert_eq!(send(adapter).args(arguments).output().unwrap().status.code(), Some(64), "{arguments:?}");
+        let output = output(send(adapter).args(arguments), b"");
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}");
     }
     run(adapter, "address", None, &["bob@"], &[]).is(65, "refused", Some("local"));
     run(adapter, "pem", None, &["bob@b"], &["--ca-file", "/nowhere"]).is(65, "refused", Some("local"));
-    let output = send(adapter).args(["--from", "<>", "--to", "c@d", "--data", "/nowhere"]).output().unwrap();
+    let output = output(send(adapter).args(["--from", "<>", "--to", "c@d", "--data", "/nowhere"]), b"");
     assert_eq!(output.status.code(), Some(65));
 }
 
@@ -389,7 +456,7 @@ fn a_reader_that_goes_away_is_no_panic(adapter: Adapter) {
         .spawn()
         .unwrap();
     drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
+    let output = wait(child);
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success() && !stderr.contains("panicked"), "{stderr}");
     let _ = std::fs::remove_file(file);
@@ -397,18 +464,162 @@ fn a_reader_that_goes_away_is_no_panic(adapter: Adapter) {
 
 fn standard_input_is_the_message(adapter: Adapter) {
     let (receiver, address) = receiver(Options::default());
-    let mut child = send(adapter)
-        .args(["--server", &address, "--from", "<>", "--to", "bob@b", "--quiet", "--data", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all("Subject: ü\n\nunix\n".as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
+    let mut command = send(adapter);
+    command.args(["--server", &address, "--from", "<>", "--to", "bob@b", "--quiet", "--data", "-"]);
+    let output = output(&mut command, "Subject: ü\n\nunix\n".as_bytes());
     assert!(output.status.success() && output.stdout.is_empty());
     let stored = receiver.wait_for_messages(1, Duration::from_secs(5));
     assert_eq!(std::fs::read(&stored[0].path).unwrap(), "Subject: ü\r\n\r\nunix\r\n".as_bytes());
     assert_eq!(stored[0].reverse_path, "");
+}
+
+/// A FIFO, and what is written into it.
+fn fifo(name: &str, content: &'static [u8]) -> PathBuf {
+    let path = message_file(name, b"");
+    std::fs::remove_file(&path).unwrap();
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let writer = path.clone();
+    // It waits for a reader, and one that does not come is no failure.
+    thread::spawn(move || std::fs::write(writer, content));
+    path
+}
+
+fn a_pipe_is_read_once(adapter: Adapter) {
+    let (receiver, address) = receiver(Options::default());
+    let with = |data: &[&Path], flags: &[&str]| send_data(adapter, data, &address, &ONE, flags);
+    let pipe = fifo("pipe", MESSAGE);
+    finish(&mut with(&[&pipe], &[]), b"").is(0, "success", None);
+    finish(&mut with(&[Path::new("/dev/stdin")], &[]), MESSAGE).is(0, "success", None);
+    // Its size is known when it has been read.
+    let stored = receiver.wait_for_messages(2, Duration::from_secs(5));
+    for stored in &stored {
+        assert_eq!(std::fs::read(&stored.path).unwrap(), MESSAGE);
+        assert!(!stored.mail_parameters.contains("SIZE"), "{stored:?}");
+    }
+    // Others may stand beside it.
+    let (one, two) = (fifo("one", MESSAGE), fifo("two", MESSAGE));
+    finish(&mut with(&[&one, Path::new("-"), &two], &[]), MESSAGE).is_summary(3, 3);
+    // There is no second time. Where nobody writes, that is not waited for.
+    let refuses = |mut command: Command, words: &str| {
+        let run = finish(&mut command, MESSAGE);
+        assert_eq!((run.code, &run.json["outcome"]), (65, &"refused".into()), "{}", run.json);
+        assert_eq!(run.lines()[0]["stage"], "local");
+        assert!(run.stderr.contains(words), "{}", run.stderr);
+    };
+    let words = "can be read only once, and --repeat would read it again";
+    refuses(with(&[&pipe], &["--repeat", "2"]), words);
+    refuses(with(&[Path::new("-")], &["--repeat", "2"]), words);
+    let _ = std::fs::remove_file(pipe);
+    let (pipe, stdin) = (fifo("twice", MESSAGE), Path::new("-"));
+    for data in [[&*pipe, &*pipe], [stdin, stdin], [stdin, Path::new("/dev/stdin")]] {
+        refuses(with(&data, &[]), "can be read only once, and --data names it twice");
+    }
+    finish(&mut with(&[&std::env::temp_dir()], &[]), b"")
+        .is(65, "refused", Some("local"))
+        .says("is a directory");
+    assert_eq!(receiver.messages().len(), 5);
+    // A server's limit splits the recipients.
+    let limits = Some(Limits { rcpt_max: 1, mail_max: 10 });
+    let (receiver, address) = self::receiver(Options { limits, ..Options::default() });
+    let split = fifo("split", MESSAGE);
+    let to = ["bob@example.net", "carol@example.net", "dave@example.net"];
+    let run = finish(&mut send_data(adapter, &[&split], &address, &to, &[]), b"");
+    run.is(69, "partial", Some("body")).says("can be read only once (permanent");
+    assert_eq!(run.recipients("outcome"), ["success", "refused", "refused"]);
+    assert_eq!(transactions(&receiver, &to[..1]), [1]);
+    for path in [one, two, pipe, split] {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// Between RCPT and the body.
+fn a_file_that_changes_is_an_error(adapter: Adapter) {
+    let shrink = |path: &Path| std::fs::write(path, &MESSAGE[..MESSAGE.len() - 5]).unwrap();
+    let grow = |path: &Path| std::fs::write(path, [MESSAGE, MESSAGE].concat()).unwrap();
+    let replace = |path: &Path| {
+        let other = path.with_extension("other");
+        std::fs::write(&other, MESSAGE.to_ascii_uppercase()).unwrap();
+        std::fs::rename(other, path).unwrap();
+    };
+    for chunking in [true, false] {
+        for change in [shrink as fn(&Path), grow, replace] {
+            let file = message_file("changes", MESSAGE);
+            let (path, (sent, rest)) = (file.clone(), mpsc::channel());
+            let address = server(move |mut peer| {
+                peer.open(&["fake", "PIPELINING", if chunking { "CHUNKING" } else { "HELP" }]);
+                peer.hear(if chunking { "RCPT" } else { "DATA" });
+                change(&path);
+                peer.say("250 ok\r\n250 ok\r\n");
+                peer.say(if chunking { "" } else { "354 go\r\n" });
+                let mut octets = Vec::new();
+                let _ = peer.0.read_to_end(&mut octets);
+                sent.send(octets).unwrap();
+            });
+            let run = finish(&mut send_data(adapter, &[&file], &address, &ONE, &[]), b"");
+            run.is(65, "refused", Some("body")).maybe_delivered(false).says("has changed");
+            assert_eq!(rest.recv_timeout(WATCHDOG).unwrap(), b"");
+            let _ = std::fs::remove_file(file);
+        }
+    }
+    // It shrinks when a part of it is on its way already: it is open, and its chunk stays incomplete.
+    let file = message_file("shrinks", &b"x\r\n".repeat(8 << 20));
+    let (path, (sent, rest)) = (file.clone(), mpsc::channel());
+    let address = server(move |mut peer| {
+        peer.open(&["fake", "PIPELINING", "CHUNKING"]);
+        peer.hear("RCPT");
+        peer.say("250 ok\r\n250 ok\r\n");
+        peer.hear("BDAT");
+        std::fs::write(&path, MESSAGE).unwrap();
+        let mut octets = Vec::new();
+        let _ = peer.0.read_to_end(&mut octets);
+        sent.send(octets.len()).unwrap();
+    });
+    let run = finish(&mut send_data(adapter, &[&file], &address, &ONE, &[]), b"");
+    run.is(65, "refused", Some("body")).maybe_delivered(false);
+    assert!(rest.recv_timeout(WATCHDOG).unwrap() < 3 * (8 << 20));
+    let _ = std::fs::remove_file(file);
+}
+
+fn a_file_that_vanishes_is_bad_input(adapter: Adapter) {
+    let files = ["1", "2", "3"].map(|name| message_file(name, MESSAGE));
+    let second = files[1].clone();
+    let address = server(move |mut peer| {
+        peer.take_message();
+        std::fs::remove_file(second).unwrap();
+        peer.say("250 ok\r\n");
+        peer.hear("DATA");
+        peer.say("250 ok\r\n250 ok\r\n354 go\r\n");
+        peer.hear_the_end();
+    });
+    let run = finish(&mut send_data(adapter, &files, &address, &ONE, &[]), b"");
+    // The third one can be sent again as it is.
+    assert_eq!((run.code, &run.json["outcome"]), (75, &"partial".into()), "{}", run.json);
+    run.is_summary(3, 1);
+    let lines = run.lines();
+    assert_eq!([0, 1, 2].map(|n| &lines[n]["outcome"]), ["success", "refused", "temporary"]);
+    assert_eq!(lines[1]["stage"], "body");
+    assert!(lines[1]["error"].as_str().unwrap().ends_with("(permanent, do not send again unchanged)"));
+    assert!(lines[2]["error"].as_str().unwrap().ends_with("(not attempted, safe to send again)"));
+    for file in files {
+        let _ = std::fs::remove_file(file);
+    }
+}
+
+fn a_file_that_cannot_be_read_is_temporary(adapter: Adapter) {
+    let (receiver, address) = receiver(Options::default());
+    // Standard input is open for writing alone.
+    let file = message_file("unread", MESSAGE);
+    let mut command = send_data(adapter, &["-"], &address, &ONE, &[]);
+    command.stdin(std::fs::OpenOptions::new().write(true).open(&file).unwrap());
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    outcome(wait(child)).is(75, "temporary", Some("body")).maybe_delivered(false).says("(temporary");
+    // Nothing lies at the beginning of a process's memory.
+    #[cfg(target_os = "linux")]
+    finish(&mut send_data(adapter, &["/proc/self/mem"], &address, &ONE, &[]), b"")
+        .is(75, "temporary", Some("local"))
+        .says("cannot be read");
+    assert!(receiver.messages().is_empty());
+    let _ = std::fs::remove_file(file);
 }
 
 const ONE: [&str; 1] = ["bob@example.net"];
@@ -551,10 +762,9 @@ fn bulk_prints_a_line_for_each_message_and_a_summary(adapter: Adapter) {
         "refused@b",
     ]);
     command.args(["--json", "--overlap", "--repeat", "3", "--data"]).arg(&one).arg("--data").arg(&two);
-    let output = command.output().unwrap();
-    assert_eq!(output.status.code(), Some(69));
-    let stdout = String::from_utf8(output.stdout).unwrap();
-    let lines: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let run = finish(&mut command, b"");
+    assert_eq!(run.code, 69);
+    let lines = run.lines();
     let (summary, messages) = lines.split_last().unwrap();
     assert_eq!(messages.len(), 6);
     for (index, message) in messages.iter().enumerate() {
@@ -630,12 +840,26 @@ fn chunks_where_the_flag_wants_them(adapter: Adapter) {
 
 /// With the message on standard input.
 fn run_piped(adapter: Adapter, message: &[u8], server: &str, to: &[&str], flags: &[&str]) -> Run {
+    finish(&mut send_data(adapter, &["-"], server, to, flags), message)
+}
+
+/// Sends these to a server without TLS.
+fn send_data<D: AsRef<Path>>(
+    adapter: Adapter,
+    data: &[D],
+    server: &str,
+    to: &[&str],
+    flags: &[&str],
+) -> Command {
     let mut command = send(adapter);
-    command.args(["--server", server, "--tls", "none", "--from", "a@b", "--json", "--data", "-"]).args(flags);
+    command.args(["--server", server, "--tls", "none", "--from", "a@b", "--json"]).args(flags);
     for to in to {
         command.args(["--to", to]);
     }
-    finish(&mut command, message)
+    for data in data {
+        command.arg("--data").arg(data.as_ref());
+    }
+    command
 }
 
 fn standard_input_goes_out_in_chunks(adapter: Adapter) {
@@ -779,7 +1003,7 @@ fn bad_values_are_named(adapter: Adapter) {
     }
     for flags in [["--chunking", "sometimes"], ["--dsn-ret", "half"]] {
         let arguments = ["--from", "a@b", "--to", "c@d", "--data", "x"];
-        let output = send(adapter).args(arguments).args(flags).output().unwrap();
+        let output = output(send(adapter).args(arguments).args(flags), b"");
         assert_eq!(output.status.code(), Some(64));
         assert!(String::from_utf8(output.stderr).unwrap().contains(flags[0]));
     }
@@ -837,7 +1061,7 @@ fn unix_sockets(adapter: Adapter) {
     run.is_summary(2, 2);
     assert_eq!(receiver.messages().len(), 2);
     let arguments = ["--from", "a@b", "--to", "c@d", "--data", "x", "--server", "b", "--unix", socket];
-    assert_eq!(send(adapter).args(arguments).output().unwrap().status.code(), Some(64));
+    assert_eq!(output(send(adapter).args(arguments), b"").status.code(), Some(64));
 }
 
 const MANY: usize = 2_500;
@@ -907,4 +1131,78 @@ fn messages_beyond_a_stated_limit(adapter: Adapter) {
     assert_eq!((run.code, &run.json["outcome"]), (75, &"partial".into()));
     run.is_summary(3, 2);
     assert_eq!(receiver.messages().len(), 2);
+}
+
+fn a_summary_says_no_more_than_holds_for_all(adapter: Adapter) {
+    // Permanent and temporary.
+    for to in [["refused@b", "greylisted@b"], ["greylisted@b", "refused@b"]] {
+        let run = run(adapter, "mixed", None, &to, &["--tls", "none"]);
+        run.is(75, "temporary", Some("rcpt")).says("said 450 ").says("(temporary, try again later)");
+    }
+    // Permanent and not attempted: another session may have the second domain.
+    let address = server(|mut peer| {
+        peer.open(&["fake", "PIPELINING", "LIMITS RCPTDOMAINMAX=1"]);
+        peer.hear("DATA");
+        peer.say("250 ok\r\n550 5.1.1 no\r\n554 nobody\r\n");
+        peer.hear_the_end();
+    });
+    let run = self::run(adapter, "domains", Some(address), &["bob@one.example", "carol@two.example"], &[]);
+    run.is(75, "temporary", Some("mail")).says("(not attempted, safe to send again)");
+    assert_eq!(run.recipients("outcome"), ["permanent", "temporary"]);
+    assert_eq!(run.recipients("code"), [550.into(), Value::Null]);
+    // Permanent and in doubt.
+    let address = server(|mut peer| {
+        peer.open(&["fake", "PIPELINING"]);
+        peer.hear("DATA");
+        peer.say("250 ok\r\n550 5.1.1 no\r\n250 ok\r\n354 go\r\n");
+        peer.hear(".\r\n");
+    });
+    let run = self::run(adapter, "doubt", Some(address), &["bob@example.net", "carol@example.net"], &[]);
+    run.is(75, "temporary", Some("eom")).maybe_delivered(true).says("(in doubt, ");
+    assert_eq!(run.recipients("outcome"), ["permanent", "temporary"]);
+}
+
+/// A server that refuses RSET is not given another message, and has said nothing about the rest of them.
+fn what_was_not_attempted_has_no_reply(adapter: Adapter) {
+    let address = server(|mut peer| {
+        peer.open(&["fake", "PIPELINING"]);
+        peer.hear("DATA");
+        peer.say("250 ok\r\n550 5.1.1 no\r\n554 nobody\r\n");
+        peer.hear("RSET");
+        peer.say("502 5.5.1 no RSET\r\n");
+        peer.hear_the_end();
+    });
+    let run = run(adapter, "rset", Some(address), &ONE, &["--repeat", "3"]);
+    assert_eq!((run.code, &run.json["outcome"]), (75, &"temporary".into()), "{}", run.json);
+    run.is_summary(3, 0);
+    let lines = run.lines();
+    assert_eq!(
+        (&lines[0]["outcome"], &lines[0]["recipients"][0]["code"]),
+        (&"permanent".into(), &550.into())
+    );
+    for line in &lines[1..3] {
+        assert_eq!((&line["outcome"], &line["stage"]), (&"temporary".into(), &"mail".into()), "{line}");
+        let error = line["error"].as_str().unwrap();
+        assert!(error.contains("502") && error.ends_with("(not attempted, safe to send again)"), "{error}");
+        let recipient = &line["recipients"][0];
+        assert_eq!(recipient["outcome"], "temporary");
+        assert!(["code", "enhanced", "text"].iter().all(|key| recipient[key].is_null()), "{line}");
+    }
+}
+
+/// The server may go on to the end of an eager message, whatever it says of the RSET before it.
+fn what_is_in_doubt_has_no_reply_of_another_command(adapter: Adapter) {
+    let address = server(|mut peer| {
+        peer.open(&["fake", "PIPELINING", "CHUNKING"]);
+        peer.hear("RSET");
+        peer.hear("..dots");
+        peer.say("250 ok\r\n250 ok\r\n250 taken\r\n502 5.5.1 no RSET\r\n");
+        peer.hear_the_end();
+    });
+    let run =
+        run(adapter, "eager", Some(address), &ONE, &["--repeat", "2", "--overlap", "--chunking", "eager"]);
+    assert_eq!((run.code, &run.json["outcome"]), (75, &"partial".into()), "{}", run.json);
+    let line = &run.lines()[1];
+    assert_eq!((&line["outcome"], &line["maybe_delivered"]), (&"temporary".into(), &true.into()), "{line}");
+    assert!(line["recipients"][0]["code"].is_null(), "{line}");
 }
