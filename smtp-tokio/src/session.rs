@@ -36,7 +36,7 @@ impl Session {
     ///
     /// # Errors
     /// An address is none, nobody was accepted ([`Error::report`] says why for each), or the session is
-    /// lost.
+    /// lost. In one that had ended before, the message is not attempted.
     pub async fn transaction<A, R>(&mut self, sender: A, recipients: R) -> Result<Transaction<'_>, Error>
     where
         A: ToMailbox,

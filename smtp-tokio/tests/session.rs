@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use smtp_tests::receiver::{Options, Receiver, make_client_certificate};
+use smtp_tests::watchdog::within_limit;
 use smtp_tokio::{Cause, Connector, Credentials, Envelope, Outcome, Stage, Timeouts, TlsPolicy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -97,8 +98,16 @@ async fn a_session_that_has_ended_attempts_nothing() {
 }
 
 /// In paused time the whole of RFC 5321's five minutes pass at once.
-#[tokio::test(start_paused = true)]
-async fn deadlines_are_the_runtimes_own() {
+#[test]
+fn deadlines_are_the_runtimes_own() {
+    let test = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        runtime.unwrap().block_on(a_drip_every_minute());
+    };
+    within_limit(test).expect("the deadline works");
+}
+
+async fn a_drip_every_minute() {
     let (client, mut server) = tokio::io::duplex(64);
     tokio::spawn(async move {
         // A drip every minute gains nothing.

@@ -19,6 +19,7 @@ pub mod send;
 pub mod tls_peer;
 pub mod tokio_player;
 pub mod transcript;
+pub mod watchdog;
 
 /// The README's examples, which compile as documentation tests.
 #[cfg(doctest)]

@@ -422,7 +422,7 @@ impl Options {
             self.admit(&name, &metadata, metadata.is_file(), once)?;
             File::open(path).map_err(bad)?
         };
-        // This is what is sent, whatever has become of the path since.
+        // The handle is looked at, so that what is found holds for what is sent.
         let metadata = file.metadata().map_err(bad)?;
         let may_reopen = metadata.is_file() && !is_stdin;
         self.admit(&name, &metadata, may_reopen, once)?;
@@ -680,12 +680,12 @@ impl Item {
         Ok(Message { source: self.opened(self.source.open())?, progress: self.progress() })
     }
 
-    /// What came of opening it, of which [`ending`](Self::ending) is to know.
+    /// Notes for [`ending`](Self::ending) whose fault it is where it could not be opened.
     ///
     /// # Errors
     /// Those that it is given.
     pub fn opened<T>(&self, result: io::Result<T>) -> io::Result<T> {
-        // The only place that decides whether a message is bad input, or may be read another time.
+        // What is not among these may pass, as when too many files are open.
         let is_bad = |error: &io::Error| {
             use io::ErrorKind::{InvalidData, NotFound, NotSeekable, PermissionDenied};
             matches!(error.kind(), NotFound | PermissionDenied | NotSeekable | InvalidData)
@@ -1083,13 +1083,13 @@ impl Verdict {
             (Cause::Protocol(_), _) => "protocol",
             (_, Outcome::InDoubt) => "temporary",
             (Cause::TlsFailed(_), _) if tls_demanded => "refused",
-            // Reading the message failed half way.
+            // The message could not be read to its end.
             (Cause::Local(_), Outcome::Transient) => "temporary",
             (cause, _) if cause.is_refusal() => "refused",
             (_, Outcome::Permanent) => "permanent",
             _ => "temporary",
         };
-        // Then the reply, where there is one, answered another command.
+        // The server answered something else, if anything, and not this message.
         let is_unanswered = match error.outcome {
             Outcome::NotAttempted => true,
             Outcome::InDoubt => matches!(error.cause, Cause::Rejected(_)),
@@ -1109,8 +1109,8 @@ impl Verdict {
         self.outcome != "success"
     }
 
-    /// What tells it from others, as far as the exit code goes. The lower, the more it says of all: what
-    /// could still change comes first, and bad input last.
+    /// What it is as far as the exit code goes, in the order in which failures speak for others: first what is
+    /// in doubt, then what could still change, and bad input last.
     fn kind(&self) -> (bool, usize, bool) {
         let order = ["protocol", "temporary", "permanent", "refused"];
         let rank = order.iter().position(|outcome| *outcome == self.outcome).unwrap_or(order.len());

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use smtp_proto::{Cause, Envelope, Outcome, Report, Stage, Timeouts, TlsPolicy};
 use smtp_tests::delivery::{Delivery, runtime};
 use smtp_tests::peer::{Act, BehindData, Moment, Options, Peer};
+use smtp_tests::watchdog::within_limit;
 
 type Deliver = fn(&str, bool, &[(Envelope, Vec<u8>)]) -> Delivery;
 
@@ -193,6 +194,10 @@ fn a_server_without_pipelining(deliver: Deliver, overlap: bool) {
 
 #[test]
 fn a_server_that_does_not_take_overlap_is_found_out() {
+    within_limit(overlap_that_is_not_taken).expect("the deadline works");
+}
+
+fn overlap_that_is_not_taken() {
     let messages = messages(10, 100);
     for deliver in [by_blocking as Deliver, by_tokio] {
         for behind_data in [BehindData::Refused, BehindData::Lost] {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use smtp_tests::receiver::{Limits, Options, Receiver};
+use smtp_tests::watchdog;
 
 const MESSAGE: &[u8] = b"Subject: test\r\n\r\nHello.\r\n.\r\n..dots\r\n";
 
@@ -122,9 +123,6 @@ fn run_with(
     run
 }
 
-/// How long `send` may run. Where one of its deadlines does not work, a test fails then, and does not hang.
-const WATCHDOG: Duration = Duration::from_secs(120);
-
 /// Runs it with this on its standard input.
 fn output(command: &mut Command, input: &[u8]) -> Output {
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -149,7 +147,7 @@ fn wait(mut child: Child) -> Output {
     let (ended, end) = mpsc::channel();
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let (stdout, stderr) = (read(stdout, ended.clone()), read(stderr, ended));
-    let deadline = Instant::now() + WATCHDOG;
+    let deadline = Instant::now() + watchdog::LIMIT;
     let left = || deadline.saturating_duration_since(Instant::now());
     let hangs = (0..2).any(|_| end.recv_timeout(left()).is_err());
     if hangs {
@@ -157,7 +155,7 @@ fn wait(mut child: Child) -> Output {
     }
     let status = child.wait().unwrap();
     let output = Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() };
-    assert!(!hangs, "killed after {WATCHDOG:?}: {output:?}");
+    assert!(!hangs, "killed after {:?}: {output:?}", watchdog::LIMIT);
     output
 }
 
@@ -557,7 +555,7 @@ fn a_file_that_changes_is_an_error(adapter: Adapter) {
             });
             let run = finish(&mut send_data(adapter, &[&file], &address, &ONE, &[]), b"");
             run.is(65, "refused", Some("body")).maybe_delivered(false).says("has changed");
-            assert_eq!(rest.recv_timeout(WATCHDOG).unwrap(), b"");
+            assert_eq!(rest.recv_timeout(watchdog::LIMIT).unwrap(), b"");
             let _ = std::fs::remove_file(file);
         }
     }
@@ -576,7 +574,7 @@ fn a_file_that_changes_is_an_error(adapter: Adapter) {
     });
     let run = finish(&mut send_data(adapter, &[&file], &address, &ONE, &[]), b"");
     run.is(65, "refused", Some("body")).maybe_delivered(false);
-    assert!(rest.recv_timeout(WATCHDOG).unwrap() < 3 * (8 << 20));
+    assert!(rest.recv_timeout(watchdog::LIMIT).unwrap() < 3 * (8 << 20));
     let _ = std::fs::remove_file(file);
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use smtp_tests::blocking_player;
@@ -11,6 +11,7 @@ use smtp_tests::player::{self, Cut};
 use smtp_tests::scripted::Way;
 use smtp_tests::tokio_player;
 use smtp_tests::transcript::{Failure, Transcript, read_corpus};
+use smtp_tests::watchdog::within_limit;
 
 /// How often each transcript is cut at random.
 const SEEDS: u64 = 20;
@@ -89,19 +90,23 @@ fn every_transcript_on_the_tokio_adapter_with_every_future_of_a_report_dropped()
 
 #[test]
 fn every_transcript_on_the_tokio_adapter_with_each_await_cancelled_once() {
-    let awaits = AtomicUsize::new(0);
-    play_over_sockets(Way::OneByOne, |transcript| {
+    let awaits = Arc::new(AtomicUsize::new(0));
+    let counted = awaits.clone();
+    play_over_sockets(Way::OneByOne, move |transcript| {
         let cancelled = tokio_player::play_with_each_await_cancelled(transcript)?;
-        awaits.fetch_add(cancelled, Ordering::Relaxed);
+        counted.fetch_add(cancelled, Ordering::Relaxed);
         Ok(())
     });
-    let awaits = awaits.into_inner();
+    let awaits = awaits.load(Ordering::Relaxed);
     println!("{awaits} awaits were cancelled");
     assert!(awaits > 500, "only {awaits} awaits were cancelled");
 }
 
-fn play_over_sockets(way: Way, play: impl Fn(&Transcript) -> Result<(), Failure> + Sync) {
-    let corpus = corpus();
+/// One that hangs is a failure with its name.
+fn play_over_sockets(way: Way, play: impl Fn(&Transcript) -> Result<(), Failure> + Send + Sync + 'static) {
+    let play = Arc::new(play);
+    // A player that hangs keeps it.
+    let corpus: &'static [Transcript] = corpus().leak();
     let (for_engine, playable): (Vec<_>, Vec<_>) =
         corpus.iter().partition(|transcript| transcript.engine_only.is_some());
     let (playable, other): (Vec<_>, Vec<_>) = playable.into_iter().partition(|t| way.suits(t));
@@ -123,8 +128,11 @@ fn play_over_sockets(way: Way, play: impl Fn(&Transcript) -> Result<(), Failure>
     thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
-                while let Some(transcript) = playable.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(failure) = play(transcript) {
+                while let Some(&transcript) = playable.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let play = play.clone();
+                    let result = within_limit(move || play(transcript));
+                    let hangs = || Err(transcript.failure(1, "the player hangs".into()));
+                    if let Err(failure) = result.unwrap_or_else(hangs) {
                         failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
                     }
                 }

@@ -1,0 +1,25 @@
+//! A test that would hang fails instead.
+
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+/// How long something may take before it is taken to hang. It is ample on a busy machine.
+pub const LIMIT: Duration = Duration::from_secs(120);
+
+/// Runs `task` on a thread of its own. `None` if it takes longer than [`LIMIT`]. The thread is left to itself
+/// then: an adapter whose deadline does not work may turn in a loop that nothing interrupts.
+///
+/// # Panics
+/// Where `task` does.
+pub fn within_limit<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (ended, end) = mpsc::channel::<()>();
+    let thread = thread::spawn(move || {
+        let _ended = ended;
+        task()
+    });
+    match end.recv_timeout(LIMIT) {
+        Err(RecvTimeoutError::Timeout) => None,
+        _ => Some(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))),
+    }
+}
