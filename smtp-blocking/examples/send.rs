@@ -34,7 +34,7 @@ fn forward(options: &Arc<Options>, printer: &mut Printer<'_>) -> Result<SessionF
         }
     };
     let all = || (0..options.repeat).flat_map(|_| &items);
-    let messages = all().map(|item| Message::new(item.envelope.clone(), || item.open()));
+    let messages = all().map(|item| Message { envelope: item.envelope.clone(), open: || item.open() });
     let mut reports = session.send_all(messages).and_quit();
     let mut sent = all();
     while let Some((report, item)) = reports.next().zip(sent.next()) {

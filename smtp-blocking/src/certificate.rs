@@ -7,8 +7,9 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
-/// The most names that an error line has room for.
+/// The most names that an error line has room for, and the most characters of one of them.
 const NAMES: usize = 5;
+const NAME: usize = 100;
 
 /// Why the server is not verified by this certificate.
 pub(crate) fn problem(
@@ -20,7 +21,7 @@ pub(crate) fn problem(
         return format!("its certificate cannot be read: {error}");
     };
     let names = names(&parsed);
-    let issuer = Printable(parsed.issuer().to_string().as_bytes()).to_string();
+    let issuer = printable(parsed.issuer().to_string().as_bytes());
     let validity = parsed.validity();
     let date = |time: x509_parser::time::ASN1Time| time.to_datetime().date();
     match error {
@@ -28,7 +29,10 @@ pub(crate) fn problem(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 format!("its certificate is for {names}, not for {}", name.to_str())
             }
-            CertificateError::UnknownIssuer if parsed.issuer() == parsed.subject() => {
+            // webpki says so of an authority's own certificate in place of a server's.
+            CertificateError::UnknownIssuer | CertificateError::Other(_)
+                if parsed.issuer() == parsed.subject() =>
+            {
                 format!(
                     "its certificate has signed itself and is not among the trusted ones; it is for {names}"
                 )
@@ -42,6 +46,7 @@ pub(crate) fn problem(
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 format!("its certificate for {names} is not valid before {}", date(validity.not_before))
             }
+            CertificateError::Other(_) => format!("its certificate for {names} is not one for a server"),
             problem => format!("its certificate for {names} is not usable: {problem}"),
         },
         error => format!("its certificate for {names} is not usable: {error}"),
@@ -72,9 +77,23 @@ fn names(certificate: &X509Certificate<'_>) -> String {
     }
 }
 
+/// Words of a stranger's, not too many.
+fn printable(text: &[u8]) -> String {
+    let text = Printable(text).to_string();
+    match text.char_indices().nth(NAME) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
+/// Whether others may be signed with it.
+pub(crate) fn is_authority(certificate: &CertificateDer<'_>) -> bool {
+    X509Certificate::from_der(certificate).is_ok_and(|(_, parsed)| parsed.is_ca())
+}
+
 fn name(name: &GeneralName<'_>) -> Option<String> {
     match name {
-        GeneralName::DNSName(name) => Some(Printable(name.as_bytes()).to_string()),
+        GeneralName::DNSName(name) => Some(printable(name.as_bytes())),
         GeneralName::IPAddress(octets) => match octets.len() {
             4 => Some(std::net::IpAddr::from(<[u8; 4]>::try_from(*octets).ok()?).to_string()),
             16 => Some(std::net::IpAddr::from(<[u8; 16]>::try_from(*octets).ok()?).to_string()),

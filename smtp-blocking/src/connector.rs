@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
+use smtp_proto::Channel;
 use socket2::{Domain, Socket, Type};
 
 use crate::addresses::{Failures, interleave, share, unreachable};
@@ -74,8 +75,18 @@ impl Connector {
 }
 
 fn open(terms: &Terms, stream: impl Transport + 'static) -> Result<Session, Error> {
-    let session = terms.session(stream.local_ip())?;
+    let session = terms.session(channel(&stream), stream.local_ip())?;
     Session::open(Pump::new(session, Box::new(stream), terms.observer.clone()))
+}
+
+/// Whether this stream leaves the host.
+fn channel(stream: &dyn std::any::Any) -> Channel {
+    #[cfg(unix)]
+    if stream.is::<std::os::unix::net::UnixStream>() {
+        return Channel::Local;
+    }
+    let _ = stream;
+    Channel::Network
 }
 
 fn connect_tcp(terms: &Terms) -> Result<TcpStream, Error> {

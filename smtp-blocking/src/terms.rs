@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use smtp_proto::{Cause, ClientName, Config, Credentials, Protocol, Stage, TlsPolicy, Trace};
+use smtp_proto::{Cause, Channel, ClientName, Config, Protocol, Stage, TlsPolicy, Trace};
 
 use crate::error::Error;
 
@@ -116,13 +116,17 @@ impl Terms {
         Ok((host, port))
     }
 
-    /// When to encrypt: as the caller has said, or as suits what is to be sent.
+    /// When to encrypt, over a network: as the caller has said, or as suits what is to be sent.
     pub fn policy(&self) -> TlsPolicy {
+        self.policy_over(&Channel::Network)
+    }
+
+    fn policy_over(&self, channel: &Channel) -> TlsPolicy {
         let port = split_server(&self.server).ok().and_then(|(_, port)| port);
         match (self.tls, &self.config.credentials) {
             (Some(policy), _) => policy,
             (None, _) if port == Some(465) => TlsPolicy::Implicit,
-            (None, Some(credentials)) if self.unix.is_none() && !credentials.permits_clear() => {
+            (None, Some(credentials)) if *channel == Channel::Network && !credentials.permits_clear() => {
                 TlsPolicy::Required
             }
             (None, _) => TlsPolicy::Opportunistic,
@@ -134,7 +138,8 @@ impl Terms {
     fn must_verify(&self, policy: TlsPolicy) -> bool {
         // Where it is the credentials that make the policy, they also say whom they would go to.
         let chosen = self.tls.is_some() || self.server_name.is_some();
-        let permitted = self.config.credentials.as_ref().is_some_and(Credentials::permits_unverified);
+        let permitted =
+            self.config.credentials.as_ref().is_some_and(|credentials| credentials.permits_unverified());
         let strict = policy != TlsPolicy::Opportunistic || self.server_name.is_some();
         !self.accept_any && strict && (chosen || !permitted)
     }
@@ -163,13 +168,11 @@ impl Terms {
         })
     }
 
-    /// What the session needs, on a stream whose local end is `local`.
-    pub fn session(&self, local: Option<IpAddr>) -> Result<SessionTerms, Error> {
+    /// What the session needs, on a stream of this kind whose local end is `local`.
+    pub fn session(&self, channel: Channel, local: Option<IpAddr>) -> Result<SessionTerms, Error> {
         let mut config = self.config.clone();
-        config.tls = self.policy();
-        if self.unix.is_some() {
-            config.channel = smtp_proto::Channel::Local;
-        }
+        config.tls = self.policy_over(&channel);
+        config.channel = channel;
         config.client_name = match &self.client_name {
             Some(name) => name.clone(),
             None => default_client_name(&gethostname::gethostname().to_string_lossy(), local),
@@ -198,6 +201,16 @@ impl Terms {
         };
         #[cfg(not(feature = "rustls"))]
         match config.tls {
+            // Not by choice, so that the credentials may not go where they might after a choice.
+            TlsPolicy::Opportunistic
+                if config.channel == Channel::Network
+                    && config
+                        .credentials
+                        .as_ref()
+                        .is_some_and(|credentials| !credentials.permits_clear()) =>
+            {
+                return Err(Error::local(Cause::CredentialsInClear));
+            }
             TlsPolicy::Opportunistic => config.tls = TlsPolicy::Never,
             TlsPolicy::Never => {}
             _ => {

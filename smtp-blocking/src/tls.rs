@@ -92,7 +92,8 @@ impl TrustStore {
             let mut roots = RootCertStore::empty();
             // A certificate of the store that cannot be read is no obstacle: the others still count.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            for anchor in &self.given {
+            // A server's own certificate vouches for itself alone.
+            for anchor in self.given.iter().filter(|given| certificate::is_authority(given)) {
                 roots
                     .add(anchor.clone())
                     .map_err(|error| format!("a trust anchor is not usable: {error}"))?;
@@ -236,7 +237,8 @@ impl Verifier {
             rustls::Error::InvalidCertificate(problem) => {
                 let why = self.problem().unwrap_or_else(|| problem.to_string().into());
                 let advice = "trust its certificate (trust_pem), give the name that it is for (server_name), or \
-                              accept any server (verify(false))";
+                              accept any server (verify(false), and for a password \
+                              Credentials::permit_unverified)";
                 Cause::TlsUntrusted(format!("{why}; {advice}").into())
             }
             rustls::Error::NoCertificatesPresented => Cause::TlsUntrusted("it has no certificate".into()),

@@ -228,7 +228,9 @@ pub enum Cause {
     UnsupportedKeyword(Arc<str>),
     /// REQUIRETLS (RFC 8689) needs a session that is encrypted by a server whose certificate and name were
     /// checked, and this one is not.
-    #[error("REQUIRETLS needs TLS with a verified server, and this session has none; see TlsInfo")]
+    #[error(
+        "REQUIRETLS needs TLS with a verified server, and this server is not verified (TlsInfo says why)"
+    )]
     TlsUnverified,
     /// A parameter asks for what the server's EHLO reply excludes, as a hold that is too long.
     #[error("{0}")]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use smtp_tests::send::{Ending, Item, Options, Printer, Progress, READ_SIZE, SessionFacts, Source};
+use smtp_tests::send::{Ending, Item, Options, Printer, Progress, READ_SIZE, SessionFacts, Source, Stream};
 use smtp_tokio::{Connector, Message, Session};
 use tokio::fs::File;
 use tokio::io::{AsyncBufRead, AsyncRead, BufReader, ReadBuf};
@@ -56,7 +56,8 @@ async fn forward(
         }
     };
     let all = || (0..options.repeat).flat_map(|_| &items);
-    let messages = all().map(|item| Message::new(item.envelope.clone(), || Content::open(item)));
+    let messages =
+        all().map(|item| Message { envelope: item.envelope.clone(), open: || Content::open(item) });
     let mut reports = session.send_all(smtp_tokio::iter(messages)).and_quit();
     let mut sent = all();
     while let Some((report, item)) = reports.next().await.zip(sent.next()) {
@@ -88,7 +89,10 @@ async fn open(source: &Source) -> io::Result<Pin<Box<dyn AsyncBufRead>>> {
             file.check(&opened.metadata().await?)?;
             opened
         }
-        Source::Once(once) => File::from_std(once.take()?),
+        Source::Once(once) => match once.take()? {
+            Stream::Open(file) => File::from_std(file),
+            Stream::At(path) => File::open(path).await?,
+        },
     };
     Ok(Box::pin(BufReader::with_capacity(READ_SIZE, file)))
 }

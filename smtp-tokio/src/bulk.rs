@@ -30,9 +30,15 @@ where
     O: Future<Output = io::Result<R>>,
     R: AsyncBufRead,
 {
-    /// A message with this content.
+    /// A message with this content, which can be opened as often as it is wanted.
     pub fn new(envelope: Envelope, open: F) -> Self {
-        Self { envelope, open }
+        Self { envelope: envelope.reopenable(true), open }
+    }
+
+    /// A message whose content can be opened only once, as that of a pipe. A server that takes fewer recipients in
+    /// one transaction is not given it.
+    pub fn once(envelope: Envelope, open: F) -> Self {
+        Self { envelope: envelope.reopenable(false), open }
     }
 }
 
@@ -187,7 +193,7 @@ where
                 break;
             };
             let recipients = message.envelope.forward_paths().len();
-            match self.pump().driver.engine.submit(message.envelope.reopenable(true)) {
+            match self.pump().driver.engine.submit(message.envelope) {
                 Ok(id) => self.submitted.push_back((id, message.open)),
                 Err(_) => {
                     return Poll::Ready(Some(Report::not_attempted(recipients, &self.pump().driver.end())));

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use smtp_blocking::shared::{Failures, Terms, interleave, unreachable};
+use smtp_proto::Channel;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -82,15 +83,30 @@ impl Connector {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let session = self.terms.session(None)?;
+        let session = self.terms.session(channel(&stream), None)?;
         Session::open(Pump::new(session, Box::new(stream), self.terms.observer.clone())).await
     }
+}
+
+/// Whether this stream leaves the host.
+fn channel(stream: &dyn std::any::Any) -> Channel {
+    #[cfg(unix)]
+    if stream.is::<tokio::net::UnixStream>() {
+        return Channel::Local;
+    }
+    let _ = stream;
+    Channel::Network
 }
 
 async fn connect_and_open(terms: &Terms) -> Result<Session, Error> {
     let stream = connect_tcp(terms).await?;
     let local = stream.local_addr().ok().map(|address| address.ip());
-    Session::open(Pump::new(terms.session(local)?, Box::new(stream), terms.observer.clone())).await
+    Session::open(Pump::new(
+        terms.session(Channel::Network, local)?,
+        Box::new(stream),
+        terms.observer.clone(),
+    ))
+    .await
 }
 
 async fn connect_tcp(terms: &Terms) -> Result<TcpStream, Error> {

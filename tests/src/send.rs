@@ -417,9 +417,13 @@ impl Options {
             // Unlike `io::Stdin`, it does not take a stream that is not open for reading for an empty one.
             File::from(io::stdin().as_fd().try_clone_to_owned().map_err(bad)?)
         } else {
-            // To open a FIFO is to wait for a writer: do not wait only to refuse it.
+            // To open a FIFO is to wait for its writer, who may be waiting for another one to be read.
             let metadata = std::fs::metadata(path).map_err(bad)?;
             self.admit(&name, &metadata, metadata.is_file(), once)?;
+            if !metadata.is_file() {
+                once.push(file_id(&metadata));
+                return Ok(item(envelope, Source::Once(Once::new(name, Stream::At(path.into()))), None));
+            }
             File::open(path).map_err(bad)?
         };
         // The handle is looked at, so that what is found holds for what is sent.
@@ -428,7 +432,7 @@ impl Options {
         self.admit(&name, &metadata, may_reopen, once)?;
         if !may_reopen {
             once.push(file_id(&metadata));
-            return Ok(item(envelope, Source::Once(Once { name, file: RefCell::new(Some(file)) }), None));
+            return Ok(item(envelope, Source::Once(Once::new(name, Stream::Open(file))), None));
         }
         let content = Content::examine(&mut file).map_err(|error| {
             let cause = Cause::Local(format!("{name} cannot be read: {error}").into());
@@ -649,7 +653,7 @@ impl Content {
 
     fn declare(&self, envelope: Envelope) -> Envelope {
         let body = if self.is_eight_bit { BodyType::EightBit } else { BodyType::SevenBit };
-        envelope.exact_size(self.size).body(body)
+        envelope.exact_size(self.size).body(body).reopenable(true)
     }
 }
 
@@ -727,7 +731,10 @@ impl Source {
                 file.check(&opened.metadata()?)?;
                 opened
             }
-            Source::Once(once) => once.take()?,
+            Source::Once(once) => match once.take()? {
+                Stream::Open(file) => file,
+                Stream::At(path) => File::open(path)?,
+            },
         };
         Ok(Box::new(BufReader::with_capacity(READ_SIZE, file)))
     }
@@ -784,21 +791,34 @@ impl RegularFile {
     }
 }
 
-/// A pipe or the like: it is open already, and cannot be read again where the recipients are split.
+/// A pipe or the like, which cannot be read again.
 #[derive(Debug)]
 pub struct Once {
     name: String,
-    file: RefCell<Option<File>>,
+    stream: RefCell<Option<Stream>>,
+}
+
+/// Where it is.
+#[derive(Debug)]
+pub enum Stream {
+    /// It is open: standard input.
+    Open(File),
+    /// To be opened when it is wanted.
+    At(PathBuf),
 }
 
 impl Once {
-    /// What was opened.
+    fn new(name: String, stream: Stream) -> Self {
+        Self { name, stream: RefCell::new(Some(stream)) }
+    }
+
+    /// The stream.
     ///
     /// # Errors
     /// It was taken already.
-    pub fn take(&self) -> io::Result<File> {
+    pub fn take(&self) -> io::Result<Stream> {
         let message = || format!("{} can be read only once", self.name);
-        self.file.take().ok_or_else(|| io::Error::new(io::ErrorKind::NotSeekable, message()))
+        self.stream.take().ok_or_else(|| io::Error::new(io::ErrorKind::NotSeekable, message()))
     }
 }
 

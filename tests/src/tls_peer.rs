@@ -56,6 +56,19 @@ impl Making<'_> {
     }
 }
 
+impl Making<'_> {
+    /// One that has signed itself, and another one that it has signed although it is no authority.
+    pub fn self_signed_and_signing(&self, other: &Making<'_>) -> (Identity, Identity) {
+        let key = KeyPair::generate().expect("ring makes keys");
+        let parameters = self.parameters();
+        let own = Identity::new(&parameters.self_signed(&key).expect("the key signs"), &key);
+        let issuer = Issuer::new(parameters, key);
+        let key = KeyPair::generate().expect("ring makes keys");
+        let signed = other.parameters().signed_by(&key, &issuer).expect("the key signs");
+        (own, Identity::new(&signed, &key))
+    }
+}
+
 impl Identity {
     fn new(certificate: &Certificate, key: &KeyPair) -> Self {
         let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));

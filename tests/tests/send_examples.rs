@@ -67,6 +67,7 @@ for_both!(
     unix_sockets,
     recipients_beyond_a_stated_limit,
     recipients_beyond_a_limit_that_is_not_stated,
+    pipes_are_opened_in_their_turn,
     standard_input_is_not_split,
     messages_beyond_a_stated_limit,
     a_summary_says_no_more_than_holds_for_all,
@@ -516,15 +517,14 @@ fn a_pipe_is_read_once(adapter: Adapter) {
         .is(65, "refused", Some("local"))
         .says("is a directory");
     assert_eq!(receiver.messages().len(), 5);
-    // A server's limit splits the recipients.
+    // A server's limit would split the recipients.
     let limits = Some(Limits { rcpt_max: 1, mail_max: 10 });
     let (receiver, address) = self::receiver(Options { limits, ..Options::default() });
     let split = fifo("split", MESSAGE);
     let to = ["bob@example.net", "carol@example.net", "dave@example.net"];
     let run = finish(&mut send_data(adapter, &[&split], &address, &to, &[]), b"");
-    run.is(69, "partial", Some("body")).says("can be read only once (permanent");
-    assert_eq!(run.recipients("outcome"), ["success", "refused", "refused"]);
-    assert_eq!(transactions(&receiver, &to[..1]), [1]);
+    run.is(77, "refused", Some("mail")).says("RCPTMAX");
+    assert!(receiver.messages().is_empty());
     for path in [one, two, pipe, split] {
         let _ = std::fs::remove_file(path);
     }
@@ -1112,14 +1112,36 @@ fn recipients_beyond_a_limit_that_is_not_stated(adapter: Adapter) {
     assert_eq!(transactions(&receiver, &to[..1_000]), [1_000]);
 }
 
+/// Whoever fills two pipes one after the other waits for the first to be read.
+fn pipes_are_opened_in_their_turn(adapter: Adapter) {
+    let (receiver, address) = receiver(Options::default());
+    let message = b"Subject: long\r\n\r\nline\r\n".repeat(10_000);
+    let pipes = ["one", "two"].map(|name| {
+        let path = message_file(&format!("pipe-{name}"), b"");
+        std::fs::remove_file(&path).unwrap();
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        path
+    });
+    let (writer, content) = (pipes.clone(), message.clone());
+    thread::spawn(move || writer.iter().for_each(|path| std::fs::write(path, &content).unwrap()));
+    let mut command = send(adapter);
+    command.args(["--server", &address, "--tls", "none", "--from", "a@b", "--to", "c@d", "--json"]);
+    for path in &pipes {
+        command.arg("--data").arg(path);
+    }
+    finish(&mut command, b"").is_summary(2, 2);
+    assert_eq!([receiver.stored(0), receiver.stored(1)], [message.clone(), message]);
+    pipes.iter().for_each(|path| std::fs::remove_file(path).unwrap());
+}
+
 fn standard_input_is_not_split(adapter: Adapter) {
     let limits = Some(Limits { rcpt_max: 1, mail_max: 10 });
     let (receiver, address) = receiver(Options { limits, ..Options::default() });
     let run = run_piped(adapter, MESSAGE, &address, &["bob@example.net", "carol@example.net"], &[]);
-    run.is(69, "partial", Some("body"));
+    run.is(77, "refused", Some("mail"));
     let error = run.json["error"].as_str().unwrap();
-    assert!(error.contains("standard input can be read only once"), "{error}");
-    assert_eq!(transactions(&receiver, &["bob@example.net"]), [1]);
+    assert!(error.contains("RCPTMAX"), "{error}");
+    assert!(receiver.messages().is_empty());
 }
 
 fn messages_beyond_a_stated_limit(adapter: Adapter) {

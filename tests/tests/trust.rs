@@ -147,6 +147,7 @@ fn cases() -> Vec<Case> {
         case("expired", ca.sign(&expired), "localhost", false, "expired on 2021-12-31"),
         case("self-signed", good.self_signed(), "localhost", false, own),
         pinned("self-signed and pinned", by_name.self_signed(), "localhost", true, ""),
+        case("an authority's own", authority.self_signed(), "localhost", false, own),
         pinned("an authority's own, and pinned", authority.self_signed(), "localhost", true, ""),
         pinned(
             "pinned, and for another name",
@@ -436,6 +437,48 @@ fn converse(
         engine.handle_input(now, reply.as_bytes());
     }
     (said, closed)
+}
+
+/// A server's own certificate that is trusted vouches for that server, and for no other one.
+#[test]
+fn a_pinned_certificate_is_no_authority() {
+    let making = Making { names: &["other.example"], until: 2999, is_authority: false };
+    let (pinned, signed) =
+        making.self_signed_and_signing(&Making { names: &["localhost"], ..making.clone() });
+    let setup =
+        Setup { identity: signed, implicit: false, starttls: true, tls12: false, mechanisms: "PLAIN" };
+    let peer = TlsPeer::start(setup).unwrap();
+    for (name, adapter) in ADAPTERS {
+        let outcome = adapter(&Client {
+            server: format!("localhost:{}", peer.port()),
+            policy: Some(TlsPolicy::Opportunistic),
+            credentials: Some(Credentials::password("alice", "s3cret")),
+            server_name: None,
+            trusted: &[&pinned.pem],
+            verify: true,
+        });
+        assert!(outcome.error.is_some(), "{name}");
+    }
+    assert!(peer.books().said("AUTH").is_empty());
+}
+
+/// It is the stream that counts as local or not, and not the connector.
+#[cfg(unix)]
+#[test]
+fn a_network_is_no_unix_socket() {
+    let identity = Making { names: &["localhost"], until: 2999, is_authority: false }.self_signed();
+    let setup = Setup { identity, implicit: false, starttls: false, tls12: false, mechanisms: "PLAIN" };
+    let peer = TlsPeer::start(setup).unwrap();
+    let login = || Credentials::password("alice", "s3cret");
+    let address = ("127.0.0.1", peer.port());
+    let stream = std::net::TcpStream::connect(address).unwrap();
+    smtp_blocking::Connector::unix("/nowhere").credentials(login()).connect_over(stream).unwrap_err();
+    let runtime = ::tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let stream = ::tokio::net::TcpStream::connect(address).await.unwrap();
+        smtp_tokio::Connector::unix("/nowhere").credentials(login()).connect_over(stream).await.unwrap_err();
+    });
+    assert!(peer.books().said("AUTH").is_empty(), "{:?}", peer.books());
 }
 
 /// Nothing of the books is empty by mistake.
