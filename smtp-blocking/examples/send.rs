@@ -21,20 +21,28 @@ fn main() -> ExitCode {
 }
 
 /// Errors are those before there was a connection.
-fn forward(options: &Arc<Options>, printer: &mut Printer<'_>) -> Result<SessionFacts, smtp_proto::Error> {
+fn forward(
+    options: &Arc<Options>,
+    printer: &mut Printer<'_>,
+) -> Result<SessionFacts, smtp_proto::Error> {
     let items = options.prepare()?;
     let server = options.start_server()?;
-    let connector = smtp_tests::connector_for!(Connector, options, &server.address, server.own_pem());
+    let connector =
+        smtp_tests::connector_for!(Connector, options, &server.address, server.own_pem());
     let mut session = match connector.connect() {
         Ok(session) => session,
         Err(error) => {
             let (ending, facts) = (Ending::from(&error), SessionFacts::failed(&error));
-            (0..options.repeat as usize * items.len()).for_each(|_| printer.message(&ending, &facts));
+            (0..options.repeat as usize * items.len())
+                .for_each(|_| printer.message(&ending, &facts));
             return Ok(facts);
         }
     };
     let all = || (0..options.repeat).flat_map(|_| &items);
-    let messages = all().map(|item| Message { envelope: item.envelope.clone(), open: || item.open() });
+    let messages = all().map(|item| Message {
+        envelope: item.envelope.clone(),
+        open: || item.open(),
+    });
     let mut reports = session.send_all(messages).and_quit();
     let mut sent = all();
     while let Some((report, item)) = reports.next().zip(sent.next()) {

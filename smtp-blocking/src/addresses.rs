@@ -19,7 +19,8 @@ pub type Failures = Vec<(SocketAddr, Option<io::Error>)>;
 pub fn interleave(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let mut addresses = addresses.peekable();
     let is_v4 = addresses.peek().is_some_and(SocketAddr::is_ipv4);
-    let (first, second): (Vec<_>, Vec<_>) = addresses.partition(|address| address.is_ipv4() == is_v4);
+    let (first, second): (Vec<_>, Vec<_>) =
+        addresses.partition(|address| address.is_ipv4() == is_v4);
     let mut mixed = Vec::with_capacity(first.len() + second.len());
     let (mut first, mut second) = (first.into_iter(), second.into_iter());
     while first.len() + second.len() > 0 {
@@ -77,7 +78,11 @@ mod tests {
             (&[1, 11, 12, 13], &[1, 11, 12, 13]),
             (&[11, 1, 12, 2], &[11, 1, 12, 2]),
         ] {
-            assert_eq!(interleave(addresses(resolved).into_iter()), addresses(order), "{resolved:?}");
+            assert_eq!(
+                interleave(addresses(resolved).into_iter()),
+                addresses(order),
+                "{resolved:?}"
+            );
         }
     }
 
@@ -105,7 +110,8 @@ mod tests {
 
     #[test]
     fn each_address_stands_in_the_error() {
-        let errors = [Some(ConnectionRefused), Some(TimedOut), None].map(|kind| kind.map(io::Error::from));
+        let errors =
+            [Some(ConnectionRefused), Some(TimedOut), None].map(|kind| kind.map(io::Error::from));
         let failures = addresses(&[11, 1, 12]).into_iter().zip(errors).collect();
         let error = unreachable("mx.example.net", failures);
         let expected = "no connection to mx.example.net: [2001:db8::b]:25: connection refused; \
@@ -114,6 +120,11 @@ mod tests {
         assert_eq!(error.io_error().map(io::Error::kind), Some(TimedOut));
 
         let error = unreachable("mx.example.net", Vec::new());
-        assert!(error.to_string().contains("no address of the local address's family"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("no address of the local address's family"),
+            "{error}"
+        );
     }
 }

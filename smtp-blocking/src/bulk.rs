@@ -26,13 +26,19 @@ where
 {
     /// A message with this content, which can be opened as often as it is wanted.
     pub fn new(envelope: Envelope, open: F) -> Self {
-        Self { envelope: envelope.reopenable(true), open }
+        Self {
+            envelope: envelope.reopenable(true),
+            open,
+        }
     }
 
     /// A message whose content can be opened only once, as that of a pipe. A server that takes fewer recipients in
     /// one transaction is not given it.
     pub fn once(envelope: Envelope, open: F) -> Self {
-        Self { envelope: envelope.reopenable(false), open }
+        Self {
+            envelope: envelope.reopenable(false),
+            open,
+        }
     }
 }
 
@@ -68,7 +74,13 @@ impl Session {
         R: BufRead,
     {
         let messages = messages.into_iter();
-        Bulk { session: self, messages, submitted: VecDeque::new(), exhausted: false, quit: false }
+        Bulk {
+            session: self,
+            messages,
+            submitted: VecDeque::new(),
+            exhausted: false,
+            quit: false,
+        }
     }
 }
 
@@ -127,7 +139,9 @@ where
                 let recipients = message.envelope.forward_paths().len();
                 match self.pump().driver.engine.submit(message.envelope) {
                     Ok(id) => self.submitted.push_back((id, message.open)),
-                    Err(_) => return Some(Report::not_attempted(recipients, &self.pump().driver.end())),
+                    Err(_) => {
+                        return Some(Report::not_attempted(recipients, &self.pump().driver.end()));
+                    }
                 }
             }
             let Some(&(first, _)) = self.submitted.front() else {
@@ -144,7 +158,11 @@ where
                 return Some(report);
             }
             let wanted = pump.driver.body.map(|(id, _)| id);
-            let Some((_, open)) = self.submitted.iter_mut().find(|(id, _)| Some(*id) == wanted) else {
+            let Some((_, open)) = self
+                .submitted
+                .iter_mut()
+                .find(|(id, _)| Some(*id) == wanted)
+            else {
                 // Nobody has the body that is wanted.
                 pump.abort("a message that was given up before is wanted");
                 continue;
@@ -160,7 +178,8 @@ where
 impl<I, F> Drop for Bulk<'_, I, F> {
     fn drop(&mut self) {
         if !self.submitted.is_empty() {
-            self.pump().abort("the bulk delivery was dropped before its end");
+            self.pump()
+                .abort("the bulk delivery was dropped before its end");
         }
     }
 }

@@ -38,15 +38,25 @@ pub(crate) fn problem(
                 )
             }
             CertificateError::UnknownIssuer => {
-                format!("its certificate is for {names} and signed by {issuer}, which is not trusted")
+                format!(
+                    "its certificate is for {names} and signed by {issuer}, which is not trusted"
+                )
             }
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                format!("its certificate for {names} expired on {}", date(validity.not_after))
+                format!(
+                    "its certificate for {names} expired on {}",
+                    date(validity.not_after)
+                )
             }
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                format!("its certificate for {names} is not valid before {}", date(validity.not_before))
+                format!(
+                    "its certificate for {names} is not valid before {}",
+                    date(validity.not_before)
+                )
             }
-            CertificateError::Other(_) => format!("its certificate for {names} is not one for a server"),
+            CertificateError::Other(_) => {
+                format!("its certificate for {names} is not one for a server")
+            }
             problem => format!("its certificate for {names} is not usable: {problem}"),
         },
         error => format!("its certificate for {names} is not usable: {error}"),
@@ -54,8 +64,12 @@ pub(crate) fn problem(
 }
 
 /// Checks the dates alone.
-pub(crate) fn check_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), rustls::Error> {
-    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+pub(crate) fn check_dates(
+    certificate: &CertificateDer<'_>,
+    now: UnixTime,
+) -> Result<(), rustls::Error> {
+    let (_, parsed) =
+        X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
     let validity = parsed.validity();
     match now {
@@ -68,7 +82,9 @@ pub(crate) fn check_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Re
 /// The names that the certificate is for.
 fn names(certificate: &X509Certificate<'_>) -> String {
     let extension = certificate.subject_alternative_name().ok().flatten();
-    let all = extension.map(|extension| &extension.value.general_names[..]).unwrap_or_default();
+    let all = extension
+        .map(|extension| &extension.value.general_names[..])
+        .unwrap_or_default();
     let names: Vec<String> = all.iter().filter_map(name).collect();
     match names.len() {
         0 => "no name".into(),

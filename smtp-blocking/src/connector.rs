@@ -55,7 +55,10 @@ impl Connector {
         #[cfg(unix)]
         if let Some(path) = &self.terms.unix {
             let connected = std::os::unix::net::UnixStream::connect(path);
-            return open(&self.terms, connected.map_err(|error| Terms::no_socket(path, error))?);
+            return open(
+                &self.terms,
+                connected.map_err(|error| Terms::no_socket(path, error))?,
+            );
         }
         let connect = |terms: &Terms| connect_tcp(terms).and_then(|stream| open(terms, stream));
         connect(&self.terms).or_else(|error| match self.terms.in_clear(&error) {
@@ -91,7 +94,9 @@ fn channel(stream: &dyn std::any::Any) -> Channel {
 
 fn connect_tcp(terms: &Terms) -> Result<TcpStream, Error> {
     let (host, port) = terms.host_and_port()?;
-    let addresses = (host, port).to_socket_addrs().map_err(|error| Error::unresolved(host, error))?;
+    let addresses = (host, port)
+        .to_socket_addrs()
+        .map_err(|error| Error::unresolved(host, error))?;
     let addresses = interleave(addresses.filter(|&address| terms.suits(address)));
     connect_to_any(terms, &addresses).map_err(|failures| unreachable(host, failures))
 }
@@ -102,7 +107,10 @@ fn connect_to_any(terms: &Terms, addresses: &[SocketAddr]) -> Result<TcpStream, 
     for (index, &address) in addresses.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
         let time = share(left, addresses.len() - index);
-        match time.map(|time| connect_to(terms, address, time)).transpose() {
+        match time
+            .map(|time| connect_to(terms, address, time))
+            .transpose()
+        {
             Ok(Some(stream)) => return Ok(stream),
             Ok(None) => failures.push((address, None)),
             Err(error) => failures.push((address, Some(error))),
@@ -133,15 +141,23 @@ mod tests {
 
     /// As [`connect_to_any`], with a watchdog.
     fn connect(connect_timeout: Duration, addresses: &[SocketAddr]) -> Result<TcpStream, Failures> {
-        let terms = Terms { connect_timeout, ..Terms::new("mx.example.net") };
+        let terms = Terms {
+            connect_timeout,
+            ..Terms::new("mx.example.net")
+        };
         let addresses = addresses.to_vec();
-        jammed::within(Duration::from_secs(120), move || connect_to_any(&terms, &addresses))
+        jammed::within(Duration::from_secs(120), move || {
+            connect_to_any(&terms, &addresses)
+        })
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn a_dead_address_leaves_time_for_the_next_one() {
-        let (dead, alive) = (jammed::Jammed::start().unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let (dead, alive) = (
+            jammed::Jammed::start().unwrap(),
+            TcpListener::bind("127.0.0.1:0").unwrap(),
+        );
         let alive = alive.local_addr().unwrap();
         // So many that the dead one gets two seconds, and the others share 58.
         let mut addresses = [alive; 30];
@@ -163,8 +179,14 @@ mod tests {
         assert!(start.elapsed() >= Duration::from_millis(999));
         let error = unreachable("mx.example.net", failures).to_string();
         let dead = dead.address();
-        assert!(error.contains(&format!("{closed}: ")) && error.contains("refused"), "{error}");
-        assert!(error.contains(&format!("{dead}: timed out; {dead}: not tried")), "{error}");
+        assert!(
+            error.contains(&format!("{closed}: ")) && error.contains("refused"),
+            "{error}"
+        );
+        assert!(
+            error.contains(&format!("{dead}: timed out; {dead}: not tried")),
+            "{error}"
+        );
     }
 
     #[test]
@@ -176,6 +198,9 @@ mod tests {
         assert_eq!(stream.peer_addr().unwrap(), alive);
 
         let failures = connect(Duration::from_secs(60), &[closed]).unwrap_err();
-        assert_eq!(failures[0].1.as_ref().map(std::io::Error::kind), Some(ConnectionRefused));
+        assert_eq!(
+            failures[0].1.as_ref().map(std::io::Error::kind),
+            Some(ConnectionRefused)
+        );
     }
 }

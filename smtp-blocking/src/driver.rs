@@ -7,7 +7,8 @@ use std::io;
 use std::time::Duration;
 
 use smtp_proto::{
-    Chunking, Connection, Event, Instant, MessageId, Misuse, Outcome, Reply, Report, RequestId, Stage,
+    Chunking, Connection, Event, Instant, MessageId, Misuse, Outcome, Reply, Report, RequestId,
+    Stage,
 };
 
 use crate::error::Error;
@@ -82,10 +83,12 @@ impl Driver {
             io: None,
             block_timeout: config.timeouts.block.min(FOREVER),
             quit_timeout: config.timeouts.quit.min(FOREVER),
-            window: config.limits.messages.min(match config.overlap && config.chunking == Chunking::Eager {
-                true => EAGER_WINDOW,
-                false => 2,
-            }),
+            window: config.limits.messages.min(
+                match config.overlap && config.chunking == Chunking::Eager {
+                    true => EAGER_WINDOW,
+                    false => 2,
+                },
+            ),
             body: None,
             chunk: Vec::new(),
             chunk_at: 0,
@@ -183,7 +186,10 @@ impl Driver {
     /// travels in chunks of unknown number, enough for a whole one are gathered first, so that their sizes do
     /// not depend on how the body is cut. Returns how many octets of `body` were used.
     pub fn gather(&mut self, now: Instant, body: &[u8]) -> usize {
-        let Some(size) = self.engine.chunk_size().filter(|_| !body.is_empty() || !self.chunk.is_empty())
+        let Some(size) = self
+            .engine
+            .chunk_size()
+            .filter(|_| !body.is_empty() || !self.chunk.is_empty())
         else {
             return self.take(now, body);
         };
@@ -333,7 +339,9 @@ impl Driver {
 
 impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Driver").field("engine", &self.engine).finish_non_exhaustive()
+        f.debug_struct("Driver")
+            .field("engine", &self.engine)
+            .finish_non_exhaustive()
     }
 }
 

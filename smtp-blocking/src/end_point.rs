@@ -28,9 +28,15 @@ pub(crate) fn hash(certificate: &[u8]) -> Option<Vec<u8>> {
                     let (name, _) = element(algorithm, OBJECT_IDENTIFIER)?;
                     match name {
                         // 2.16.840.1.101.3.4.2
-                        [0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 1] => digest::<Sha256>(certificate),
-                        [0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 2] => digest::<Sha384>(certificate),
-                        [0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 3] => digest::<Sha512>(certificate),
+                        [0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 1] => {
+                            digest::<Sha256>(certificate)
+                        }
+                        [0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 2] => {
+                            digest::<Sha384>(certificate)
+                        }
+                        [0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 3] => {
+                            digest::<Sha512>(certificate)
+                        }
                         _ => None,
                     }
                 }
@@ -62,7 +68,12 @@ fn element(der: &[u8], kind: u8) -> Option<(&[u8], &[u8])> {
         0..=0x7f => (usize::from(first), rest),
         0x81..=0x84 => {
             let (octets, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            (octets.iter().fold(0, |length, &octet| length << 8 | usize::from(octet)), rest)
+            (
+                octets
+                    .iter()
+                    .fold(0, |length, &octet| length << 8 | usize::from(octet)),
+                rest,
+            )
         }
         _ => return None,
     };
@@ -77,24 +88,48 @@ mod tests {
     fn certificate(algorithm: &[u8]) -> Vec<u8> {
         let algorithm = wrapped(SEQUENCE, algorithm);
         // Long enough for a length of two octets.
-        wrapped(SEQUENCE, &[wrapped(SEQUENCE, &[0; 300]), algorithm, vec![3, 1, 0]].concat())
+        wrapped(
+            SEQUENCE,
+            &[wrapped(SEQUENCE, &[0; 300]), algorithm, vec![3, 1, 0]].concat(),
+        )
     }
 
     fn wrapped(kind: u8, contents: &[u8]) -> Vec<u8> {
         let length = match u8::try_from(contents.len()) {
             Ok(short @ 0..=0x7f) => vec![short],
-            _ => [&[0x82][..], &u16::try_from(contents.len()).unwrap().to_be_bytes()].concat(),
+            _ => [
+                &[0x82][..],
+                &u16::try_from(contents.len()).unwrap().to_be_bytes(),
+            ]
+            .concat(),
         };
         [&[kind][..], &length, contents].concat()
     }
 
     #[test]
     fn the_hash_function_is_that_of_the_signature() {
-        let rsa = |kind| wrapped(OBJECT_IDENTIFIER, &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, kind]);
-        let ecdsa = |kind| wrapped(OBJECT_IDENTIFIER, &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 3, kind]);
+        let rsa = |kind| {
+            wrapped(
+                OBJECT_IDENTIFIER,
+                &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, kind],
+            )
+        };
+        let ecdsa = |kind| {
+            wrapped(
+                OBJECT_IDENTIFIER,
+                &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 3, kind],
+            )
+        };
         let pss = |hash| {
-            let name = wrapped(OBJECT_IDENTIFIER, &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, hash]);
-            [rsa(10), wrapped(SEQUENCE, &wrapped(FIRST, &wrapped(SEQUENCE, &name)))].concat()
+            let name = wrapped(
+                OBJECT_IDENTIFIER,
+                &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, hash],
+            );
+            [
+                rsa(10),
+                wrapped(SEQUENCE, &wrapped(FIRST, &wrapped(SEQUENCE, &name))),
+            ]
+            .concat()
         };
         for (algorithm, octets) in [
             (rsa(4), Some(32)),
@@ -113,11 +148,18 @@ mod tests {
             (ecdsa(2), Some(32)),
             (ecdsa(3), Some(48)),
             (ecdsa(4), Some(64)),
-            (wrapped(OBJECT_IDENTIFIER, &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 1]), Some(32)),
+            (
+                wrapped(OBJECT_IDENTIFIER, &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 1]),
+                Some(32),
+            ),
             (wrapped(OBJECT_IDENTIFIER, &[0x2b, 0x65, 0x70]), None),
         ] {
             let certificate = certificate(&algorithm);
-            assert_eq!(hash(&certificate).map(|hash| hash.len()), octets, "{algorithm:x?}");
+            assert_eq!(
+                hash(&certificate).map(|hash| hash.len()),
+                octets,
+                "{algorithm:x?}"
+            );
             for end in 0..certificate.len() - 3 {
                 assert_eq!(hash(&certificate[..end]), None);
             }

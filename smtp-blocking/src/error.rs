@@ -48,13 +48,20 @@ impl Error {
     /// Something on our side, before the server was asked.
     #[doc(hidden)]
     pub fn local(cause: Cause) -> Self {
-        Self::new(smtp_proto::Error::new(Stage::Local, Outcome::Permanent, cause))
+        Self::new(smtp_proto::Error::new(
+            Stage::Local,
+            Outcome::Permanent,
+            cause,
+        ))
     }
 
     /// The name of the host leads nowhere.
     #[doc(hidden)]
     pub fn unresolved(host: &str, io: io::Error) -> Self {
-        Self::connect(format!("the address of {host} cannot be found: {io}"), Some(io))
+        Self::connect(
+            format!("the address of {host} cannot be found: {io}"),
+            Some(io),
+        )
     }
 
     /// No connection.
@@ -69,12 +76,18 @@ impl Error {
     /// A message that reached nobody: the first failure that has the outcome of all speaks for them.
     #[doc(hidden)]
     pub fn from_report(report: Report) -> Self {
-        let unexplained = smtp_proto::Error::new(Stage::Local, Outcome::Permanent, Cause::Disconnected);
+        let unexplained =
+            smtp_proto::Error::new(Stage::Local, Outcome::Permanent, Cause::Disconnected);
         let outcome = report.outcome().unwrap_or(unexplained.outcome);
         // One that follows from another recipient's refusal explains nothing where that one is there.
-        let rank =
-            |error: &&smtp_proto::Error| (error.cause == Cause::AllOrNothing, error.outcome != outcome);
-        let first = report.failures().map(|(_, error)| error).min_by_key(rank).cloned();
+        let rank = |error: &&smtp_proto::Error| {
+            (error.cause == Cause::AllOrNothing, error.outcome != outcome)
+        };
+        let first = report
+            .failures()
+            .map(|(_, error)| error)
+            .min_by_key(rank)
+            .cloned();
         let mut error = Self::new(first.unwrap_or(unexplained));
         error.0.error.outcome = outcome;
         error.0.report = Some(report);
@@ -174,7 +187,9 @@ impl From<EnvelopeError> for Error {
 
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
-        let kind = error.io_error().map_or(io::ErrorKind::Other, io::Error::kind);
+        let kind = error
+            .io_error()
+            .map_or(io::ErrorKind::Other, io::Error::kind);
         io::Error::new(kind, error)
     }
 }

@@ -8,7 +8,10 @@ use rustls::ClientConnection;
 use crate::stream::Transport;
 
 /// One step of a handshake: writes what is due, else reads once. `Ok(true)` when it is done.
-pub(crate) fn step(tls: &mut ClientConnection, stream: &mut dyn Transport) -> Result<bool, HandshakeError> {
+pub(crate) fn step(
+    tls: &mut ClientConnection,
+    stream: &mut dyn Transport,
+) -> Result<bool, HandshakeError> {
     while tls.wants_write() {
         tls.write_tls(&mut &mut *stream)?;
     }

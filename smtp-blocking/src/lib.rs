@@ -140,11 +140,11 @@ pub use error::Error;
 pub use session::{Session, Transaction};
 pub use smtp_proto;
 pub use smtp_proto::{
-    AddressError, BodyPolicy, BodyType, ByMode, Capabilities, Cause, Chunking, ClientName, Credentials,
-    EnhancedCode, Envelope, EnvelopeError, Extension, Limits, LineEndings, MailParameter, Mailbox, Mechanism,
-    MechanismError, Need, Notify, Outcome, ParameterError, RcptParameter, Recipient, Reply, Report, Request,
-    RequestError, Ret, RrvsAction, Secret, Stage, Timeouts, TlsPolicy, ToMailbox, ToRecipient, TokenError,
-    Trace, XClient, XForward,
+    AddressError, BodyPolicy, BodyType, ByMode, Capabilities, Cause, Chunking, ClientName,
+    Credentials, EnhancedCode, Envelope, EnvelopeError, Extension, Limits, LineEndings,
+    MailParameter, Mailbox, Mechanism, MechanismError, Need, Notify, Outcome, ParameterError,
+    RcptParameter, Recipient, Reply, Report, Request, RequestError, Ret, RrvsAction, Secret, Stage,
+    Timeouts, TlsPolicy, ToMailbox, ToRecipient, TokenError, Trace, XClient, XForward,
 };
 pub use stream::Transport;
 #[cfg(feature = "rustls")]
@@ -182,5 +182,8 @@ where
 {
     let envelope = Envelope::new(sender, recipients)?;
     let connector = Connector::new(server).credentials(credentials);
-    connector.connect().map_err(Error::not_attempted)?.send_last(envelope, message)
+    connector
+        .connect()
+        .map_err(Error::not_attempted)?
+        .send_last(envelope, message)
 }

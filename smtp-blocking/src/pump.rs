@@ -24,7 +24,11 @@ pub(crate) struct Pump {
 }
 
 impl Pump {
-    pub(crate) fn new(terms: SessionTerms, stream: Box<dyn Transport>, observer: Option<Observer>) -> Self {
+    pub(crate) fn new(
+        terms: SessionTerms,
+        stream: Box<dyn Transport>,
+        observer: Option<Observer>,
+    ) -> Self {
         Self {
             driver: Driver::new(terms, observer),
             stream: Stream::new(stream),
@@ -190,7 +194,9 @@ impl Pump {
             Ok(0) => self.driver.engine.handle_eof(now),
             Ok(n) => self.driver.engine.handle_input(now, &input[..n]),
             Err(error) => match error.kind() {
-                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {}
+                io::ErrorKind::Interrupted
+                | io::ErrorKind::WouldBlock
+                | io::ErrorKind::TimedOut => {}
                 // rustls: the server closed without saying so in TLS, as many do.
                 io::ErrorKind::UnexpectedEof => self.driver.engine.handle_eof(now),
                 _ => {
@@ -207,7 +213,11 @@ impl Pump {
     /// Gives the stream the engine's deadline. Returns whether there is time left.
     fn arm(&mut self) -> bool {
         let now = self.now();
-        let left = self.driver.engine.poll_timeout().map_or(LONGEST_WAIT, |deadline| deadline - now);
+        let left = self
+            .driver
+            .engine
+            .poll_timeout()
+            .map_or(LONGEST_WAIT, |deadline| deadline - now);
         if left.is_zero() {
             self.driver.engine.handle_timeout(now);
             self.take_events();
@@ -215,7 +225,10 @@ impl Pump {
         }
         let left = left.min(self.driver.block_timeout);
         let wanted = left.clamp(Duration::from_millis(1), LONGEST_WAIT);
-        if self.armed.is_some_and(|armed| armed <= left && armed >= wanted / 2) {
+        if self
+            .armed
+            .is_some_and(|armed| armed <= left && armed >= wanted / 2)
+        {
             return true;
         }
         match self.stream.socket.set_timeout(wanted) {
@@ -258,7 +271,10 @@ impl Pump {
             let _ = engine.handle_tls_failed(cause);
         };
         let Some(settings) = self.driver.tls_settings.take() else {
-            return fail(&mut self.driver.engine, Cause::Local("there are no TLS settings".into()));
+            return fail(
+                &mut self.driver.engine,
+                Cause::Local("there are no TLS settings".into()),
+            );
         };
         let mut tls = match rustls::ClientConnection::new(settings.config, settings.name) {
             Ok(tls) => tls,
@@ -275,7 +291,9 @@ impl Pump {
                     return fail(&mut self.driver.engine, settings.verifier.cause(&error));
                 }
                 Err(HandshakeError::Io(error)) => match error.kind() {
-                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {}
+                    io::ErrorKind::Interrupted
+                    | io::ErrorKind::WouldBlock
+                    | io::ErrorKind::TimedOut => {}
                     _ => {
                         self.driver.io.get_or_insert(error);
                         return self.driver.engine.handle_eof(self.now());
@@ -298,6 +316,8 @@ impl Pump {
 
 impl std::fmt::Debug for Pump {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pump").field("driver", &self.driver).finish_non_exhaustive()
+        f.debug_struct("Pump")
+            .field("driver", &self.driver)
+            .finish_non_exhaustive()
     }
 }

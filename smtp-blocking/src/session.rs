@@ -48,11 +48,20 @@ impl Session {
         }
         // Nobody here gives the body a second time.
         let envelope = envelope.reopenable(false);
-        let id = self.pump.driver.engine.submit(envelope).map_err(|misuse| Error::local(misuse.into()))?;
+        let id = self
+            .pump
+            .driver
+            .engine
+            .submit(envelope)
+            .map_err(|misuse| Error::local(misuse.into()))?;
         self.pump.run_until(|pump| pump.driver.wants_caller());
         match self.pump.driver.take_report(id) {
             Some(report) => Err(self.pump.driver.explain(Error::from_report(report))),
-            None => Ok(Transaction { session: self, id, done: false }),
+            None => Ok(Transaction {
+                session: self,
+                id,
+                done: false,
+            }),
         }
     }
 
@@ -86,7 +95,11 @@ impl Session {
     ///
     /// # Errors
     /// As [`send`](Self::send).
-    pub fn send_last(&mut self, envelope: Envelope, message: impl BufRead) -> Result<Report, Error> {
+    pub fn send_last(
+        &mut self,
+        envelope: Envelope,
+        message: impl BufRead,
+    ) -> Result<Report, Error> {
         let result = self.send_then(envelope, message, true);
         self.say_quit();
         result
@@ -110,7 +123,12 @@ impl Session {
         if self.pump.driver.is_closed() {
             return Err(self.pump.driver.ended());
         }
-        let id = self.pump.driver.engine.request(request).map_err(|misuse| Error::local(misuse.into()))?;
+        let id = self
+            .pump
+            .driver
+            .engine
+            .request(request)
+            .map_err(|misuse| Error::local(misuse.into()))?;
         self.pump.run_until(|pump| pump.driver.has_answer(id));
         self.pump.driver.take_answer(id)
     }
@@ -200,9 +218,10 @@ impl Write for Transaction<'_> {
             return Ok(0);
         }
         match self.session.pump.transmit(octets) {
-            0 => {
-                Err(io::Error::new(io::ErrorKind::BrokenPipe, "the transaction has ended; finish() says why"))
-            }
+            0 => Err(io::Error::new(
+                io::ErrorKind::BrokenPipe,
+                "the transaction has ended; finish() says why",
+            )),
             used => Ok(used),
         }
     }
@@ -216,7 +235,9 @@ impl Write for Transaction<'_> {
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         if !self.done {
-            self.session.pump.abort("the transaction was dropped before it was finished");
+            self.session
+                .pump
+                .abort("the transaction was dropped before it was finished");
         }
     }
 }

@@ -82,7 +82,8 @@ impl Terms {
     /// Adds trust anchors.
     #[cfg(feature = "rustls")]
     pub fn trust_pem(&mut self, pem: &[u8]) -> Result<(), Error> {
-        let more = crate::tls::parse_pem(pem).map_err(|error| Error::local(Cause::Local(error.into())))?;
+        let more =
+            crate::tls::parse_pem(pem).map_err(|error| Error::local(Cause::Local(error.into())))?;
         self.trust = Arc::new(self.trust.with(more));
         Ok(())
     }
@@ -91,7 +92,9 @@ impl Terms {
     #[cfg(feature = "rustls")]
     pub fn identify_pem(&mut self, chain: &[u8], key: &[u8]) -> Result<(), Error> {
         let identity = crate::tls::Identity::parse_pem(chain, key);
-        self.identity = Some(Arc::new(identity.map_err(|error| Error::local(Cause::Local(error.into())))?));
+        self.identity = Some(Arc::new(
+            identity.map_err(|error| Error::local(Cause::Local(error.into())))?,
+        ));
         Ok(())
     }
 
@@ -111,7 +114,9 @@ impl Terms {
             _ => 25,
         });
         if lmtp && port == 25 {
-            return Err(local("LMTP must not be spoken on port 25 (RFC 2033 section 5)".into()));
+            return Err(local(
+                "LMTP must not be spoken on port 25 (RFC 2033 section 5)".into(),
+            ));
         }
         Ok((host, port))
     }
@@ -126,7 +131,9 @@ impl Terms {
         match (self.tls, &self.config.credentials) {
             (Some(policy), _) => policy,
             (None, _) if port == Some(465) => TlsPolicy::Implicit,
-            (None, Some(credentials)) if *channel == Channel::Network && !credentials.permits_clear() => {
+            (None, Some(credentials))
+                if *channel == Channel::Network && !credentials.permits_clear() =>
+            {
                 TlsPolicy::Required
             }
             (None, _) => TlsPolicy::Opportunistic,
@@ -138,20 +145,27 @@ impl Terms {
     fn must_verify(&self, policy: TlsPolicy) -> bool {
         // Where it is the credentials that make the policy, they also say whom they would go to.
         let chosen = self.tls.is_some() || self.server_name.is_some();
-        let permitted =
-            self.config.credentials.as_ref().is_some_and(|credentials| credentials.permits_unverified());
+        let permitted = self
+            .config
+            .credentials
+            .as_ref()
+            .is_some_and(|credentials| credentials.permits_unverified());
         let strict = policy != TlsPolicy::Opportunistic || self.server_name.is_some();
         !self.accept_any && strict && (chosen || !permitted)
     }
 
     /// Whether this address can be reached from the local address that was chosen.
     pub fn suits(&self, address: SocketAddr) -> bool {
-        self.local_ip.is_none_or(|local| local.is_ipv4() == address.is_ipv4())
+        self.local_ip
+            .is_none_or(|local| local.is_ipv4() == address.is_ipv4())
     }
 
     /// What to say when the Unix socket could not be connected to.
     pub fn no_socket(path: &std::path::Path, error: std::io::Error) -> Error {
-        Error::connect(format!("no connection to {}: {error}", path.display()), Some(error))
+        Error::connect(
+            format!("no connection to {}: {error}", path.display()),
+            Some(error),
+        )
     }
 
     /// The terms under which to try once more, where the first try failed with this error.
@@ -160,7 +174,10 @@ impl Terms {
             && self.policy() == TlsPolicy::Opportunistic
             && self.config.credentials.is_none()
             && error.stage() == Stage::StartTls
-            && matches!(error.cause(), Cause::TlsFailed(_) | Cause::Disconnected | Cause::TimedOut(_));
+            && matches!(
+                error.cause(),
+                Cause::TlsFailed(_) | Cause::Disconnected | Cause::TimedOut(_)
+            );
         retry.then(|| {
             let mut terms = self.clone();
             terms.tls = Some(TlsPolicy::Never);
@@ -181,7 +198,9 @@ impl Terms {
         if config.credentials.is_some() && config.nonce.is_none() {
             let mut octets = [0; 18];
             getrandom::fill(&mut octets).map_err(|error| {
-                Error::local(Cause::Local(format!("no random numbers for AUTH: {error}").into()))
+                Error::local(Cause::Local(
+                    format!("no random numbers for AUTH: {error}").into(),
+                ))
             })?;
             config.nonce = Some(smtp_proto::Nonce::from_octets(octets));
         }
@@ -246,7 +265,9 @@ macro_rules! connector_methods {
         /// For this server: a host name or an IP address, with `:port` or without (`mx.example.net`,
         /// `192.0.2.1:2525`, `[2001:db8::1]:25`). It is resolved by `connect`.
         pub fn new(server: &str) -> Self {
-            Self { terms: $crate::shared::Terms::new(server) }
+            Self {
+                terms: $crate::shared::Terms::new(server),
+            }
         }
 
         /// For the server behind this Unix socket, usually with [`lmtp`](Self::lmtp).
@@ -323,7 +344,11 @@ macro_rules! connector_methods {
         /// Text without a certificate or a private key, or that is no PEM. Whether the two belong together is
         /// found out when connecting.
         #[cfg(feature = "rustls")]
-        pub fn client_certificate_pem(mut self, chain: &[u8], key: &[u8]) -> Result<Self, $crate::Error> {
+        pub fn client_certificate_pem(
+            mut self,
+            chain: &[u8],
+            key: &[u8],
+        ) -> Result<Self, $crate::Error> {
             self.terms.identify_pem(chain, key)?;
             Ok(self)
         }
@@ -459,7 +484,9 @@ fn split_server(server: &str) -> Result<(&str, Option<u16>), String> {
             (host, port)
         }
         None if server.matches(':').count() > 1 => (server, None),
-        None => server.split_once(':').map_or((server, None), |(host, port)| (host, Some(port))),
+        None => server
+            .split_once(':')
+            .map_or((server, None), |(host, port)| (host, Some(port))),
     };
     if host.is_empty() || host.contains(char::is_whitespace) {
         return Err(invalid());
@@ -474,7 +501,9 @@ fn split_server(server: &str) -> Result<(&str, Option<u16>), String> {
 /// The name of this host, where it is one that servers accept in EHLO; else the address literal.
 fn default_client_name(host: &str, local: Option<IpAddr>) -> ClientName {
     // `ClientName` takes an underscore too, for whoever chooses such a name. Exim refuses it by default.
-    let is_plain = host.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.');
+    let is_plain = host
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.');
     // Nor is a name that ends in a number one: it would be read as an address.
     let last = host.rsplit('.').next().unwrap_or_default();
     let is_number = last.bytes().all(|octet| octet.is_ascii_digit());
@@ -514,7 +543,13 @@ mod tests {
     #[test]
     fn default_client_names() {
         let local = Some(IpAddr::from([192, 0, 2, 1]));
-        for host in ["mx.example.net", "mx-1.example.net", "1.example.net", "MX.Example", "a.b"] {
+        for host in [
+            "mx.example.net",
+            "mx-1.example.net",
+            "1.example.net",
+            "MX.Example",
+            "a.b",
+        ] {
             assert_eq!(default_client_name(host, local).as_str(), host);
         }
         let long = format!("{}.example", "a".repeat(64));
@@ -537,7 +572,11 @@ mod tests {
             "mx\u{fffd}.example",
             &long,
         ] {
-            assert_eq!(default_client_name(host, local).as_str(), "[192.0.2.1]", "{host:?}");
+            assert_eq!(
+                default_client_name(host, local).as_str(),
+                "[192.0.2.1]",
+                "{host:?}"
+            );
         }
         let v6 = Some("2001:db8::1".parse().unwrap());
         assert_eq!(default_client_name("mx", v6).as_str(), "[IPv6:2001:db8::1]");

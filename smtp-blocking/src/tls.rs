@@ -9,8 +9,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, ProtocolVersion, RootCertStore,
-    SignatureScheme,
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, ProtocolVersion,
+    RootCertStore, SignatureScheme,
 };
 use smtp_proto::{Cause, TlsFacts};
 
@@ -60,7 +60,11 @@ pub struct Identity {
 
 impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Identity({} certificates, key redacted)", self.chain.len())
+        write!(
+            f,
+            "Identity({} certificates, key redacted)",
+            self.chain.len()
+        )
     }
 }
 
@@ -69,7 +73,10 @@ impl Identity {
     pub(crate) fn parse_pem(chain: &[u8], key: &[u8]) -> Result<Self, String> {
         let key = PrivateKeyDer::from_pem_slice(key);
         let key = key.map_err(|error| format!("the private key cannot be read: {error}"))?;
-        Ok(Self { chain: parse_pem(chain)?, key })
+        Ok(Self {
+            chain: parse_pem(chain)?,
+            key,
+        })
     }
 }
 
@@ -84,7 +91,10 @@ pub struct TrustStore {
 impl TrustStore {
     /// The same with more certificates.
     pub(crate) fn with(&self, more: Vec<CertificateDer<'static>>) -> Self {
-        Self { given: [&self.given[..], &more].concat(), chains: OnceLock::new() }
+        Self {
+            given: [&self.given[..], &more].concat(),
+            chains: OnceLock::new(),
+        }
     }
 
     fn chains(&self, provider: &Arc<CryptoProvider>) -> Result<&WebPkiServerVerifier, String> {
@@ -93,7 +103,11 @@ impl TrustStore {
             // A certificate of the store that cannot be read is no obstacle: the others still count.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             // A server's own certificate vouches for itself alone.
-            for anchor in self.given.iter().filter(|given| certificate::is_authority(given)) {
+            for anchor in self
+                .given
+                .iter()
+                .filter(|given| certificate::is_authority(given))
+            {
                 roots
                     .add(anchor.clone())
                     .map_err(|error| format!("a trust anchor is not usable: {error}"))?;
@@ -101,7 +115,8 @@ impl TrustStore {
             if roots.is_empty() {
                 return Err("the system has no trust store; give trust anchors".into());
             }
-            let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+            let verifier =
+                WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
             verifier.build().map_err(|error| error.to_string())
         });
         chains.as_deref().map_err(Clone::clone)
@@ -124,7 +139,9 @@ pub(crate) fn settings(
     if let Err(problem) = &name
         && (must_verify || server_name.is_some())
     {
-        return Err(format!("{problem}; give the name of the server (server_name)"));
+        return Err(format!(
+            "{problem}; give the name of the server (server_name)"
+        ));
     }
     let verifier = Arc::new(Verifier {
         trust: Arc::clone(trust),
@@ -152,7 +169,11 @@ pub(crate) fn settings(
             ServerName::try_from("unnamed.invalid").map_err(|error| error.to_string())?
         }
     };
-    Ok(TlsSettings { config: Arc::new(config), name, verifier })
+    Ok(TlsSettings {
+        config: Arc::new(config),
+        name,
+        verifier,
+    })
 }
 
 /// Checks the server, always. Whether a server that does not pass ends the handshake is the policy's business, and
@@ -190,7 +211,8 @@ impl Verifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<(), (rustls::Error, String)> {
-        let untrusted = |why: String| (CertificateError::ApplicationVerificationFailure.into(), why);
+        let untrusted =
+            |why: String| (CertificateError::ApplicationVerificationFailure.into(), why);
         let name = self.name.as_ref().map_err(|why| untrusted(why.clone()))?;
         let checked = match self.trust.given.iter().any(|given| given == certificate) {
             true => check_given(certificate, name, now),
@@ -222,12 +244,21 @@ impl Verifier {
     /// Why the server is not verified, if it is not.
     fn problem(&self) -> Option<Arc<str>> {
         match self.findings().clone() {
-            Findings { certificate: Some(Err(why)), .. } => Some(why),
-            Findings { is_signed: false, certificate: Some(Ok(())) } => {
-                Some("it did not show that it has the key of its certificate".into())
-            }
-            Findings { certificate: None, .. } => Some("it was not asked for its certificate".into()),
-            Findings { is_signed: true, certificate: Some(Ok(())) } => None,
+            Findings {
+                certificate: Some(Err(why)),
+                ..
+            } => Some(why),
+            Findings {
+                is_signed: false,
+                certificate: Some(Ok(())),
+            } => Some("it did not show that it has the key of its certificate".into()),
+            Findings {
+                certificate: None, ..
+            } => Some("it was not asked for its certificate".into()),
+            Findings {
+                is_signed: true,
+                certificate: Some(Ok(())),
+            } => None,
         }
     }
 
@@ -241,7 +272,9 @@ impl Verifier {
                               Credentials::permit_unverified)";
                 Cause::TlsUntrusted(format!("{why}; {advice}").into())
             }
-            rustls::Error::NoCertificatesPresented => Cause::TlsUntrusted("it has no certificate".into()),
+            rustls::Error::NoCertificatesPresented => {
+                Cause::TlsUntrusted("it has no certificate".into())
+            }
             error => Cause::TlsFailed(error.to_string().into()),
         }
     }
@@ -285,7 +318,12 @@ impl ServerCertVerifier for Verifier {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        self.signature(rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms))
+        self.signature(rustls::crypto::verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            algorithms,
+        ))
     }
 
     fn verify_tls13_signature(
@@ -295,11 +333,18 @@ impl ServerCertVerifier for Verifier {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        self.signature(rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms))
+        self.signature(rustls::crypto::verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            algorithms,
+        ))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
@@ -310,7 +355,9 @@ pub fn established(tls: &ClientConnection, verifier: &Verifier) -> (TlsInfo, Tls
         Some(ProtocolVersion::TLSv1_3) => "TLSv1.3".into(),
         other => format!("{other:?}"),
     };
-    let suite = tls.negotiated_cipher_suite().map(|suite| format!("{:?}", suite.suite()));
+    let suite = tls
+        .negotiated_cipher_suite()
+        .map(|suite| format!("{:?}", suite.suite()));
     let mut facts = TlsFacts::default();
     facts.problem = verifier.problem();
     facts.verified = facts.problem.is_none();
@@ -332,7 +379,9 @@ pub fn established(tls: &ClientConnection, verifier: &Verifier) -> (TlsInfo, Tls
 fn bind(tls: &ClientConnection, facts: &mut TlsFacts) {
     // RFC 9266 section 2: unique under TLS 1.3, and without the extended master secret not under 1.2.
     if tls.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
-        facts.exporter = tls.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b"")).ok();
+        facts.exporter = tls
+            .export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""))
+            .ok();
     }
     #[cfg(feature = "scram")]
     if facts.exporter.is_none()

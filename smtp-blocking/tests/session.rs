@@ -5,13 +5,17 @@ use std::net::{IpAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use smtp_blocking::{Cause, Connector, Credentials, Envelope, LineEndings, Outcome, Stage, TlsPolicy, Trace};
+use smtp_blocking::{
+    Cause, Connector, Credentials, Envelope, LineEndings, Outcome, Stage, TlsPolicy, Trace,
+};
 use smtp_tests::receiver::{Options, Receiver, make_client_certificate};
 
 /// Its certificate is trusted, and so it is given credentials.
 fn trusting(receiver: &Receiver) -> Connector {
     let connector = Connector::new(&receiver.local_addr().to_string());
-    connector.trust_pem(receiver.certificate_pem().as_bytes()).unwrap()
+    connector
+        .trust_pem(receiver.certificate_pem().as_bytes())
+        .unwrap()
 }
 
 const MESSAGE: &[u8] = b"Subject: test\r\n\r\nHello.\r\n.\r\n";
@@ -35,14 +39,21 @@ fn one_call_forwards_one_message() {
     );
     let report = report.unwrap();
     assert_eq!(
-        report.failures().map(|(index, error)| (index, error.stage)).collect::<Vec<_>>(),
+        report
+            .failures()
+            .map(|(index, error)| (index, error.stage))
+            .collect::<Vec<_>>(),
         [(1, Stage::Rcpt)]
     );
     assert_eq!(receiver.stored(0), MESSAGE);
     assert!(receiver.messages()[0].tls);
 
-    let error = smtp_blocking::send_mail(&server, "", &["refused@example.net"], MESSAGE, None).unwrap_err();
-    assert_eq!((error.stage(), error.outcome()), (Stage::Rcpt, Outcome::Permanent));
+    let error =
+        smtp_blocking::send_mail(&server, "", &["refused@example.net"], MESSAGE, None).unwrap_err();
+    assert_eq!(
+        (error.stage(), error.outcome()),
+        (Stage::Rcpt, Outcome::Permanent)
+    );
     assert_eq!(error.report().unwrap().recipients.len(), 1);
 }
 
@@ -50,9 +61,16 @@ fn one_call_forwards_one_message() {
 fn a_transaction_is_written_into() {
     let (receiver, connector) = receiver();
     let mut session = connector.connect().unwrap();
-    let mut transaction =
-        session.transaction("a@example.org", ["b@example.net", "full@example.net"]).unwrap();
-    assert_eq!(transaction.failures().map(|(index, _)| index).collect::<Vec<_>>(), [1]);
+    let mut transaction = session
+        .transaction("a@example.org", ["b@example.net", "full@example.net"])
+        .unwrap();
+    assert_eq!(
+        transaction
+            .failures()
+            .map(|(index, _)| index)
+            .collect::<Vec<_>>(),
+        [1]
+    );
     std::io::copy(&mut &MESSAGE[..], &mut transaction).unwrap();
     transaction.flush().unwrap();
     let report = transaction.finish().unwrap();
@@ -60,10 +78,14 @@ fn a_transaction_is_written_into() {
     assert_eq!(receiver.stored(0), MESSAGE);
 
     // Nobody accepted: the session goes on, by way of RSET.
-    let error = session.transaction("a@example.org", ["refused@example.net"]).unwrap_err();
+    let error = session
+        .transaction("a@example.org", ["refused@example.net"])
+        .unwrap_err();
     assert_eq!(error.report().unwrap().failures().count(), 1);
     assert!(session.is_usable());
-    let transaction = session.transaction("a@example.org", ["c@example.net"]).unwrap();
+    let transaction = session
+        .transaction("a@example.org", ["c@example.net"])
+        .unwrap();
     let _ = transaction.finish().unwrap();
     assert_eq!(receiver.stored(1), b"");
     session.quit();
@@ -75,11 +97,16 @@ fn long_local_parts_are_sent() {
     let (receiver, connector) = receiver();
     let address = format!("{}@example.org", "a".repeat(100));
     let mut session = connector.connect().unwrap();
-    let report = session.send(Envelope::new(&address, [&address]).unwrap(), MESSAGE).unwrap();
+    let report = session
+        .send(Envelope::new(&address, [&address]).unwrap(), MESSAGE)
+        .unwrap();
     assert!(report.is_success());
     session.quit();
     let message = receiver.messages().remove(0);
-    assert_eq!((message.reverse_path, message.forward_paths), (address.clone(), vec![address]));
+    assert_eq!(
+        (message.reverse_path, message.forward_paths),
+        (address.clone(), vec![address])
+    );
 }
 
 /// Who is refused for good, and who for now, has the receiver's mailbox in its name.
@@ -92,12 +119,23 @@ fn an_error_says_no_more_than_holds_for_all_recipients() {
         (["refused@b", "greylisted@b"], Outcome::Transient, 450),
         (["greylisted@b", "refused@b"], Outcome::Transient, 450),
     ] {
-        let error = session.send(Envelope::new("a@b", to).unwrap(), MESSAGE).unwrap_err();
-        assert_eq!((error.stage(), error.outcome()), (Stage::Rcpt, outcome), "{error}");
+        let error = session
+            .send(Envelope::new("a@b", to).unwrap(), MESSAGE)
+            .unwrap_err();
+        assert_eq!(
+            (error.stage(), error.outcome()),
+            (Stage::Rcpt, outcome),
+            "{error}"
+        );
         assert_eq!(error.error().reply().unwrap().code().get(), code);
     }
-    for (to, outcome) in [("refused@b", Outcome::Permanent), ("greylisted@b", Outcome::Transient)] {
-        let envelope = Envelope::new("a@b", ["c@d", to, "e@f"]).unwrap().all_or_nothing(true);
+    for (to, outcome) in [
+        ("refused@b", Outcome::Permanent),
+        ("greylisted@b", Outcome::Transient),
+    ] {
+        let envelope = Envelope::new("a@b", ["c@d", to, "e@f"])
+            .unwrap()
+            .all_or_nothing(true);
         let error = session.send(envelope, MESSAGE).unwrap_err();
         assert_eq!(error.outcome(), outcome);
         assert!(matches!(error.cause(), Cause::Rejected(_)), "{error}");
@@ -115,9 +153,15 @@ fn a_message_without_a_session_is_not_attempted() {
     });
     // It is the session that the server refuses for good, and not the message.
     let error = Connector::new(&server).connect().unwrap_err();
-    assert_eq!((error.stage(), error.outcome()), (Stage::Greeting, Outcome::Permanent));
+    assert_eq!(
+        (error.stage(), error.outcome()),
+        (Stage::Greeting, Outcome::Permanent)
+    );
     let error = smtp_blocking::send_mail(&server, "a@b", &["c@d"], MESSAGE, None).unwrap_err();
-    assert_eq!((error.stage(), error.outcome()), (Stage::Greeting, Outcome::NotAttempted));
+    assert_eq!(
+        (error.stage(), error.outcome()),
+        (Stage::Greeting, Outcome::NotAttempted)
+    );
     assert_eq!(error.error().reply().unwrap().code().get(), 554);
 }
 
@@ -125,15 +169,23 @@ fn a_message_without_a_session_is_not_attempted() {
 fn a_dropped_transaction_delivers_nothing_and_ends_the_session() {
     let (receiver, connector) = receiver();
     let mut session = connector.connect().unwrap();
-    let mut transaction = session.transaction("a@example.org", ["b@example.net"]).unwrap();
+    let mut transaction = session
+        .transaction("a@example.org", ["b@example.net"])
+        .unwrap();
     transaction.write_all(MESSAGE).unwrap();
     drop(transaction);
     assert!(!session.is_usable());
-    let error = session.transaction("a@example.org", ["b@example.net"]).unwrap_err();
+    let error = session
+        .transaction("a@example.org", ["b@example.net"])
+        .unwrap_err();
     assert!(error.to_string().contains("dropped"), "{error}");
     assert_eq!(error.outcome(), Outcome::NotAttempted);
     drop(session);
-    assert!(receiver.wait_for_messages(1, Duration::from_millis(300)).is_empty());
+    assert!(
+        receiver
+            .wait_for_messages(1, Duration::from_millis(300))
+            .is_empty()
+    );
 }
 
 #[test]
@@ -147,11 +199,17 @@ fn a_message_that_cannot_be_read_is_not_delivered() {
     let (receiver, connector) = receiver();
     let mut session = connector.connect().unwrap();
     let message = BufReader::new(std::io::Read::chain(MESSAGE, Broken));
-    let error = session.send(Envelope::new("a@b", ["c@d"]).unwrap(), message).unwrap_err();
+    let error = session
+        .send(Envelope::new("a@b", ["c@d"]).unwrap(), message)
+        .unwrap_err();
     assert!(error.to_string().contains("the disk is on fire"), "{error}");
     assert_eq!(error.outcome(), Outcome::Transient);
     assert!(!session.is_usable());
-    assert!(receiver.wait_for_messages(1, Duration::from_millis(300)).is_empty());
+    assert!(
+        receiver
+            .wait_for_messages(1, Duration::from_millis(300))
+            .is_empty()
+    );
 }
 
 #[test]
@@ -160,9 +218,19 @@ fn a_bare_lf_is_refused_where_the_policy_says_so() {
     let mut policy = smtp_blocking::BodyPolicy::default();
     policy.line_endings = LineEndings::Refuse;
     let mut session = connector.body_policy(policy).connect().unwrap();
-    let error = session.send(Envelope::new("a@b", ["c@d"]).unwrap(), &b"a\n.\r\n"[..]).unwrap_err();
-    assert_eq!((error.stage(), error.outcome()), (Stage::Body, Outcome::Permanent), "{error}");
-    assert!(receiver.wait_for_messages(1, Duration::from_millis(300)).is_empty());
+    let error = session
+        .send(Envelope::new("a@b", ["c@d"]).unwrap(), &b"a\n.\r\n"[..])
+        .unwrap_err();
+    assert_eq!(
+        (error.stage(), error.outcome()),
+        (Stage::Body, Outcome::Permanent),
+        "{error}"
+    );
+    assert!(
+        receiver
+            .wait_for_messages(1, Duration::from_millis(300))
+            .is_empty()
+    );
 }
 
 #[test]
@@ -170,18 +238,34 @@ fn the_client_says_who_and_where_it_is() {
     let (receiver, connector) = receiver();
     let name = smtp_blocking::ClientName::parse("client.example.org").unwrap();
     for connector in [connector.clone(), connector.client_name(name)] {
-        let mut session = connector.bind(IpAddr::from([127, 0, 0, 1])).connect().unwrap();
-        let _ = session.send(Envelope::new("a@b", ["c@d"]).unwrap(), MESSAGE).unwrap();
+        let mut session = connector
+            .bind(IpAddr::from([127, 0, 0, 1]))
+            .connect()
+            .unwrap();
+        let _ = session
+            .send(Envelope::new("a@b", ["c@d"]).unwrap(), MESSAGE)
+            .unwrap();
         session.quit();
     }
-    let names: Vec<_> = receiver.messages().into_iter().map(|message| message.client_name).collect();
+    let names: Vec<_> = receiver
+        .messages()
+        .into_iter()
+        .map(|message| message.client_name)
+        .collect();
     assert_eq!(names[1], "client.example.org");
     // The host's full name, or where it has none the address it comes from.
-    assert!(names[0] == "[127.0.0.1]" || names[0].contains('.'), "{}", names[0]);
+    assert!(
+        names[0] == "[127.0.0.1]" || names[0].contains('.'),
+        "{}",
+        names[0]
+    );
     // An address of the wrong family, and one that is not ours.
     let server = receiver.local_addr().to_string();
     for local in ["::1", "192.0.2.1"] {
-        let error = Connector::new(&server).bind(local.parse().unwrap()).connect().unwrap_err();
+        let error = Connector::new(&server)
+            .bind(local.parse().unwrap())
+            .connect()
+            .unwrap_err();
         assert_eq!(error.stage(), Stage::Connect, "{error}");
     }
 }
@@ -217,7 +301,9 @@ fn breaks_tls() -> (String, Arc<Mutex<Vec<String>>>) {
                     reader.read_exact(&mut [0; 5])?;
                     return (&stream).write_all(b"this is no TLS record\r\n");
                 }
-                line if line.starts_with("EHLO") => (&stream).write_all(b"250-hi\r\n250 STARTTLS\r\n")?,
+                line if line.starts_with("EHLO") => {
+                    (&stream).write_all(b"250-hi\r\n250 STARTTLS\r\n")?
+                }
                 _ => return Ok(()),
             }
             line.clear();
@@ -231,26 +317,45 @@ fn breaks_tls() -> (String, Arc<Mutex<Vec<String>>>) {
 fn a_failed_handshake_ends_the_session_unless_told_otherwise() {
     let (server, commands) = breaks_tls();
     let error = Connector::new(&server).connect().unwrap_err();
-    assert_eq!((error.stage(), error.outcome()), (Stage::StartTls, Outcome::Transient), "{error}");
+    assert_eq!(
+        (error.stage(), error.outcome()),
+        (Stage::StartTls, Outcome::Transient),
+        "{error}"
+    );
 
-    let session = Connector::new(&server).retry_in_clear(true).connect().unwrap();
+    let session = Connector::new(&server)
+        .retry_in_clear(true)
+        .connect()
+        .unwrap();
     assert!(session.tls_info().is_none());
     session.quit();
 
     // Not where TLS is required, and not with credentials.
     let credentials = Credentials::password("u", "p").permit_in_clear();
-    for connector in
-        [Connector::new(&server).tls(TlsPolicy::Required), Connector::new(&server).credentials(credentials)]
-    {
+    for connector in [
+        Connector::new(&server).tls(TlsPolicy::Required),
+        Connector::new(&server).credentials(credentials),
+    ] {
         let error = connector.retry_in_clear(true).connect().unwrap_err();
         assert_eq!(error.stage(), Stage::StartTls, "{error}");
     }
-    assert_eq!(commands.lock().unwrap().iter().filter(|line| line.starts_with("AUTH")).count(), 0);
+    assert_eq!(
+        commands
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|line| line.starts_with("AUTH"))
+            .count(),
+        0
+    );
 }
 
 #[test]
 fn the_conversation_is_shown_without_secrets() {
-    let auth = Options { auth: Some(("alice".into(), "s3cret".into())), ..Options::default() };
+    let auth = Options {
+        auth: Some(("alice".into(), "s3cret".into())),
+        ..Options::default()
+    };
     let receiver = Receiver::start(auth).unwrap();
     let lines = Arc::new(Mutex::new(String::new()));
     let seen = lines.clone();
@@ -260,7 +365,10 @@ fn the_conversation_is_shown_without_secrets() {
         .connect();
     session.unwrap().quit();
     let lines = lines.lock().unwrap();
-    assert!(lines.contains("AUTH PLAIN ****") && lines.contains("Sent(\"QUIT\")"), "{lines}");
+    assert!(
+        lines.contains("AUTH PLAIN ****") && lines.contains("Sent(\"QUIT\")"),
+        "{lines}"
+    );
     assert!(!lines.contains("AGFsaWNlAHMzY3JldA=="), "{lines}");
 }
 
@@ -270,7 +378,12 @@ fn the_conversation_is_shown_without_secrets() {
 fn scram_is_bound_to_the_tls_connection() {
     for (tls12, version) in [(false, "TLSv1.3"), (true, "TLSv1.2")] {
         let auth = Some(("alice".into(), "s3cret".into()));
-        let receiver = Receiver::start(Options { auth, tls12, ..Options::default() }).unwrap();
+        let receiver = Receiver::start(Options {
+            auth,
+            tls12,
+            ..Options::default()
+        })
+        .unwrap();
         let with = |credentials| {
             let lines = Arc::new(Mutex::new(Vec::new()));
             let seen = lines.clone();
@@ -287,7 +400,10 @@ fn scram_is_bound_to_the_tls_connection() {
                 let session = session.unwrap();
                 assert_eq!(session.tls_info().unwrap().version, version);
                 session.quit();
-                assert!(lines.contains(&"Sent(\"AUTH SCRAM-SHA-256-PLUS ****\")".into()), "{lines:?}");
+                assert!(
+                    lines.contains(&"Sent(\"AUTH SCRAM-SHA-256-PLUS ****\")".into()),
+                    "{lines:?}"
+                );
                 lines.into_iter().find(|line| line.contains("334")).unwrap()
             })
             .collect();
@@ -297,7 +413,8 @@ fn scram_is_bound_to_the_tls_connection() {
         let (session, _) = with(Credentials::password("alice", "wrong"));
         let error = session.unwrap_err();
         assert_eq!(error.error().reply().unwrap().code().get(), 535, "{error}");
-        let (session, _) = with(Credentials::password("alice", "s3cret").mechanisms(&["SCRAM-SHA-256"]));
+        let (session, _) =
+            with(Credentials::password("alice", "s3cret").mechanisms(&["SCRAM-SHA-256"]));
         session.unwrap().quit();
     }
 }
@@ -307,14 +424,30 @@ fn a_client_certificate_logs_in_by_external() {
     let (certificate, key) = make_client_certificate().unwrap();
     let auth = Some(("alice".into(), "s3cret".into()));
     let client_ca = Some(certificate.clone());
-    let receiver = Receiver::start(Options { auth, client_ca, ..Options::default() }).unwrap();
+    let receiver = Receiver::start(Options {
+        auth,
+        client_ca,
+        ..Options::default()
+    })
+    .unwrap();
     let connector = trusting(&receiver).credentials(Credentials::external());
-    let known = connector.clone().client_certificate_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
+    let known = connector
+        .clone()
+        .client_certificate_pem(certificate.as_bytes(), key.as_bytes())
+        .unwrap();
     known.connect().unwrap().quit();
     let error = connector.clone().connect().unwrap_err();
-    assert!(matches!(error.cause(), Cause::NoCommonMechanism(_)), "{error}");
-    let error = connector.client_certificate_pem(certificate.as_bytes(), b"no key").unwrap_err();
-    assert!(error.to_string().contains("the private key cannot be read"), "{error}");
+    assert!(
+        matches!(error.cause(), Cause::NoCommonMechanism(_)),
+        "{error}"
+    );
+    let error = connector
+        .client_certificate_pem(certificate.as_bytes(), b"no key")
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("the private key cannot be read"),
+        "{error}"
+    );
 }
 
 #[cfg(unix)]
@@ -328,7 +461,11 @@ fn any_connected_stream_will_do() {
         (&theirs).write_all(b"250 hi\r\n").unwrap();
         lines.next();
     });
-    Connector::new("lmtp").lmtp().connect_over(ours).unwrap().quit();
+    Connector::new("lmtp")
+        .lmtp()
+        .connect_over(ours)
+        .unwrap()
+        .quit();
 }
 
 #[test]
@@ -336,8 +473,14 @@ fn timeouts_without_end_are_no_panic() {
     let (receiver, connector) = receiver();
     let mut timeouts = smtp_blocking::Timeouts::default().replies(Duration::MAX);
     (timeouts.block, timeouts.quit) = (Duration::MAX, Duration::MAX);
-    let mut session = connector.timeouts(timeouts).connect_timeout(Duration::MAX).connect().unwrap();
-    let _ = session.send(Envelope::new("a@b", ["c@d"]).unwrap(), MESSAGE).unwrap();
+    let mut session = connector
+        .timeouts(timeouts)
+        .connect_timeout(Duration::MAX)
+        .connect()
+        .unwrap();
+    let _ = session
+        .send(Envelope::new("a@b", ["c@d"]).unwrap(), MESSAGE)
+        .unwrap();
     session.quit();
     assert_eq!(receiver.stored(0), MESSAGE);
 }

@@ -59,7 +59,9 @@ pub enum BodyError {
     LineTooLong,
     /// The body has more or fewer octets than [`Envelope::exact_size`](crate::Envelope::exact_size) promised, or
     /// its octets changed between two offers.
-    #[error("the body does not have the exact size that was declared; declare the size with CRLF line ends")]
+    #[error(
+        "the body does not have the exact size that was declared; declare the size with CRLF line ends"
+    )]
     WrongSize,
     /// An octet above 127 that was not declared, or that the server does not take.
     #[error(
@@ -129,19 +131,35 @@ impl BodyEncoder {
     /// An encoder at the beginning of a body that is sent by DATA.
     pub fn new(policy: BodyPolicy, allow_eight_bit: bool) -> Self {
         let transfer = Transfer::Data;
-        Self { policy, allow_eight_bit, transfer, last: Last::LineStart, column: 0, size: 0 }
+        Self {
+            policy,
+            allow_eight_bit,
+            transfer,
+            last: Last::LineStart,
+            column: 0,
+            size: 0,
+        }
     }
 
     /// The same for one that is sent by BDAT (RFC 3030): no dot is doubled and none ends it, and a missing
     /// line end at its end is still added.
     pub fn chunked(policy: BodyPolicy, allow_eight_bit: bool) -> Self {
-        Self { transfer: Transfer::Text, ..Self::new(policy, allow_eight_bit) }
+        Self {
+            transfer: Transfer::Text,
+            ..Self::new(policy, allow_eight_bit)
+        }
     }
 
     /// The same under BINARYMIME: every octet goes out as it is.
     pub fn binary() -> Self {
-        let policy = BodyPolicy { allow_nul: true, ..BodyPolicy::default() };
-        Self { transfer: Transfer::Binary, ..Self::new(policy, true) }
+        let policy = BodyPolicy {
+            allow_nul: true,
+            ..BodyPolicy::default()
+        };
+        Self {
+            transfer: Transfer::Binary,
+            ..Self::new(policy, true)
+        }
     }
 
     fn stuffs_dots(&self) -> bool {
@@ -223,7 +241,11 @@ impl BodyEncoder {
             }
         }
         let mut by_blocks = !self.policy.refuse_long_lines;
-        let is_plain = if stuffs { Self::is_plain::<true> } else { Self::is_plain::<false> };
+        let is_plain = if stuffs {
+            Self::is_plain::<true>
+        } else {
+            Self::is_plain::<false>
+        };
         loop {
             let found = find(at);
             let end = found.unwrap_or(body.len());
@@ -248,7 +270,10 @@ impl BodyEncoder {
             if core::mem::take(&mut by_blocks) {
                 // The LF that ended it comes first, so that the octet behind it is looked at as its neighbour.
                 at -= 1;
-                while body[at..].first_chunk().is_some_and(|block| is_plain(self, block)) {
+                while body[at..]
+                    .first_chunk()
+                    .is_some_and(|block| is_plain(self, block))
+                {
                     at += BLOCK;
                 }
                 // That LF, or one whose CR was the last of a block.
@@ -269,7 +294,8 @@ impl BodyEncoder {
     fn is_plain<const STUFFS: bool>(&self, octets: &[u8; BLOCK + 1]) -> bool {
         let (mut trouble, mut least) = (false, u8::MAX);
         for (&this, &next) in octets[..BLOCK].iter().zip(&octets[1..]) {
-            trouble |= ((this == b'\r') != (next == b'\n')) | (STUFFS & (this == b'\n') & (next == b'.'));
+            trouble |=
+                ((this == b'\r') != (next == b'\n')) | (STUFFS & (this == b'\n') & (next == b'.'));
             least = least.min(this);
         }
         !trouble && (least > 0 || self.policy.allow_nul)
@@ -290,7 +316,11 @@ impl BodyEncoder {
         self.size += self.counted(&insertion[..inserted]);
         if let Some(&last) = insertion[..inserted].last() {
             // One more dot behind an inserted one is the last: it must not come again and again.
-            let behind_dot = if self.last == Last::Dot { Last::Text } else { Last::Dot };
+            let behind_dot = if self.last == Last::Dot {
+                Last::Text
+            } else {
+                Last::Dot
+            };
             self.last = after(last, behind_dot);
             if insertion[..inserted].contains(&b'\n') {
                 self.column = 0;
@@ -344,7 +374,11 @@ impl BodyEncoder {
     /// How many octets of what [`finish`](Self::finish) gave SIZE counts: all but the dot that ends the data, and
     /// its CRLF.
     pub(crate) fn counted_end(&self, end: &[u8]) -> u64 {
-        let dot = if self.stuffs_dots() { b".\r\n".len() } else { 0 };
+        let dot = if self.stuffs_dots() {
+            b".\r\n".len()
+        } else {
+            0
+        };
         (end.len() - dot) as u64
     }
 
@@ -385,7 +419,12 @@ mod tests {
     use alloc::vec::Vec;
 
     /// Encodes `body` offered in pieces of `offer` octets, of which the transport takes `take` at a time.
-    fn encode(policy: BodyPolicy, body: &[u8], offer: usize, take: usize) -> Result<Vec<u8>, BodyError> {
+    fn encode(
+        policy: BodyPolicy,
+        body: &[u8],
+        offer: usize,
+        take: usize,
+    ) -> Result<Vec<u8>, BodyError> {
         let mut encoder = BodyEncoder::new(policy, false);
         let mut wire = Vec::new();
         let mut at = 0;
@@ -405,7 +444,11 @@ mod tests {
         let whole = encode(policy, body, usize::MAX, usize::MAX);
         for offer in [1, 2, 3, 7, usize::MAX] {
             for take in [1, 2, 3, usize::MAX] {
-                assert_eq!(encode(policy, body, offer, take), whole, "{offer} {take} {body:?}");
+                assert_eq!(
+                    encode(policy, body, offer, take),
+                    whole,
+                    "{offer} {take} {body:?}"
+                );
             }
         }
         whole
@@ -434,17 +477,26 @@ mod tests {
     /// Every two octets that matter, at every place about the border of two blocks, behind a plain line.
     #[test]
     fn blocks_miss_nothing() {
-        let strict = BodyPolicy { line_endings: LineEndings::Refuse, ..BodyPolicy::default() };
+        let strict = BodyPolicy {
+            line_endings: LineEndings::Refuse,
+            ..BodyPolicy::default()
+        };
         for filler in [&b"xxxxxxx"[..], b"xxxxx\r\n"] {
             let plain: Vec<u8> = filler.iter().copied().cycle().take(4 * BLOCK).collect();
             for at in BLOCK - 4..2 * BLOCK + 12 {
-                for pair in [b"\r\n", b"\n.", b"\r.", b"x\n", b"\rx", b"x\0", b"\n\r", b"\r\r", b".\n"] {
+                for pair in [
+                    b"\r\n", b"\n.", b"\r.", b"x\n", b"\rx", b"x\0", b"\n\r", b"\r\r", b".\n",
+                ] {
                     let mut body = [b"x\r\n", &plain[..]].concat();
                     body[at..at + 2].copy_from_slice(pair);
                     for policy in [BodyPolicy::default(), strict] {
                         // A piece of less than a block never takes the way by blocks.
                         let expected = encode(policy, &body, BLOCK / 2, usize::MAX);
-                        assert_eq!(encode(policy, &body, usize::MAX, usize::MAX), expected, "{at} {pair:?}");
+                        assert_eq!(
+                            encode(policy, &body, usize::MAX, usize::MAX),
+                            expected,
+                            "{at} {pair:?}"
+                        );
                     }
                 }
             }
@@ -463,7 +515,10 @@ mod tests {
                 wire.extend_from_slice(&body[..run]);
                 body = &body[encoder.advance(body, inserted.len() + run)..];
             }
-            assert_eq!((wire.len() as u64, encoder.finish().unwrap()), (octets, end));
+            assert_eq!(
+                (wire.len() as u64, encoder.finish().unwrap()),
+                (octets, end)
+            );
             wire.extend_from_slice(end);
             wire
         };
@@ -477,7 +532,12 @@ mod tests {
             (b"a\r", b"a\r\n"),
             (&long, &long),
         ] {
-            assert_eq!(encode(text.clone(), body), wire, "{:?}", body.escape_ascii());
+            assert_eq!(
+                encode(text.clone(), body),
+                wire,
+                "{:?}",
+                body.escape_ascii()
+            );
         }
         let octets = b"\n.\r\0\xff.\n";
         assert_eq!(encode(BodyEncoder::binary(), octets), octets);
@@ -485,8 +545,14 @@ mod tests {
 
     #[test]
     fn policies_refuse() {
-        let strict = BodyPolicy { line_endings: LineEndings::Refuse, ..BodyPolicy::default() };
-        assert_eq!(everywhere(strict, b"a\r\n.b\r\n").unwrap(), b"a\r\n..b\r\n.\r\n");
+        let strict = BodyPolicy {
+            line_endings: LineEndings::Refuse,
+            ..BodyPolicy::default()
+        };
+        assert_eq!(
+            everywhere(strict, b"a\r\n.b\r\n").unwrap(),
+            b"a\r\n..b\r\n.\r\n"
+        );
         assert_eq!(everywhere(strict, b"a\nb"), Err(BodyError::BareLf));
         assert_eq!(everywhere(strict, b"a\rb"), Err(BodyError::BareCr));
         assert_eq!(everywhere(strict, b"a\r"), Err(BodyError::BareCr));
@@ -495,18 +561,29 @@ mod tests {
         let lax = BodyPolicy::default();
         assert_eq!(everywhere(lax, b"a\0b"), Err(BodyError::Nul));
         assert_eq!(everywhere(lax, b"a\r\n\xe9b"), Err(BodyError::EightBit));
-        let nul = BodyPolicy { allow_nul: true, ..lax };
+        let nul = BodyPolicy {
+            allow_nul: true,
+            ..lax
+        };
         assert_eq!(everywhere(nul, b"a\0b").unwrap(), b"a\0b\r\n.\r\n");
     }
 
     #[test]
     fn long_lines_are_counted_across_cuts() {
-        let policy = BodyPolicy { refuse_long_lines: true, ..BodyPolicy::default() };
+        let policy = BodyPolicy {
+            refuse_long_lines: true,
+            ..BodyPolicy::default()
+        };
         for end in ["\r\n", "\n", "\r", "\r\nx\r\n", ""] {
             for (octets, fits) in [(998, true), (999, false)] {
                 for lead in ["", "y\r\n", "y\n", "y\r"] {
-                    let body = [lead.as_bytes(), &alloc::vec![b'x'; octets], end.as_bytes()].concat();
-                    assert_eq!(everywhere(policy, &body).is_ok(), fits, "{octets} {lead:?} {end:?}");
+                    let body =
+                        [lead.as_bytes(), &alloc::vec![b'x'; octets], end.as_bytes()].concat();
+                    assert_eq!(
+                        everywhere(policy, &body).is_ok(),
+                        fits,
+                        "{octets} {lead:?} {end:?}"
+                    );
                 }
             }
         }

@@ -184,7 +184,8 @@ impl Capabilities {
 
     /// Whether the server offers this SASL mechanism, in any case.
     pub fn offers_mechanism(&self, name: &str) -> bool {
-        self.mechanisms().any(|offered| offered.eq_ignore_ascii_case(name.as_bytes()))
+        self.mechanisms()
+            .any(|offered| offered.eq_ignore_ascii_case(name.as_bytes()))
     }
 
     /// The words behind an EHLO keyword, for any extension, known to the engine or not.
@@ -193,9 +194,13 @@ impl Capabilities {
     }
 
     fn lines_of<'a>(&'a self, keyword: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        let lines = self.reply.iter().flat_map(|reply| extension_lines(reply.borrow()));
+        let lines = self
+            .reply
+            .iter()
+            .flat_map(|reply| extension_lines(reply.borrow()));
         lines.filter_map(move |(name, parameters)| {
-            name.eq_ignore_ascii_case(keyword.as_bytes()).then_some(parameters)
+            name.eq_ignore_ascii_case(keyword.as_bytes())
+                .then_some(parameters)
         })
     }
 
@@ -215,9 +220,14 @@ impl Capabilities {
         }
         let mut stated = self.parameters("LIMITS").filter_map(|word| {
             let at = word.iter().position(|&b| b == b'=')?;
-            word[..at].eq_ignore_ascii_case(name.as_bytes()).then_some(&word[at + 1..])
+            word[..at]
+                .eq_ignore_ascii_case(name.as_bytes())
+                .then_some(&word[at + 1..])
         });
-        stated.next().and_then(parse_number).filter(|&limit| limit != 0)
+        stated
+            .next()
+            .and_then(parse_number)
+            .filter(|&limit| limit != 0)
     }
 
     /// How many RCPTs one transaction may have, refused ones among them: RCPTMAX (RFC 9422 section 4.2).
@@ -267,7 +277,9 @@ impl Capabilities {
     pub fn future_release_limits(&self) -> Option<(u32, &str)> {
         let mut words = self.parameters("FUTURERELEASE");
         let seconds = words.next().and_then(parse_number)?;
-        let until = words.next().and_then(|word| core::str::from_utf8(word).ok())?;
+        let until = words
+            .next()
+            .and_then(|word| core::str::from_utf8(word).ok())?;
         seconds_of(until)?;
         Some((u32::try_from(seconds).unwrap_or(u32::MAX), until))
     }
@@ -281,7 +293,11 @@ impl Capabilities {
 impl fmt::Debug for Capabilities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut list = f.debug_list();
-        for line in self.reply.iter().flat_map(|reply| reply.borrow().lines().skip(1)) {
+        for line in self
+            .reply
+            .iter()
+            .flat_map(|reply| reply.borrow().lines().skip(1))
+        {
             list.entry(&format_args!("{}", Printable(line)));
         }
         list.finish()
@@ -289,18 +305,26 @@ impl fmt::Debug for Capabilities {
 }
 
 fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty())
+    text.split(u8::is_ascii_whitespace)
+        .filter(|word| !word.is_empty())
 }
 
 /// Keyword and parameters of each extension line. The keyword ends at white space, or at the `=` of
 /// the pre-standard `AUTH=LOGIN` that old servers still send beside the right one.
 fn extension_lines(reply: ReplyRef<'_>) -> impl Iterator<Item = (&[u8], &[u8])> {
     let ok = reply.class() == ReplyClass::Success;
-    reply.lines().skip(1).filter(move |_| ok).filter_map(|line| {
-        let line = line.trim_ascii();
-        let end = line.iter().position(|b| b.is_ascii_whitespace() || *b == b'=').unwrap_or(line.len());
-        (end > 0).then(|| (&line[..end], line.get(end + 1..).unwrap_or_default()))
-    })
+    reply
+        .lines()
+        .skip(1)
+        .filter(move |_| ok)
+        .filter_map(|line| {
+            let line = line.trim_ascii();
+            let end = line
+                .iter()
+                .position(|b| b.is_ascii_whitespace() || *b == b'=')
+                .unwrap_or(line.len());
+            (end > 0).then(|| (&line[..end], line.get(end + 1..).unwrap_or_default()))
+        })
 }
 
 /// No number is too large: one beyond 64 bits is as good as no limit, but it is still a number.
@@ -309,7 +333,8 @@ fn parse_number(digits: &[u8]) -> Option<u64> {
         return None;
     }
     digits.iter().try_fold(0u64, |size, b| {
-        b.is_ascii_digit().then(|| size.saturating_mul(10).saturating_add(u64::from(b - b'0')))
+        b.is_ascii_digit()
+            .then(|| size.saturating_mul(10).saturating_add(u64::from(b - b'0')))
     })
 }
 
@@ -340,16 +365,24 @@ mod tests {
         assert!(parse("x\nSIZE").has(Extension::Size));
         assert_eq!(parse("x\nSIZE 0").size_limit(), None);
         assert_eq!(parse("x\nSIZE 12a").size_limit(), None);
-        assert_eq!(parse("x\nSIZE 99999999999999999999999").size_limit(), Some(u64::MAX));
+        assert_eq!(
+            parse("x\nSIZE 99999999999999999999999").size_limit(),
+            Some(u64::MAX)
+        );
     }
 
     #[test]
     fn every_keyword_stands_for_its_own_extension() {
         for extension in Extension::ALL {
             let offered = parse(&std::format!("mx\n{}", extension.keyword().to_lowercase()));
-            let found: Vec<_> = Extension::ALL.into_iter().filter(|&known| offered.has(known)).collect();
+            let found: Vec<_> = Extension::ALL
+                .into_iter()
+                .filter(|&known| offered.has(known))
+                .collect();
             assert_eq!(found, [extension]);
-            assert!(offered.offers(extension.keyword()) && !offered.offers("mx") && !offered.offers(""));
+            assert!(
+                offered.offers(extension.keyword()) && !offered.offers("mx") && !offered.offers("")
+            );
         }
     }
 
@@ -376,9 +409,19 @@ mod tests {
             ("DELIVERBY 240", Some(240)),
             ("DELIVERBY 99999999999", Some(u32::MAX)),
         ] {
-            assert_eq!(parse(&std::format!("x\n{line}")).deliver_by_minimum(), minimum, "{line}");
+            assert_eq!(
+                parse(&std::format!("x\n{line}")).deliver_by_minimum(),
+                minimum,
+                "{line}"
+            );
         }
-        for malformed in ["", "60", "60 tomorrow", "x 2027-01-02T00:00:00Z", "2027-01-02T00:00:00Z 60"] {
+        for malformed in [
+            "",
+            "60",
+            "60 tomorrow",
+            "x 2027-01-02T00:00:00Z",
+            "2027-01-02T00:00:00Z 60",
+        ] {
             let c = parse(&std::format!("x\nFUTURERELEASE {malformed}"));
             assert!(c.has(Extension::FutureRelease));
             assert_eq!(c.future_release_limits(), None, "{malformed}");

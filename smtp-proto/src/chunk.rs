@@ -20,7 +20,11 @@ pub(crate) struct Insertion {
 }
 
 impl Insertion {
-    const EMPTY: Self = Self { octets: [0; LONGEST_HEADER], from: 0, to: 0 };
+    const EMPTY: Self = Self {
+        octets: [0; LONGEST_HEADER],
+        from: 0,
+        to: 0,
+    };
 
     fn new(octets: &[u8]) -> Self {
         let mut insertion = Self::EMPTY;
@@ -30,7 +34,11 @@ impl Insertion {
 
     fn header(octets: u64, last: bool) -> Self {
         let mut header = Self::EMPTY;
-        let _ = write!(header, "BDAT {octets}{}\r\n", if last { " LAST" } else { "" });
+        let _ = write!(
+            header,
+            "BDAT {octets}{}\r\n",
+            if last { " LAST" } else { "" }
+        );
         header
     }
 
@@ -101,7 +109,11 @@ pub(crate) struct Next {
 
 impl Next {
     fn new(insertion: Insertion, run: usize) -> Self {
-        Self { insertion, run, held: None }
+        Self {
+            insertion,
+            run,
+            held: None,
+        }
     }
 }
 
@@ -122,13 +134,28 @@ pub(crate) struct Body {
 impl Body {
     /// A body that goes out after DATA.
     pub(crate) fn new(encoder: BodyEncoder, exact: Option<u64>) -> Self {
-        Self { encoder, chunks: None, exact, held: None, octets: 0 }
+        Self {
+            encoder,
+            chunks: None,
+            exact,
+            held: None,
+            octets: 0,
+        }
     }
 
     /// A body in chunks of `size` octets, or in a single one where the octets of all of it are known.
     pub(crate) fn chunked(encoder: BodyEncoder, size: usize, exact: Option<u64>) -> Self {
-        let chunks = Chunks { size: size.max(1), rest: exact, announced: false, open: None, ended: false };
-        Self { chunks: Some(chunks), ..Self::new(encoder, exact) }
+        let chunks = Chunks {
+            size: size.max(1),
+            rest: exact,
+            announced: false,
+            open: None,
+            ended: false,
+        };
+        Self {
+            chunks: Some(chunks),
+            ..Self::new(encoder, exact)
+        }
     }
 
     pub(crate) fn is_chunked(&self) -> bool {
@@ -137,14 +164,17 @@ impl Body {
 
     /// The most octets of the next chunk, where its size is still open.
     pub(crate) fn chunk_size(&self) -> Option<usize> {
-        self.chunks.as_ref().filter(|chunks| chunks.rest.is_none()).map(|chunks| chunks.size)
+        self.chunks
+            .as_ref()
+            .filter(|chunks| chunks.rest.is_none())
+            .map(|chunks| chunks.size)
     }
 
     /// Whether a chunk is needed before more octets can go out.
     pub(crate) fn is_between_chunks(&self) -> bool {
-        self.chunks
-            .as_ref()
-            .is_some_and(|chunks| !chunks.ended && chunks.open.as_ref().is_none_or(|chunk| chunk.untouched))
+        self.chunks.as_ref().is_some_and(|chunks| {
+            !chunks.ended && chunks.open.as_ref().is_none_or(|chunk| chunk.untouched)
+        })
     }
 
     /// The octets that a chunk which was begun still lacks. One that was offered was begun: the transport may
@@ -156,16 +186,26 @@ impl Body {
     /// Says that `rest` is all that is left, so that it can be the last chunk; or what follows the chunk that
     /// is on offer can, because that one is promised as it is.
     pub(crate) fn announce_rest(&mut self, rest: &[u8]) -> Result<(), BodyError> {
-        let Some(chunks) = self.chunks.as_mut().filter(|chunks| !chunks.announced && !chunks.ended) else {
+        let Some(chunks) = self
+            .chunks
+            .as_mut()
+            .filter(|chunks| !chunks.announced && !chunks.ended)
+        else {
             return Ok(());
         };
         if self.held.is_some() {
-            return if rest.is_empty() { Ok(()) } else { Err(BodyError::WrongSize) };
+            return if rest.is_empty() {
+                Ok(())
+            } else {
+                Err(BodyError::WrongSize)
+            };
         }
         let (octets, end) = self.encoder.measure(rest);
         let octets = octets + end?.finish()?.len() as u64;
         match self.exact {
-            Some(exact) if exact != self.encoder.size() + octets => return Err(BodyError::WrongSize),
+            Some(exact) if exact != self.encoder.size() + octets => {
+                return Err(BodyError::WrongSize);
+            }
             Some(_) => chunks.announced = true,
             None if chunks.rest.is_some() => {}
             None => {
@@ -185,7 +225,10 @@ impl Body {
                 && !body.is_empty()
             {
                 let gone = self.encoder.size() + self.encoder.counted(insertion);
-                let room = exact.checked_sub(gone).filter(|&room| room > 0).ok_or(BodyError::WrongSize)?;
+                let room = exact
+                    .checked_sub(gone)
+                    .filter(|&room| room > 0)
+                    .ok_or(BodyError::WrongSize)?;
                 run = run.min(usize::try_from(room).unwrap_or(usize::MAX));
             }
             return Ok(Next::new(Insertion::new(insertion), run));
@@ -195,7 +238,11 @@ impl Body {
         }
         if body.is_empty() {
             // The rest of a header needs no octets after it.
-            let header = chunks.open.as_ref().filter(|chunk| !chunk.untouched).map(|chunk| chunk.header);
+            let header = chunks
+                .open
+                .as_ref()
+                .filter(|chunk| !chunk.untouched)
+                .map(|chunk| chunk.header);
             return Ok(Next::new(header.unwrap_or(Insertion::EMPTY), 0));
         }
         let open = match &mut chunks.open {
@@ -204,7 +251,8 @@ impl Body {
                 let (octets, last) = match chunks.rest {
                     Some(octets) => (octets, true),
                     None => {
-                        let (octets, end) = self.encoder.measure(&body[..body.len().min(chunks.size)]);
+                        let (octets, end) =
+                            self.encoder.measure(&body[..body.len().min(chunks.size)]);
                         if octets == 0 {
                             end?;
                         }
@@ -212,14 +260,25 @@ impl Body {
                     }
                 };
                 let header = Insertion::header(octets, last);
-                none.insert(Chunk { header, untouched: true, octets, left: octets, last })
+                none.insert(Chunk {
+                    header,
+                    untouched: true,
+                    octets,
+                    left: octets,
+                    last,
+                })
             }
         };
         let (insertion, run) = self.encoder.next(body)?;
-        let room = open.left.checked_sub(insertion.len() as u64).filter(|&room| room > 0);
+        let room = open
+            .left
+            .checked_sub(insertion.len() as u64)
+            .filter(|&room| room > 0);
         let room = room.ok_or(BodyError::WrongSize)?;
-        let mut next =
-            Next::new(Insertion::new(insertion), run.min(usize::try_from(room).unwrap_or(usize::MAX)));
+        let mut next = Next::new(
+            Insertion::new(insertion),
+            run.min(usize::try_from(room).unwrap_or(usize::MAX)),
+        );
         if !open.header.is_empty() {
             if !insertion.is_empty() {
                 return Ok(Next::new(open.header, 0));
@@ -286,7 +345,10 @@ impl Body {
         }
         let Some(chunks) = &mut self.chunks else {
             out.extend_from_slice(end);
-            return Ok(Some(Sent { octets: 0, last: true }));
+            return Ok(Some(Sent {
+                octets: 0,
+                last: true,
+            }));
         };
         if chunks.ended {
             return Ok(None);
@@ -315,9 +377,14 @@ impl Body {
 impl Chunks {
     /// The chunk that has just been completed, if one has.
     fn complete(&mut self) -> Option<Sent> {
-        let open = self.open.take_if(|chunk| chunk.header.is_empty() && chunk.left == 0)?;
+        let open = self
+            .open
+            .take_if(|chunk| chunk.header.is_empty() && chunk.left == 0)?;
         self.ended = open.last;
-        Some(Sent { octets: open.octets, last: open.last })
+        Some(Sent {
+            octets: open.octets,
+            last: open.last,
+        })
     }
 }
 
@@ -394,12 +461,18 @@ mod tests {
                         let data = Body::new(BodyEncoder::new(policy, true), Some(exact));
                         let data = send(data, body, cut, take);
                         assert_eq!(data.is_ok(), kept, "{what:?}");
-                        let chunk = Body::chunked(BodyEncoder::chunked(policy, true), 3, Some(exact));
-                        let expected = [alloc::format!("BDAT {exact} LAST\r\n").as_bytes(), &whole].concat();
+                        let chunk =
+                            Body::chunked(BodyEncoder::chunked(policy, true), 3, Some(exact));
+                        let expected =
+                            [alloc::format!("BDAT {exact} LAST\r\n").as_bytes(), &whole].concat();
                         let chunk = send(chunk, body, cut, take);
                         assert_eq!(
                             chunk,
-                            if kept { Ok(expected) } else { Err(BodyError::WrongSize) },
+                            if kept {
+                                Ok(expected)
+                            } else {
+                                Err(BodyError::WrongSize)
+                            },
                             "{what:?}"
                         );
                     }
@@ -418,7 +491,10 @@ mod tests {
             assert_eq!(body.announce_rest(rest).is_ok(), fits);
             if fits {
                 let next = body.next(rest).unwrap();
-                assert_eq!((&next.insertion[..], next.run, next.held), (&b"BDAT 12 LAST\r\n"[..], 12, None));
+                assert_eq!(
+                    (&next.insertion[..], next.run, next.held),
+                    (&b"BDAT 12 LAST\r\n"[..], 12, None)
+                );
             }
         }
     }

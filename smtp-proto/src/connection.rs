@@ -101,7 +101,10 @@ struct State {
 }
 
 /// What was submitted.
-#[expect(clippy::large_enum_variant, reason = "messages are the rule, and a box costs each an allocation")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "messages are the rule, and a box costs each an allocation"
+)]
 enum Job {
     Message(Transaction),
     Request(Asked),
@@ -161,7 +164,10 @@ impl Connection {
         if opening.start(now, &mut cx) == Progress::StartTls {
             state.begin_handshake(now);
         }
-        Self { decoder: Decoder::new(state.config.limits.reply), state }
+        Self {
+            decoder: Decoder::new(state.config.limits.reply),
+            state,
+        }
     }
 
     /// Queues a message. Its body is asked for by [`Event::BodyWanted`], and its end is reported by
@@ -172,7 +178,8 @@ impl Connection {
     /// when [`Limits::messages`](crate::Limits::messages) wait already, requests among them.
     pub fn submit(&mut self, envelope: Envelope) -> Result<MessageId, Misuse> {
         let id = MessageId(self.state.next_id()?);
-        self.state.enqueue(Job::Message(Transaction::new(id, envelope)));
+        self.state
+            .enqueue(Job::Message(Transaction::new(id, envelope)));
         Ok(id)
     }
 
@@ -207,7 +214,11 @@ impl Connection {
     /// ```
     pub fn request(&mut self, request: Request) -> Result<RequestId, Misuse> {
         let id = RequestId(self.state.next_id()?);
-        self.state.enqueue(Job::Request(Asked { id, request, step: AskedStep::Queued }));
+        self.state.enqueue(Job::Request(Asked {
+            id,
+            request,
+            step: AskedStep::Queued,
+        }));
         Ok(id)
     }
 
@@ -215,7 +226,11 @@ impl Connection {
     /// known: a caller that gathers so many before it offers them, or all that is left, sends few chunks.
     /// None where any offer is as good as another.
     pub fn chunk_size(&self) -> Option<usize> {
-        self.state.body.as_ref().filter(|_| !self.state.body_ends).and_then(|(_, body)| body.chunk_size())
+        self.state
+            .body
+            .as_ref()
+            .filter(|_| !self.state.body_ends)
+            .and_then(|(_, body)| body.chunk_size())
     }
 
     /// Says that `rest` is all that is left of the body which is wanted now, so that it can be the last
@@ -343,7 +358,11 @@ impl Connection {
     ///
     /// # Errors
     /// [`Misuse::NoHandshakeWanted`].
-    pub fn handle_tls_established_with(&mut self, now: Instant, facts: TlsFacts) -> Result<(), Misuse> {
+    pub fn handle_tls_established_with(
+        &mut self,
+        now: Instant,
+        facts: TlsFacts,
+    ) -> Result<(), Misuse> {
         let state = &mut self.state;
         if !matches!(state.phase, Phase::Handshake { announced: true }) {
             return Err(Misuse::NoHandshakeWanted);
@@ -431,7 +450,9 @@ impl Connection {
 
     /// Whether a message could be begun at once.
     pub fn is_idle(&self) -> bool {
-        matches!(self.state.phase, Phase::Ready) && self.state.jobs.is_empty() && !self.state.quitting
+        matches!(self.state.phase, Phase::Ready)
+            && self.state.jobs.is_empty()
+            && !self.state.quitting
     }
 
     /// Whether the transport has taken the QUIT of this session, which is worth sending even if the connection
@@ -517,7 +538,9 @@ impl State {
 
     /// Where this message waits.
     fn position(&self, id: MessageId) -> Option<usize> {
-        self.jobs.iter().position(|job| matches!(job, Job::Message(transaction) if transaction.id == id))
+        self.jobs
+            .iter()
+            .position(|job| matches!(job, Job::Message(transaction) if transaction.id == id))
     }
 
     fn trace(&mut self, trace: impl FnOnce() -> Trace) {
@@ -580,7 +603,8 @@ impl State {
                     return;
                 };
                 // Once the server has taken RSET, or a new MAIL, the failed transaction is gone.
-                let renewed = expected.what.begins_message() && reply.class() == ReplyClass::Success;
+                let renewed =
+                    expected.what.begins_message() && reply.class() == ReplyClass::Success;
                 match transaction.on_reply(expected.what, reply, &mut cx) {
                     Ok(Flow::Wait) => {
                         self.pipeline.arm_next(now);
@@ -626,8 +650,7 @@ impl State {
     /// knows that the server takes it.
     fn plan_behind(&mut self) {
         let learns = self.config.learn_limits;
-        let ended =
-            |job: &&Job| matches!(job, Job::Message(transaction) if transaction.has_ended_for_all(learns));
+        let ended = |job: &&Job| matches!(job, Job::Message(transaction) if transaction.has_ended_for_all(learns));
         let ended = self.jobs.iter().take_while(ended).count();
         if ended == 0 || self.body.is_some() {
             return;
@@ -656,7 +679,9 @@ impl State {
         let unsupported = asked.request.unsupported(&self.capabilities);
         let unsupported = unsupported.map(|(extension, attribute)| match attribute {
             None => Cause::Unsupported(extension),
-            Some(attribute) => Cause::UnsupportedKeyword(alloc::format!("{extension} {attribute}").into()),
+            Some(attribute) => {
+                Cause::UnsupportedKeyword(alloc::format!("{extension} {attribute}").into())
+            }
         });
         if let Some(cause) = unsupported {
             self.answer(Err(Error::permanent(Stage::Request, cause)));
@@ -710,7 +735,9 @@ impl State {
                 Some(_) => error,
                 None => error.with_command(asked.request.line()),
             });
-            self.pipeline.events.push_back(Event::Answered(asked.id, answer));
+            self.pipeline
+                .events
+                .push_back(Event::Answered(asked.id, answer));
         }
     }
 
@@ -744,7 +771,9 @@ impl State {
             }
             Some(left) if left > self.config.chunk_size as u64 => {
                 let why = transaction.why_hopeless();
-                self.close(why.unwrap_or_else(|| Error::transient(Stage::Body, Cause::Disconnected)));
+                self.close(
+                    why.unwrap_or_else(|| Error::transient(Stage::Body, Cause::Disconnected)),
+                );
             }
             Some(_) => {}
         }
@@ -812,7 +841,11 @@ impl State {
 
     /// Whether more of the body may go out now. Chunks behind each other are pipelining (RFC 3030 section 2).
     fn may_go_on(&mut self) -> bool {
-        if !self.body.as_ref().is_some_and(|(_, body)| body.is_between_chunks()) {
+        if !self
+            .body
+            .as_ref()
+            .is_some_and(|(_, body)| body.is_between_chunks())
+        {
             return true;
         }
         match self.opening().1.pipelines() {
@@ -833,7 +866,11 @@ impl State {
                 self.deadline = Some(Deadline::new(now, after));
             }
             let source = Source::Engine;
-            return Some(Transmit { state: self, now, source });
+            return Some(Transmit {
+                state: self,
+                now,
+                source,
+            });
         }
         if self.body_ends || !self.may_go_on() {
             self.deadline = None;
@@ -853,9 +890,18 @@ impl State {
             return None;
         }
         let block = self.config.timeouts.block;
-        self.deadline.get_or_insert_with(|| Deadline::new(now, block));
-        let source = Source::Body { insertion, run, held };
-        Some(Transmit { state: self, now, source })
+        self.deadline
+            .get_or_insert_with(|| Deadline::new(now, block));
+        let source = Source::Body {
+            insertion,
+            run,
+            held,
+        };
+        Some(Transmit {
+            state: self,
+            now,
+            source,
+        })
     }
 
     fn next_deadline(&self) -> Option<Deadline> {
@@ -885,7 +931,8 @@ impl State {
         };
         if let Some(expected) = self.pipeline.front()
             && let Some(id) = expected.message
-            && let Some(Job::Message(transaction)) = self.position(id).map(|index| &self.jobs[index])
+            && let Some(Job::Message(transaction)) =
+                self.position(id).map(|index| &self.jobs[index])
         {
             error = transaction.about(expected.what, error);
             if matches!(error.cause, Cause::TimedOut(_)) {
@@ -908,7 +955,10 @@ impl State {
         if let Err(error) = &result {
             // QUIT would complete a chunk that was begun, or go behind what is not to be said any more: the end
             // of a message that is reported as a failure, or the next envelope.
-            let in_chunk = self.body.as_ref().is_some_and(|(_, body)| body.left().is_some());
+            let in_chunk = self
+                .body
+                .as_ref()
+                .is_some_and(|(_, body)| body.left().is_some());
             if in_chunk || self.pipeline.has_unoffered() {
                 return self.close(error.clone());
             }
@@ -945,7 +995,9 @@ impl State {
         self.deadline = None;
         self.pipeline.shut();
         // A handshake that has not begun must not begin now.
-        self.pipeline.events.retain(|event| *event != Event::StartTls);
+        self.pipeline
+            .events
+            .retain(|event| *event != Event::StartTls);
         self.pipeline.events.push_back(Event::Closed(result));
     }
 
@@ -962,7 +1014,11 @@ impl State {
                 }
                 Job::Request(asked) => {
                     let said = asked.step == AskedStep::Said;
-                    self.answer(Err(if said { error.clone() } else { error.not_attempted() }));
+                    self.answer(Err(if said {
+                        error.clone()
+                    } else {
+                        error.not_attempted()
+                    }));
                 }
             }
             is_first = false;
@@ -1007,7 +1063,10 @@ impl State {
             self.deadline = (n < insertion.len() + run.len()).then_some(block);
         }
         if let Some(sent) = completed {
-            self.trace(|| Trace::SentChunk { octets: sent.octets, last: sent.last });
+            self.trace(|| Trace::SentChunk {
+                octets: sent.octets,
+                last: sent.last,
+            });
             let trip = self.chunk_trip;
             let index = self.position(id).unwrap_or(usize::MAX);
             if let Some((transaction, mut cx)) = self.transaction(index) {
@@ -1035,7 +1094,11 @@ pub struct Transmit<'a> {
 
 enum Source<'a> {
     Engine,
-    Body { insertion: Insertion, run: &'a [u8], held: Option<u8> },
+    Body {
+        insertion: Insertion,
+        run: &'a [u8],
+        held: Option<u8>,
+    },
 }
 
 impl Transmit<'_> {
@@ -1058,9 +1121,11 @@ impl Transmit<'_> {
                 self.state.on_engine_octets_sent(n, self.now);
                 0
             }
-            Source::Body { insertion, run, held } => {
-                self.state.on_body_sent(n, self.now, &insertion, run, held)
-            }
+            Source::Body {
+                insertion,
+                run,
+                held,
+            } => self.state.on_body_sent(n, self.now, &insertion, run, held),
         }
     }
 }

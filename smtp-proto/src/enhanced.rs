@@ -151,7 +151,14 @@ impl EnhancedCode {
         let (subject, rest) = number(rest)?;
         let (detail, rest) = number(rest.strip_prefix(b".")?)?;
         match rest {
-            [] | [b' ' | b'\t' | b'\n', ..] => Some((Self { class, subject, detail }, rest)),
+            [] | [b' ' | b'\t' | b'\n', ..] => Some((
+                Self {
+                    class,
+                    subject,
+                    detail,
+                },
+                rest,
+            )),
             _ => None,
         }
     }
@@ -165,12 +172,19 @@ impl fmt::Display for EnhancedCode {
 
 /// One to three digits.
 fn number(text: &[u8]) -> Option<(u16, &[u8])> {
-    let digits = text.iter().take(4).take_while(|b| b.is_ascii_digit()).count();
+    let digits = text
+        .iter()
+        .take(4)
+        .take_while(|b| b.is_ascii_digit())
+        .count();
     if !(1..=3).contains(&digits) {
         return None;
     }
     let (digits, rest) = text.split_at(digits);
-    Some((digits.iter().fold(0, |n, b| n * 10 + u16::from(b - b'0')), rest))
+    Some((
+        digits.iter().fold(0, |n, b| n * 10 + u16::from(b - b'0')),
+        rest,
+    ))
 }
 
 #[cfg(test)]
@@ -181,12 +195,27 @@ mod tests {
     fn a_name_lies_within_a_subject_that_has_one() {
         for subject in 0..=9 {
             for detail in 0..=40 {
-                let code = EnhancedCode { class: 5, subject, detail };
-                assert!(code.name().is_none() || code.subject_name().is_some(), "{code}");
+                let code = EnhancedCode {
+                    class: 5,
+                    subject,
+                    detail,
+                };
+                assert!(
+                    code.name().is_none() || code.subject_name().is_some(),
+                    "{code}"
+                );
             }
             // Every named subject has its catch-all detail.
-            let other = EnhancedCode { class: 5, subject, detail: 0 };
-            assert_eq!(other.name().is_some(), other.subject_name().is_some(), "{other}");
+            let other = EnhancedCode {
+                class: 5,
+                subject,
+                detail: 0,
+            };
+            assert_eq!(
+                other.name().is_some(),
+                other.subject_name().is_some(),
+                "{other}"
+            );
         }
     }
 }

@@ -58,9 +58,10 @@ impl Mailbox {
         };
         match inner.and_then(|inner| check(inner).map(|()| inner)) {
             Ok(inner) => Ok(Self(inner.into())),
-            Err(problem) => {
-                Err(AddressError { address: Printable(address.as_bytes()).to_string().into(), problem })
-            }
+            Err(problem) => Err(AddressError {
+                address: Printable(address.as_bytes()).to_string().into(),
+                problem,
+            }),
         }
     }
 
@@ -119,9 +120,13 @@ impl Mailbox {
 
     #[cfg(feature = "idna")]
     fn with_ascii_domain(&self) -> Option<Mailbox> {
-        let (local, domain) = self.0.rsplit_once('@').filter(|(local, _)| local.is_ascii())?;
+        let (local, domain) = self
+            .0
+            .rsplit_once('@')
+            .filter(|(local, _)| local.is_ascii())?;
         // What a domain may hold and how long it may be is checked below, as for any other.
-        let domain = idna::domain_to_ascii_cow(domain.as_bytes(), idna::AsciiDenyList::EMPTY).ok()?;
+        let domain =
+            idna::domain_to_ascii_cow(domain.as_bytes(), idna::AsciiDenyList::EMPTY).ok()?;
         let mailbox = Self::parse(&alloc::format!("{local}@{domain}")).ok()?;
         mailbox.is_ascii().then_some(mailbox)
     }
@@ -203,13 +208,17 @@ impl Recipient {
     /// # Errors
     /// Text that is no address.
     pub fn new(address: impl ToMailbox) -> Result<Self, AddressError> {
-        Ok(Self { mailbox: address.to_mailbox()?, parameters: Vec::new() })
+        Ok(Self {
+            mailbox: address.to_mailbox()?,
+            parameters: Vec::new(),
+        })
     }
 
     /// Adds a parameter to its RCPT. It takes the place of an earlier one of the same name.
     #[must_use]
     pub fn parameter(mut self, parameter: RcptParameter) -> Self {
-        self.parameters.retain(|earlier| !parameter.displaces(earlier));
+        self.parameters
+            .retain(|earlier| !parameter.displaces(earlier));
         self.parameters.push(parameter);
         self
     }
@@ -277,7 +286,9 @@ pub enum AddressProblem {
     #[error("nothing stands before the @")]
     EmptyLocalPart,
     /// A character that must be quoted, or cannot be used at all.
-    #[error("{0:?} may not stand in the local part; a space or special character needs double quotes")]
+    #[error(
+        "{0:?} may not stand in the local part; a space or special character needs double quotes"
+    )]
     LocalPart(char),
     /// A dot at the start, at the end, or beside another one.
     #[error("a dot of the local part has nothing on one side of it")]
@@ -356,7 +367,10 @@ fn check_domain_or_literal(domain: &str) -> Result<(), AddressProblem> {
     match domain.strip_prefix('[') {
         Some(rest) => {
             let literal = rest.strip_suffix(']').ok_or(AddressProblem::Literal)?;
-            let valid = match literal.get(..5).filter(|tag| tag.eq_ignore_ascii_case("IPv6:")) {
+            let valid = match literal
+                .get(..5)
+                .filter(|tag| tag.eq_ignore_ascii_case("IPv6:"))
+            {
                 Some(_) => literal[5..].parse::<Ipv6Addr>().is_ok(),
                 None => literal.parse::<Ipv4Addr>().is_ok(),
             };
@@ -367,11 +381,15 @@ fn check_domain_or_literal(domain: &str) -> Result<(), AddressProblem> {
                 (1..=63).contains(&label.len())
                     && !label.starts_with('-')
                     && !label.ends_with('-')
-                    && label
-                        .chars()
-                        .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_' || is_utf8_text(c))
+                    && label.chars().all(|c| {
+                        c.is_ascii_alphanumeric() || c == '-' || c == '_' || is_utf8_text(c)
+                    })
             };
-            domain.split('.').all(label).then_some(()).ok_or(AddressProblem::Domain)
+            domain
+                .split('.')
+                .all(label)
+                .then_some(())
+                .ok_or(AddressProblem::Domain)
         }
     }
 }
@@ -404,9 +422,10 @@ impl ClientName {
         let ascii = name.is_ascii().then_some(()).ok_or(AddressProblem::Domain);
         match ascii.and_then(|()| check_domain_or_literal(name)) {
             Ok(()) => Ok(Self(name.into())),
-            Err(problem) => {
-                Err(AddressError { address: Printable(name.as_bytes()).to_string().into(), problem })
-            }
+            Err(problem) => Err(AddressError {
+                address: Printable(name.as_bytes()).to_string().into(),
+                problem,
+            }),
         }
     }
 
@@ -493,8 +512,12 @@ impl Envelope {
         let reverse_path = reverse_path.to_mailbox().map_err(EnvelopeError::Sender)?;
         let mut own = Vec::new();
         let mailboxes = forward_paths.into_iter().enumerate().map(|(index, path)| {
-            let Recipient { mailbox, parameters } =
-                path.to_recipient().map_err(|error| EnvelopeError::Recipient { index, error })?;
+            let Recipient {
+                mailbox,
+                parameters,
+            } = path
+                .to_recipient()
+                .map_err(|error| EnvelopeError::Recipient { index, error })?;
             own.extend(parameters.into_iter().map(|parameter| (index, parameter)));
             match mailbox.is_null() {
                 true => Err(EnvelopeError::NullRecipient { index }),
@@ -516,7 +539,10 @@ impl Envelope {
             reopenable: false,
             parameters: match own.is_empty() {
                 true => None,
-                false => Some(Box::new(Parameters { own, ..Parameters::default() })),
+                false => Some(Box::new(Parameters {
+                    own,
+                    ..Parameters::default()
+                })),
             },
         })
     }
@@ -633,8 +659,13 @@ impl Envelope {
 
     /// Writes domains beyond ASCII as A-labels. Whether all addresses are ASCII then.
     pub(crate) fn use_ascii_domains(&mut self) -> bool {
-        let paths = self.forward_paths.iter_mut().chain([&mut self.reverse_path]);
-        paths.filter(|path| !path.is_ascii()).all(|path| path.to_ascii().map(|ascii| *path = ascii).is_some())
+        let paths = self
+            .forward_paths
+            .iter_mut()
+            .chain([&mut self.reverse_path]);
+        paths
+            .filter(|path| !path.is_ascii())
+            .all(|path| path.to_ascii().map(|ascii| *path = ascii).is_some())
     }
 
     /// The sender, which may be null.
@@ -674,7 +705,9 @@ impl Envelope {
 
     /// The parameters of MAIL, in the order in which they were added.
     pub fn mail_parameters(&self) -> &[MailParameter] {
-        self.parameters.as_ref().map_or(&[], |parameters| &parameters.mail)
+        self.parameters
+            .as_ref()
+            .map_or(&[], |parameters| &parameters.mail)
     }
 
     /// The parameters of one recipient's RCPT, by its position from 0: its own first, then those for
@@ -684,12 +717,18 @@ impl Envelope {
             Some(parameters) if index < self.forward_paths.len() => {
                 let start = parameters.own.partition_point(|&(of, _)| of < index);
                 let own = &parameters.own[start..];
-                (&own[..own.partition_point(|&(of, _)| of == index)], &parameters.rcpt)
+                (
+                    &own[..own.partition_point(|&(of, _)| of == index)],
+                    &parameters.rcpt,
+                )
             }
             _ => (&[], &[]),
         };
-        let missing = move |shared: &&RcptParameter| !own.iter().any(|(_, own)| own.displaces(shared));
-        own.iter().map(|(_, parameter)| parameter).chain(all.iter().filter(missing))
+        let missing =
+            move |shared: &&RcptParameter| !own.iter().any(|(_, own)| own.displaces(shared));
+        own.iter()
+            .map(|(_, parameter)| parameter)
+            .chain(all.iter().filter(missing))
     }
 
     /// The declared content.
@@ -759,7 +798,11 @@ mod tests {
             &long,
             &longest_domain,
         ] {
-            assert!(Mailbox::parse(address).is_ok(), "{address}: {:?}", Mailbox::parse(address));
+            assert!(
+                Mailbox::parse(address).is_ok(),
+                "{address}: {:?}",
+                Mailbox::parse(address)
+            );
         }
         assert_eq!(Mailbox::parse("\"a@b\"@c").unwrap().local_part(), "\"a@b\"");
     }
@@ -820,8 +863,7 @@ mod tests {
             assert_eq!(Mailbox::parse(&of(498)).unwrap().as_str().len(), 498);
             let error = Mailbox::parse(&of(499)).unwrap_err();
             assert_eq!(error.problem, AddressProblem::TooLong);
-            let expected =
-                "is no mail address: it is longer than the 498 octets that a command line has room for";
+            let expected = "is no mail address: it is longer than the 498 octets that a command line has room for";
             assert!(error.to_string().ends_with(expected), "{error}");
         }
         // Octets count, not characters.
@@ -836,15 +878,27 @@ mod tests {
             error.to_string(),
             "recipient 2 \"no\\x0d\\x0agood\" is no mail address: it has no @ and no domain"
         );
-        assert_eq!(Envelope::new("<>", ["<>"]), Err(EnvelopeError::NullRecipient { index: 0 }));
-        assert_eq!(Envelope::new("<>", [""; 0]), Err(EnvelopeError::NoRecipients));
+        assert_eq!(
+            Envelope::new("<>", ["<>"]),
+            Err(EnvelopeError::NullRecipient { index: 0 })
+        );
+        assert_eq!(
+            Envelope::new("<>", [""; 0]),
+            Err(EnvelopeError::NoRecipients)
+        );
     }
 
     #[test]
     fn of_two_parameters_of_one_name_the_later_one_counts() {
         use crate::parameter::Ret;
         let envelope = Envelope::new("a@b", ["c@d"]).unwrap();
-        assert_eq!((envelope.mail_parameters().len(), envelope.parameters.is_none()), (0, true));
+        assert_eq!(
+            (
+                envelope.mail_parameters().len(),
+                envelope.parameters.is_none()
+            ),
+            (0, true)
+        );
         let envelope = envelope
             .parameter(MailParameter::ret(Ret::Full))
             .parameter(MailParameter::hold_for(5).unwrap())
@@ -852,7 +906,11 @@ mod tests {
             .parameter(MailParameter::ret(Ret::Headers).required())
             .parameter(MailParameter::raw("x-A", None).unwrap())
             .parameter(MailParameter::hold_until("2027-01-02T03:04:05Z").unwrap());
-        let said: Vec<_> = envelope.mail_parameters().iter().map(|parameter| parameter.text()).collect();
+        let said: Vec<_> = envelope
+            .mail_parameters()
+            .iter()
+            .map(|parameter| parameter.text())
+            .collect();
         assert_eq!(said, ["RET=HDRS", "x-A", "HOLDUNTIL=2027-01-02T03:04:05Z"]);
     }
 
@@ -870,7 +928,12 @@ mod tests {
             .unwrap()
             .recipient_parameter(RcptParameter::raw("Y", None).unwrap())
             .recipient_parameter(RcptParameter::notify(Notify::FAILURE));
-        let said = |index| -> Vec<_> { envelope.recipient_parameters(index).map(|p| p.text()).collect() };
+        let said = |index| -> Vec<_> {
+            envelope
+                .recipient_parameters(index)
+                .map(|p| p.text())
+                .collect()
+        };
         assert_eq!(said(0), ["Y", "NOTIFY=FAILURE"]);
         assert_eq!(said(1), ["X", "NOTIFY=NEVER", "Y"]);
         assert_eq!(said(2), said(0));
@@ -884,15 +947,26 @@ mod tests {
         let envelope = Envelope::new("a@b", ["c@d"]).unwrap();
         assert!(!envelope.needs_smtputf8() && !envelope.is_reopenable());
         let envelope = envelope.exact_size(7).smtputf8(true).reopenable(true);
-        assert_eq!((envelope.declared_size(), envelope.exact_size_octets()), (Some(7), Some(7)));
+        assert_eq!(
+            (envelope.declared_size(), envelope.exact_size_octets()),
+            (Some(7), Some(7))
+        );
         assert!(envelope.needs_smtputf8() && envelope.is_reopenable());
         let envelope = envelope.size(9);
-        assert_eq!((envelope.declared_size(), envelope.exact_size_octets()), (Some(9), None));
+        assert_eq!(
+            (envelope.declared_size(), envelope.exact_size_octets()),
+            (Some(9), None)
+        );
     }
 
     #[test]
     fn only_a_domain_is_made_ascii() {
-        let ascii = |address: &str| Mailbox::parse(address).unwrap().to_ascii().map(|m| m.to_string());
+        let ascii = |address: &str| {
+            Mailbox::parse(address)
+                .unwrap()
+                .to_ascii()
+                .map(|m| m.to_string())
+        };
         for same in ["a@b", "<>", "postmaster", "a@[127.0.0.1]"] {
             assert_eq!(ascii(same), Some(Mailbox::parse(same).unwrap().to_string()));
         }
@@ -903,10 +977,15 @@ mod tests {
             let bucher = Some("\"A b\"@xn--bcher-kva.example".into());
             assert_eq!(converted("b\u{fc}cher.example"), bucher);
             assert_eq!(converted("B\u{dc}CHER.example"), bucher);
-            assert_eq!(converted("x_y.b\u{fc}"), Some("\"A b\"@x_y.xn--b-eha".into()));
+            assert_eq!(
+                converted("x_y.b\u{fc}"),
+                Some("\"A b\"@x_y.xn--b-eha".into())
+            );
             // A label of 63 octets, and of more as an A-label.
-            let long: String =
-                (0..21).filter_map(|n| char::from_u32(0xac00 + 532 * n)).collect::<String>() + ".example";
+            let long: String = (0..21)
+                .filter_map(|n| char::from_u32(0xac00 + 532 * n))
+                .collect::<String>()
+                + ".example";
             assert!(Mailbox::parse(&format!("a@{long}")).is_ok());
             assert_eq!(converted(&long), None);
         } else {

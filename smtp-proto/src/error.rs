@@ -129,7 +129,13 @@ pub struct Error {
 impl Error {
     /// An error without a command or a recipient.
     pub fn new(stage: Stage, outcome: Outcome, cause: Cause) -> Self {
-        Self { stage, outcome, cause, command: None, recipient: None }
+        Self {
+            stage,
+            outcome,
+            cause,
+            command: None,
+            recipient: None,
+        }
     }
 
     /// The same, about this command.
@@ -161,7 +167,12 @@ impl Error {
     /// The same for what the server was not even asked to do.
     pub(crate) fn not_attempted(&self) -> Self {
         let (outcome, command, recipient) = (Outcome::NotAttempted, None, None);
-        Self { outcome, command, recipient, ..self.clone() }
+        Self {
+            outcome,
+            command,
+            recipient,
+            ..self.clone()
+        }
     }
 
     /// The reply that decided, where there is one.

@@ -84,7 +84,9 @@ pub struct Report {
 impl Report {
     /// The report of a message that a session which ended with this error was not even asked to send.
     pub fn not_attempted(recipients: usize, error: &Error) -> Self {
-        Self { recipients: core::iter::repeat_n(Err(error.not_attempted()), recipients).collect() }
+        Self {
+            recipients: core::iter::repeat_n(Err(error.not_attempted()), recipients).collect(),
+        }
     }
 
     /// Whether every recipient was accepted and the message with it.
@@ -102,7 +104,8 @@ impl Report {
 
     /// Whether the server may have delivered the message although no reply says so.
     pub fn maybe_delivered(&self) -> bool {
-        self.failures().any(|(_, error)| error.outcome == Outcome::InDoubt)
+        self.failures()
+            .any(|(_, error)| error.outcome == Outcome::InDoubt)
     }
 
     /// What the failures come to in one word, which says no more than holds for all of them. `None` where
@@ -128,8 +131,11 @@ impl Report {
     /// assert_eq!(report.outcome(), Some(Outcome::Transient));
     /// ```
     pub fn outcome(&self) -> Option<Outcome> {
-        let own =
-            || self.failures().map(|(_, error)| error).filter(|error| error.cause != Cause::AllOrNothing);
+        let own = || {
+            self.failures()
+                .map(|(_, error)| error)
+                .filter(|error| error.cause != Cause::AllOrNothing)
+        };
         match own().next() {
             None => self.failures().next().map(|(_, error)| error.outcome),
             Some(_) if self.maybe_delivered() => Some(Outcome::InDoubt),
@@ -163,8 +169,16 @@ mod tests {
                     (InDoubt, _) | (_, InDoubt) => InDoubt,
                     _ => Transient,
                 };
-                assert_eq!(of(vec![error(one), error(other)]), Some(both), "{one:?} {other:?}");
-                assert_eq!(of(vec![error(one), error(other), error(one)]), Some(both), "{one:?} {other:?}");
+                assert_eq!(
+                    of(vec![error(one), error(other)]),
+                    Some(both),
+                    "{one:?} {other:?}"
+                );
+                assert_eq!(
+                    of(vec![error(one), error(other), error(one)]),
+                    Some(both),
+                    "{one:?} {other:?}"
+                );
             }
         }
     }
@@ -173,19 +187,35 @@ mod tests {
     fn successes_have_no_outcome() {
         let taken = Ok(Reply::new(ReplyCode::new(250).unwrap(), b"ok"));
         assert_eq!(Report { recipients: vec![] }.outcome(), None);
-        assert_eq!(Report { recipients: vec![taken.clone(), taken.clone()] }.outcome(), None);
-        let mixed = Report { recipients: vec![taken, error(Outcome::Permanent)] };
+        assert_eq!(
+            Report {
+                recipients: vec![taken.clone(), taken.clone()]
+            }
+            .outcome(),
+            None
+        );
+        let mixed = Report {
+            recipients: vec![taken, error(Outcome::Permanent)],
+        };
         assert_eq!(mixed.outcome(), Some(Outcome::Permanent));
     }
 
     #[test]
     fn what_follows_from_a_refusal_does_not_count_beside_it() {
-        let follows = Err(Error::new(Stage::Rcpt, Outcome::NotAttempted, Cause::AllOrNothing));
+        let follows = Err(Error::new(
+            Stage::Rcpt,
+            Outcome::NotAttempted,
+            Cause::AllOrNothing,
+        ));
         for outcome in [Outcome::Permanent, Outcome::Transient, Outcome::InDoubt] {
-            let report = Report { recipients: vec![follows.clone(), error(outcome), follows.clone()] };
+            let report = Report {
+                recipients: vec![follows.clone(), error(outcome), follows.clone()],
+            };
             assert_eq!(report.outcome(), Some(outcome));
         }
-        let alone = Report { recipients: vec![follows.clone(), follows] };
+        let alone = Report {
+            recipients: vec![follows.clone(), follows],
+        };
         assert_eq!(alone.outcome(), Some(Outcome::NotAttempted));
     }
 }

@@ -220,13 +220,17 @@ pub use config::{Chunking, Config, Limits, Protocol, Timeouts, TlsPolicy};
 pub use connection::{Connection, Transmit};
 pub use enhanced::EnhancedCode;
 pub use envelope::{
-    AddressError, AddressProblem, BodyType, ClientName, Envelope, EnvelopeError, MAX_DOMAIN, MAX_MAILBOX,
-    Mailbox, Recipient, ToMailbox, ToRecipient,
+    AddressError, AddressProblem, BodyType, ClientName, Envelope, EnvelopeError, MAX_DOMAIN,
+    MAX_MAILBOX, Mailbox, Recipient, ToMailbox, ToRecipient,
 };
 pub use error::{Cause, Error, Misuse, Outcome, ProtocolError, Stage};
 pub use event::{Event, MessageId, Report, RequestId, Trace};
-pub use parameter::{ByMode, MailParameter, Need, Notify, ParameterError, RcptParameter, Ret, RrvsAction};
-pub use reply::{Decoder, Printable, Reply, ReplyClass, ReplyCode, ReplyError, ReplyLimits, ReplyRef};
+pub use parameter::{
+    ByMode, MailParameter, Need, Notify, ParameterError, RcptParameter, Ret, RrvsAction,
+};
+pub use reply::{
+    Decoder, Printable, Reply, ReplyClass, ReplyCode, ReplyError, ReplyLimits, ReplyRef,
+};
 pub use request::{ClientProtocol, MessageSource, Request, RequestError, XClient, XForward};
 pub use time::Instant;
 pub use tls::{Channel, TlsFacts};

@@ -73,7 +73,9 @@ impl Opening {
             _ if config.channel == Channel::Local => Trust::Verified,
             Some(facts) if facts.verified => Trust::Verified,
             Some(_) => Trust::Unverified,
-            None => Trust::Clear { by_choice: config.tls == TlsPolicy::Never },
+            None => Trust::Clear {
+                by_choice: config.tls == TlsPolicy::Never,
+            },
         }
     }
 
@@ -192,9 +194,10 @@ impl Opening {
                 cx.pipeline.push(Command::StartTls, Expect::StartTls, None);
                 Ok(Progress::Wait)
             }
-            TlsPolicy::Required if !self.is_encrypted() => {
-                Err(Error::permanent(Stage::StartTls, Cause::TlsUnavailable(None)))
-            }
+            TlsPolicy::Required if !self.is_encrypted() => Err(Error::permanent(
+                Stage::StartTls,
+                Cause::TlsUnavailable(None),
+            )),
             _ => self.log_in(cx),
         }
     }
@@ -268,16 +271,28 @@ impl Opening {
             true => Zeroizing::new("=".into()),
             false => encode(response),
         });
-        let fitting = encoded.as_ref().filter(|response| fits_auth_line(name, response.len()));
+        let fitting = encoded
+            .as_ref()
+            .filter(|response| fits_auth_line(name, response.len()));
         let command = Command::Auth(name, fitting.map(|response| response.as_str()));
         cx.pipeline.push(command, Expect::Auth, None);
         let pending = if fitting.is_none() { initial } else { None };
-        let exchange = Exchange { mechanism, rest: mechanisms, pending, challenges: 0, cancelled: None };
+        let exchange = Exchange {
+            mechanism,
+            rest: mechanisms,
+            pending,
+            challenges: 0,
+            cancelled: None,
+        };
         self.exchange = Some(Box::new(exchange));
         Ok(Progress::Wait)
     }
 
-    fn on_auth_reply(&mut self, reply: ReplyRef<'_>, cx: &mut Context<'_>) -> Result<Progress, Error> {
+    fn on_auth_reply(
+        &mut self,
+        reply: ReplyRef<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<Progress, Error> {
         let Some(mut exchange) = self.exchange.take() else {
             return wrong_class(Expect::Auth, reply);
         };
@@ -292,7 +307,8 @@ impl Opening {
                     }
                     Err(error) => {
                         exchange.cancelled = Some(error.into());
-                        cx.pipeline.push(Command::AuthCancel, Expect::AuthCancel, None);
+                        cx.pipeline
+                            .push(Command::AuthCancel, Expect::AuthCancel, None);
                     }
                 }
                 self.exchange = Some(exchange);
@@ -310,13 +326,19 @@ impl Opening {
             }
             ReplyClass::Success => wrong_class(Expect::Auth, reply),
             // The server offered the mechanism, but not for this user; another one may do.
-            ReplyClass::Permanent if matches!(reply.code().get(), 504 | 534) && !exchange.rest.is_empty() => {
+            ReplyClass::Permanent
+                if matches!(reply.code().get(), 504 | 534) && !exchange.rest.is_empty() =>
+            {
                 self.next_mechanism(exchange.rest, cx)
             }
             _ => {
-                let mut error = Error::rejected(Stage::Auth, reply.to_reply()).with_command(&command);
+                let mut error =
+                    Error::rejected(Stage::Auth, reply.to_reply()).with_command(&command);
                 if let Some(token) = exchange.mechanism.token_error() {
-                    error.cause = Cause::TokenRejected { reply: reply.to_reply(), error: Box::new(token) };
+                    error.cause = Cause::TokenRejected {
+                        reply: reply.to_reply(),
+                        error: Box::new(token),
+                    };
                 }
                 Err(error)
             }
@@ -334,8 +356,9 @@ impl Exchange {
             return Ok(initial);
         }
         // A multi-line challenge is undecodable by its LF, and rightly so.
-        let challenge =
-            STANDARD.decode(reply.text().trim_ascii()).map_err(|_| MechanismError::Undecodable)?;
+        let challenge = STANDARD
+            .decode(reply.text().trim_ascii())
+            .map_err(|_| MechanismError::Undecodable)?;
         self.mechanism.respond(&challenge)
     }
 }

@@ -49,29 +49,50 @@ struct Parameter {
 
 impl Parameter {
     fn new(extension: Extension, need: Need, text: &str) -> Self {
-        Self { keyword: Keyword::Known(extension), text: text.into(), need }
+        Self {
+            keyword: Keyword::Known(extension),
+            text: text.into(),
+            need,
+        }
     }
 
     fn raw(name: &str, value: Option<&str>) -> Result<Self, ParameterError> {
         if !is_keyword(name) {
-            return Err(ParameterError::Name { name: printable(name) });
+            return Err(ParameterError::Name {
+                name: printable(name),
+            });
         }
         if let Some(instead) = own_call(name) {
-            return Err(ParameterError::HasOwnCall { name: printable(name), instead });
+            return Err(ParameterError::HasOwnCall {
+                name: printable(name),
+                instead,
+            });
         }
         let text = match value {
             None => name.into(),
             // RFC 5321 section 4.1.2, esmtp-value.
-            Some(value) if value.is_empty() || !value.bytes().all(|b| b.is_ascii_graphic() && b != b'=') => {
-                return Err(ParameterError::Value { name: printable(name), value: printable(value) });
+            Some(value)
+                if value.is_empty()
+                    || !value.bytes().all(|b| b.is_ascii_graphic() && b != b'=') =>
+            {
+                return Err(ParameterError::Value {
+                    name: printable(name),
+                    value: printable(value),
+                });
             }
             Some(value) => format!("{name}={value}").into(),
         };
-        Ok(Self { keyword: Keyword::Other(name.into()), text, need: Need::Required })
+        Ok(Self {
+            keyword: Keyword::Other(name.into()),
+            text,
+            need: Need::Required,
+        })
     }
 
     fn name(&self) -> &str {
-        self.text.split_once('=').map_or(&self.text, |(name, _)| name)
+        self.text
+            .split_once('=')
+            .map_or(&self.text, |(name, _)| name)
     }
 
     fn value(&self) -> &str {
@@ -238,7 +259,11 @@ pub struct MailParameter(Parameter);
 #[derive(Clone, PartialEq, Eq)]
 pub struct RcptParameter(Parameter);
 
-parameter_of!(MailParameter, "MAIL", "let conperm = MailParameter::raw(\"CONPERM\", None)?;");
+parameter_of!(
+    MailParameter,
+    "MAIL",
+    "let conperm = MailParameter::raw(\"CONPERM\", None)?;"
+);
 parameter_of!(
     RcptParameter,
     "RCPT",
@@ -289,7 +314,10 @@ impl MailParameter {
     pub fn envelope_id(id: &str) -> Result<Self, ParameterError> {
         check_xtext("ENVID", id)?;
         if id.len() > MAX_ENVELOPE_ID {
-            return Err(ParameterError::TooLong { name: "ENVID", limit: MAX_ENVELOPE_ID });
+            return Err(ParameterError::TooLong {
+                name: "ENVID",
+                limit: MAX_ENVELOPE_ID,
+            });
         }
         let mut text = String::from("ENVID=");
         push_xtext(&mut text, id);
@@ -320,7 +348,11 @@ impl MailParameter {
         };
         check_range("BY", i64::from(seconds), min, max)?;
         let trace = if trace { "T" } else { "" };
-        Ok(Self(Parameter::new(Extension::DeliverBy, need, &format!("BY={seconds};{letter}{trace}"))))
+        Ok(Self(Parameter::new(
+            Extension::DeliverBy,
+            need,
+            &format!("BY={seconds};{letter}{trace}"),
+        )))
     }
 
     /// MT-PRIORITY: −9 (lowest) to 9; without it a message has 0 (RFC 6710). Said if it is offered.
@@ -336,7 +368,11 @@ impl MailParameter {
     pub fn priority(priority: i8) -> Result<Self, ParameterError> {
         check_range("MT-PRIORITY", i64::from(priority), -9, 9)?;
         let text = format!("MT-PRIORITY={priority}");
-        Ok(Self(Parameter::new(Extension::MtPriority, Need::IfOffered, &text)))
+        Ok(Self(Parameter::new(
+            Extension::MtPriority,
+            Need::IfOffered,
+            &text,
+        )))
     }
 
     /// HOLDFOR: the server keeps the message for so many seconds before it goes on (RFC 4865). Required
@@ -354,7 +390,11 @@ impl MailParameter {
     pub fn hold_for(seconds: u32) -> Result<Self, ParameterError> {
         check_range("HOLDFOR", i64::from(seconds), 1, i64::from(MAX_SECONDS))?;
         let text = format!("HOLDFOR={seconds}");
-        Ok(Self(Parameter::new(Extension::FutureRelease, Need::Required, &text)))
+        Ok(Self(Parameter::new(
+            Extension::FutureRelease,
+            Need::Required,
+            &text,
+        )))
     }
 
     /// HOLDUNTIL: the server keeps the message until this date-time of RFC 3339, such as
@@ -373,7 +413,11 @@ impl MailParameter {
     pub fn hold_until(date_time: &str) -> Result<Self, ParameterError> {
         check_date_time("HOLDUNTIL", date_time)?;
         let text = format!("HOLDUNTIL={date_time}");
-        Ok(Self(Parameter::new(Extension::FutureRelease, Need::Required, &text)))
+        Ok(Self(Parameter::new(
+            Extension::FutureRelease,
+            Need::Required,
+            &text,
+        )))
     }
 
     /// REQUIRETLS: the message goes only over TLS with a verified peer, on this hop and on all behind it
@@ -384,7 +428,11 @@ impl MailParameter {
     /// assert_eq!(MailParameter::require_tls().if_offered().need(), Need::Required);
     /// ```
     pub fn require_tls() -> Self {
-        Self(Parameter::new(Extension::RequireTls, Need::Required, "REQUIRETLS"))
+        Self(Parameter::new(
+            Extension::RequireTls,
+            Need::Required,
+            "REQUIRETLS",
+        ))
     }
 
     /// PRDR: after the body, the server may decide for each recipient on its own, as LMTP does
@@ -435,7 +483,9 @@ impl MailParameter {
             "BY" => {
                 let (seconds, mode) = value.split_once(';')?;
                 let minimum = capabilities.deliver_by_minimum()?;
-                let short = seconds.parse::<i64>().is_ok_and(|seconds| seconds < i64::from(minimum));
+                let short = seconds
+                    .parse::<i64>()
+                    .is_ok_and(|seconds| seconds < i64::from(minimum));
                 (mode.starts_with('R') && short).then(|| format!("at least {minimum} s"))?
             }
             "HOLDFOR" => {
@@ -445,11 +495,15 @@ impl MailParameter {
             }
             "HOLDUNTIL" => {
                 let (_, latest) = capabilities.future_release_limits()?;
-                (seconds_of(value)? > seconds_of(latest)?).then(|| format!("{latest} at the latest"))?
+                (seconds_of(value)? > seconds_of(latest)?)
+                    .then(|| format!("{latest} at the latest"))?
             }
             _ => return None,
         };
-        Some(format!("{} is not possible: the server takes {broken}", self.0.text))
+        Some(format!(
+            "{} is not possible: the server takes {broken}",
+            self.0.text
+        ))
     }
 }
 
@@ -513,7 +567,11 @@ pub enum RrvsAction {
 impl RcptParameter {
     /// NOTIFY: of what is reported (RFC 3461 section 4.1). Said if DSN is offered.
     pub fn notify(notify: Notify) -> Self {
-        Self(Parameter::new(Extension::Dsn, Need::IfOffered, &format!("NOTIFY={notify}")))
+        Self(Parameter::new(
+            Extension::Dsn,
+            Need::IfOffered,
+            &format!("NOTIFY={notify}"),
+        ))
     }
 
     /// ORCPT: the address that the sender wrote, which reports name (RFC 3461 section 4.2). Said if DSN
@@ -562,13 +620,19 @@ impl RcptParameter {
     pub fn original_recipient_of(addr_type: &str, address: &str) -> Result<Self, ParameterError> {
         let atom = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*-/?^_`{|}~".contains(&b);
         if addr_type.is_empty() || !addr_type.bytes().all(atom) {
-            return Err(ParameterError::Value { name: "ORCPT".into(), value: printable(addr_type) });
+            return Err(ParameterError::Value {
+                name: "ORCPT".into(),
+                value: printable(addr_type),
+            });
         }
         check_xtext("ORCPT", address)?;
         let mut text = format!("ORCPT={addr_type};");
         push_xtext(&mut text, address);
         match text.len() > MAX_ORCPT {
-            true => Err(ParameterError::TooLong { name: "ORCPT", limit: MAX_ORCPT }),
+            true => Err(ParameterError::TooLong {
+                name: "ORCPT",
+                limit: MAX_ORCPT,
+            }),
             false => Ok(Self(Parameter::new(Extension::Dsn, Need::IfOffered, &text))),
         }
     }
@@ -585,7 +649,10 @@ impl RcptParameter {
     ///
     /// # Errors
     /// What is no such date-time.
-    pub fn valid_since(date_time: &str, action: Option<RrvsAction>) -> Result<Self, ParameterError> {
+    pub fn valid_since(
+        date_time: &str,
+        action: Option<RrvsAction>,
+    ) -> Result<Self, ParameterError> {
         check_date_time("RRVS", date_time)?;
         let action = match action {
             None => "",
@@ -672,12 +739,17 @@ fn own_call(name: &str) -> Option<&'static str> {
         ("ORCPT", "RcptParameter::original_recipient"),
         ("RRVS", "RcptParameter::valid_since"),
     ];
-    CALLS.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, call)| *call)
+    CALLS
+        .iter()
+        .find(|(own, _)| own.eq_ignore_ascii_case(name))
+        .map(|(_, call)| *call)
 }
 
 /// RFC 5321 section 4.1.2, esmtp-keyword.
 fn is_keyword(name: &str) -> bool {
-    !name.starts_with('-') && !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    !name.starts_with('-')
+        && !name.is_empty()
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
 fn printable(text: &str) -> Box<str> {
@@ -687,7 +759,12 @@ fn printable(text: &str) -> Box<str> {
 fn check_range(name: &'static str, value: i64, min: i64, max: i64) -> Result<(), ParameterError> {
     match (min..=max).contains(&value) {
         true => Ok(()),
-        false => Err(ParameterError::Range { name, value, min, max }),
+        false => Err(ParameterError::Range {
+            name,
+            value,
+            min,
+            max,
+        }),
     }
 }
 
@@ -695,7 +772,10 @@ fn check_range(name: &'static str, value: i64, min: i64, max: i64) -> Result<(),
 fn check_xtext(name: &str, text: &str) -> Result<(), ParameterError> {
     match !text.is_empty() && text.bytes().all(|b| matches!(b, b' '..=b'~')) {
         true => Ok(()),
-        false => Err(ParameterError::Value { name: name.into(), value: printable(text) }),
+        false => Err(ParameterError::Value {
+            name: name.into(),
+            value: printable(text),
+        }),
     }
 }
 
@@ -723,7 +803,10 @@ fn write_hex(out: &mut String, c: char) {
 fn check_date_time(name: &'static str, text: &str) -> Result<(), ParameterError> {
     match seconds_of(text) {
         Some(_) => Ok(()),
-        None => Err(ParameterError::DateTime { name, value: printable(text) }),
+        None => Err(ParameterError::DateTime {
+            name,
+            value: printable(text),
+        }),
     }
 }
 
@@ -733,16 +816,35 @@ pub(crate) fn seconds_of(text: &str) -> Option<i64> {
     let text = text.as_bytes();
     let number = |at: usize, digits: usize| {
         let digits = text.get(at..at + digits)?;
-        digits.iter().try_fold(0i64, |n, b| b.is_ascii_digit().then(|| n * 10 + i64::from(b - b'0')))
+        digits.iter().try_fold(0i64, |n, b| {
+            b.is_ascii_digit().then(|| n * 10 + i64::from(b - b'0'))
+        })
     };
-    let sign = |at: usize, signs: &[u8]| text.get(at).is_some_and(|b| signs.contains(b)).then_some(());
+    let sign = |at: usize, signs: &[u8]| {
+        text.get(at)
+            .is_some_and(|b| signs.contains(b))
+            .then_some(())
+    };
     let (year, month, day) = (number(0, 4)?, number(5, 2)?, number(8, 2)?);
     let (hour, minute, second) = (number(11, 2)?, number(14, 2)?, number(17, 2)?);
     for (at, signs) in [(4, "-"), (7, "-"), (10, "Tt"), (13, ":"), (16, ":")] {
         sign(at, signs.as_bytes())?;
     }
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let lengths = [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let lengths = [
+        31,
+        if leap { 29 } else { 28 },
+        31,
+        30,
+        31,
+        30,
+        31,
+        31,
+        30,
+        31,
+        30,
+        31,
+    ];
     let length = *lengths.get(usize::try_from(month - 1).ok()?)?;
     // A leap second is a second (RFC 3339 section 5.7).
     if !(1..=length).contains(&day) || hour > 23 || minute > 59 || second > 60 {
@@ -750,7 +852,10 @@ pub(crate) fn seconds_of(text: &str) -> Option<i64> {
     }
     let mut at = 19;
     if sign(at, b".").is_some() {
-        let digits = text[at + 1..].iter().take_while(|b| b.is_ascii_digit()).count();
+        let digits = text[at + 1..]
+            .iter()
+            .take_while(|b| b.is_ascii_digit())
+            .count();
         at += 1 + digits;
         (digits > 0).then_some(())?;
     }
@@ -778,7 +883,10 @@ mod tests {
     use alloc::vec::Vec;
 
     fn offering(lines: &str) -> Capabilities {
-        Capabilities::parse(Reply::new(ReplyCode::new(250).unwrap(), format!("mx\n{lines}").as_bytes()))
+        Capabilities::parse(Reply::new(
+            ReplyCode::new(250).unwrap(),
+            format!("mx\n{lines}").as_bytes(),
+        ))
     }
 
     fn mailbox(address: &str) -> Mailbox {
@@ -793,18 +901,42 @@ mod tests {
             (Ok(Mail::ret(Ret::Full)), "RET=FULL", IfOffered),
             (Ok(Mail::ret(Ret::Headers)), "RET=HDRS", IfOffered),
             (Mail::envelope_id("QQ314159"), "ENVID=QQ314159", IfOffered),
-            (Mail::envelope_id("a+b=c d~"), "ENVID=a+2Bb+3Dc+20d~", IfOffered),
-            (Mail::deliver_by(1, ByMode::Return, false), "BY=1;R", Required),
-            (Mail::deliver_by(-999_999_999, ByMode::Notify, true), "BY=-999999999;NT", IfOffered),
+            (
+                Mail::envelope_id("a+b=c d~"),
+                "ENVID=a+2Bb+3Dc+20d~",
+                IfOffered,
+            ),
+            (
+                Mail::deliver_by(1, ByMode::Return, false),
+                "BY=1;R",
+                Required,
+            ),
+            (
+                Mail::deliver_by(-999_999_999, ByMode::Notify, true),
+                "BY=-999999999;NT",
+                IfOffered,
+            ),
             (Mail::priority(-9), "MT-PRIORITY=-9", IfOffered),
             (Mail::hold_for(999_999_999), "HOLDFOR=999999999", Required),
-            (Mail::hold_until("2027-01-02T03:04:05+02:00"), "HOLDUNTIL=2027-01-02T03:04:05+02:00", Required),
+            (
+                Mail::hold_until("2027-01-02T03:04:05+02:00"),
+                "HOLDUNTIL=2027-01-02T03:04:05+02:00",
+                Required,
+            ),
             (Ok(Mail::require_tls()), "REQUIRETLS", Required),
             (Ok(Mail::per_recipient_replies()), "PRDR", IfOffered),
             (Ok(Mail::auth(None)), "AUTH=<>", IfOffered),
             (Ok(Mail::auth(Some(&Mailbox::null()))), "AUTH=<>", IfOffered),
-            (Ok(Mail::auth(Some(&mailbox("e=mc2@example.com")))), "AUTH=e+3Dmc2@example.com", IfOffered),
-            (Ok(Mail::auth(Some(&mailbox("h\u{e4}@b")))), "AUTH=h+C3+A4@b", IfOffered),
+            (
+                Ok(Mail::auth(Some(&mailbox("e=mc2@example.com")))),
+                "AUTH=e+3Dmc2@example.com",
+                IfOffered,
+            ),
+            (
+                Ok(Mail::auth(Some(&mailbox("h\u{e4}@b")))),
+                "AUTH=h+C3+A4@b",
+                IfOffered,
+            ),
             (Mail::raw("CONPERM", None), "CONPERM", Required),
             (Mail::raw("X-a", Some("<1>")), "X-a=<1>", Required),
         ] {
@@ -815,7 +947,9 @@ mod tests {
         for (parameter, text, need) in [
             (Ok(Rcpt::notify(Notify::NEVER)), "NOTIFY=NEVER", IfOffered),
             (
-                Ok(Rcpt::notify(Notify::DELAY | Notify::FAILURE | Notify::SUCCESS)),
+                Ok(Rcpt::notify(
+                    Notify::DELAY | Notify::FAILURE | Notify::SUCCESS,
+                )),
                 "NOTIFY=SUCCESS,FAILURE,DELAY",
                 IfOffered,
             ),
@@ -825,12 +959,22 @@ mod tests {
                 IfOffered,
             ),
             (
-                Ok(Rcpt::original_recipient(&mailbox("\"\u{1f600} a\\\\+=\"@\u{fc}.example"))),
+                Ok(Rcpt::original_recipient(&mailbox(
+                    "\"\u{1f600} a\\\\+=\"@\u{fc}.example",
+                ))),
                 r#"ORCPT=utf-8;"\x{1F600}\x{20}a\x{5C}\x{5C}\x{2B}\x{3D}"@\x{FC}.example"#,
                 IfOffered,
             ),
-            (Rcpt::original_recipient_of("x400", "/C=de/"), "ORCPT=x400;/C+3Dde/", IfOffered),
-            (Rcpt::valid_since("2027-01-02t03:04:05.5z", None), "RRVS=2027-01-02t03:04:05.5z", Required),
+            (
+                Rcpt::original_recipient_of("x400", "/C=de/"),
+                "ORCPT=x400;/C+3Dde/",
+                IfOffered,
+            ),
+            (
+                Rcpt::valid_since("2027-01-02t03:04:05.5z", None),
+                "RRVS=2027-01-02t03:04:05.5z",
+                Required,
+            ),
             (
                 Rcpt::valid_since("2027-01-02T03:04:05Z", Some(RrvsAction::Continue)),
                 "RRVS=2027-01-02T03:04:05Z;C",
@@ -854,8 +998,15 @@ mod tests {
             let text = String::from(char::from(byte));
             push_xtext(&mut out, &text);
             let plain = out == text;
-            assert_eq!(plain, matches!(byte, b'!'..=b'~') && byte != b'+' && byte != b'=', "{byte}");
-            assert!(out.bytes().all(|b| matches!(b, b'!'..=b'~')), "{byte}: {out}");
+            assert_eq!(
+                plain,
+                matches!(byte, b'!'..=b'~') && byte != b'+' && byte != b'=',
+                "{byte}"
+            );
+            assert!(
+                out.bytes().all(|b| matches!(b, b'!'..=b'~')),
+                "{byte}: {out}"
+            );
         }
     }
 
@@ -866,26 +1017,49 @@ mod tests {
         assert_eq!(too_long.to_string(), "ENVID is longer than 100 octets");
         for bad in ["", "a\r\nb", "\u{e4}", "\0", "\t"] {
             assert!(MailParameter::envelope_id(bad).is_err(), "{bad:?}");
-            assert!(RcptParameter::original_recipient_of("x400", bad).is_err(), "{bad:?}");
+            assert!(
+                RcptParameter::original_recipient_of("x400", bad).is_err(),
+                "{bad:?}"
+            );
         }
         for bad in ["", "a b", "a;b", "a+b", "a=b", "\u{e4}", "a\r\n"] {
-            assert!(RcptParameter::original_recipient_of(bad, "a").is_err(), "{bad:?}");
+            assert!(
+                RcptParameter::original_recipient_of(bad, "a").is_err(),
+                "{bad:?}"
+            );
         }
         let rest = MAX_ORCPT - "ORCPT=x400;".len();
         assert!(RcptParameter::original_recipient_of("x400", &"a".repeat(rest)).is_ok());
         assert!(RcptParameter::original_recipient_of("x400", &"a".repeat(rest + 1)).is_err());
 
         for seconds in [0, -1, i32::MIN, 1_000_000_000] {
-            assert!(MailParameter::deliver_by(seconds, ByMode::Return, false).is_err(), "{seconds}");
+            assert!(
+                MailParameter::deliver_by(seconds, ByMode::Return, false).is_err(),
+                "{seconds}"
+            );
         }
-        for (seconds, fine) in [(0, true), (-1, true), (-1_000_000_000, false), (1_000_000_000, false)] {
-            assert_eq!(MailParameter::deliver_by(seconds, ByMode::Notify, true).is_ok(), fine, "{seconds}");
+        for (seconds, fine) in [
+            (0, true),
+            (-1, true),
+            (-1_000_000_000, false),
+            (1_000_000_000, false),
+        ] {
+            assert_eq!(
+                MailParameter::deliver_by(seconds, ByMode::Notify, true).is_ok(),
+                fine,
+                "{seconds}"
+            );
         }
         assert!(MailParameter::priority(9).is_ok());
         assert!(MailParameter::priority(-10).is_err());
         let error = MailParameter::priority(10).unwrap_err();
-        assert_eq!(error.to_string(), "MT-PRIORITY cannot be 10; it lies between -9 and 9");
-        assert!(MailParameter::hold_for(0).is_err() && MailParameter::hold_for(1_000_000_000).is_err());
+        assert_eq!(
+            error.to_string(),
+            "MT-PRIORITY cannot be 10; it lies between -9 and 9"
+        );
+        assert!(
+            MailParameter::hold_for(0).is_err() && MailParameter::hold_for(1_000_000_000).is_err()
+        );
         let error = MailParameter::hold_until("soon\r\n").unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -897,19 +1071,45 @@ mod tests {
     #[test]
     fn raw_parameters_are_keyword_and_value_and_nothing_else() {
         for name in ["", "-a", "a b", "a=b", "a_b", "\u{e4}", "a\r\n"] {
-            assert!(matches!(MailParameter::raw(name, None), Err(ParameterError::Name { .. })), "{name:?}");
+            assert!(
+                matches!(
+                    MailParameter::raw(name, None),
+                    Err(ParameterError::Name { .. })
+                ),
+                "{name:?}"
+            );
         }
         for value in ["", "a b", "a=b", "\u{e4}", "a\r\nb", "\0", "\u{7f}"] {
             let error = RcptParameter::raw("X", Some(value));
-            assert!(matches!(error, Err(ParameterError::Value { .. })), "{value:?}");
+            assert!(
+                matches!(error, Err(ParameterError::Value { .. })),
+                "{value:?}"
+            );
         }
-        for name in ["size", "Body", "SMTPUTF8", "RET", "NOTIFY", "auth", "RequireTLS"] {
-            for error in [MailParameter::raw(name, None).err(), RcptParameter::raw(name, None).err()] {
-                assert!(matches!(error, Some(ParameterError::HasOwnCall { .. })), "{name}");
+        for name in [
+            "size",
+            "Body",
+            "SMTPUTF8",
+            "RET",
+            "NOTIFY",
+            "auth",
+            "RequireTLS",
+        ] {
+            for error in [
+                MailParameter::raw(name, None).err(),
+                RcptParameter::raw(name, None).err(),
+            ] {
+                assert!(
+                    matches!(error, Some(ParameterError::HasOwnCall { .. })),
+                    "{name}"
+                );
             }
         }
         let error = RcptParameter::raw("RET", Some("FULL")).unwrap_err();
-        assert_eq!(error.to_string(), "RET has a call of its own: MailParameter::ret");
+        assert_eq!(
+            error.to_string(),
+            "RET has a call of its own: MailParameter::ret"
+        );
     }
 
     #[test]
@@ -921,8 +1121,13 @@ mod tests {
         assert!(other.offered_in(&offering("X-CON")) && !other.offered_in(&offering("CONPERM")));
         assert_eq!(other.if_offered().need(), Need::IfOffered);
 
-        let dsn = RcptParameter::notify(Notify::NEVER).required().offered_by("X");
-        assert_eq!((dsn.extension(), dsn.need()), (Ok(Extension::Dsn), Need::Required));
+        let dsn = RcptParameter::notify(Notify::NEVER)
+            .required()
+            .offered_by("X");
+        assert_eq!(
+            (dsn.extension(), dsn.need()),
+            (Ok(Extension::Dsn), Need::Required)
+        );
         assert!(dsn.offered_in(&offering("DSN")) && !dsn.offered_in(&offering("X")));
 
         let tls = MailParameter::require_tls().if_offered();
@@ -944,20 +1149,32 @@ mod tests {
             MailParameter::hold_until("2027-01-02T02:00:00+02:00"),
             Ok(MailParameter::require_tls()),
         ];
-        assert_eq!(fine.into_iter().filter_map(excluded).collect::<Vec<_>>(), [""; 0]);
+        assert_eq!(
+            fine.into_iter().filter_map(excluded).collect::<Vec<_>>(),
+            [""; 0]
+        );
         for (parameter, why) in [
             (
                 MailParameter::deliver_by(59, ByMode::Return, true),
                 "BY=59;RT is not possible: the server takes at least 60 s",
             ),
-            (MailParameter::hold_for(3601), "HOLDFOR=3601 is not possible: the server takes at most 3600 s"),
+            (
+                MailParameter::hold_for(3601),
+                "HOLDFOR=3601 is not possible: the server takes at most 3600 s",
+            ),
             (
                 MailParameter::hold_until("2027-01-02T00:00:00-00:01"),
                 "HOLDUNTIL=2027-01-02T00:00:00-00:01 is not possible: the server takes \
                  2027-01-02T00:00:00Z at the latest",
             ),
         ] {
-            assert_eq!(parameter.clone().unwrap().excluded_by(&offering("DELIVERBY\nFUTURERELEASE")), None);
+            assert_eq!(
+                parameter
+                    .clone()
+                    .unwrap()
+                    .excluded_by(&offering("DELIVERBY\nFUTURERELEASE")),
+                None
+            );
             assert_eq!(excluded(parameter).as_deref(), Some(why));
         }
     }
@@ -974,7 +1191,11 @@ mod tests {
             ("1996-12-19T16:39:57-08:00", 851_042_397),
             ("1990-12-31T15:59:60-08:00", 662_688_000),
         ] {
-            assert_eq!(seconds_of(text).map(|seconds| seconds - epoch), Some(unix), "{text}");
+            assert_eq!(
+                seconds_of(text).map(|seconds| seconds - epoch),
+                Some(unix),
+                "{text}"
+            );
         }
         assert_eq!(seconds_of("0000-01-01T00:00:00Z"), Some(0));
         for bad in [

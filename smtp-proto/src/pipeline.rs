@@ -56,7 +56,9 @@ impl Expect {
             Expect::Ehlo | Expect::Helo => Stage::Ehlo,
             Expect::StartTls => Stage::StartTls,
             Expect::Auth | Expect::AuthCancel => Stage::Auth,
-            Expect::Rset | Expect::OverlappedRset | Expect::Mail | Expect::OverlappedMail => Stage::Mail,
+            Expect::Rset | Expect::OverlappedRset | Expect::Mail | Expect::OverlappedMail => {
+                Stage::Mail
+            }
             Expect::Rcpt(_) => Stage::Rcpt,
             Expect::Data => Stage::Data,
             Expect::Chunk => Stage::Body,
@@ -67,11 +69,17 @@ impl Expect {
 
     /// Whether it answers the first command of a message, with which what was before is over.
     pub(crate) fn begins_message(self) -> bool {
-        matches!(self, Expect::Rset | Expect::OverlappedRset | Expect::Mail | Expect::OverlappedMail)
+        matches!(
+            self,
+            Expect::Rset | Expect::OverlappedRset | Expect::Mail | Expect::OverlappedMail
+        )
     }
 
     pub(crate) fn is_end_of_data(self) -> bool {
-        matches!(self, Expect::EndOfData | Expect::EndOfDataFor(_) | Expect::EndOfAll)
+        matches!(
+            self,
+            Expect::EndOfData | Expect::EndOfDataFor(_) | Expect::EndOfAll
+        )
     }
 
     fn timeout(self, timeouts: &Timeouts) -> Duration {
@@ -85,7 +93,9 @@ impl Expect {
             Expect::Rcpt(_) => timeouts.rcpt,
             Expect::Data => timeouts.data,
             Expect::Chunk => timeouts.block,
-            Expect::EndOfData | Expect::EndOfDataFor(_) | Expect::EndOfAll => timeouts.end_of_message,
+            Expect::EndOfData | Expect::EndOfDataFor(_) | Expect::EndOfAll => {
+                timeouts.end_of_message
+            }
             Expect::Request => timeouts.request,
         }
     }
@@ -174,7 +184,8 @@ impl Pipeline {
 
     /// Whether a command of about `octets` may go out now.
     pub(crate) fn has_room(&self, pipelining: bool, octets: usize) -> bool {
-        self.expected.is_empty() || (pipelining && self.in_flight + octets <= self.config.limits.in_flight)
+        self.expected.is_empty()
+            || (pipelining && self.in_flight + octets <= self.config.limits.in_flight)
     }
 
     /// Queues a command, and what it expects.
@@ -211,7 +222,12 @@ impl Pipeline {
     pub(crate) fn expect(&mut self, what: Expect, message: Option<MessageId>, octets: usize) {
         self.in_flight += octets;
         self.unoffered += 1;
-        self.expected.push_back(Expected { what, message, octets, trip: self.round_trips });
+        self.expected.push_back(Expected {
+            what,
+            message,
+            octets,
+            trip: self.round_trips,
+        });
     }
 
     /// More replies are owed before the one that would be the next (PRDR).
@@ -223,19 +239,27 @@ impl Pipeline {
         // Nothing is said in between.
         let trip = self.round_trips.saturating_sub(1);
         for what in replies.rev() {
-            self.expected.push_front(Expected { what, message: Some(message), octets: 0, trip });
+            self.expected.push_front(Expected {
+                what,
+                message: Some(message),
+                octets: 0,
+                trip,
+            });
         }
     }
 
     /// Chunks whose replies are owed.
     pub(crate) fn chunks(&self) -> usize {
-        let chunk = |expected: &&Expected| matches!(expected.what, Expect::Chunk | Expect::EndOfData);
+        let chunk =
+            |expected: &&Expected| matches!(expected.what, Expect::Chunk | Expect::EndOfData);
         self.expected.iter().filter(chunk).count()
     }
 
     /// Whether a reply about this message is owed.
     pub(crate) fn owes(&self, message: MessageId) -> bool {
-        self.expected.iter().any(|expected| expected.message == Some(message))
+        self.expected
+            .iter()
+            .any(|expected| expected.message == Some(message))
     }
 
     /// The reply that is owed next.
@@ -273,7 +297,10 @@ impl Pipeline {
         if self.deadline.is_none()
             && let Some(front) = self.front()
         {
-            self.deadline = Some(Deadline::new(now, front.what.timeout(&self.config.timeouts)));
+            self.deadline = Some(Deadline::new(
+                now,
+                front.what.timeout(&self.config.timeouts),
+            ));
         }
     }
 
@@ -302,7 +329,9 @@ impl Pipeline {
 
     /// What is expected for octets that were never offered, so that the server cannot know of them.
     fn unoffered(&self) -> impl Iterator<Item = &Expected> {
-        self.expected.iter().skip(self.expected.len() - self.unoffered)
+        self.expected
+            .iter()
+            .skip(self.expected.len() - self.unoffered)
     }
 
     /// Whether there are commands in the buffer that were never offered.
@@ -312,13 +341,17 @@ impl Pipeline {
 
     /// The message whose first command was never offered.
     pub(crate) fn unbegun(&self) -> Option<MessageId> {
-        self.unoffered().find(|expected| expected.what.begins_message())?.message
+        self.unoffered()
+            .find(|expected| expected.what.begins_message())?
+            .message
     }
 
     /// Whether the end of this message's data was never offered.
     pub(crate) fn end_unoffered(&self, message: MessageId) -> bool {
         let of_message = |expected: &&Expected| expected.message == Some(message);
-        self.unoffered().filter(of_message).any(|expected| expected.what.is_end_of_data())
+        self.unoffered()
+            .filter(of_message)
+            .any(|expected| expected.what.is_end_of_data())
     }
 
     /// Whether the reply that is owed next answers something that may have reached the server. One

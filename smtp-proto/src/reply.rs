@@ -125,12 +125,17 @@ impl<'a> ReplyRef<'a> {
 
     /// The text behind the enhanced status code, where it begins with one.
     pub(crate) fn plain_text(&self) -> &'a [u8] {
-        EnhancedCode::split(self.text).map_or(self.text, |(_, rest)| rest).trim_ascii()
+        EnhancedCode::split(self.text)
+            .map_or(self.text, |(_, rest)| rest)
+            .trim_ascii()
     }
 
     /// An owned copy: one allocation.
     pub fn to_reply(&self) -> Reply {
-        Reply { code: self.code, text: self.text.into() }
+        Reply {
+            code: self.code,
+            text: self.text.into(),
+        }
     }
 }
 
@@ -174,7 +179,10 @@ impl Reply {
 
     /// The same, borrowed.
     pub fn borrow(&self) -> ReplyRef<'_> {
-        ReplyRef { code: self.code, text: &self.text }
+        ReplyRef {
+            code: self.code,
+            text: &self.text,
+        }
     }
 
     /// The reply code, that of the last line where they differ.
@@ -267,7 +275,11 @@ pub struct ReplyLimits {
 
 impl Default for ReplyLimits {
     fn default() -> Self {
-        Self { line: 4_096, lines: 256, octets: 16_384 }
+        Self {
+            line: 4_096,
+            lines: 256,
+            octets: 16_384,
+        }
     }
 }
 
@@ -342,7 +354,14 @@ pub struct Decoder {
 impl Decoder {
     /// A decoder at the beginning of a stream.
     pub fn new(limits: ReplyLimits) -> Self {
-        Self { limits, partial: Vec::new(), text: Vec::new(), lines: 0, code: None, spent: false }
+        Self {
+            limits,
+            partial: Vec::new(),
+            text: Vec::new(),
+            lines: 0,
+            code: None,
+            spent: false,
+        }
     }
 
     /// Whether the input so far ends between two replies.
@@ -374,7 +393,9 @@ impl Decoder {
             if self.partial.is_empty() && self.lines == 0 && self.limits.lines > 0 {
                 let (code, text, last) = parse_line(line)?;
                 if last {
-                    return self.check_octets(text.len()).map(|()| Some(ReplyRef { code, text }));
+                    return self
+                        .check_octets(text.len())
+                        .map(|()| Some(ReplyRef { code, text }));
                 }
                 self.add_line(code, text)?;
                 self.text.push(b'\n');
@@ -434,7 +455,9 @@ impl Decoder {
     }
 
     fn line_too_long(&self) -> ReplyError {
-        ReplyError::LineTooLong { limit: self.limits.line }
+        ReplyError::LineTooLong {
+            limit: self.limits.line,
+        }
     }
 }
 
@@ -478,7 +501,8 @@ mod tests {
 
     #[test]
     fn every_cut_gives_the_same_replies() {
-        let stream = b"220 a\r\n250-b\r\n250-\r\n250 c d\n354\r\n334 \r\n250-x\r\n251 y\r\n221 bye\r\n";
+        let stream =
+            b"220 a\r\n250-b\r\n250-\r\n250 c d\n354\r\n334 \r\n250-x\r\n251 y\r\n221 bye\r\n";
         let whole = all(&[stream]).unwrap();
         assert_eq!(whole.len(), 6);
         assert_eq!(whole[1].text(), b"b\n\nc d");
@@ -502,32 +526,57 @@ mod tests {
             b"\r\n",
             b"HTTP/1.1 400\r\n",
         ] {
-            assert!(matches!(all(&[bad]), Err(ReplyError::NotAReply(_))), "{bad:?}");
+            assert!(
+                matches!(all(&[bad]), Err(ReplyError::NotAReply(_))),
+                "{bad:?}"
+            );
         }
         assert_eq!(all(&[b"250 a\rb\r\n"]), Err(ReplyError::BareCr));
-        assert!(matches!(all(&[b"250-a\r\n550 b\r\n"]), Err(ReplyError::CodesDisagree { .. })));
+        assert!(matches!(
+            all(&[b"250-a\r\n550 b\r\n"]),
+            Err(ReplyError::CodesDisagree { .. })
+        ));
     }
 
     #[test]
     fn limits_hold_at_their_number() {
-        let limits = ReplyLimits { line: 10, lines: 2, octets: 6 };
+        let limits = ReplyLimits {
+            line: 10,
+            lines: 2,
+            octets: 6,
+        };
         let run = |bytes: &[u8]| {
             let mut decoder = Decoder::new(limits);
             decoder.decode(&mut &bytes[..]).map(|reply| reply.is_some())
         };
         assert_eq!(run(b"250 abcd\r\n"), Ok(true));
-        assert_eq!(run(b"250 abcde\r\n"), Err(ReplyError::LineTooLong { limit: 10 }));
-        assert_eq!(run(b"250 abcdefg"), Err(ReplyError::LineTooLong { limit: 10 }));
+        assert_eq!(
+            run(b"250 abcde\r\n"),
+            Err(ReplyError::LineTooLong { limit: 10 })
+        );
+        assert_eq!(
+            run(b"250 abcdefg"),
+            Err(ReplyError::LineTooLong { limit: 10 })
+        );
         assert_eq!(run(b"250-a\r\n250 b\r\n"), Ok(true));
-        assert_eq!(run(b"250-a\r\n250-b\r\n250 c\r\n"), Err(ReplyError::TooManyLines { limit: 2 }));
-        assert_eq!(run(b"250-abc\r\n250 def\r\n"), Err(ReplyError::TooLong { limit: 6 }));
+        assert_eq!(
+            run(b"250-a\r\n250-b\r\n250 c\r\n"),
+            Err(ReplyError::TooManyLines { limit: 2 })
+        );
+        assert_eq!(
+            run(b"250-abc\r\n250 def\r\n"),
+            Err(ReplyError::TooLong { limit: 6 })
+        );
     }
 
     #[test]
     fn enhanced_codes_are_believed_when_the_class_agrees() {
         let enhanced = |line: &[u8]| all(&[line]).unwrap()[0].enhanced().map(|e| e.to_string());
         assert_eq!(enhanced(b"550 5.1.1 gone\r\n").as_deref(), Some("5.1.1"));
-        assert_eq!(enhanced(b"550 5.0.0 <a> 5.1.1 gone\r\n").as_deref(), Some("5.0.0"));
+        assert_eq!(
+            enhanced(b"550 5.0.0 <a> 5.1.1 gone\r\n").as_deref(),
+            Some("5.0.0")
+        );
         assert_eq!(enhanced(b"550 2.1.1 gone\r\n"), None);
         assert_eq!(enhanced(b"550 5.1.1234 gone\r\n"), None);
         assert_eq!(enhanced(b"550 5.1\r\n"), None);

@@ -37,7 +37,10 @@ pub struct Request {
 impl Request {
     /// NOOP: nothing (RFC 5321 section 4.1.1.9).
     pub fn noop() -> Self {
-        Self { line: "NOOP".into(), extension: None }
+        Self {
+            line: "NOOP".into(),
+            extension: None,
+        }
     }
 
     /// HELP, about everything or about one topic (RFC 5321 section 4.1.1.8).
@@ -46,7 +49,10 @@ impl Request {
     /// A topic that is empty, too long, or not printable ASCII.
     pub fn help(topic: Option<&str>) -> Result<Self, RequestError> {
         match topic {
-            None => Ok(Self { line: "HELP".into(), extension: None }),
+            None => Ok(Self {
+                line: "HELP".into(),
+                extension: None,
+            }),
             Some(topic) => Self::with_argument("HELP", topic, None, Alphabet::Ascii),
         }
     }
@@ -76,7 +82,9 @@ impl Request {
     /// A name that is empty, too long, or not printable ASCII without spaces.
     pub fn etrn(node: &str) -> Result<Self, RequestError> {
         match node.contains(' ') {
-            true => Err(RequestError::Character { text: printable(node) }),
+            true => Err(RequestError::Character {
+                text: printable(node),
+            }),
             false => Self::with_argument("ETRN", node, Some(Extension::Etrn), Alphabet::Ascii),
         }
     }
@@ -129,10 +137,16 @@ impl Request {
             return Err(RequestError::Reserved { verb, instead });
         }
         let is = |name: &str| verb.eq_ignore_ascii_case(name);
-        let alphabet = if is("VRFY") || is("EXPN") { Alphabet::Utf8 } else { Alphabet::Ascii };
+        let alphabet = if is("VRFY") || is("EXPN") {
+            Alphabet::Utf8
+        } else {
+            Alphabet::Ascii
+        };
         // What is no word to us might still be one to the server: " MAIL", or "MAIL" before a tab.
         if verb.is_empty() || !verb.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
-            return Err(RequestError::Verb { line: printable(line) });
+            return Err(RequestError::Verb {
+                line: printable(line),
+            });
         }
         check(argument, alphabet)?;
         Self::finish(line.into(), None)
@@ -176,7 +190,10 @@ impl Request {
     fn finish(line: String, extension: Option<Extension>) -> Result<Self, RequestError> {
         match line.len() > MAX_LINE {
             true => Err(RequestError::TooLong),
-            false => Ok(Self { line: line.into(), extension }),
+            false => Ok(Self {
+                line: line.into(),
+                extension,
+            }),
         }
     }
 
@@ -187,7 +204,10 @@ impl Request {
 
     /// What the server would have to offer and does not: the extension, or one attribute of XCLIENT or
     /// XFORWARD, which is the second value.
-    pub(crate) fn unsupported(&self, capabilities: &Capabilities) -> Option<(Extension, Option<&str>)> {
+    pub(crate) fn unsupported(
+        &self,
+        capabilities: &Capabilities,
+    ) -> Option<(Extension, Option<&str>)> {
         if self.needs_utf8() && !capabilities.has(Extension::SmtpUtf8) {
             return Some((Extension::SmtpUtf8, None));
         }
@@ -198,7 +218,11 @@ impl Request {
         if extension == Extension::Etrn {
             return None;
         }
-        let mut names = self.line.split(' ').skip(1).filter_map(|word| Some(word.split_once('=')?.0));
+        let mut names = self
+            .line
+            .split(' ')
+            .skip(1)
+            .filter_map(|word| Some(word.split_once('=')?.0));
         let missing = names.find(|name| {
             let mut listed = capabilities.parameters(extension.keyword());
             !listed.any(|word| word.eq_ignore_ascii_case(name.as_bytes()))
@@ -396,7 +420,9 @@ fn check(text: &str, alphabet: Alphabet) -> Result<(), RequestError> {
     let fine = |c: char| !c.is_control() && (c.is_ascii() || alphabet == Alphabet::Utf8);
     match text.chars().all(fine) {
         true => Ok(()),
-        false => Err(RequestError::Character { text: printable(text) }),
+        false => Err(RequestError::Character {
+            text: printable(text),
+        }),
     }
 }
 
@@ -431,7 +457,10 @@ fn reserved(verb: &str) -> Option<(&'static str, &'static str)> {
         ("TURN", NOTHING),
         ("ATRN", NOTHING),
     ];
-    VERBS.iter().find(|(reserved, _)| reserved.eq_ignore_ascii_case(verb)).copied()
+    VERBS
+        .iter()
+        .find(|(reserved, _)| reserved.eq_ignore_ascii_case(verb))
+        .copied()
 }
 
 #[cfg(test)]
@@ -442,7 +471,10 @@ mod tests {
     use alloc::vec::Vec;
 
     fn offering(lines: &str) -> Capabilities {
-        Capabilities::parse(Reply::new(ReplyCode::new(250).unwrap(), format!("mx\n{lines}").as_bytes()))
+        Capabilities::parse(Reply::new(
+            ReplyCode::new(250).unwrap(),
+            format!("mx\n{lines}").as_bytes(),
+        ))
     }
 
     #[test]
@@ -451,11 +483,17 @@ mod tests {
             (Ok(Request::noop()), "NOOP"),
             (Request::help(None), "HELP"),
             (Request::help(Some("MAIL")), "HELP MAIL"),
-            (Request::verify("Joe Public <joe@example.org>"), "VRFY Joe Public <joe@example.org>"),
+            (
+                Request::verify("Joe Public <joe@example.org>"),
+                "VRFY Joe Public <joe@example.org>",
+            ),
             (Request::verify("h\u{e4}ns"), "VRFY h\u{e4}ns SMTPUTF8"),
             (Request::expand("staff"), "EXPN staff"),
             (Request::etrn("@example.org"), "ETRN @example.org"),
-            (Request::raw("VRFY h\u{e4}ns SMTPUTF8"), "VRFY h\u{e4}ns SMTPUTF8"),
+            (
+                Request::raw("VRFY h\u{e4}ns SMTPUTF8"),
+                "VRFY h\u{e4}ns SMTPUTF8",
+            ),
             (Request::raw("x-do it  twice "), "x-do it  twice "),
         ] {
             assert_eq!(request.unwrap().line(), line);
@@ -465,22 +503,45 @@ mod tests {
     #[test]
     fn verbs_of_the_engine_are_refused_in_any_case() {
         for verb in [
-            "EHLO", "helo", "Lhlo", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "QUIT", "STARTTLS", "AUTH",
-            "XCLIENT", "BURL", "TURN", "ATRN", "SEND", "SOML", "SAML", "ETRN", "xforward",
+            "EHLO", "helo", "Lhlo", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "QUIT", "STARTTLS",
+            "AUTH", "XCLIENT", "BURL", "TURN", "ATRN", "SEND", "SOML", "SAML", "ETRN", "xforward",
         ] {
-            for line in [verb.into(), format!("{verb} "), format!("{verb} FROM:<a@b>")] {
+            for line in [
+                verb.into(),
+                format!("{verb} "),
+                format!("{verb} FROM:<a@b>"),
+            ] {
                 let error = Request::raw(&line).unwrap_err();
-                assert!(matches!(error, RequestError::Reserved { .. }), "{line}: {error}");
+                assert!(
+                    matches!(error, RequestError::Reserved { .. }),
+                    "{line}: {error}"
+                );
             }
-            for line in [format!(" {verb}"), format!("{verb}\t"), format!("{verb}\0"), format!("{verb}:x")] {
-                assert!(matches!(Request::raw(&line), Err(RequestError::Verb { .. })), "{line:?}");
+            for line in [
+                format!(" {verb}"),
+                format!("{verb}\t"),
+                format!("{verb}\0"),
+                format!("{verb}:x"),
+            ] {
+                assert!(
+                    matches!(Request::raw(&line), Err(RequestError::Verb { .. })),
+                    "{line:?}"
+                );
             }
         }
     }
 
     #[test]
     fn no_line_holds_what_would_end_it() {
-        for bad in ["a\r\nQUIT", "a\n", "a\rb", "a\0b", "a\tb", "\u{7f}", "\u{85}"] {
+        for bad in [
+            "a\r\nQUIT",
+            "a\n",
+            "a\rb",
+            "a\0b",
+            "a\tb",
+            "\u{7f}",
+            "\u{85}",
+        ] {
             for request in [
                 Request::help(Some(bad)),
                 Request::verify(bad),
@@ -492,26 +553,50 @@ mod tests {
                 assert!(request.is_err(), "{request:?}");
             }
             let request = Request::xforward([XForward::Ident(Some(bad.into()))]).unwrap();
-            assert!(request.line().bytes().all(|b| matches!(b, b' '..=b'~')), "{request}");
+            assert!(
+                request.line().bytes().all(|b| matches!(b, b' '..=b'~')),
+                "{request}"
+            );
         }
         for empty in ["", " "] {
             assert_eq!(Request::verify(empty), Err(RequestError::Empty));
             assert_eq!(Request::help(Some(empty)), Err(RequestError::Empty));
         }
-        assert!(matches!(Request::etrn("a b"), Err(RequestError::Character { .. })));
-        assert!(matches!(Request::help(Some("\u{e4}")), Err(RequestError::Character { .. })));
-        assert!(matches!(Request::raw("X \u{e4}"), Err(RequestError::Character { .. })));
+        assert!(matches!(
+            Request::etrn("a b"),
+            Err(RequestError::Character { .. })
+        ));
+        assert!(matches!(
+            Request::help(Some("\u{e4}")),
+            Err(RequestError::Character { .. })
+        ));
+        assert!(matches!(
+            Request::raw("X \u{e4}"),
+            Err(RequestError::Character { .. })
+        ));
         let error = Request::raw("VRFY a\r\n").unwrap_err();
-        assert_eq!(error.to_string(), "\"a\\x0d\\x0a\" holds a character that the command cannot carry");
+        assert_eq!(
+            error.to_string(),
+            "\"a\\x0d\\x0a\" holds a character that the command cannot carry"
+        );
     }
 
     #[test]
     fn a_line_has_512_octets_with_its_end() {
         let text = "a".repeat(512 - "\r\n".len() - "VRFY ".len());
         assert_eq!(Request::verify(&text).unwrap().line().len(), 510);
-        assert_eq!(Request::verify(&format!("{text}a")), Err(RequestError::TooLong));
-        assert_eq!(Request::raw(&format!("VRFY {text}a")), Err(RequestError::TooLong));
-        assert_eq!(Request::xclient([XClient::Login(Some("+".repeat(200)))]), Err(RequestError::TooLong));
+        assert_eq!(
+            Request::verify(&format!("{text}a")),
+            Err(RequestError::TooLong)
+        );
+        assert_eq!(
+            Request::raw(&format!("VRFY {text}a")),
+            Err(RequestError::TooLong)
+        );
+        assert_eq!(
+            Request::xclient([XClient::Login(Some("+".repeat(200)))]),
+            Err(RequestError::TooLong)
+        );
     }
 
     #[test]
@@ -532,8 +617,14 @@ mod tests {
             "XCLIENT NAME=a.example ADDR=192.0.2.1 PORT=25 PROTO=ESMTP HELO=h+C3+A4 LOGIN=joe+2Bx+3Dy \
              DESTADDR=IPV6:::1 DESTPORT=[UNAVAILABLE]"
         );
-        let unknown = Request::xclient([XClient::NameUnknownForNow, XClient::Proto(ClientProtocol::Smtp)]);
-        assert_eq!(unknown.unwrap().line(), "XCLIENT NAME=[TEMPUNAVAIL] PROTO=SMTP");
+        let unknown = Request::xclient([
+            XClient::NameUnknownForNow,
+            XClient::Proto(ClientProtocol::Smtp),
+        ]);
+        assert_eq!(
+            unknown.unwrap().line(),
+            "XCLIENT NAME=[TEMPUNAVAIL] PROTO=SMTP"
+        );
         let all = Request::xforward([
             XForward::Name(None),
             XForward::Addr(Some(v4)),
@@ -550,17 +641,31 @@ mod tests {
         );
         assert_eq!(Request::xclient([]), Err(RequestError::Empty));
         let empty = Request::xclient([XClient::Port(Some(1)), XClient::Login(Some(String::new()))]);
-        assert_eq!(empty, Err(RequestError::EmptyAttribute { name: "LOGIN".into() }));
+        assert_eq!(
+            empty,
+            Err(RequestError::EmptyAttribute {
+                name: "LOGIN".into()
+            })
+        );
     }
 
     #[test]
     fn what_is_not_offered_is_named() {
         let nothing = offering("");
         let unsupported = |request: &Request, c: &Capabilities| {
-            request.unsupported(c).map(|(extension, name)| (extension, name.map(String::from)))
+            request
+                .unsupported(c)
+                .map(|(extension, name)| (extension, name.map(String::from)))
         };
-        let free = [Request::noop(), Request::verify("a").unwrap(), Request::raw("XYZZY").unwrap()];
-        let none: Vec<_> = free.iter().filter_map(|request| unsupported(request, &nothing)).collect();
+        let free = [
+            Request::noop(),
+            Request::verify("a").unwrap(),
+            Request::raw("XYZZY").unwrap(),
+        ];
+        let none: Vec<_> = free
+            .iter()
+            .filter_map(|request| unsupported(request, &nothing))
+            .collect();
         assert_eq!(none, []);
 
         let etrn = Request::etrn("a").unwrap();
@@ -569,12 +674,18 @@ mod tests {
 
         let utf8 = Request::expand("h\u{e4}ns").unwrap();
         assert!(utf8.needs_utf8() && !etrn.needs_utf8());
-        assert_eq!(unsupported(&utf8, &nothing), Some((Extension::SmtpUtf8, None)));
+        assert_eq!(
+            unsupported(&utf8, &nothing),
+            Some((Extension::SmtpUtf8, None))
+        );
         assert_eq!(unsupported(&utf8, &offering("SMTPUTF8")), None);
 
         let proxy = Request::xclient([XClient::Name(None), XClient::Login(None)]).unwrap();
         assert!(proxy.restarts_session() && !etrn.restarts_session());
-        assert_eq!(unsupported(&proxy, &nothing), Some((Extension::XClient, None)));
+        assert_eq!(
+            unsupported(&proxy, &nothing),
+            Some((Extension::XClient, None))
+        );
         assert_eq!(
             unsupported(&proxy, &offering("XCLIENT NAME ADDR")),
             Some((Extension::XClient, Some("LOGIN".into())))

@@ -20,7 +20,12 @@ impl Spent {
     /// Whether a recipient in this domain may be named where the session may have `most` of them. If so, it
     /// counts.
     pub(crate) fn spend_domain(&mut self, domain: &str, most: u64) -> bool {
-        if most > MAX_DOMAINS || self.domains.iter().any(|known| known.eq_ignore_ascii_case(domain)) {
+        if most > MAX_DOMAINS
+            || self
+                .domains
+                .iter()
+                .any(|known| known.eq_ignore_ascii_case(domain))
+        {
             return true;
         }
         let free = (self.domains.len() as u64) < most;

@@ -119,10 +119,13 @@ impl Transaction {
 
     /// The recipients that have an error of their own by now.
     pub(crate) fn refused(&self) -> impl Iterator<Item = (usize, &Error)> {
-        self.results.iter().enumerate().filter_map(|(index, result)| match result {
-            Some(Err(error)) => Some((index, error)),
-            _ => None,
-        })
+        self.results
+            .iter()
+            .enumerate()
+            .filter_map(|(index, result)| match result {
+                Some(Err(error)) => Some((index, error)),
+                _ => None,
+            })
     }
 
     /// Whether the server may still hold a transaction that came to nothing, so that the next one must
@@ -153,12 +156,17 @@ impl Transaction {
 
     /// Why that is so.
     pub(crate) fn why_hopeless(&self) -> Option<Error> {
-        self.failure.clone().or_else(|| self.refused().next().map(|(_, error)| error.clone()))
+        self.failure
+            .clone()
+            .or_else(|| self.refused().next().map(|(_, error)| error.clone()))
     }
 
     /// The recipient at this place of the order.
     fn recipient(&self, place: usize) -> usize {
-        self.order.as_ref().and_then(|order| order.get(place)).map_or(place, |&index| index as usize)
+        self.order
+            .as_ref()
+            .and_then(|order| order.get(place))
+            .map_or(place, |&index| index as usize)
     }
 
     /// How many places the order has.
@@ -169,7 +177,9 @@ impl Transaction {
     /// The recipients of this transaction that are accepted, as far as is known, and undecided.
     fn undecided(&self) -> impl Iterator<Item = u32> {
         let recipients = self.part.clone().map(|place| self.recipient(place) as u32);
-        recipients.filter(|index| self.results[*index as usize].is_none() && !self.deferred.contains(index))
+        recipients.filter(|index| {
+            self.results[*index as usize].is_none() && !self.deferred.contains(index)
+        })
     }
 
     /// Sends what can be sent now, of the first message.
@@ -196,16 +206,22 @@ impl Transaction {
     pub(crate) fn proceed_overlapping(&mut self, cx: &mut Context<'_>) -> Flow {
         if self.step == Step::Queued {
             // One that this server cannot be given is reported in its turn.
-            let parameters = self.envelope.mail_parameters().iter().map(|p| p.text().len() + 1);
-            let octets =
-                MAIL_OVERHEAD + self.envelope.reverse_path().as_str().len() + parameters.sum::<usize>();
+            let parameters = self
+                .envelope
+                .mail_parameters()
+                .iter()
+                .map(|p| p.text().len() + 1);
+            let octets = MAIL_OVERHEAD
+                + self.envelope.reverse_path().as_str().len()
+                + parameters.sum::<usize>();
             if !cx.pipelines() || !cx.pipeline.has_room(true, octets) || self.prepare(cx).is_err() {
                 return Flow::Wait;
             }
             // What became of the chunks before is not known, and one that was refused leaves its transaction in
             // a state that only RSET clears (RFC 3030 section 2).
             if self.chunks {
-                cx.pipeline.push(Command::Rset, Expect::OverlappedRset, Some(self.id));
+                cx.pipeline
+                    .push(Command::Rset, Expect::OverlappedRset, Some(self.id));
             }
             self.overlaps = true;
             self.say_mail(Expect::OverlappedMail, cx);
@@ -220,8 +236,13 @@ impl Transaction {
     fn say_mail(&mut self, what: Expect, cx: &mut Context<'_>) {
         self.step = Step::Envelope;
         cx.spent.transactions += 1;
-        let asks = self.envelope.mail_parameters().iter().any(|p| p.is_per_recipient_replies());
-        let prdr = asks && cx.capabilities.has(Extension::Prdr) && cx.config.protocol == Protocol::Smtp;
+        let asks = self
+            .envelope
+            .mail_parameters()
+            .iter()
+            .any(|p| p.is_per_recipient_replies());
+        let prdr =
+            asks && cx.capabilities.has(Extension::Prdr) && cx.config.protocol == Protocol::Smtp;
         self.prdr = if prdr { Prdr::Asked } else { Prdr::No };
         let parameters = self.mail_parameters(cx.capabilities);
         let command = Command::Mail(self.envelope.reverse_path(), parameters);
@@ -241,7 +262,10 @@ impl Transaction {
             let mut octets = RCPT_OVERHEAD + path.as_str().len();
             let mut parameters = None;
             if self.envelope.has_parameters() {
-                let lengths = self.envelope.recipient_parameters(index).map(|p| p.text().len() + 1);
+                let lengths = self
+                    .envelope
+                    .recipient_parameters(index)
+                    .map(|p| p.text().len() + 1);
                 octets += lengths.sum::<usize>();
                 parameters = Some((&self.envelope, index, &*cx.capabilities));
             }
@@ -249,7 +273,8 @@ impl Transaction {
                 return Flow::Wait;
             }
             let command = Command::Rcpt(path, parameters);
-            cx.pipeline.push(command, Expect::Rcpt(index as u32), Some(self.id));
+            cx.pipeline
+                .push(command, Expect::Rcpt(index as u32), Some(self.id));
             self.sent += 1;
         }
         let all_answered = cx.pipeline.is_settled();
@@ -263,12 +288,17 @@ impl Transaction {
         }
         if self.is_hopeless() {
             // Nobody left to send to. What is still owed for the envelope is waited for.
-            return if all_answered { Flow::Finished } else { Flow::Wait };
+            return if all_answered {
+                Flow::Finished
+            } else {
+                Flow::Wait
+            };
         }
         if self.chunks {
             // Under LMTP the last chunk has a reply for each recipient that was accepted by then.
-            let waits_for_all =
-                !pipelines || self.envelope.is_all_or_nothing() || cx.config.protocol == Protocol::Lmtp;
+            let waits_for_all = !pipelines
+                || self.envelope.is_all_or_nothing()
+                || cx.config.protocol == Protocol::Lmtp;
             if self.is_eager(cx) || (self.accepted > 0 && (all_answered || !waits_for_all)) {
                 self.step = Step::Body;
                 return Flow::BodyWanted;
@@ -297,7 +327,9 @@ impl Transaction {
     fn prepare(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         self.keep_to_domains(cx)?;
         self.part.end = self.part_end(cx)?;
-        self.chunks = self.check(cx).map_err(|cause| Error::permanent(Stage::Mail, cause))?;
+        self.chunks = self
+            .check(cx)
+            .map_err(|cause| Error::permanent(Stage::Mail, cause))?;
         Ok(())
     }
 
@@ -310,7 +342,9 @@ impl Transaction {
         let places = self.part.start..self.places();
         let mut kept = Vec::new();
         for index in places.clone().map(|place| self.recipient(place)) {
-            let domain = self.envelope.forward_paths()[index].domain().unwrap_or_default();
+            let domain = self.envelope.forward_paths()[index]
+                .domain()
+                .unwrap_or_default();
             if cx.spent.spend_domain(domain, limit) {
                 kept.push(index as u32);
             }
@@ -318,7 +352,11 @@ impl Transaction {
         if kept.len() == places.len() {
             return Ok(());
         }
-        let cause = Cause::LimitExceeded { name: "RCPTDOMAINMAX", limit, value: limit + 1 };
+        let cause = Cause::LimitExceeded {
+            name: "RCPTDOMAINMAX",
+            limit,
+            value: limit + 1,
+        };
         let error = Error::new(Stage::Mail, Outcome::NotAttempted, cause);
         if kept.is_empty() || self.envelope.is_all_or_nothing() {
             return Err(error);
@@ -349,9 +387,10 @@ impl Transaction {
         let learnt = cx.spent.learnt.map(u64::from).filter(|_| may_split);
         let recipients = (places - start) as u64;
         match stated.into_iter().chain(learnt).min() {
-            Some(limit) if recipients > limit && !may_split => {
-                Err(Error::permanent(Stage::Mail, exceeded("RCPTMAX", limit, recipients)))
-            }
+            Some(limit) if recipients > limit && !may_split => Err(Error::permanent(
+                Stage::Mail,
+                exceeded("RCPTMAX", limit, recipients),
+            )),
             Some(limit) if recipients > limit => Ok(start + limit as usize),
             _ => Ok(places),
         }
@@ -361,7 +400,8 @@ impl Transaction {
     /// that the current EHLO reply does not offer.
     fn check(&mut self, cx: &Context<'_>) -> Result<bool, Cause> {
         let offered = |extension| cx.capabilities.has(extension);
-        if let (Some(size), Some(limit)) = (self.envelope.declared_size(), cx.capabilities.size_limit())
+        if let (Some(size), Some(limit)) =
+            (self.envelope.declared_size(), cx.capabilities.size_limit())
             && size > limit
         {
             return Err(Cause::TooLarge { size, limit });
@@ -383,7 +423,9 @@ impl Transaction {
         }
         if self.envelope.body_type() == BodyType::Binary && !chunks {
             return Err(match cx.config.chunking {
-                Chunking::Never => Cause::Local("a BINARYMIME body needs BDAT, which is set to never".into()),
+                Chunking::Never => {
+                    Cause::Local("a BINARYMIME body needs BDAT, which is set to never".into())
+                }
                 _ => Cause::Unsupported(Extension::Chunking),
             });
         }
@@ -434,11 +476,18 @@ impl Transaction {
             BodyType::SevenBit => None,
             _ => Some("8BITMIME").filter(|_| offered(Extension::EightBitMime)),
         };
-        let mut paths = self.envelope.forward_paths().iter().chain([self.envelope.reverse_path()]);
+        let mut paths = self
+            .envelope
+            .forward_paths()
+            .iter()
+            .chain([self.envelope.reverse_path()]);
         let utf8 = offered(Extension::SmtpUtf8)
             && (self.envelope.needs_smtputf8() || !paths.all(|path| path.is_ascii()));
         MailParameters {
-            size: self.envelope.declared_size().filter(|_| offered(Extension::Size)),
+            size: self
+                .envelope
+                .declared_size()
+                .filter(|_| offered(Extension::Size)),
             body,
             utf8,
             others: Some((&self.envelope, capabilities)),
@@ -450,7 +499,9 @@ impl Transaction {
         let allow_eight_bit = match self.envelope.body_type() {
             BodyType::SevenBit => false,
             BodyType::EightBitAnyway | BodyType::Binary => true,
-            BodyType::Undeclared | BodyType::EightBit => cx.capabilities.has(Extension::EightBitMime),
+            BodyType::Undeclared | BodyType::EightBit => {
+                cx.capabilities.has(Extension::EightBitMime)
+            }
         };
         if !self.chunks {
             let encoder = BodyEncoder::new(cx.config.body, allow_eight_bit);
@@ -460,7 +511,11 @@ impl Transaction {
             BodyType::Binary => BodyEncoder::binary(),
             _ => BodyEncoder::chunked(cx.config.body, allow_eight_bit),
         };
-        Body::chunked(encoder, cx.config.chunk_size, self.envelope.exact_size_octets())
+        Body::chunked(
+            encoder,
+            cx.config.chunk_size,
+            self.envelope.exact_size_octets(),
+        )
     }
 
     /// A reply to one of this transaction's commands, never a 421. An error means that the connection
@@ -475,13 +530,21 @@ impl Transaction {
         match (what, reply.class()) {
             (Expect::Data, Success)
             | (Expect::Rset | Expect::OverlappedRset, Intermediate)
-            | (Expect::Mail | Expect::OverlappedMail | Expect::Rcpt(_) | Expect::Chunk, Intermediate)
-            | (Expect::EndOfDataFor(_) | Expect::EndOfAll, Intermediate) => self.wrong_class(what, reply),
+            | (
+                Expect::Mail | Expect::OverlappedMail | Expect::Rcpt(_) | Expect::Chunk,
+                Intermediate,
+            )
+            | (Expect::EndOfDataFor(_) | Expect::EndOfAll, Intermediate) => {
+                self.wrong_class(what, reply)
+            }
 
-            (Expect::EndOfData, Intermediate) if self.prdr == Prdr::Asked && !self.is_hopeless() => {
+            (Expect::EndOfData, Intermediate)
+                if self.prdr == Prdr::Asked && !self.is_hopeless() =>
+            {
                 self.prdr = Prdr::Coming;
                 let replies: Vec<_> = self.undecided().map(Expect::EndOfDataFor).collect();
-                cx.pipeline.expect_first(replies.into_iter().chain([Expect::EndOfAll]), self.id);
+                cx.pipeline
+                    .expect_first(replies.into_iter().chain([Expect::EndOfAll]), self.id);
                 Ok(Flow::Wait)
             }
             (Expect::EndOfData, Intermediate) => self.wrong_class(what, reply),
@@ -514,7 +577,11 @@ impl Transaction {
                 self.answered += 1;
                 if self.may_defer(reply, cx) {
                     let accepted = self.accepted as u32;
-                    cx.spent.learnt = Some(cx.spent.learnt.map_or(accepted, |learnt| learnt.min(accepted)));
+                    cx.spent.learnt = Some(
+                        cx.spent
+                            .learnt
+                            .map_or(accepted, |learnt| learnt.min(accepted)),
+                    );
                     self.deferred.push(index);
                 } else if self.failure.is_none() {
                     // Without a sender, "503 need MAIL first" says nothing about the recipient.
@@ -536,7 +603,8 @@ impl Transaction {
                 // The server wants a body for nobody. An empty one ends this, and whatever it answers,
                 // nothing is delivered (RFC 2920 section 3.1).
                 self.step = Step::LoneDot;
-                cx.pipeline.push(Command::LoneDot, Expect::EndOfData, Some(self.id));
+                cx.pipeline
+                    .push(Command::LoneDot, Expect::EndOfData, Some(self.id));
                 Ok(Flow::Wait)
             }
             (Expect::Data, _) => {
@@ -553,7 +621,9 @@ impl Transaction {
                 }
                 Ok(Flow::Wait)
             }
-            (Expect::EndOfData, _) if self.step == Step::LoneDot || self.is_hopeless() => Ok(Flow::Finished),
+            (Expect::EndOfData, _) if self.step == Step::LoneDot || self.is_hopeless() => {
+                Ok(Flow::Finished)
+            }
             (Expect::EndOfData, Success) => {
                 let reply = reply.to_reply();
                 for place in self.part.clone() {
@@ -592,10 +662,12 @@ impl Transaction {
                 if self.failure.is_none() {
                     self.decide(index, result);
                 }
-                Ok(match self.prdr == Prdr::No && self.undecided().next().is_none() {
-                    true => Flow::Finished,
-                    false => Flow::Wait,
-                })
+                Ok(
+                    match self.prdr == Prdr::No && self.undecided().next().is_none() {
+                        true => Flow::Finished,
+                        false => Flow::Wait,
+                    },
+                )
             }
             // The opening expects the rest.
             _ => self.wrong_class(what, reply),
@@ -610,7 +682,11 @@ impl Transaction {
             Some(code) => (code.subject, code.detail) == (5, 3),
             None => reply.code().get() == 452,
         };
-        too_many && cx.config.learn_limits && self.accepted > 0 && self.failure.is_none() && self.may_split()
+        too_many
+            && cx.config.learn_limits
+            && self.accepted > 0
+            && self.failure.is_none()
+            && self.may_split()
     }
 
     /// A chunk is out, which was begun when so many round trips were done.
@@ -629,14 +705,19 @@ impl Transaction {
 
     /// The body is complete: its end goes out, and the replies that decide are expected. Returns the last
     /// chunk, where there is one that is still to go out.
-    pub(crate) fn end_body(&mut self, body: &mut Body, cx: &mut Context<'_>) -> Result<Option<Sent>, Error> {
+    pub(crate) fn end_body(
+        &mut self,
+        body: &mut Body,
+        cx: &mut Context<'_>,
+    ) -> Result<Option<Sent>, Error> {
         let mut end = None;
         let octets = cx.pipeline.write(|out| {
             let before = out.len();
             end = body.finish(out)?;
             Ok(out.len() - before)
         });
-        let octets = octets.map_err(|error: crate::BodyError| Error::permanent(Stage::Body, error))?;
+        let octets =
+            octets.map_err(|error: crate::BodyError| Error::permanent(Stage::Body, error))?;
         if end.is_some() {
             self.expect_end(octets, cx);
         }
@@ -650,7 +731,8 @@ impl Transaction {
             // RFC 2033 section 4.2: one reply for each RCPT that was accepted, in their order.
             Protocol::Lmtp => {
                 for index in self.undecided() {
-                    cx.pipeline.expect(Expect::EndOfDataFor(index), Some(self.id), 0);
+                    cx.pipeline
+                        .expect(Expect::EndOfDataFor(index), Some(self.id), 0);
                 }
             }
         }
@@ -694,7 +776,9 @@ impl Transaction {
         let answered =
             is_first && matches!(&error.cause, Cause::Rejected(reply) if reply.code().get() == 421);
         match self.step {
-            _ if !begun || matches!(self.step, Step::Queued | Step::Reset) => error = unasked.clone(),
+            _ if !begun || matches!(self.step, Step::Queued | Step::Reset) => {
+                error = unasked.clone()
+            }
             // RFC 1047: between the end of the data and its reply, nobody knows.
             Step::End if end_offered && !answered => error.outcome = Outcome::InDoubt,
             _ if self.overlaps => error = unasked.clone(),
@@ -707,7 +791,9 @@ impl Transaction {
             // Those whose transaction has not come yet were not asked for, whatever became of this one.
             let mut later = core::mem::take(&mut self.deferred);
             later.extend((self.part.end..self.places()).map(|place| self.recipient(place) as u32));
-            later.into_iter().for_each(|index| self.decide(index, Err(unasked.clone())));
+            later
+                .into_iter()
+                .for_each(|index| self.decide(index, Err(unasked.clone())));
             self.failure = Some(error);
         }
     }
@@ -715,16 +801,26 @@ impl Transaction {
     /// What became of each recipient; the ones undecided share the failure.
     pub(crate) fn into_report(self) -> Report {
         let failure = self.failure;
-        let results = self.results.into_iter().enumerate().map(|(index, result)| match (result, &failure) {
-            (Some(result), _) => result,
-            // What was answered for another recipient is not told to this one as its own.
-            (None, Some(error)) if error.recipient.is_some_and(|about| about != index) => {
-                Err(Error { recipient: None, command: None, ..error.clone() })
-            }
-            (None, Some(error)) => Err(error.clone()),
-            (None, None) => Err(Error::transient(Stage::Rcpt, Cause::Disconnected)),
-        });
-        Report { recipients: results.collect() }
+        let results =
+            self.results
+                .into_iter()
+                .enumerate()
+                .map(|(index, result)| match (result, &failure) {
+                    (Some(result), _) => result,
+                    // What was answered for another recipient is not told to this one as its own.
+                    (None, Some(error)) if error.recipient.is_some_and(|about| about != index) => {
+                        Err(Error {
+                            recipient: None,
+                            command: None,
+                            ..error.clone()
+                        })
+                    }
+                    (None, Some(error)) => Err(error.clone()),
+                    (None, None) => Err(Error::transient(Stage::Rcpt, Cause::Disconnected)),
+                });
+        Report {
+            recipients: results.collect(),
+        }
     }
 
     fn decide(&mut self, index: u32, result: Result<Reply, Error>) {
@@ -747,9 +843,10 @@ impl Transaction {
         let path = |index: u32| self.envelope.forward_paths().get(index as usize);
         let command = match what {
             Expect::Rset | Expect::OverlappedRset => Some(Command::Rset),
-            Expect::Mail | Expect::OverlappedMail => {
-                Some(Command::Mail(self.envelope.reverse_path(), MailParameters::default()))
-            }
+            Expect::Mail | Expect::OverlappedMail => Some(Command::Mail(
+                self.envelope.reverse_path(),
+                MailParameters::default(),
+            )),
             Expect::Rcpt(index) => path(index).map(|path| Command::Rcpt(path, None)),
             Expect::Data => Some(Command::Data),
             Expect::EndOfDataFor(index) => path(index).map(|path| Command::Rcpt(path, None)),

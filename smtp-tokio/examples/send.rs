@@ -6,13 +6,18 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use smtp_tests::send::{Ending, Item, Options, Printer, Progress, READ_SIZE, SessionFacts, Source, Stream};
+use smtp_tests::send::{
+    Ending, Item, Options, Printer, Progress, READ_SIZE, SessionFacts, Source, Stream,
+};
 use smtp_tokio::{Connector, Message, Session};
 use tokio::fs::File;
 use tokio::io::{AsyncBufRead, AsyncRead, BufReader, ReadBuf};
 
 fn main() -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("send: {error}");
@@ -31,11 +36,13 @@ async fn run() -> ExitCode {
         Err(code) => return code,
     };
     let mut printer = Printer::new(&options);
-    let facts = forward(&options, &mut printer).await.unwrap_or_else(|error| {
-        let facts = SessionFacts::default();
-        printer.message(&error.into(), &facts);
-        facts
-    });
+    let facts = forward(&options, &mut printer)
+        .await
+        .unwrap_or_else(|error| {
+            let facts = SessionFacts::default();
+            printer.message(&error.into(), &facts);
+            facts
+        });
     printer.conclude(&facts)
 }
 
@@ -46,18 +53,22 @@ async fn forward(
 ) -> Result<SessionFacts, smtp_proto::Error> {
     let items = options.prepare()?;
     let server = options.start_server()?;
-    let connector = smtp_tests::connector_for!(Connector, options, &server.address, server.own_pem());
+    let connector =
+        smtp_tests::connector_for!(Connector, options, &server.address, server.own_pem());
     let mut session = match connector.connect().await {
         Ok(session) => session,
         Err(error) => {
             let (ending, facts) = (Ending::from(&error), SessionFacts::failed(&error));
-            (0..options.repeat as usize * items.len()).for_each(|_| printer.message(&ending, &facts));
+            (0..options.repeat as usize * items.len())
+                .for_each(|_| printer.message(&ending, &facts));
             return Ok(facts);
         }
     };
     let all = || (0..options.repeat).flat_map(|_| &items);
-    let messages =
-        all().map(|item| Message { envelope: item.envelope.clone(), open: || Content::open(item) });
+    let messages = all().map(|item| Message {
+        envelope: item.envelope.clone(),
+        open: || Content::open(item),
+    });
     let mut reports = session.send_all(smtp_tokio::iter(messages)).and_quit();
     let mut sent = all();
     while let Some((report, item)) = reports.next().await.zip(sent.next()) {
@@ -77,7 +88,10 @@ struct Content {
 impl Content {
     async fn open(item: &Item) -> io::Result<Self> {
         let source = item.opened(open(&item.source).await)?;
-        Ok(Self { source, progress: item.progress() })
+        Ok(Self {
+            source,
+            progress: item.progress(),
+        })
     }
 }
 
@@ -98,7 +112,11 @@ async fn open(source: &Source) -> io::Result<Pin<Box<dyn AsyncBufRead>>> {
 }
 
 impl AsyncRead for Content {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        to: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.get_mut().source.as_mut().poll_read(cx, to)
     }
 }

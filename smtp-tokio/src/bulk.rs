@@ -32,13 +32,19 @@ where
 {
     /// A message with this content, which can be opened as often as it is wanted.
     pub fn new(envelope: Envelope, open: F) -> Self {
-        Self { envelope: envelope.reopenable(true), open }
+        Self {
+            envelope: envelope.reopenable(true),
+            open,
+        }
     }
 
     /// A message whose content can be opened only once, as that of a pipe. A server that takes fewer recipients in
     /// one transaction is not given it.
     pub fn once(envelope: Envelope, open: F) -> Self {
-        Self { envelope: envelope.reopenable(false), open }
+        Self {
+            envelope: envelope.reopenable(false),
+            open,
+        }
     }
 }
 
@@ -162,7 +168,10 @@ where
                 }
                 return Poll::Ready(None);
             };
-            ready!(self.pump().poll_until(cx, &mut |pump| pump.driver.wants_caller()));
+            ready!(
+                self.pump()
+                    .poll_until(cx, &mut |pump| pump.driver.wants_caller())
+            );
             if let Some(report) = self.pump().driver.take_report(id) {
                 self.submitted.pop_front();
                 return Poll::Ready(Some(report));
@@ -172,7 +181,9 @@ where
                     ready!(self.pump().poll_end_body(cx));
                     self.content = None;
                 }
-                Err(error) => self.pump().abort(&format!("the message cannot be read: {error}")),
+                Err(error) => self
+                    .pump()
+                    .abort(&format!("the message cannot be read: {error}")),
             }
         }
     }
@@ -196,7 +207,10 @@ where
             match self.pump().driver.engine.submit(message.envelope) {
                 Ok(id) => self.submitted.push_back((id, message.open)),
                 Err(_) => {
-                    return Poll::Ready(Some(Report::not_attempted(recipients, &self.pump().driver.end())));
+                    return Poll::Ready(Some(Report::not_attempted(
+                        recipients,
+                        &self.pump().driver.end(),
+                    )));
                 }
             }
         }
@@ -219,7 +233,9 @@ where
                     None => return Poll::Ready(Err(io::ErrorKind::NotFound.into())),
                 },
                 Some(Content::Opening(opening)) => match opening.as_mut().poll(cx)? {
-                    Poll::Ready(content) => self.content = Some((number, Content::Open(Box::pin(content)))),
+                    Poll::Ready(content) => {
+                        self.content = Some((number, Content::Open(Box::pin(content))))
+                    }
                     Poll::Pending => {
                         ready!(self.session.pump.poll_progress(cx));
                         if !self.session.pump.driver.engine.wants_body() {
@@ -227,7 +243,9 @@ where
                         }
                     }
                 },
-                Some(Content::Open(content)) => return self.session.pump.poll_body(cx, content.as_mut()),
+                Some(Content::Open(content)) => {
+                    return self.session.pump.poll_body(cx, content.as_mut());
+                }
             }
         }
     }
@@ -249,14 +267,17 @@ where
 
 impl<S, F, O, R> std::fmt::Debug for Bulk<'_, S, F, O, R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Bulk").field("session", &self.session).finish_non_exhaustive()
+        f.debug_struct("Bulk")
+            .field("session", &self.session)
+            .finish_non_exhaustive()
     }
 }
 
 impl<S, F, O, R> Drop for Bulk<'_, S, F, O, R> {
     fn drop(&mut self) {
         if !self.submitted.is_empty() {
-            self.pump().abort("the bulk delivery was dropped before its end");
+            self.pump()
+                .abort("the bulk delivery was dropped before its end");
         }
     }
 }

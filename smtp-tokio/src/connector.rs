@@ -62,7 +62,9 @@ impl Connector {
             let connect = tokio::net::UnixStream::connect(path);
             let connected = tokio::time::timeout(self.terms.connect_timeout, connect).await;
             let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-            return self.connect_over(connected.map_err(|error| Terms::no_socket(path, error))?).await;
+            return self
+                .connect_over(connected.map_err(|error| Terms::no_socket(path, error))?)
+                .await;
         }
         let error = match connect_and_open(&self.terms).await {
             Ok(session) => return Ok(session),
@@ -84,7 +86,12 @@ impl Connector {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let session = self.terms.session(channel(&stream), None)?;
-        Session::open(Pump::new(session, Box::new(stream), self.terms.observer.clone())).await
+        Session::open(Pump::new(
+            session,
+            Box::new(stream),
+            self.terms.observer.clone(),
+        ))
+        .await
     }
 }
 
@@ -114,15 +121,24 @@ async fn connect_tcp(terms: &Terms) -> Result<TcpStream, Error> {
     let addresses = tokio::net::lookup_host((host, port)).await;
     let addresses = addresses.map_err(|error| Error::unresolved(host, error))?;
     let addresses = interleave(addresses.filter(|&address| terms.suits(address)));
-    connect_to_any(terms, &addresses).await.map_err(|failures| unreachable(host, failures))
+    connect_to_any(terms, &addresses)
+        .await
+        .map_err(|failures| unreachable(host, failures))
 }
 
 async fn connect_to_any(terms: &Terms, addresses: &[SocketAddr]) -> Result<TcpStream, Failures> {
-    race(addresses, terms.connect_timeout, |address| connect_to(terms, address)).await
+    race(addresses, terms.connect_timeout, |address| {
+        connect_to(terms, address)
+    })
+    .await
 }
 
 async fn connect_to(terms: &Terms, address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
     if let Some(local) = terms.local_ip {
         socket.bind(SocketAddr::new(local, 0))?;
     }
@@ -142,9 +158,17 @@ mod tests {
     use tokio::time;
 
     /// As [`connect_to_any`], with a watchdog.
-    async fn connect(connect_timeout: Duration, addresses: &[SocketAddr]) -> Result<TcpStream, Failures> {
-        let terms = Terms { connect_timeout, ..Terms::new("mx.example.net") };
-        time::timeout(Duration::from_secs(120), connect_to_any(&terms, addresses)).await.expect("it hangs")
+    async fn connect(
+        connect_timeout: Duration,
+        addresses: &[SocketAddr],
+    ) -> Result<TcpStream, Failures> {
+        let terms = Terms {
+            connect_timeout,
+            ..Terms::new("mx.example.net")
+        };
+        time::timeout(Duration::from_secs(120), connect_to_any(&terms, addresses))
+            .await
+            .expect("it hangs")
     }
 
     #[cfg(target_os = "linux")]
@@ -167,10 +191,18 @@ mod tests {
         let (_socket, closed) = jammed::closed().unwrap();
         let start = time::Instant::now();
         let addresses = [closed, dead.address()];
-        let failures = connect(Duration::from_millis(300), &addresses).await.unwrap_err();
+        let failures = connect(Duration::from_millis(300), &addresses)
+            .await
+            .unwrap_err();
         assert!(start.elapsed() >= Duration::from_millis(300));
-        let (error, dead) = (unreachable("mx.example.net", failures).to_string(), dead.address());
-        assert!(error.contains(&format!("{closed}: ")) && error.contains("refused"), "{error}");
+        let (error, dead) = (
+            unreachable("mx.example.net", failures).to_string(),
+            dead.address(),
+        );
+        assert!(
+            error.contains(&format!("{closed}: ")) && error.contains("refused"),
+            "{error}"
+        );
         assert!(error.contains(&format!("{dead}: timed out")), "{error}");
     }
 
@@ -179,10 +211,17 @@ mod tests {
         let (_socket, closed) = jammed::closed().unwrap();
         let alive = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let alive = alive.local_addr().unwrap();
-        let stream = connect(Duration::from_secs(60), &[closed, alive]).await.unwrap();
+        let stream = connect(Duration::from_secs(60), &[closed, alive])
+            .await
+            .unwrap();
         assert_eq!(stream.peer_addr().unwrap(), alive);
 
-        let failures = connect(Duration::from_secs(60), &[closed]).await.unwrap_err();
-        assert_eq!(failures[0].1.as_ref().map(io::Error::kind), Some(io::ErrorKind::ConnectionRefused));
+        let failures = connect(Duration::from_secs(60), &[closed])
+            .await
+            .unwrap_err();
+        assert_eq!(
+            failures[0].1.as_ref().map(io::Error::kind),
+            Some(io::ErrorKind::ConnectionRefused)
+        );
     }
 }

@@ -59,11 +59,11 @@ pub use session::{Session, Transaction};
 #[cfg(feature = "rustls")]
 pub use smtp_blocking::TlsInfo;
 pub use smtp_blocking::{
-    AddressError, BodyPolicy, BodyType, ByMode, Capabilities, Cause, Chunking, ClientName, Credentials,
-    EnhancedCode, Envelope, EnvelopeError, Error, Extension, Limits, LineEndings, MailParameter, Mailbox,
-    Mechanism, MechanismError, Need, Notify, Outcome, ParameterError, RcptParameter, Recipient, Reply,
-    Report, Request, RequestError, Ret, RrvsAction, Secret, Stage, Timeouts, TlsPolicy, ToMailbox,
-    ToRecipient, TokenError, Trace, XClient, XForward,
+    AddressError, BodyPolicy, BodyType, ByMode, Capabilities, Cause, Chunking, ClientName,
+    Credentials, EnhancedCode, Envelope, EnvelopeError, Error, Extension, Limits, LineEndings,
+    MailParameter, Mailbox, Mechanism, MechanismError, Need, Notify, Outcome, ParameterError,
+    RcptParameter, Recipient, Reply, Report, Request, RequestError, Ret, RrvsAction, Secret, Stage,
+    Timeouts, TlsPolicy, ToMailbox, ToRecipient, TokenError, Trace, XClient, XForward,
 };
 pub use smtp_proto;
 
@@ -92,5 +92,10 @@ where
 {
     let envelope = Envelope::new(sender, recipients)?;
     let connector = Connector::new(server).credentials(credentials);
-    connector.connect().await.map_err(Error::not_attempted)?.send_last(envelope, message).await
+    connector
+        .connect()
+        .await
+        .map_err(Error::not_attempted)?
+        .send_last(envelope, message)
+        .await
 }

@@ -39,7 +39,11 @@ pub(crate) struct Pump {
 }
 
 impl Pump {
-    pub(crate) fn new(terms: SessionTerms, stream: Box<dyn AsyncStream>, observer: Option<Observer>) -> Self {
+    pub(crate) fn new(
+        terms: SessionTerms,
+        stream: Box<dyn AsyncStream>,
+        observer: Option<Observer>,
+    ) -> Self {
         let origin = Instant::now();
         Self {
             driver: Driver::new(terms, observer),
@@ -117,7 +121,8 @@ impl Pump {
 
     /// Writes, reads and looks at the clock, whatever is possible now. Ready when something has changed.
     pub(crate) fn poll_progress(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let wrote = (!self.driver.out.is_empty() || self.unflushed) && self.poll_write(cx).is_ready();
+        let wrote =
+            (!self.driver.out.is_empty() || self.unflushed) && self.poll_write(cx).is_ready();
         let read = !self.driver.is_closed() && self.poll_read(cx).is_ready();
         let timed_out = !self.driver.is_closed() && self.poll_deadline(cx).is_ready();
         self.take_events();
@@ -133,7 +138,11 @@ impl Pump {
             return Poll::Ready(());
         };
         if self.read_until.is_some() {
-            return if self.driver.is_closed() { Poll::Ready(()) } else { Poll::Pending };
+            return if self.driver.is_closed() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            };
         }
         while self.written < self.driver.out.len() {
             match Pin::new(&mut *stream).poll_write(cx, &self.driver.out[self.written..]) {
@@ -150,7 +159,8 @@ impl Pump {
                 Poll::Pending => {
                     // The engine has counted these octets as sent, and waits for nothing until the
                     // body ends: that they do go out is for us to see.
-                    self.write_by.get_or_insert_with(|| Instant::now() + self.driver.block_timeout);
+                    self.write_by
+                        .get_or_insert_with(|| Instant::now() + self.driver.block_timeout);
                     return Poll::Pending;
                 }
             }
@@ -188,7 +198,9 @@ impl Pump {
             Ok(()) if !received.is_empty() => self.driver.engine.handle_input(now, received),
             Ok(()) => self.driver.engine.handle_eof(now),
             // rustls: the server closed without saying so in TLS, as many do.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.driver.engine.handle_eof(now),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.driver.engine.handle_eof(now)
+            }
             Err(error) => {
                 self.driver.io.get_or_insert(error);
                 self.driver.engine.handle_eof(now);
@@ -199,8 +211,15 @@ impl Pump {
 
     /// The time at which the engine, or the writing of what it said, runs out of it.
     fn deadline(&self) -> Option<Instant> {
-        let engine = self.driver.engine.poll_timeout().map(|at| self.origin + at.since_origin().min(FOREVER));
-        [engine, self.write_by, self.read_until].into_iter().flatten().min()
+        let engine = self
+            .driver
+            .engine
+            .poll_timeout()
+            .map(|at| self.origin + at.since_origin().min(FOREVER));
+        [engine, self.write_by, self.read_until]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -234,7 +253,9 @@ impl Pump {
             self.stream = None;
             return Poll::Ready(());
         }
-        let by = *self.write_by.get_or_insert_with(|| Instant::now() + self.driver.quit_timeout);
+        let by = *self
+            .write_by
+            .get_or_insert_with(|| Instant::now() + self.driver.quit_timeout);
         self.sleep.as_mut().reset(by);
         let expired = self.sleep.as_mut().poll(cx).is_ready();
         let written = self.poll_write(cx);
@@ -260,7 +281,8 @@ impl Pump {
     /// Opens the session: greeting, EHLO, TLS, AUTH.
     pub(crate) async fn open(&mut self) {
         loop {
-            self.run_until(|pump| pump.driver.ready || pump.driver.handshake_due).await;
+            self.run_until(|pump| pump.driver.ready || pump.driver.handshake_due)
+                .await;
             if !std::mem::take(&mut self.driver.handshake_due) || self.driver.is_closed() {
                 return;
             }
@@ -279,8 +301,12 @@ impl Pump {
         use smtp_blocking::shared::established;
         use smtp_proto::Cause;
 
-        let (Some(settings), Some(stream)) = (self.driver.tls_settings.take(), self.stream.take()) else {
-            let _ = self.driver.engine.handle_tls_failed(Cause::Local("there are no TLS settings".into()));
+        let (Some(settings), Some(stream)) = (self.driver.tls_settings.take(), self.stream.take())
+        else {
+            let _ = self
+                .driver
+                .engine
+                .handle_tls_failed(Cause::Local("there are no TLS settings".into()));
             return;
         };
         let connector = tokio_rustls::TlsConnector::from(settings.config);
@@ -297,8 +323,15 @@ impl Pump {
                 self.stream = Some(Box::new(stream));
                 let _ = self.driver.engine.handle_tls_established_with(now, facts);
             }
-            Ok(Err(error)) => match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                Some(error) => drop(self.driver.engine.handle_tls_failed(settings.verifier.cause(error))),
+            Ok(Err(error)) => match error
+                .get_ref()
+                .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+            {
+                Some(error) => drop(
+                    self.driver
+                        .engine
+                        .handle_tls_failed(settings.verifier.cause(error)),
+                ),
                 None => {
                     self.driver.io = Some(error);
                     self.driver.engine.handle_eof(now);
@@ -311,6 +344,8 @@ impl Pump {
 
 impl std::fmt::Debug for Pump {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pump").field("driver", &self.driver).finish_non_exhaustive()
+        f.debug_struct("Pump")
+            .field("driver", &self.driver)
+            .finish_non_exhaustive()
     }
 }

@@ -53,8 +53,14 @@ pub(crate) async fn race<T, F: Future<Output = io::Result<T>>>(
                 }
             }
             if waiting.len() == 0 {
-                let have_failed = begun.iter().all(|(_, attempt)| matches!(attempt, Attempt::Failed(_)));
-                return if have_failed { Poll::Ready(None) } else { Poll::Pending };
+                let have_failed = begun
+                    .iter()
+                    .all(|(_, attempt)| matches!(attempt, Attempt::Failed(_)));
+                return if have_failed {
+                    Poll::Ready(None)
+                } else {
+                    Poll::Pending
+                };
             }
             is_due |= delay.as_mut().poll(cx).is_ready();
             if !is_due {
@@ -69,7 +75,9 @@ pub(crate) async fn race<T, F: Future<Output = io::Result<T>>>(
         Attempt::Failed(error) => (address, Some(error)),
         Attempt::Trying(_) => (address, Some(io::ErrorKind::TimedOut.into())),
     });
-    Err(failures.chain(waiting.map(|address| (address, None))).collect())
+    Err(failures
+        .chain(waiting.map(|address| (address, None)))
+        .collect())
 }
 
 #[cfg(test)]
@@ -98,36 +106,56 @@ mod tests {
 
     /// Runs a race in paused time.
     async fn run(fates: &[Fate], connect_timeout: u64) -> Outcome {
-        let addresses: Vec<SocketAddr> =
-            (0..fates.len()).map(|n| SocketAddr::from(([192, 0, 2, n as u8], 25))).collect();
-        let index = |address: SocketAddr| addresses.iter().position(|&known| known == address).unwrap();
+        let addresses: Vec<SocketAddr> = (0..fates.len())
+            .map(|n| SocketAddr::from(([192, 0, 2, n as u8], 25)))
+            .collect();
+        let index = |address: SocketAddr| {
+            addresses
+                .iter()
+                .position(|&known| known == address)
+                .unwrap()
+        };
         let start = Instant::now();
         let begun = Mutex::new(Vec::new());
         let open = Arc::new(());
-        let raced = race(&addresses, Duration::from_millis(connect_timeout), |address| {
-            begun.lock().unwrap().push(start.elapsed().as_millis() as u64);
-            let (index, socket) = (index(address), open.clone());
-            let (delay, result) = match fates[index] {
-                Answers(after) => (after, Ok(index)),
-                Refuses(after) => (after, Err(io::ErrorKind::ConnectionRefused.into())),
-                IsDead => (ALWAYS, Ok(index)),
-            };
-            async move {
-                let _socket = socket;
-                if delay > 0 {
-                    sleep(Duration::from_millis(delay)).await;
+        let raced = race(
+            &addresses,
+            Duration::from_millis(connect_timeout),
+            |address| {
+                begun
+                    .lock()
+                    .unwrap()
+                    .push(start.elapsed().as_millis() as u64);
+                let (index, socket) = (index(address), open.clone());
+                let (delay, result) = match fates[index] {
+                    Answers(after) => (after, Ok(index)),
+                    Refuses(after) => (after, Err(io::ErrorKind::ConnectionRefused.into())),
+                    IsDead => (ALWAYS, Ok(index)),
+                };
+                async move {
+                    let _socket = socket;
+                    if delay > 0 {
+                        sleep(Duration::from_millis(delay)).await;
+                    }
+                    result
                 }
-                result
-            }
-        });
+            },
+        );
         let raced = raced.await;
         let ended = start.elapsed().as_millis() as u64;
         assert_eq!(Arc::strong_count(&open), 1, "an attempt is still open");
         let result = raced.map_err(|failures| {
             assert!(failures.iter().map(|(address, _)| address).eq(&addresses));
-            failures.iter().map(|(_, error)| error.as_ref().map(io::Error::kind)).collect()
+            failures
+                .iter()
+                .map(|(_, error)| error.as_ref().map(io::Error::kind))
+                .collect()
         });
-        Outcome { result, begun: begun.into_inner().unwrap(), ended }
+        Outcome {
+            result,
+            begun: begun.into_inner().unwrap(),
+            ended,
+        }
     }
 
     /// The timer may round a time up to the next millisecond.
@@ -145,7 +173,12 @@ mod tests {
             (&[Answers(200), Answers(0)], 0, &[0], 200),
             // Dead addresses cost a delay each.
             (&[IsDead, Answers(10)], 1, &[0, 250], 260),
-            (&[IsDead, IsDead, IsDead, Answers(10)], 3, &[0, 250, 500, 750], 760),
+            (
+                &[IsDead, IsDead, IsDead, Answers(10)],
+                3,
+                &[0, 250, 500, 750],
+                760,
+            ),
             // A slow one may still win.
             (&[Answers(300), Answers(100)], 0, &[0, 250], 300),
             (&[Answers(300), Answers(10)], 1, &[0, 250], 260),
@@ -164,16 +197,35 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_address_has_its_own_end() {
-        let (refused, timed_out) = (Some(io::ErrorKind::ConnectionRefused), Some(io::ErrorKind::TimedOut));
+        let (refused, timed_out) = (
+            Some(io::ErrorKind::ConnectionRefused),
+            Some(io::ErrorKind::TimedOut),
+        );
         for (fates, failures, ended) in [
             (&[][..], &[][..], 0),
             (&[Refuses(0), Refuses(20)], &[refused, refused], 20),
             (&[Refuses(400), Refuses(20)], &[refused, refused], 400),
-            (&[IsDead, IsDead, IsDead], &[timed_out, timed_out, None], 300),
-            (&[Refuses(100), IsDead, IsDead], &[refused, timed_out, None], 300),
-            (&[IsDead, Refuses(10), IsDead], &[timed_out, refused, timed_out], 300),
+            (
+                &[IsDead, IsDead, IsDead],
+                &[timed_out, timed_out, None],
+                300,
+            ),
+            (
+                &[Refuses(100), IsDead, IsDead],
+                &[refused, timed_out, None],
+                300,
+            ),
+            (
+                &[IsDead, Refuses(10), IsDead],
+                &[timed_out, refused, timed_out],
+                300,
+            ),
         ] {
-            let limit = if failures.contains(&timed_out) { 300 } else { 30_000 };
+            let limit = if failures.contains(&timed_out) {
+                300
+            } else {
+                30_000
+            };
             let outcome = run(fates, limit).await;
             assert_eq!(outcome.result, Err(failures.to_vec()));
             assert_times(&[outcome.ended], &[ended]);
@@ -192,7 +244,11 @@ mod tests {
             }
         });
         let mut raced = Box::pin(raced);
-        assert!(timeout(Duration::from_millis(600), &mut raced).await.is_err());
+        assert!(
+            timeout(Duration::from_millis(600), &mut raced)
+                .await
+                .is_err()
+        );
         assert_eq!(Arc::strong_count(&open), 4);
         drop(raced);
         assert_eq!(Arc::strong_count(&open), 1);

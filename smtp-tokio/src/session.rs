@@ -37,7 +37,11 @@ impl Session {
     /// # Errors
     /// An address is none, nobody was accepted ([`Error::report`] says why for each), or the session is
     /// lost. In one that had ended before, the message is not attempted.
-    pub async fn transaction<A, R>(&mut self, sender: A, recipients: R) -> Result<Transaction<'_>, Error>
+    pub async fn transaction<A, R>(
+        &mut self,
+        sender: A,
+        recipients: R,
+    ) -> Result<Transaction<'_>, Error>
     where
         A: ToMailbox,
         R: IntoIterator<Item: ToRecipient>,
@@ -56,9 +60,18 @@ impl Session {
         }
         // Nobody here gives the body a second time.
         let envelope = envelope.reopenable(false);
-        let id = self.pump.driver.engine.submit(envelope).map_err(|misuse| Error::local(misuse.into()))?;
+        let id = self
+            .pump
+            .driver
+            .engine
+            .submit(envelope)
+            .map_err(|misuse| Error::local(misuse.into()))?;
         // From here on its drop ends the session.
-        let mut transaction = Transaction { session: self, id, done: false };
+        let mut transaction = Transaction {
+            session: self,
+            id,
+            done: false,
+        };
         let pump = &mut transaction.session.pump;
         pump.run_until(|pump| pump.driver.wants_caller()).await;
         match pump.driver.take_report(id) {
@@ -77,7 +90,11 @@ impl Session {
     /// # Errors
     /// The message reached nobody: [`Error::report`] says what became of each recipient. One that
     /// reached somebody is a [`Report`], with the errors of the others in it.
-    pub async fn send(&mut self, envelope: Envelope, message: impl AsyncBufRead) -> Result<Report, Error> {
+    pub async fn send(
+        &mut self,
+        envelope: Envelope,
+        message: impl AsyncBufRead,
+    ) -> Result<Report, Error> {
         self.send_then(envelope, message, false).await
     }
 
@@ -133,7 +150,12 @@ impl Session {
         if self.pump.driver.is_closed() {
             return Err(self.pump.driver.ended());
         }
-        let id = self.pump.driver.engine.request(request).map_err(|misuse| Error::local(misuse.into()))?;
+        let id = self
+            .pump
+            .driver
+            .engine
+            .request(request)
+            .map_err(|misuse| Error::local(misuse.into()))?;
         self.pump.run_until(|pump| pump.driver.has_answer(id)).await;
         self.pump.driver.take_answer(id)
     }
@@ -230,7 +252,11 @@ impl Transaction<'_> {
 
 impl AsyncWrite for Transaction<'_> {
     /// Fails when the server has ended the transaction; [`finish`](Transaction::finish) says why.
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let pump = &mut self.get_mut().session.pump;
         while pump.driver.engine.wants_body() {
             let used = pump.transmit(octets);
@@ -268,7 +294,9 @@ impl AsyncWrite for Transaction<'_> {
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         if !self.done {
-            self.session.pump.abort("the transaction was dropped before it was finished");
+            self.session
+                .pump
+                .abort("the transaction was dropped before it was finished");
         }
     }
 }

@@ -11,7 +11,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// Its certificate is trusted, and so it is given credentials.
 fn trusting(receiver: &Receiver) -> Connector {
     let connector = Connector::new(&receiver.local_addr().to_string());
-    connector.trust_pem(receiver.certificate_pem().as_bytes()).unwrap()
+    connector
+        .trust_pem(receiver.certificate_pem().as_bytes())
+        .unwrap()
 }
 
 const MESSAGE: &[u8] = b"Subject: test\r\n\r\nHello.\r\n.\r\n";
@@ -25,14 +27,20 @@ fn receiver() -> (Receiver, Connector) {
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_move_between_threads() {
     let (receiver, connector) = receiver();
-    let session = tokio::spawn(async move { connector.connect().await }).await.unwrap();
+    let session = tokio::spawn(async move { connector.connect().await })
+        .await
+        .unwrap();
     let mut session = session.unwrap();
     let session = tokio::spawn(async move {
-        let mut transaction = session.transaction("a@example.org", ["b@example.net"]).await?;
+        let mut transaction = session
+            .transaction("a@example.org", ["b@example.net"])
+            .await?;
         transaction.write_all(MESSAGE).await.unwrap();
         transaction.flush().await.unwrap();
         let _ = transaction.finish().await?;
-        let _ = session.send(Envelope::new("", ["c@example.net"])?, MESSAGE).await?;
+        let _ = session
+            .send(Envelope::new("", ["c@example.net"])?, MESSAGE)
+            .await?;
         Ok::<_, smtp_tokio::Error>(session)
     });
     session.await.unwrap().unwrap().quit().await;
@@ -46,11 +54,17 @@ async fn long_local_parts_are_sent() {
     let (receiver, connector) = receiver();
     let address = format!("{}@example.org", "a".repeat(100));
     let mut session = connector.connect().await.unwrap();
-    let report = session.send(Envelope::new(&address, [&address]).unwrap(), MESSAGE).await.unwrap();
+    let report = session
+        .send(Envelope::new(&address, [&address]).unwrap(), MESSAGE)
+        .await
+        .unwrap();
     assert!(report.is_success());
     session.quit().await;
     let message = receiver.messages().remove(0);
-    assert_eq!((message.reverse_path, message.forward_paths), (address.clone(), vec![address]));
+    assert_eq!(
+        (message.reverse_path, message.forward_paths),
+        (address.clone(), vec![address])
+    );
 }
 
 /// Who is refused for good, and who for now, has the receiver's mailbox in its name.
@@ -63,8 +77,15 @@ async fn an_error_says_no_more_than_holds_for_all_recipients() {
         (["refused@b", "greylisted@b"], Outcome::Transient, 450),
         (["greylisted@b", "refused@b"], Outcome::Transient, 450),
     ] {
-        let error = session.send(Envelope::new("a@b", to).unwrap(), MESSAGE).await.unwrap_err();
-        assert_eq!((error.stage(), error.outcome()), (Stage::Rcpt, outcome), "{error}");
+        let error = session
+            .send(Envelope::new("a@b", to).unwrap(), MESSAGE)
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (error.stage(), error.outcome()),
+            (Stage::Rcpt, outcome),
+            "{error}"
+        );
         assert_eq!(error.error().reply().unwrap().code().get(), code);
     }
 }
@@ -81,9 +102,17 @@ async fn a_message_without_a_session_is_not_attempted() {
     });
     // It is the session that the server refuses for good, and not the message.
     let error = Connector::new(&server).connect().await.unwrap_err();
-    assert_eq!((error.stage(), error.outcome()), (Stage::Greeting, Outcome::Permanent));
-    let error = smtp_tokio::send_mail(&server, "a@b", &["c@d"], MESSAGE, None).await.unwrap_err();
-    assert_eq!((error.stage(), error.outcome()), (Stage::Greeting, Outcome::NotAttempted));
+    assert_eq!(
+        (error.stage(), error.outcome()),
+        (Stage::Greeting, Outcome::Permanent)
+    );
+    let error = smtp_tokio::send_mail(&server, "a@b", &["c@d"], MESSAGE, None)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.stage(), error.outcome()),
+        (Stage::Greeting, Outcome::NotAttempted)
+    );
     assert_eq!(error.error().reply().unwrap().code().get(), 554);
 }
 
@@ -101,7 +130,10 @@ async fn a_session_that_has_ended_attempts_nothing() {
 #[test]
 fn deadlines_are_the_runtimes_own() {
     let test = || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build();
         runtime.unwrap().block_on(a_drip_every_minute());
     };
     within_limit(test).expect("the deadline works");
@@ -117,7 +149,10 @@ async fn a_drip_every_minute() {
     });
     let start = tokio::time::Instant::now();
     let error = Connector::new("x").connect_over(client).await.unwrap_err();
-    assert_eq!((error.stage(), error.outcome()), (Stage::Greeting, Outcome::Transient));
+    assert_eq!(
+        (error.stage(), error.outcome()),
+        (Stage::Greeting, Outcome::Transient)
+    );
     assert_eq!(error.cause(), &Cause::TimedOut(Duration::from_secs(300)));
     assert_eq!(start.elapsed().as_secs(), 300);
 }
@@ -144,9 +179,18 @@ async fn any_stream_will_do() {
     let connector = Connector::new("lmtp").lmtp().tls(TlsPolicy::Never);
     let mut session = connector.connect_over(client).await.unwrap();
     let envelope = Envelope::new("a@example.org", ["b@example.net"]).unwrap();
-    assert!(session.send_last(envelope, MESSAGE).await.unwrap().is_success());
+    assert!(
+        session
+            .send_last(envelope, MESSAGE)
+            .await
+            .unwrap()
+            .is_success()
+    );
     let heard = String::from_utf8(peer.await.unwrap()).unwrap();
-    assert!(heard.contains("LHLO ") && heard.contains("\r\nHello.\r\n..\r\n.\r\nQUIT\r\n"), "{heard}");
+    assert!(
+        heard.contains("LHLO ") && heard.contains("\r\nHello.\r\n..\r\n.\r\nQUIT\r\n"),
+        "{heard}"
+    );
 }
 
 #[tokio::test]
@@ -163,7 +207,10 @@ async fn a_source_that_waits_does_not_time_the_body_out() {
         }
     });
     let envelope = Envelope::new("a@example.org", ["b@example.net"]).unwrap();
-    let report = session.send(envelope, tokio::io::BufReader::new(reader)).await.unwrap();
+    let report = session
+        .send(envelope, tokio::io::BufReader::new(reader))
+        .await
+        .unwrap();
     assert!(report.is_success());
     assert_eq!(receiver.stored(0), MESSAGE);
 }
@@ -191,18 +238,32 @@ async fn a_dropped_bulk_closes_the_session_and_an_idle_one_does_not() {
 async fn scram_is_bound_to_the_tls_connection() {
     for (tls12, version) in [(false, "TLSv1.3"), (true, "TLSv1.2")] {
         let auth = Some(("alice".into(), "s3cret".into()));
-        let receiver = Receiver::start(Options { auth, tls12, ..Options::default() }).unwrap();
+        let receiver = Receiver::start(Options {
+            auth,
+            tls12,
+            ..Options::default()
+        })
+        .unwrap();
         let with = |password| {
-            let credentials = Credentials::password("alice", password).mechanisms(&["SCRAM-SHA-256-PLUS"]);
+            let credentials =
+                Credentials::password("alice", password).mechanisms(&["SCRAM-SHA-256-PLUS"]);
             trusting(&receiver).credentials(credentials)
         };
         let session = with("s3cret").connect().await.unwrap();
         assert_eq!(session.tls_info().unwrap().version, version);
         session.quit().await;
         let error = with("wrong").connect().await.unwrap_err();
-        assert_eq!((error.stage(), error.outcome()), (Stage::Auth, Outcome::Permanent), "{error}");
+        assert_eq!(
+            (error.stage(), error.outcome()),
+            (Stage::Auth, Outcome::Permanent),
+            "{error}"
+        );
         // Without TLS there is nothing to bind it to.
-        let error = with("s3cret").tls(TlsPolicy::Never).connect().await.unwrap_err();
+        let error = with("s3cret")
+            .tls(TlsPolicy::Never)
+            .connect()
+            .await
+            .unwrap_err();
         assert_eq!(error.cause(), &Cause::AuthUnavailable);
     }
 }
@@ -212,12 +273,23 @@ async fn a_client_certificate_logs_in_by_external() {
     let (certificate, key) = make_client_certificate().unwrap();
     let auth = Some(("alice".into(), "s3cret".into()));
     let client_ca = Some(certificate.clone());
-    let receiver = Receiver::start(Options { auth, client_ca, ..Options::default() }).unwrap();
+    let receiver = Receiver::start(Options {
+        auth,
+        client_ca,
+        ..Options::default()
+    })
+    .unwrap();
     let connector = trusting(&receiver).credentials(Credentials::external());
-    let known = connector.clone().client_certificate_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
+    let known = connector
+        .clone()
+        .client_certificate_pem(certificate.as_bytes(), key.as_bytes())
+        .unwrap();
     known.connect().await.unwrap().quit().await;
     let error = connector.connect().await.unwrap_err();
-    assert!(matches!(error.cause(), Cause::NoCommonMechanism(_)), "{error}");
+    assert!(
+        matches!(error.cause(), Cause::NoCommonMechanism(_)),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -227,7 +299,10 @@ async fn timeouts_without_end_are_no_panic() {
     (timeouts.block, timeouts.quit) = (Duration::MAX, Duration::MAX);
     let connector = connector.timeouts(timeouts).connect_timeout(Duration::MAX);
     let mut session = connector.connect().await.unwrap();
-    let _ = session.send(Envelope::new("a@b", ["c@d"]).unwrap(), MESSAGE).await.unwrap();
+    let _ = session
+        .send(Envelope::new("a@b", ["c@d"]).unwrap(), MESSAGE)
+        .await
+        .unwrap();
     session.quit().await;
     assert_eq!(receiver.stored(0), MESSAGE);
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
 use smtp_proto::{
-    ClientName, Config, Connection, Decoder, Envelope, Event, Instant, Mailbox, ReplyLimits, TlsPolicy,
+    ClientName, Config, Connection, Decoder, Envelope, Event, Instant, Mailbox, ReplyLimits,
+    TlsPolicy,
 };
 use smtp_tests::load;
 
@@ -23,7 +24,10 @@ fn open_session() -> Connection {
     let mut engine = Connection::new(Arc::new(config), Instant::default());
     say(&mut engine, b"220 peer\r\n");
     transmit(&mut engine, &[], |_| ());
-    say(&mut engine, b"250-peer\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE\r\n");
+    say(
+        &mut engine,
+        b"250-peer\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE\r\n",
+    );
     engine
 }
 
@@ -84,9 +88,10 @@ mod body {
             match self {
                 Text::Crlf => {}
                 Text::Lf => octets.retain(|&octet| octet != b'\r'),
-                Text::Dots => {
-                    octets.iter_mut().filter(|octet| **octet == b'>').for_each(|octet| *octet = b'.')
-                }
+                Text::Dots => octets
+                    .iter_mut()
+                    .filter(|octet| **octet == b'>')
+                    .for_each(|octet| *octet = b'.'),
                 Text::Binary => {
                     octets = (0..SIZE).map(|n| (n * 31 % 251) as u8 | 0x80).collect();
                 }
@@ -99,11 +104,13 @@ mod body {
     fn memcpy(bencher: Bencher<'_, '_>, text: &Text) {
         let body = text.octets();
         let mut wire = Vec::with_capacity(2 * body.len());
-        bencher.counter(BytesCount::of_slice(&body)).bench_local(|| {
-            wire.clear();
-            wire.extend_from_slice(black_box(&body));
-            black_box(&mut wire);
-        });
+        bencher
+            .counter(BytesCount::of_slice(&body))
+            .bench_local(|| {
+                wire.clear();
+                wire.extend_from_slice(black_box(&body));
+                black_box(&mut wire);
+            });
     }
 
     #[divan::bench(args = TEXTS)]
@@ -112,11 +119,15 @@ mod body {
         let mut engine = open_session();
         begin(&mut engine, load::envelope(5));
         let mut wire = Vec::with_capacity(2 * body.len());
-        bencher.counter(BytesCount::of_slice(&body)).bench_local(|| {
-            wire.clear();
-            transmit(&mut engine, black_box(&body), |octets| wire.extend_from_slice(octets));
-            black_box(&mut wire);
-        });
+        bencher
+            .counter(BytesCount::of_slice(&body))
+            .bench_local(|| {
+                wire.clear();
+                transmit(&mut engine, black_box(&body), |octets| {
+                    wire.extend_from_slice(octets)
+                });
+                black_box(&mut wire);
+            });
     }
 
     #[divan::bench(args = TEXTS)]
@@ -126,7 +137,11 @@ mod body {
         begin(&mut engine, load::envelope(5));
         bencher
             .counter(BytesCount::of_slice(&body))
-            .bench_local(|| transmit(&mut engine, black_box(&body), |octets| _ = black_box(octets)));
+            .bench_local(|| {
+                transmit(&mut engine, black_box(&body), |octets| {
+                    _ = black_box(octets)
+                })
+            });
     }
 
     /// What the scan saves when the caller declares 7-bit text is nothing: each octet is looked at then.
@@ -134,10 +149,17 @@ mod body {
     fn scanned_seven_bit(bencher: Bencher<'_, '_>) {
         let body = load::body(SIZE);
         let mut engine = open_session();
-        begin(&mut engine, load::envelope(5).body(smtp_proto::BodyType::SevenBit));
+        begin(
+            &mut engine,
+            load::envelope(5).body(smtp_proto::BodyType::SevenBit),
+        );
         bencher
             .counter(BytesCount::of_slice(&body))
-            .bench_local(|| transmit(&mut engine, black_box(&body), |octets| _ = black_box(octets)));
+            .bench_local(|| {
+                transmit(&mut engine, black_box(&body), |octets| {
+                    _ = black_box(octets)
+                })
+            });
     }
 }
 
@@ -150,11 +172,13 @@ mod reply {
     /// Decodes one reply that comes in pieces of at most so many octets.
     fn decode(bencher: Bencher<'_, '_>, reply: &[u8], piece: usize) {
         let mut decoder = Decoder::new(ReplyLimits::default());
-        bencher.counter(BytesCount::of_slice(reply)).bench_local(|| {
-            for mut input in black_box(reply).chunks(piece) {
-                black_box(decoder.decode(&mut input).unwrap());
-            }
-        });
+        bencher
+            .counter(BytesCount::of_slice(reply))
+            .bench_local(|| {
+                for mut input in black_box(reply).chunks(piece) {
+                    black_box(decoder.decode(&mut input).unwrap());
+                }
+            });
     }
 
     #[divan::bench]
@@ -193,7 +217,10 @@ mod reply {
         let mut decoder = Decoder::new(ReplyLimits::default());
         bencher.bench_local(|| {
             let mut input = black_box(&b"250 2.1.5 Ok\r\n"[..]);
-            decoder.decode(&mut input).unwrap().map(|reply| reply.to_reply())
+            decoder
+                .decode(&mut input)
+                .unwrap()
+                .map(|reply| reply.to_reply())
         });
     }
 }
@@ -238,7 +265,9 @@ mod transaction {
 
     #[divan::bench]
     fn of_10_kib(bencher: Bencher<'_, '_>) {
-        run(bencher, load::body(10 * 1024), |octets| _ = black_box(octets));
+        run(bencher, load::body(10 * 1024), |octets| {
+            _ = black_box(octets)
+        });
     }
 
     #[divan::bench]

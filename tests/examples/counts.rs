@@ -78,7 +78,12 @@ fn main() -> ExitCode {
     let options = Options::parse();
     match (options.run, options.delay_ms, options.sessions) {
         (Some(face), _, _) => {
-            deliver(face, &peer(Duration::ZERO), options.load(options.way), || ());
+            deliver(
+                face,
+                &peer(Duration::ZERO),
+                options.load(options.way),
+                || (),
+            );
         }
         (_, Some(delay), _) => options.at_a_distance(Duration::from_millis(delay)),
         (_, _, Some(sessions)) => many_sessions(sessions),
@@ -119,7 +124,10 @@ impl Options {
                 let seconds = start.elapsed().as_secs_f64();
                 let each = round_trips as f64 / self.messages as f64;
                 let by_clock = seconds / delay.as_secs_f64() / self.messages as f64;
-                println!("{:10} {way:8} {each:22.3} {seconds:10.2} {by_clock:17.3}", format!("{face:?}"));
+                println!(
+                    "{:10} {way:8} {each:22.3} {seconds:10.2} {by_clock:17.3}",
+                    format!("{face:?}")
+                );
             }
         }
         println!("Round trips count the greeting and EHLO; seconds / delay is for each message.");
@@ -133,10 +141,16 @@ impl Options {
             "{} messages of {} octets to {} recipients, one session, no delay: {RUNS} interleaved runs",
             self.messages, self.octets, self.recipients
         );
-        println!("{:28} {:^29}   {:^29}", "", "elapsed", "on a processor, client alone");
+        println!(
+            "{:28} {:^29}   {:^29}",
+            "", "elapsed", "on a processor, client alone"
+        );
         print!("{:19}", "");
         for _ in 0..2 {
-            print!(" {:>9} {:>11} {:>10}", "median ms", "us/message", "of floor's");
+            print!(
+                " {:>9} {:>11} {:>10}",
+                "median ms", "us/message", "of floor's"
+            );
         }
         println!();
         let mut within = true;
@@ -148,7 +162,9 @@ impl Options {
                     let (start, before) = (Instant::now(), load::processor_time());
                     deliver(face, &peer, load, || ());
                     elapsed.push(start.elapsed());
-                    let ran = load::processor_time().zip(before).map(|(after, before)| after - before);
+                    let ran = load::processor_time()
+                        .zip(before)
+                        .map(|(after, before)| after - before);
                     processor.push(ran.unwrap_or_default());
                 }
             }
@@ -161,7 +177,11 @@ impl Options {
             for (face, ms) in FACES.into_iter().zip(medians) {
                 print!("{:10} {way:8}", format!("{face:?}"));
                 for (ms, floor) in ms.into_iter().zip(medians[0]) {
-                    print!(" {ms:9.2} {:11.2} {:10.2}", ms * 1e3 / self.messages as f64, ms / floor);
+                    print!(
+                        " {ms:9.2} {:11.2} {:10.2}",
+                        ms * 1e3 / self.messages as f64,
+                        ms / floor
+                    );
                 }
                 println!();
                 within &= ms[0] <= 2.0 * medians[0][0];
@@ -191,8 +211,12 @@ fn deliver(face: Face, peer: &PeerProcess, load: Load, on_report: impl FnMut()) 
         Face::Blocking => load::by_blocking(peer.server(), load, on_report),
         Face::Tokio => load::by_tokio(peer.server(), load, on_report),
         Face::Floor => {
-            let (messages, recipients) =
-                (load.envelopes.len(), load.envelopes.first().map_or(1, |one| one.forward_paths().len()));
+            let (messages, recipients) = (
+                load.envelopes.len(),
+                load.envelopes
+                    .first()
+                    .map_or(1, |one| one.forward_paths().len()),
+            );
             let body = [&load.body, load::END].concat();
             let mut floor = Floor::connect(peer.server()).expect("a session");
             match load.way {
@@ -239,7 +263,10 @@ fn allocations() {
     const WARM: usize = 100;
     println!("\nheap allocations for each message of 10 KiB to 5 recipients, steady state");
     println!("(allocated and reallocated; the envelope was made before)\n");
-    println!("{:10} {:8} {:>12} {:>12} {:>10}", "", "", "allocations", "enlargements", "octets");
+    println!(
+        "{:10} {:8} {:>12} {:>12} {:>10}",
+        "", "", "allocations", "enlargements", "octets"
+    );
     let peer = peer(Duration::ZERO);
     for face in FACES {
         for &way in &Way::ALL[1..] {
@@ -252,7 +279,8 @@ fn allocations() {
                     _ => {}
                 }
             });
-            let each = |after: usize, before: usize| (after - before) as f64 / (MESSAGES - WARM) as f64;
+            let each =
+                |after: usize, before: usize| (after - before) as f64 / (MESSAGES - WARM) as f64;
             println!(
                 "{:10} {way:8} {:12.2} {:12.2} {:10.0}",
                 format!("{face:?}"),
@@ -322,11 +350,18 @@ fn sizes() {
         let mut session = connector.connect().expect("a session");
         let open = heap() - before;
         for _ in 0..10 {
-            drop(session.send(load::envelope(5), &body[..]).expect("a report"));
+            drop(
+                session
+                    .send(load::envelope(5), &body[..])
+                    .expect("a report"),
+            );
         }
         line("Blocking", size_of_val(&session), open, heap() - before);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     runtime.block_on(async {
         let connector = smtp_tokio::Connector::new(peer.server()).tls(TlsPolicy::Never);
         // The first one of a runtime is not typical.
@@ -335,7 +370,12 @@ fn sizes() {
         let mut session = connector.connect().await.expect("a session");
         let open = heap() - before;
         for _ in 0..10 {
-            drop(session.send(load::envelope(5), &body[..]).await.expect("a report"));
+            drop(
+                session
+                    .send(load::envelope(5), &body[..])
+                    .await
+                    .expect("a report"),
+            );
         }
         line("Tokio", size_of_val(&session), open, heap() - before);
     });
@@ -365,7 +405,10 @@ fn idle_engine(body: &[u8]) -> (usize, usize) {
     };
     say(&mut engine, b"220 peer\r\n");
     transmit(&mut engine, &[]);
-    say(&mut engine, b"250-peer\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE\r\n");
+    say(
+        &mut engine,
+        b"250-peer\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE\r\n",
+    );
     let open = heap() - before;
     for _ in 0..10 {
         engine.submit(load::envelope(5)).expect("a place");
@@ -392,20 +435,37 @@ fn many_sessions(wanted: u64) {
     if sessions < wanted {
         println!("ATTENTION: {wanted} SESSIONS WERE ASKED FOR, AND ONLY {sessions} FIT THE LIMIT");
     }
-    let peer = PeerProcess::start(&[], Duration::ZERO, Serving::Tasks).expect("a process for the peer");
+    let peer =
+        PeerProcess::start(&[], Duration::ZERO, Serving::Tasks).expect("a process for the peer");
     let peer_memory = || load::resident(peer.id()).unwrap_or_default();
     let peer_before = peer_memory();
-    let probe = || (load::resident(std::process::id()).unwrap_or_default(), heap() as u64);
+    let probe = || {
+        (
+            load::resident(std::process::id()).unwrap_or_default(),
+            heap() as u64,
+        )
+    };
     let outcome = load::many_sessions(peer.server(), sessions as usize, MESSAGES, 10 * 1024, probe)
         .expect("every session works");
     let peer_each = peer_memory().saturating_sub(peer_before) / sessions;
-    println!("{sessions} sessions opened in {:?}, all open at the same time", outcome.opening);
-    println!("{} messages of 10 KiB delivered in {:?}", sessions * MESSAGES as u64, outcome.delivery);
+    println!(
+        "{sessions} sessions opened in {:?}, all open at the same time",
+        outcome.opening
+    );
+    println!(
+        "{} messages of 10 KiB delivered in {:?}",
+        sessions * MESSAGES as u64,
+        outcome.delivery
+    );
     println!("octets for each session, its task included, the buffers of the kernel not:");
     let [before, open, done] = outcome.probes;
     for (when, probe) in [("all open", open), ("all delivered", done)] {
         let each = |after: u64, before: u64| after.saturating_sub(before) / sessions;
-        println!("  {when:14} {:6} resident, {:6} heap", each(probe.0, before.0), each(probe.1, before.1));
+        println!(
+            "  {when:14} {:6} resident, {:6} heap",
+            each(probe.0, before.0),
+            each(probe.1, before.1)
+        );
     }
     println!("  the peer's, in its own process: {peer_each} resident");
 }

@@ -14,7 +14,9 @@ use std::sync::mpsc::Receiver;
 use smtp_blocking::{Connector, Session};
 use smtp_proto::{Cause, Error, Misuse, Request};
 
-use crate::scripted::{self, Cue, End, Traces, Way, connector_of, not_asked, not_attempted, report};
+use crate::scripted::{
+    self, Cue, End, Traces, Way, connector_of, not_asked, not_attempted, report,
+};
 use crate::transcript::{Failure, Job, Message, Observed, Transcript};
 
 /// Plays a transcript, and checks all that it expects.
@@ -22,7 +24,9 @@ use crate::transcript::{Failure, Job, Message, Observed, Transcript};
 /// # Errors
 /// The first difference: in what the client says to the server, or in what it reports.
 pub fn play(transcript: &Transcript, way: Way) -> Result<(), Failure> {
-    scripted::play(transcript, End::Whole, |socket, cues| run_client(transcript, socket, way, cues))
+    scripted::play(transcript, End::Whole, |socket, cues| {
+        run_client(transcript, socket, way, cues)
+    })
 }
 
 fn run_client(
@@ -37,8 +41,16 @@ fn run_client(
     match connector.connect_over(socket) {
         Err(error) => {
             let error = error.error();
-            observed.reports = transcript.messages.iter().map(|m| Some(not_attempted(m, error))).collect();
-            observed.answers = transcript.requests.iter().map(|_| not_asked(error)).collect();
+            observed.reports = transcript
+                .messages
+                .iter()
+                .map(|m| Some(not_attempted(m, error)))
+                .collect();
+            observed.answers = transcript
+                .requests
+                .iter()
+                .map(|_| not_asked(error))
+                .collect();
             observed.closed = Some(Err(error.clone()));
         }
         Ok(session) => {
@@ -108,11 +120,12 @@ fn quit(session: Session) -> Option<Session> {
 }
 
 fn send_bulk(transcript: &Transcript, mut session: Session, observed: &mut Observed) -> Session {
-    let messages = transcript
-        .messages
-        .iter()
-        .map(|message| smtp_blocking::Message::new(message.envelope.clone(), || Ok(content(message))));
-    observed.reports.extend(session.send_all(messages).and_quit().map(Some));
+    let messages = transcript.messages.iter().map(|message| {
+        smtp_blocking::Message::new(message.envelope.clone(), || Ok(content(message)))
+    });
+    observed
+        .reports
+        .extend(session.send_all(messages).and_quit().map(Some));
     session
 }
 

@@ -15,18 +15,28 @@ pub struct Delivery {
 
 impl Delivery {
     /// By smtp-blocking.
-    pub fn by_blocking(mut session: smtp_blocking::Session, messages: &[(Envelope, Vec<u8>)]) -> Self {
+    pub fn by_blocking(
+        mut session: smtp_blocking::Session,
+        messages: &[(Envelope, Vec<u8>)],
+    ) -> Self {
         let before = session.round_trips();
-        let items = messages
-            .iter()
-            .map(|(envelope, body)| smtp_blocking::Message::new(envelope.clone(), move || Ok(&body[..])));
+        let items = messages.iter().map(|(envelope, body)| {
+            smtp_blocking::Message::new(envelope.clone(), move || Ok(&body[..]))
+        });
         let reports = session.send_all(items).and_quit().collect();
         let round_trips = session.round_trips() - before;
-        Self { reports, round_trips, overlap_broken: session.overlap_is_broken() }
+        Self {
+            reports,
+            round_trips,
+            overlap_broken: session.overlap_is_broken(),
+        }
     }
 
     /// By smtp-tokio.
-    pub async fn by_tokio(mut session: smtp_tokio::Session, messages: &[(Envelope, Vec<u8>)]) -> Self {
+    pub async fn by_tokio(
+        mut session: smtp_tokio::Session,
+        messages: &[(Envelope, Vec<u8>)],
+    ) -> Self {
         let before = session.round_trips();
         let items = messages.iter().map(|(envelope, body)| {
             smtp_tokio::Message::new(envelope.clone(), move || async move { Ok(&body[..]) })
@@ -38,11 +48,18 @@ impl Delivery {
         }
         drop(bulk);
         let round_trips = session.round_trips() - before;
-        Self { reports, round_trips, overlap_broken: session.overlap_is_broken() }
+        Self {
+            reports,
+            round_trips,
+            overlap_broken: session.overlap_is_broken(),
+        }
     }
 }
 
 /// A runtime of one thread.
 pub fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
 }

@@ -106,8 +106,15 @@ impl Dovecot {
     /// wrong, with the end of the log.
     pub fn start() -> Result<Self, String> {
         let server = Server::start::<1>(&KIND, |server| {
-            install(&[("/usr/sbin/dovecot", "dovecot-core"), ("/usr/lib/dovecot/lmtp", "dovecot-lmtpd")])?;
-            let files = [("dovecot.conf", DOVECOT_CONF), ("refused", REFUSED), ("exceptions", EXCEPTIONS)];
+            install(&[
+                ("/usr/sbin/dovecot", "dovecot-core"),
+                ("/usr/lib/dovecot/lmtp", "dovecot-lmtpd"),
+            ])?;
+            let files = [
+                ("dovecot.conf", DOVECOT_CONF),
+                ("refused", REFUSED),
+                ("exceptions", EXCEPTIONS),
+            ];
             server.write("server.pem", &files)?;
             sh(START, &[server.dir()?])?;
             server.greets(server.smtp_port(), true, || Ok(()))

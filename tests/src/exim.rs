@@ -172,7 +172,12 @@ impl Exim {
             let exim = exim.trim();
             server.write(
                 "server.pem",
-                &[("exim.conf", &EXIM_CONF.replace("@EXIM@", exim).replace("@UTF8@", UTF8_DOMAIN))],
+                &[(
+                    "exim.conf",
+                    &EXIM_CONF
+                        .replace("@EXIM@", exim)
+                        .replace("@UTF8@", UTF8_DOMAIN),
+                )],
             )?;
             sh(START, &[server.dir()?, exim])?;
             // Its last words go to the standard error output, which is empty otherwise.

@@ -19,7 +19,10 @@ impl Floor {
     pub fn connect(server: &str) -> io::Result<Self> {
         let stream = TcpStream::connect(server)?;
         stream.set_nodelay(true)?;
-        let mut floor = Self { stream, input: vec![0; 4096] };
+        let mut floor = Self {
+            stream,
+            input: vec![0; 4096],
+        };
         floor.read_lines(1)?;
         floor.stream.write_all(b"EHLO [127.0.0.1]\r\n")?;
         floor.read_lines(4)?;
@@ -46,7 +49,12 @@ impl Floor {
     ///
     /// # Errors
     /// Those of the socket.
-    pub fn deliver_overlapping(&mut self, messages: usize, recipients: usize, body: &[u8]) -> io::Result<()> {
+    pub fn deliver_overlapping(
+        &mut self,
+        messages: usize,
+        recipients: usize,
+        body: &[u8],
+    ) -> io::Result<()> {
         let envelope = envelope(recipients);
         let both = [body, envelope.as_bytes()].concat();
         self.stream.write_all(envelope.as_bytes())?;
@@ -76,5 +84,8 @@ impl Floor {
 fn envelope(recipients: usize) -> String {
     let rcpt = |n| format!("RCPT TO:<{}>\r\n", crate::load::recipient(n));
     let rcpts: String = (0..recipients).map(rcpt).collect();
-    format!("MAIL FROM:<{}> BODY=8BITMIME\r\n{rcpts}DATA\r\n", crate::load::SENDER)
+    format!(
+        "MAIL FROM:<{}> BODY=8BITMIME\r\n{rcpts}DATA\r\n",
+        crate::load::SENDER
+    )
 }

@@ -32,13 +32,16 @@ impl<'a> Input<'a> {
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
+    haystack
+        .windows(needle.len())
+        .any(|window| window == needle)
 }
 
 /// One line, which neither moves the cursor of a terminal nor hides or reorders what it shows.
 fn assert_printable(text: &str) {
-    let bad =
-        |c: char| c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) || "\u{2028}\u{2029}".contains(c);
+    let bad = |c: char| {
+        c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) || "\u{2028}\u{2029}".contains(c)
+    };
     assert!(!text.contains(bad), "not printable: {text:?}");
 }
 
@@ -51,7 +54,11 @@ fn assert_no_bare_line_ends(wire: &[u8]) {
                 "bare CR at {at}: {}",
                 wire.escape_ascii()
             ),
-            b'\n' => assert!(at > 0 && wire[at - 1] == b'\r', "bare LF at {at}: {}", wire.escape_ascii()),
+            b'\n' => assert!(
+                at > 0 && wire[at - 1] == b'\r',
+                "bare LF at {at}: {}",
+                wire.escape_ascii()
+            ),
             _ => {}
         }
     }
@@ -69,7 +76,10 @@ fn decode(stream: &[u8], limits: ReplyLimits) -> (Vec<Reply>, &[u8], Option<Repl
     let mut lines: Vec<(ReplyCode, &[u8])> = vec![];
     let (mut rest, mut tail) = (stream, stream);
     let error = loop {
-        let end = rest.iter().position(|&octet| octet == b'\n').map(|at| at + 1);
+        let end = rest
+            .iter()
+            .position(|&octet| octet == b'\n')
+            .map(|at| at + 1);
         if end.unwrap_or(rest.len()) > limits.line {
             break Some(ReplyError::LineTooLong { limit: limits.line });
         }
@@ -81,9 +91,12 @@ fn decode(stream: &[u8], limits: ReplyLimits) -> (Vec<Reply>, &[u8], Option<Repl
         if line.contains(&b'\r') {
             break Some(ReplyError::BareCr);
         }
-        let digits = line.get(..3).filter(|code| code.iter().all(u8::is_ascii_digit));
-        let code =
-            digits.and_then(|code| str::from_utf8(code).unwrap().parse().ok()).and_then(ReplyCode::new);
+        let digits = line
+            .get(..3)
+            .filter(|code| code.iter().all(u8::is_ascii_digit));
+        let code = digits
+            .and_then(|code| str::from_utf8(code).unwrap().parse().ok())
+            .and_then(ReplyCode::new);
         let (Some(code), None | Some(b' ' | b'-')) = (code, line.get(3)) else {
             break Some(ReplyError::NotAReply(line[..line.len().min(80)].into()));
         };
@@ -94,11 +107,19 @@ fn decode(stream: &[u8], limits: ReplyLimits) -> (Vec<Reply>, &[u8], Option<Repl
         }
         lines.push((code, line.get(4..).unwrap_or_default()));
         if lines.len() > limits.lines {
-            break Some(ReplyError::TooManyLines { limit: limits.lines });
+            break Some(ReplyError::TooManyLines {
+                limit: limits.lines,
+            });
         }
-        let text = lines.iter().map(|(_, text)| *text).collect::<Vec<_>>().join(&b'\n');
+        let text = lines
+            .iter()
+            .map(|(_, text)| *text)
+            .collect::<Vec<_>>()
+            .join(&b'\n');
         if text.len() > limits.octets {
-            break Some(ReplyError::TooLong { limit: limits.octets });
+            break Some(ReplyError::TooLong {
+                limit: limits.octets,
+            });
         }
         if line.get(3) != Some(&b'-') {
             replies.push(Reply::new(code, &text));
@@ -135,18 +156,38 @@ pub fn reply(data: &[u8]) {
     let [line, lines, octets, cut] = [(); 4].map(|()| input.byte());
     let limits = match line {
         b'D' => ReplyLimits::default(),
-        _ => ReplyLimits { line: line.into(), lines: usize::from(lines % 8), octets: octets.into() },
+        _ => ReplyLimits {
+            line: line.into(),
+            lines: usize::from(lines % 8),
+            octets: octets.into(),
+        },
     };
     let stream = input.0;
 
     let (replies, tail, error) = decode(stream, limits);
     let expected = (replies, tail.is_empty() && error.is_none(), error);
-    assert_eq!(decode_pieces([stream].into_iter(), limits), expected, "whole");
-    assert_eq!(decode_pieces(stream.chunks(1), limits), expected, "octet by octet");
+    assert_eq!(
+        decode_pieces([stream].into_iter(), limits),
+        expected,
+        "whole"
+    );
+    assert_eq!(
+        decode_pieces(stream.chunks(1), limits),
+        expected,
+        "octet by octet"
+    );
     let (one, other) = stream.split_at(stream.len().min(cut.into()));
-    assert_eq!(decode_pieces([one, other].into_iter(), limits), expected, "in two");
+    assert_eq!(
+        decode_pieces([one, other].into_iter(), limits),
+        expected,
+        "in two"
+    );
     let size = usize::from(cut % 16) + 2;
-    assert_eq!(decode_pieces(stream.chunks(size), limits), expected, "in pieces of {size}");
+    assert_eq!(
+        decode_pieces(stream.chunks(size), limits),
+        expected,
+        "in pieces of {size}"
+    );
 
     for reply in expected.0 {
         assert_printable(&reply.to_string());
@@ -172,7 +213,10 @@ fn capabilities(reply: Reply) {
     for mechanism in offered.mechanisms() {
         assert!(offered.has(Extension::Auth) && !mechanism.is_empty());
         let name = str::from_utf8(mechanism);
-        assert!(name.is_err() || name.is_ok_and(|name| offered.offers_mechanism(&name.to_ascii_lowercase())));
+        assert!(
+            name.is_err()
+                || name.is_ok_and(|name| offered.offers_mechanism(&name.to_ascii_lowercase()))
+        );
     }
     assert!(success || !offered.has(Extension::StartTls));
 }
@@ -289,7 +333,13 @@ pub fn body(data: &[u8]) {
 
     // 0 stands for all there is. A long body in short pieces takes too long, and finds no more.
     let least = body.len() / 32;
-    let size = |octet: u8| if octet == 0 { usize::MAX } else { least.max(octet.into()) };
+    let size = |octet: u8| {
+        if octet == 0 {
+            usize::MAX
+        } else {
+            least.max(octet.into())
+        }
+    };
     for (offer, take) in [(0, 0), (1, 0), (0, 1), (offer, take)] {
         let (wire, error) = encode(policy, eight_bit, &body, size(offer), size(take));
         assert_eq!(error, expected_error, "offers of {offer}, {take} taken");
@@ -309,9 +359,18 @@ pub fn body(data: &[u8]) {
             complete.extend_from_slice(b"\r\n");
         }
         complete.extend_from_slice(b".\r\n");
-        assert!(wire == complete, "{} is not {}", wire.escape_ascii(), complete.escape_ascii());
+        assert!(
+            wire == complete,
+            "{} is not {}",
+            wire.escape_ascii(),
+            complete.escape_ascii()
+        );
         assert_no_bare_line_ends(&wire);
-        assert!(unstuff(&wire) == Some((normalise(&body), &[])), "{}", wire.escape_ascii());
+        assert!(
+            unstuff(&wire) == Some((normalise(&body), &[])),
+            "{}",
+            wire.escape_ascii()
+        );
     }
     fickle(policy, eight_bit, &body, take);
 }
@@ -350,7 +409,9 @@ fn fickle(policy: BodyPolicy, eight_bit: bool, body: &[u8], take: u8) {
     let mut encoder = BodyEncoder::new(policy, eight_bit);
     let mut wire = vec![];
     for piece in body.chunks(usize::from(take % 8) + 1).take(1_000) {
-        let Ok((inserted, run)) = encoder.next(piece) else { continue };
+        let Ok((inserted, run)) = encoder.next(piece) else {
+            continue;
+        };
         let octets = [inserted, &piece[..run]].concat();
         let sent = octets.len().min(usize::from(take / 8 % 4) + 1);
         wire.extend_from_slice(&octets[..sent]);
@@ -359,7 +420,11 @@ fn fickle(policy: BodyPolicy, eight_bit: bool, body: &[u8], take: u8) {
     if let Ok(end) = encoder.finish() {
         wire.extend_from_slice(end);
         assert_no_bare_line_ends(&wire);
-        assert!(unstuff(&wire).is_some_and(|(_, rest)| rest.is_empty()), "{}", wire.escape_ascii());
+        assert!(
+            unstuff(&wire).is_some_and(|(_, rest)| rest.is_empty()),
+            "{}",
+            wire.escape_ascii()
+        );
     }
 }
 
@@ -437,8 +502,14 @@ const REPLIES: [&str; 32] = [
 pub fn session(data: &[u8]) {
     let whole = Session::run(data, false);
     let cut = Session::run(data, true);
-    assert_eq!(whole.events, cut.events, "the input cut into octets gives other events");
-    assert!(whole.wire == cut.wire, "the input cut into octets gives another output");
+    assert_eq!(
+        whole.events, cut.events,
+        "the input cut into octets gives other events"
+    );
+    assert!(
+        whole.wire == cut.wire,
+        "the input cut into octets gives another output"
+    );
 }
 
 /// One connection, and everything that can be seen of it.
@@ -537,7 +608,10 @@ impl Session {
             11 => _ = self.poll_event(),
             12 => {
                 let n = input.byte();
-                self.transmit(self.body.len(), if n == 255 { usize::MAX } else { n.into() });
+                self.transmit(
+                    self.body.len(),
+                    if n == 255 { usize::MAX } else { n.into() },
+                );
             }
             13 => self.submit(input.byte(), 0, 0),
             14 => self.pass_time(input.byte()),
@@ -559,9 +633,20 @@ impl Session {
         self.connection.handle_eof(self.now);
         assert!(self.connection.is_closed());
         while self.poll_event() {}
-        assert_eq!(self.finished, self.messages.len(), "a message without its Finished");
-        assert_eq!(self.answered, self.requests.len(), "a request without its Answered");
-        assert!(matches!(self.events.last(), Some(Event::Closed(_))), "no Closed at the end");
+        assert_eq!(
+            self.finished,
+            self.messages.len(),
+            "a message without its Finished"
+        );
+        assert_eq!(
+            self.answered,
+            self.requests.len(),
+            "a request without its Answered"
+        );
+        assert!(
+            matches!(self.events.last(), Some(Event::Closed(_))),
+            "no Closed at the end"
+        );
 
         let connection = &mut self.connection;
         let envelope = Envelope::new("a@example.org", ["b@example.net"]).unwrap();
@@ -571,12 +656,18 @@ impl Session {
         assert_eq!(connection.abort("again"), Err(Misuse::Closed));
         assert_eq!(connection.finish_body(), Err(Misuse::NoBodyWanted));
         assert_eq!(connection.announce_rest(b"x"), Err(Misuse::NoBodyWanted));
-        assert_eq!(connection.handle_tls_established(self.now), Err(Misuse::NoHandshakeWanted));
+        assert_eq!(
+            connection.handle_tls_established(self.now),
+            Err(Misuse::NoHandshakeWanted)
+        );
         connection.handle_input(self.now, b"250 ok\r\n");
         connection.handle_timeout(self.now + Duration::MAX);
         connection.handle_eof(self.now);
         assert!(connection.poll_transmit(self.now, b"x").is_none());
-        assert_eq!((connection.poll_event(), connection.poll_timeout()), (None, None));
+        assert_eq!(
+            (connection.poll_event(), connection.poll_timeout()),
+            (None, None)
+        );
         assert!(!connection.wants_body() && !connection.is_idle());
 
         // Where there are chunks, line ends may be cut in two by their headers.
@@ -601,7 +692,9 @@ impl Session {
                 _ => path.parameter(RcptParameter::original_recipient_of("x", &original).unwrap()),
             }
         });
-        let mut envelope = Envelope::new(sender, paths).unwrap().all_or_nothing(all_or_nothing);
+        let mut envelope = Envelope::new(sender, paths)
+            .unwrap()
+            .all_or_nothing(all_or_nothing);
         envelope = envelope.body(match flags >> 4 & 3 {
             _ if more & 16 != 0 => BodyType::Binary,
             0 => BodyType::Undeclared,
@@ -621,13 +714,20 @@ impl Session {
         }
         if more & 8 != 0 {
             let notify = MailParameter::deliver_by(9, ByMode::Notify, false).unwrap();
-            envelope = envelope.parameter(MailParameter::ret(Ret::Full)).parameter(notify);
+            envelope = envelope
+                .parameter(MailParameter::ret(Ret::Full))
+                .parameter(notify);
         }
         if more & 128 != 0 {
-            envelope = envelope.recipient_parameter(RcptParameter::notify(Notify::NEVER).required());
+            envelope =
+                envelope.recipient_parameter(RcptParameter::notify(Notify::NEVER).required());
         }
         if let Ok(id) = self.connection.submit(envelope) {
-            self.messages.push(Message { id, recipients, all_or_nothing });
+            self.messages.push(Message {
+                id,
+                recipients,
+                all_or_nothing,
+            });
             self.peer.all_or_nothing.push(all_or_nothing);
         }
     }
@@ -651,7 +751,9 @@ impl Session {
     fn receive(&mut self, bytes: &[u8]) {
         let open = !self.connection.is_closed();
         match self.cut {
-            true => bytes.chunks(1).for_each(|byte| self.connection.handle_input(self.now, byte)),
+            true => bytes
+                .chunks(1)
+                .for_each(|byte| self.connection.handle_input(self.now, byte)),
             false => self.connection.handle_input(self.now, bytes),
         }
         if open {
@@ -701,22 +803,39 @@ impl Session {
         let body = &self.body[..offer];
         let parts = look(&mut self.connection, body);
         let timeout = self.connection.poll_timeout();
-        assert_eq!(look(&mut self.connection, body), parts, "a poll changes what is offered");
-        assert_eq!(self.connection.poll_timeout(), timeout, "a poll changes the timeout");
+        assert_eq!(
+            look(&mut self.connection, body),
+            parts,
+            "a poll changes what is offered"
+        );
+        assert_eq!(
+            self.connection.poll_timeout(),
+            timeout,
+            "a poll changes the timeout"
+        );
 
         if self.connection.is_closed() {
             assert_eq!(parts, None);
             return false;
         }
-        let waits_for_caller = self.connection.is_idle() || (self.connection.wants_body() && parts.is_none());
-        assert!(timeout.is_some() || waits_for_caller, "waits for ever: {:?}", self.connection);
+        let waits_for_caller =
+            self.connection.is_idle() || (self.connection.wants_body() && parts.is_none());
+        assert!(
+            timeout.is_some() || waits_for_caller,
+            "waits for ever: {:?}",
+            self.connection
+        );
 
         let on_offer = parts.is_some();
         let [ours, theirs] = parts.unwrap_or_default();
         let octets = [&ours[..], &theirs].concat();
-        assert!(octets.starts_with(&self.offered), "what was offered is so no more");
+        assert!(
+            octets.starts_with(&self.offered),
+            "what was offered is so no more"
+        );
         let new = &octets[self.offered.len()..];
-        let pipelines = self.config.pipelining && self.connection.capabilities().has(Extension::Pipelining);
+        let pipelines =
+            self.config.pipelining && self.connection.capabilities().has(Extension::Pipelining);
         if !is_body && !new.is_empty() {
             assert!(theirs.is_empty());
             self.peer.hear(new, pipelines, &self.config);
@@ -728,17 +847,25 @@ impl Session {
         let sent = n.min(octets.len());
         let transmit = self.connection.poll_transmit(self.now, body).unwrap();
         let used = transmit.advance(n);
-        let of_body = if is_body { sent.saturating_sub(ours.len()) } else { 0 };
+        let of_body = if is_body {
+            sent.saturating_sub(ours.len())
+        } else {
+            0
+        };
         // The last octet of a promised size is taken, and kept back.
         let held = used == of_body + 1 && is_body && sent == octets.len() && !self.peer.behind_data;
-        assert!(used == of_body || held, "{used} octets used up, and {of_body} sent");
+        assert!(
+            used == of_body || held,
+            "{used} octets used up, and {of_body} sent"
+        );
         assert!(held || !octets.is_empty(), "an offer of nothing");
         self.body.drain(..used);
         self.wire.extend_from_slice(&octets[..sent]);
         if is_body && self.peer.behind_data {
             self.peer.body.extend_from_slice(&octets[..sent]);
         } else if is_body {
-            self.peer.hear_lines(&octets[..sent], pipelines, &self.config, false);
+            self.peer
+                .hear_lines(&octets[..sent], pipelines, &self.config, false);
         }
         self.offered = octets[sent..].to_vec();
         self.offered_body = is_body;
@@ -753,7 +880,9 @@ impl Session {
         match (how % 4, deadline) {
             (0, _) => {}
             (1, Some(at)) => {
-                self.now = self.now.max(Instant::from_origin(at.since_origin() - Duration::from_nanos(1)))
+                self.now = self.now.max(Instant::from_origin(
+                    at.since_origin() - Duration::from_nanos(1),
+                ))
             }
             (2, Some(at)) => self.now = self.now.max(at),
             _ => self.now = self.now + Duration::from_secs(u64::from(how) * 4),
@@ -761,31 +890,54 @@ impl Session {
         let closed = self.connection.is_closed();
         self.connection.handle_timeout(self.now);
         match deadline.is_some_and(|at| at <= self.now) {
-            true => assert!(self.connection.is_closed(), "time is up, and nothing happens"),
+            true => assert!(
+                self.connection.is_closed(),
+                "time is up, and nothing happens"
+            ),
             false => {
                 assert_eq!(self.connection.poll_timeout(), deadline);
-                assert_eq!(self.connection.is_closed(), closed, "closed before its time");
+                assert_eq!(
+                    self.connection.is_closed(),
+                    closed,
+                    "closed before its time"
+                );
             }
         }
     }
 
     fn poll_event(&mut self) -> bool {
-        let Some(event) = self.connection.poll_event() else { return false };
-        assert!(!matches!(self.events.last(), Some(Event::Closed(_))), "{event:?} after Closed");
+        let Some(event) = self.connection.poll_event() else {
+            return false;
+        };
+        assert!(
+            !matches!(self.events.last(), Some(Event::Closed(_))),
+            "{event:?} after Closed"
+        );
         self.assert_secret_kept(&format!("{event:?}"));
         match &event {
             Event::BodyWanted(id) => {
-                let index = self.messages.iter().position(|message| message.id == *id).unwrap();
+                let index = self
+                    .messages
+                    .iter()
+                    .position(|message| message.id == *id)
+                    .unwrap();
                 assert!(index >= self.finished);
                 let message = &self.messages[index];
                 let accepted = self.peer.accepted(index);
                 let eager = self.config.chunking == Chunking::Eager && !message.all_or_nothing;
-                let least = if message.all_or_nothing { message.recipients } else { usize::from(!eager) };
+                let least = if message.all_or_nothing {
+                    message.recipients
+                } else {
+                    usize::from(!eager)
+                };
                 assert!(accepted >= least, "a body for {accepted}");
                 self.peer.message = index;
             }
             Event::Answered(id, answer) => {
-                assert_eq!(self.requests[self.answered], *id, "answered out of turn, or twice");
+                assert_eq!(
+                    self.requests[self.answered], *id,
+                    "answered out of turn, or twice"
+                );
                 self.answered += 1;
                 match answer {
                     Ok(reply) => assert!(reply.class() != ReplyClass::Intermediate),
@@ -793,7 +945,10 @@ impl Session {
                 }
             }
             Event::Finished(id, report) => {
-                assert_eq!(self.messages[self.finished].id, *id, "finished out of turn, or twice");
+                assert_eq!(
+                    self.messages[self.finished].id, *id,
+                    "finished out of turn, or twice"
+                );
                 self.check_report(self.finished, report);
                 self.finished += 1;
             }
@@ -817,37 +972,52 @@ impl Session {
         for (recipient, result) in report.recipients.iter().enumerate() {
             // Of several transactions, the last in which it was named.
             let named = |transaction: &&PeerTransaction| {
-                transaction.message == index && transaction.rcpts.iter().any(|(of, _)| *of == recipient)
+                transaction.message == index
+                    && transaction.rcpts.iter().any(|(of, _)| *of == recipient)
             };
             let transaction = peer.transactions.iter().rev().find(named);
             let rcpt = transaction.and_then(|transaction| transaction.rcpt(recipient));
             let accepted = rcpt.is_some_and(|reply| reply.class() == ReplyClass::Success);
-            let finals = transaction.map(|t| t.finals(recipient, self.config.protocol)).unwrap_or_default();
+            let finals = transaction
+                .map(|t| t.finals(recipient, self.config.protocol))
+                .unwrap_or_default();
             let end = transaction.map_or(End::No, |transaction| transaction.end);
             match result {
                 Ok(reply) => {
-                    assert!(end != End::No && accepted, "success without a body or a RCPT");
+                    assert!(
+                        end != End::No && accepted,
+                        "success without a body or a RCPT"
+                    );
                     assert_eq!(Some(&reply), finals.first(), "success by the wrong reply");
-                    assert!(finals.iter().all(|reply| reply.class() == ReplyClass::Success));
-                    let all = transaction.is_some_and(|t| t.is_decided(recipient, self.config.protocol));
+                    assert!(
+                        finals
+                            .iter()
+                            .all(|reply| reply.class() == ReplyClass::Success)
+                    );
+                    let all =
+                        transaction.is_some_and(|t| t.is_decided(recipient, self.config.protocol));
                     assert!(all, "success without the reply for all");
                 }
                 Err(error) => {
                     self.check_error(error);
                     assert!(error.recipient.is_none_or(|about| about == recipient));
-                    let decided = transaction.is_some_and(|t| t.is_decided(recipient, self.config.protocol));
+                    let decided =
+                        transaction.is_some_and(|t| t.is_decided(recipient, self.config.protocol));
                     match (error.outcome, error.stage, &error.cause) {
                         (Outcome::InDoubt, ..) => {
-                            let refused =
-                                finals.first().is_some_and(|reply| reply.class() != ReplyClass::Success);
-                            assert!(end != End::No && !decided && !refused, "no doubt about {error}");
+                            let refused = finals
+                                .first()
+                                .is_some_and(|reply| reply.class() != ReplyClass::Success);
+                            assert!(
+                                end != End::No && !decided && !refused,
+                                "no doubt about {error}"
+                            );
                         }
                         // One that was refused may have been left to another transaction; and who says 421 reads
                         // no further.
                         (Outcome::NotAttempted, _, cause) => {
                             let left = rcpt.is_some() && !accepted;
-                            let closing =
-                                matches!(cause, Cause::Rejected(reply) if reply.code().get() == 421);
+                            let closing = matches!(cause, Cause::Rejected(reply) if reply.code().get() == 421);
                             assert!(end == End::No || left || closing, "attempted: {error}");
                         }
                         (_, Stage::Rcpt, Cause::Rejected(reply))
@@ -873,16 +1043,27 @@ impl Session {
     }
 
     fn assert_secret_kept(&self, text: &str) {
-        assert!(self.peer.knows_secret || !reveals_secret(text.as_bytes()), "credentials in {text}");
+        assert!(
+            self.peer.knows_secret || !reveals_secret(text.as_bytes()),
+            "credentials in {text}"
+        );
     }
 }
 
 /// From two octets of flags; and whether the secret may be sent in the clear.
 fn configuration(kind: u8, limits: u8) -> (Config, bool) {
     let mut config = Config::new(ClientName::parse("client.example.org").unwrap());
-    config.tls = [TlsPolicy::Opportunistic, TlsPolicy::Never, TlsPolicy::Required, TlsPolicy::Implicit]
-        [usize::from(kind & 3)];
-    config.protocol = if kind & 4 == 0 { Protocol::Smtp } else { Protocol::Lmtp };
+    config.tls = [
+        TlsPolicy::Opportunistic,
+        TlsPolicy::Never,
+        TlsPolicy::Required,
+        TlsPolicy::Implicit,
+    ][usize::from(kind & 3)];
+    config.protocol = if kind & 4 == 0 {
+        Protocol::Smtp
+    } else {
+        Protocol::Lmtp
+    };
     config.pipelining = kind & 8 == 0;
     let long = SECRET.repeat(40);
     config.credentials = match kind >> 4 & 7 {
@@ -891,7 +1072,11 @@ fn configuration(kind: u8, limits: u8) -> (Config, bool) {
         2 => Some(Credentials::password("user", SECRET).permit_in_clear()),
         3 => Some(Credentials::token("user", SECRET)),
         // Too long for an initial response.
-        5 => Some(Credentials::password("user", &long).mechanisms(&["plain", "login"]).permit_in_clear()),
+        5 => Some(
+            Credentials::password("user", &long)
+                .mechanisms(&["plain", "login"])
+                .permit_in_clear(),
+        ),
         6 => Some(Credentials::password("us\0er", SECRET)),
         _ => Some(Credentials::custom(|| Box::new(Distrustful))),
     };
@@ -902,7 +1087,11 @@ fn configuration(kind: u8, limits: u8) -> (Config, bool) {
     config.limits.in_flight = [4_096, 0, 64, 100][usize::from(limits & 3)];
     config.limits.messages = if limits & 4 == 0 { 64 } else { 1 };
     if limits & 8 != 0 {
-        config.limits.reply = ReplyLimits { line: 40, lines: 3, octets: 60 };
+        config.limits.reply = ReplyLimits {
+            line: 40,
+            lines: 3,
+            octets: 60,
+        };
         config.limits.challenges = 1;
     }
     if limits & 16 != 0 {
@@ -915,8 +1104,12 @@ fn configuration(kind: u8, limits: u8) -> (Config, bool) {
 
 /// From one more octet of flags.
 fn configure_chunks(config: &mut Config, flags: u8) {
-    config.chunking =
-        [Chunking::Auto, Chunking::Never, Chunking::Always, Chunking::Eager][usize::from(flags & 3)];
+    config.chunking = [
+        Chunking::Auto,
+        Chunking::Never,
+        Chunking::Always,
+        Chunking::Eager,
+    ][usize::from(flags & 3)];
     config.chunk_size = [65_536, 1, 3, 10][usize::from(flags >> 2 & 3)];
     config.limits.chunks = if flags & 16 == 0 { 16 } else { 1 };
     config.learn_limits = flags & 32 != 0;
@@ -1042,13 +1235,23 @@ enum End {
 
 impl PeerTransaction {
     fn rcpt(&self, recipient: usize) -> Option<&Reply> {
-        self.rcpts.iter().find(|(of, _)| *of == recipient)?.1.as_ref()
+        self.rcpts
+            .iter()
+            .find(|(of, _)| *of == recipient)?
+            .1
+            .as_ref()
     }
 
     fn accepted(&self) -> impl Iterator<Item = usize> {
-        let accepted =
-            |reply: &Option<Reply>| reply.as_ref().is_some_and(|reply| reply.class() == ReplyClass::Success);
-        self.rcpts.iter().filter(move |(_, reply)| accepted(reply)).map(|(of, _)| *of)
+        let accepted = |reply: &Option<Reply>| {
+            reply
+                .as_ref()
+                .is_some_and(|reply| reply.class() == ReplyClass::Success)
+        };
+        self.rcpts
+            .iter()
+            .filter(move |(_, reply)| accepted(reply))
+            .map(|(of, _)| *of)
     }
 
     /// The replies to the end of the data that are about this recipient, its own first.
@@ -1058,7 +1261,10 @@ impl PeerTransaction {
             (Protocol::Smtp, _) if !self.prdr_begun => self.replies.first().into_iter().collect(),
             (Protocol::Smtp, Some(own)) => {
                 let all = self.accepted().count();
-                [self.replies.get(own), self.replies.get(all)].into_iter().flatten().collect()
+                [self.replies.get(own), self.replies.get(all)]
+                    .into_iter()
+                    .flatten()
+                    .collect()
             }
             (Protocol::Lmtp, Some(own)) => self.replies.get(own).into_iter().collect(),
             _ => vec![],
@@ -1089,7 +1295,10 @@ impl Peer {
     fn new(config: &Config, may_read_secret: bool) -> Self {
         let implicit = config.tls == TlsPolicy::Implicit;
         Self {
-            owed: (!implicit).then_some((Owed::Greeting, 0)).into_iter().collect(),
+            owed: (!implicit)
+                .then_some((Owed::Greeting, 0))
+                .into_iter()
+                .collect(),
             is_lmtp: config.protocol == Protocol::Lmtp,
             encrypted: false,
             handshaking: implicit,
@@ -1115,7 +1324,10 @@ impl Peer {
     }
 
     fn tls_established(&mut self, config: &Config) {
-        assert!(self.handshaking && !self.poisoned, "a handshake that nobody asked for");
+        assert!(
+            self.handshaking && !self.poisoned,
+            "a handshake that nobody asked for"
+        );
         self.handshaking = false;
         self.encrypted = true;
         if config.tls == TlsPolicy::Implicit {
@@ -1125,8 +1337,13 @@ impl Peer {
 
     /// How often a recipient of this message was accepted.
     fn accepted(&self, message: usize) -> usize {
-        let transactions = self.transactions.iter().filter(|transaction| transaction.message == message);
-        transactions.map(|transaction| transaction.accepted().count()).sum()
+        let transactions = self
+            .transactions
+            .iter()
+            .filter(|transaction| transaction.message == message);
+        transactions
+            .map(|transaction| transaction.accepted().count())
+            .sum()
     }
 
     fn is_in_chunk(&self) -> bool {
@@ -1192,7 +1409,8 @@ impl Peer {
     fn begin_prdr(&mut self, t: usize) {
         let transaction = &mut self.transactions[t];
         let accepted = transaction.accepted().count();
-        let fine = transaction.prdr && !transaction.prdr_begun && !transaction.refused && accepted > 0;
+        let fine =
+            transaction.prdr && !transaction.prdr_begun && !transaction.refused && accepted > 0;
         transaction.prdr_begun |= fine;
         self.poisoned |= !fine;
         for _ in 0..=accepted {
@@ -1202,13 +1420,24 @@ impl Peer {
 
     /// The server hears octets of the engine's own: the end of a body, if one is due, and whole commands.
     fn hear(&mut self, octets: &[u8], pipelines: bool, config: &Config) {
-        assert!(self.greeted && !self.handshaking && !self.heard_quit, "{}", octets.escape_ascii());
-        let octets = if self.ending { self.hear_end_of_data(octets, config) } else { octets };
+        assert!(
+            self.greeted && !self.handshaking && !self.heard_quit,
+            "{}",
+            octets.escape_ascii()
+        );
+        let octets = if self.ending {
+            self.hear_end_of_data(octets, config)
+        } else {
+            octets
+        };
         self.hear_lines(octets, pipelines, config, true);
         assert!(!self.is_in_chunk(), "half a chunk");
         self.commands.extend_from_slice(octets);
         let may_know = self.encrypted || self.may_read_secret;
-        assert!(may_know || !reveals_secret(&self.commands), "credentials in the clear");
+        assert!(
+            may_know || !reveals_secret(&self.commands),
+            "credentials in the clear"
+        );
     }
 
     /// Commands, and chunks among them. `offered` says that they have not gone out yet.
@@ -1229,11 +1458,16 @@ impl Peer {
                 None => (rest, &b""[..]),
             };
             rest = behind;
-            if self.header.is_empty() && b"BDAT ".starts_with(&line[..line.len().min(5)]) && !self.behind_data
+            if self.header.is_empty()
+                && b"BDAT ".starts_with(&line[..line.len().min(5)])
+                && !self.behind_data
             {
                 self.begin_chunk(pipelines, config, offered);
             } else if self.header.is_empty() {
-                let line = str::from_utf8(line).unwrap().strip_suffix("\r\n").expect("half a line");
+                let line = str::from_utf8(line)
+                    .unwrap()
+                    .strip_suffix("\r\n")
+                    .expect("half a line");
                 assert!(!line.contains(['\r', '\n', '\0']), "{line:?}");
                 self.hear_command(line, pipelines, config);
                 continue;
@@ -1243,7 +1477,10 @@ impl Peer {
                 let header = String::from_utf8(std::mem::take(&mut self.header)).unwrap();
                 let words: Vec<_> = header.split_whitespace().collect();
                 let size: u64 = words[1].parse().unwrap();
-                assert!(words[0] == "BDAT" && (size > 0 || words.len() == 3), "{header:?}");
+                assert!(
+                    words[0] == "BDAT" && (size > 0 || words.len() == 3),
+                    "{header:?}"
+                );
                 assert!(words.len() == 2 || words[2..] == ["LAST"], "{header:?}");
                 self.chunk = Some((size, words.len() == 3));
                 self.end_chunk(config, offered);
@@ -1253,14 +1490,24 @@ impl Peer {
 
     fn begin_chunk(&mut self, pipelines: bool, config: &Config, offered: bool) {
         self.heard_chunk = true;
-        assert!(!self.poisoned && !self.heard_quit, "a chunk after what nothing expected");
+        assert!(
+            !self.poisoned && !self.heard_quit,
+            "a chunk after what nothing expected"
+        );
         let is_chunk = |owed: &(Owed, usize)| {
             let smtp = config.protocol == Protocol::Smtp;
             matches!(owed.0, Owed::Chunk(_)) || (smtp && matches!(owed.0, Owed::EndOfData(_)))
         };
         let in_flight = self.owed.iter().filter(|owed| is_chunk(owed)).count();
-        assert!(in_flight < config.limits.chunks, "{in_flight} chunks in flight");
-        assert!(pipelines || self.owed.is_empty(), "a chunk in a batch: {:?}", self.owed);
+        assert!(
+            in_flight < config.limits.chunks,
+            "{in_flight} chunks in flight"
+        );
+        assert!(
+            pipelines || self.owed.is_empty(),
+            "a chunk in a batch: {:?}",
+            self.owed
+        );
         let t = self.transactions.len() - 1;
         let transaction = &mut self.transactions[t];
         // What the engine says itself ends a body, and the next one may be wanted already.
@@ -1279,7 +1526,10 @@ impl Peer {
         let waits = config.protocol == Protocol::Lmtp || all_or_nothing || !pipelines;
         assert!(answered || !waits, "a chunk before all are answered");
         let last = self.owed.back().map(|(owed, _)| owed);
-        let fine = matches!(last, None | Some(Owed::Mail(_) | Owed::Rcpt(..) | Owed::Chunk(_)));
+        let fine = matches!(
+            last,
+            None | Some(Owed::Mail(_) | Owed::Rcpt(..) | Owed::Chunk(_))
+        );
         assert!(fine, "a chunk behind {last:?}");
     }
 
@@ -1300,7 +1550,8 @@ impl Peer {
             Protocol::Smtp => 1,
             Protocol::Lmtp => self.transactions[t].accepted().count(),
         };
-        self.owed.extend((0..replies).map(|_| (Owed::EndOfData(t), 0)));
+        self.owed
+            .extend((0..replies).map(|_| (Owed::EndOfData(t), 0)));
         self.transactions[t].end = End::Offered;
     }
 
@@ -1310,7 +1561,10 @@ impl Peer {
         if line == "QUIT" {
             // It may share a batch with the end of the last body, or give up what overlaps it, or an LMTP
             // server of which nobody knows how often it will answer.
-            let refused = self.transactions.last().is_some_and(|transaction| transaction.refused);
+            let refused = self
+                .transactions
+                .last()
+                .is_some_and(|transaction| transaction.refused);
             assert!(last.is_none() || pipelines || (refused && config.protocol == Protocol::Lmtp));
             self.heard_quit = true;
             return;
@@ -1319,11 +1573,16 @@ impl Peer {
         let overlaps = pipelines && config.overlap;
         let may_follow = match last {
             None => true,
-            Some(Owed::EndOfData(t)) if self.transactions[*t].is_chunked => overlaps && line == "RSET",
+            Some(Owed::EndOfData(t)) if self.transactions[*t].is_chunked => {
+                overlaps && line == "RSET"
+            }
             Some(Owed::EndOfData(_)) => overlaps && line.starts_with("MAIL FROM:<"),
             // The end of data before it may have been answered before they were on offer.
             Some(Owed::Command(rset)) if rset == "RSET" => {
-                let chunked = self.transactions.last().is_some_and(|transaction| transaction.is_chunked);
+                let chunked = self
+                    .transactions
+                    .last()
+                    .is_some_and(|transaction| transaction.is_chunked);
                 overlaps && chunked && line.starts_with("MAIL FROM:<")
             }
             // RFC 2920 section 3.1: other commands end a batch.
@@ -1332,15 +1591,24 @@ impl Peer {
         };
         assert!(may_follow, "{line} in a batch that has ended");
         if config.tls == TlsPolicy::Required && !self.encrypted {
-            assert!(!line.starts_with("MAIL") && !line.starts_with("AUTH"), "{line} in the clear");
+            assert!(
+                !line.starts_with("MAIL") && !line.starts_with("AUTH"),
+                "{line} in the clear"
+            );
         }
         if config.tls == TlsPolicy::Opportunistic && line.starts_with("AUTH") {
             // STARTTLS may have been taken out of the reply by somebody who waits for this.
-            assert!(self.encrypted || self.may_read_secret, "{line} in the clear");
+            assert!(
+                self.encrypted || self.may_read_secret,
+                "{line} in the clear"
+            );
         }
         self.behind_data = line == "DATA";
         let owed = if let Some(sender) = line.strip_prefix("MAIL FROM:<m") {
-            let reset = self.owed.iter().any(|(owed, _)| *owed == Owed::Command("RSET".into()));
+            let reset = self
+                .owed
+                .iter()
+                .any(|(owed, _)| *owed == Owed::Command("RSET".into()));
             assert!(!self.data_refused || reset, "{line} without RSET");
             self.transactions.push(PeerTransaction {
                 message: sender.split_once('.').unwrap().0.parse().unwrap(),
@@ -1360,7 +1628,11 @@ impl Peer {
             let (message, recipient) = path.split_once('@').unwrap().0.split_once('.').unwrap();
             let t = self.transactions.len() - 1;
             let transaction = &mut self.transactions[t];
-            assert_eq!(message.parse(), Ok(transaction.message), "{line} for another sender");
+            assert_eq!(
+                message.parse(),
+                Ok(transaction.message),
+                "{line} for another sender"
+            );
             transaction.rcpts.push((recipient.parse().unwrap(), None));
             Owed::Rcpt(t, transaction.rcpts.len() - 1)
         } else {
@@ -1368,16 +1640,26 @@ impl Peer {
         };
         self.owed.push_back((owed, line.len() + 2));
         let in_flight: usize = self.owed.iter().map(|(_, octets)| octets).sum();
-        assert!(self.owed.len() == 1 || in_flight <= config.limits.in_flight, "{in_flight} octets in flight");
+        assert!(
+            self.owed.len() == 1 || in_flight <= config.limits.in_flight,
+            "{in_flight} octets in flight"
+        );
     }
 
     /// Returns what follows the end.
     fn hear_end_of_data<'a>(&mut self, octets: &'a [u8], config: &Config) -> &'a [u8] {
         let wire = [&std::mem::take(&mut self.body)[..], octets].concat();
         let behind = unstuff(&wire).map_or(usize::MAX, |(_, behind)| behind.len());
-        assert!(behind < octets.len(), "the data does not end where it should: {}", wire.escape_ascii());
+        assert!(
+            behind < octets.len(),
+            "the data does not end where it should: {}",
+            wire.escape_ascii()
+        );
         let transaction = self.transactions.last().unwrap();
-        assert_eq!(transaction.message, self.message, "the body of another message");
+        assert_eq!(
+            transaction.message, self.message,
+            "the body of another message"
+        );
         self.expect_end_of_data(config);
         (self.ending, self.behind_data) = (false, false);
         &octets[octets.len() - behind..]
@@ -1394,10 +1676,18 @@ impl Peer {
 
     /// Text in chunks has whole line ends, and one at its end.
     fn assert_chunks(&self) {
-        for transaction in self.transactions.iter().filter(|t| t.is_chunked && !t.binary) {
+        for transaction in self
+            .transactions
+            .iter()
+            .filter(|t| t.is_chunked && !t.binary)
+        {
             assert_no_bare_line_ends(&transaction.chunks);
             let whole = transaction.chunks.is_empty() || transaction.chunks.ends_with(b"\r\n");
-            assert!(whole || transaction.end == End::No, "{}", transaction.chunks.escape_ascii());
+            assert!(
+                whole || transaction.end == End::No,
+                "{}",
+                transaction.chunks.escape_ascii()
+            );
         }
     }
 }

@@ -31,7 +31,11 @@ impl Jammed {
             match TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
                 Ok(stream) => backlog.push(stream),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    return Ok(Self { address, _listener: listener, _backlog: backlog });
+                    return Ok(Self {
+                        address,
+                        _listener: listener,
+                        _backlog: backlog,
+                    });
                 }
                 Err(error) => return Err(error),
             }
@@ -52,7 +56,10 @@ impl Jammed {
 pub fn closed() -> io::Result<(Socket, SocketAddr)> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
-    let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let address = socket
+        .local_addr()?
+        .as_socket()
+        .ok_or(io::ErrorKind::AddrNotAvailable)?;
     Ok((socket, address))
 }
 
@@ -63,5 +70,7 @@ pub fn closed() -> io::Result<(Socket, SocketAddr)> {
 pub fn within<T: Send + 'static>(limit: Duration, run: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, result) = mpsc::channel();
     thread::spawn(move || sender.send(run()));
-    result.recv_timeout(limit).expect("it hangs, or it has panicked")
+    result
+        .recv_timeout(limit)
+        .expect("it hangs, or it has panicked")
 }

@@ -28,7 +28,11 @@ pub fn envelope(recipients: usize) -> Envelope {
 /// dot, so that on the wire only [`END`] is added to it.
 pub fn body(octets: usize) -> Vec<u8> {
     let mut body = b"Subject: load\r\n\r\n".to_vec();
-    let alphabet: Vec<u8> = (b'a'..=b'z').chain(b'A'..=b'Z').chain(b'0'..=b'9').chain(*b" ,.").collect();
+    let alphabet: Vec<u8> = (b'a'..=b'z')
+        .chain(b'A'..=b'Z')
+        .chain(b'0'..=b'9')
+        .chain(*b" ,.")
+        .collect();
     let mut letters = alphabet.iter().cycle();
     while body.len() < octets {
         body.push(b'>');
@@ -60,8 +64,14 @@ pub enum Way {
 
 impl Way {
     /// All of them.
-    pub const ALL: [Way; 6] =
-        [Way::Single, Way::Bulk, Way::Overlap, Way::Chunks, Way::Eager, Way::EagerOverlap];
+    pub const ALL: [Way; 6] = [
+        Way::Single,
+        Way::Bulk,
+        Way::Overlap,
+        Way::Chunks,
+        Way::Eager,
+        Way::EagerOverlap,
+    ];
 
     fn overlaps(self) -> bool {
         matches!(self, Way::Overlap | Way::EagerOverlap)
@@ -103,7 +113,11 @@ pub struct Load {
 impl Load {
     /// `messages` of about `octets` to so many recipients.
     pub fn new(messages: usize, recipients: usize, octets: usize, way: Way) -> Self {
-        Self { envelopes: vec![envelope(recipients); messages], body: body(octets), way }
+        Self {
+            envelopes: vec![envelope(recipients); messages],
+            body: body(octets),
+            way,
+        }
     }
 }
 
@@ -118,7 +132,11 @@ fn delivered(report: &Report) {
 /// # Panics
 /// Something was not delivered.
 pub fn by_blocking(server: &str, load: Load, mut on_report: impl FnMut()) -> u64 {
-    let Load { envelopes, body, way } = load;
+    let Load {
+        envelopes,
+        body,
+        way,
+    } = load;
     let connector = smtp_blocking::Connector::new(server)
         .tls(TlsPolicy::Never)
         .overlap(way.overlaps())
@@ -134,8 +152,9 @@ pub fn by_blocking(server: &str, load: Load, mut on_report: impl FnMut()) -> u64
         return envelopes.into_iter().map(deliver).sum();
     }
     let mut session = connect();
-    let messages =
-        envelopes.into_iter().map(|envelope| smtp_blocking::Message::new(envelope, || Ok(&body[..])));
+    let messages = envelopes
+        .into_iter()
+        .map(|envelope| smtp_blocking::Message::new(envelope, || Ok(&body[..])));
     for report in session.send_all(messages).and_quit() {
         delivered(&report);
         on_report();
@@ -148,18 +167,30 @@ pub fn by_blocking(server: &str, load: Load, mut on_report: impl FnMut()) -> u64
 /// # Panics
 /// Something was not delivered.
 pub fn by_tokio(server: &str, load: Load, mut on_report: impl FnMut()) -> u64 {
-    let Load { envelopes, body, way } = load;
+    let Load {
+        envelopes,
+        body,
+        way,
+    } = load;
     let connector = smtp_tokio::Connector::new(server)
         .tls(TlsPolicy::Never)
         .overlap(way.overlaps())
         .chunking(way.chunking());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     runtime.block_on(async {
         if way == Way::Single {
             let mut round_trips = 0;
             for envelope in envelopes {
                 let mut session = connector.connect().await.expect("a session");
-                delivered(&session.send_last(envelope, &body[..]).await.expect("a report"));
+                delivered(
+                    &session
+                        .send_last(envelope, &body[..])
+                        .await
+                        .expect("a report"),
+                );
                 on_report();
                 round_trips += session.round_trips();
             }
@@ -185,7 +216,11 @@ pub fn by_tokio(server: &str, load: Load, mut on_report: impl FnMut()) -> u64 {
 /// # Panics
 /// Something was not delivered, or the engine counts its round trips wrong.
 pub fn by_engine(load: Load, mut on_report: impl FnMut()) -> u64 {
-    let Load { envelopes, body, way } = load;
+    let Load {
+        envelopes,
+        body,
+        way,
+    } = load;
     let mut config = Config::new(ClientName::parse("client.example").expect("this is a name"));
     config.tls = TlsPolicy::Never;
     config.overlap = way.overlaps();
@@ -193,18 +228,32 @@ pub fn by_engine(load: Load, mut on_report: impl FnMut()) -> u64 {
     let config = Arc::new(config);
     match way {
         Way::Single => {
-            let single = |envelope| in_memory(config.clone(), vec![envelope], &body, &mut on_report);
+            let single =
+                |envelope| in_memory(config.clone(), vec![envelope], &body, &mut on_report);
             envelopes.into_iter().map(single).sum()
         }
         _ => in_memory(config, envelopes, &body, &mut on_report),
     }
 }
 
-fn in_memory(config: Arc<Config>, messages: Vec<Envelope>, body: &[u8], on_report: &mut dyn FnMut()) -> u64 {
-    let window = if config.overlap && config.chunking == Chunking::Eager { 16 } else { 2 };
+fn in_memory(
+    config: Arc<Config>,
+    messages: Vec<Envelope>,
+    body: &[u8],
+    on_report: &mut dyn FnMut(),
+) -> u64 {
+    let window = if config.overlap && config.chunking == Chunking::Eager {
+        16
+    } else {
+        2
+    };
     let now = smtp_proto::Instant::default();
     let mut engine = Connection::new(config, now);
-    let mut peer = Dialogue::new(Options { chunking: true, keep: false, ..Options::default() });
+    let mut peer = Dialogue::new(Options {
+        chunking: true,
+        keep: false,
+        ..Options::default()
+    });
     let (mut messages, mut submitted) = (messages.into_iter(), 0);
     let (mut wire, mut replies) = (Vec::new(), Vec::new());
     let mut round_trips = 0;
@@ -253,7 +302,12 @@ fn in_memory(config: Arc<Config>, messages: Vec<Envelope>, body: &[u8], on_repor
 }
 
 /// Takes what the engine has to send, and of `body` what it wants.
-fn transmit(engine: &mut Connection, now: smtp_proto::Instant, mut body: &[u8], wire: &mut Vec<u8>) {
+fn transmit(
+    engine: &mut Connection,
+    now: smtp_proto::Instant,
+    mut body: &[u8],
+    wire: &mut Vec<u8>,
+) {
     while let Some(transmit) = engine.poll_transmit(now, body) {
         let before = wire.len();
         for part in transmit.parts() {
@@ -289,7 +343,9 @@ pub fn many_sessions<P>(
     octets: usize,
     probe: impl Fn() -> P,
 ) -> Result<Sessions<P>, String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
     let (step, mut steps) = mpsc::channel::<Result<(), String>>(1024);
     let (go, started) = watch::channel(0);
     let client = Arc::new(Client {
@@ -299,33 +355,42 @@ pub fn many_sessions<P>(
         body: body(octets),
         messages,
     });
-    runtime.map_err(|error| error.to_string())?.block_on(async move {
-        let before = probe();
-        let start = Instant::now();
-        for _ in 0..sessions {
-            let (client, step, started) = (client.clone(), step.clone(), started.clone());
-            tokio::spawn(async move {
-                if let Err(error) = client.run(&step, started).await {
-                    let _ = step.send(Err(error)).await;
-                }
-            });
-        }
-        let mut all = async || -> Result<(), String> {
+    runtime
+        .map_err(|error| error.to_string())?
+        .block_on(async move {
+            let before = probe();
+            let start = Instant::now();
             for _ in 0..sessions {
-                steps.recv().await.unwrap_or_else(|| Err("there are no sessions".into()))?;
+                let (client, step, started) = (client.clone(), step.clone(), started.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = client.run(&step, started).await {
+                        let _ = step.send(Err(error)).await;
+                    }
+                });
             }
-            Ok(())
-        };
-        all().await?;
-        let (opening, open) = (start.elapsed(), probe());
-        let start = Instant::now();
-        let _ = go.send(1);
-        all().await?;
-        let (delivery, done) = (start.elapsed(), probe());
-        let _ = go.send(2);
-        all().await?;
-        Ok(Sessions { probes: [before, open, done], opening, delivery })
-    })
+            let mut all = async || -> Result<(), String> {
+                for _ in 0..sessions {
+                    steps
+                        .recv()
+                        .await
+                        .unwrap_or_else(|| Err("there are no sessions".into()))?;
+                }
+                Ok(())
+            };
+            all().await?;
+            let (opening, open) = (start.elapsed(), probe());
+            let start = Instant::now();
+            let _ = go.send(1);
+            all().await?;
+            let (delivery, done) = (start.elapsed(), probe());
+            let _ = go.send(2);
+            all().await?;
+            Ok(Sessions {
+                probes: [before, open, done],
+                opening,
+                delivery,
+            })
+        })
 }
 
 struct Client {
@@ -343,9 +408,15 @@ impl Client {
         step: &mpsc::Sender<Result<(), String>>,
         mut go: watch::Receiver<u32>,
     ) -> Result<(), String> {
-        let permit = self.opening.acquire().await.map_err(|error| error.to_string())?;
+        let permit = self
+            .opening
+            .acquire()
+            .await
+            .map_err(|error| error.to_string())?;
         // In boxes that are gone afterwards: only the session is to be measured.
-        let mut session = Box::pin(self.connector.connect()).await.map_err(|error| error.to_string())?;
+        let mut session = Box::pin(self.connector.connect())
+            .await
+            .map_err(|error| error.to_string())?;
         drop(permit);
         let _ = step.send(Ok(())).await;
         let _ = go.wait_for(|&go| go >= 1).await;
@@ -359,8 +430,9 @@ impl Client {
 
     async fn deliver(&self, session: &mut smtp_tokio::Session) -> Result<(), String> {
         let envelopes = std::iter::repeat_n(self.envelope.clone(), self.messages);
-        let messages = envelopes
-            .map(|envelope| smtp_tokio::Message::new(envelope, || async { Ok(self.body.as_slice()) }));
+        let messages = envelopes.map(|envelope| {
+            smtp_tokio::Message::new(envelope, || async { Ok(self.body.as_slice()) })
+        });
         let mut reports = session.send_all(smtp_tokio::iter(messages));
         let mut delivered = 0;
         while let Some(report) = reports.next().await {
@@ -380,12 +452,26 @@ impl Client {
 /// Linux's `/proc`; none elsewhere. Waiting, and being waited for, are not in it.
 pub fn processor_time() -> Option<Duration> {
     let schedstat = std::fs::read_to_string("/proc/self/schedstat").ok()?;
-    schedstat.split_ascii_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+    schedstat
+        .split_ascii_whitespace()
+        .next()?
+        .parse()
+        .ok()
+        .map(Duration::from_nanos)
 }
 
 /// The resident memory of a process in octets, from Linux's `/proc`; none elsewhere.
 pub fn resident(process: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(
+        line.trim()
+            .strip_suffix(" kB")?
+            .trim()
+            .parse::<u64>()
+            .ok()?
+            * 1024,
+    )
 }

@@ -51,7 +51,9 @@ impl Default for Options {
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options").field("delay", &self.delay).finish_non_exhaustive()
+        f.debug_struct("Options")
+            .field("delay", &self.delay)
+            .finish_non_exhaustive()
     }
 }
 
@@ -135,7 +137,9 @@ impl Peer {
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let state = shared.clone();
         let thread = thread::Builder::new().name("peer".into()).spawn(move || {
@@ -149,7 +153,12 @@ impl Peer {
                 }
             });
         })?;
-        Ok(Self { address, shared, stop: Some(stop), thread: Some(thread) })
+        Ok(Self {
+            address,
+            shared,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
     }
 
     /// Where it listens, as connectors want it.
@@ -169,7 +178,11 @@ impl Peer {
 
     /// The messages that have arrived, in order.
     pub fn messages(&self) -> Vec<Arrived> {
-        self.shared.messages.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared
+            .messages
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -228,7 +241,17 @@ impl Dialogue {
         let connection = shared.connections.fetch_add(1, Ordering::Relaxed);
         let (envelope, line) = (Vec::new(), Vec::new());
         let (body, chunk, chunks) = (None, None, Vec::new());
-        Self { shared, connection, message: 0, envelope, accepted: 0, line, body, chunk, chunks }
+        Self {
+            shared,
+            connection,
+            message: 0,
+            envelope,
+            accepted: 0,
+            line,
+            body,
+            chunk,
+            chunks,
+        }
     }
 
     async fn serve(mut self, mut stream: TcpStream) -> io::Result<()> {
@@ -350,15 +373,30 @@ impl Dialogue {
         match line.split([' ', ':']).next().unwrap_or_default() {
             "EHLO" => {
                 let options = &self.shared.options;
-                let pipelining = if options.pipelining { "250-PIPELINING\r\n" } else { "" };
-                let chunking = if options.chunking { "250-CHUNKING\r\n" } else { "" };
-                let reply = format!("250-peer\r\n{pipelining}{chunking}250-8BITMIME\r\n250 SIZE\r\n");
+                let pipelining = if options.pipelining {
+                    "250-PIPELINING\r\n"
+                } else {
+                    ""
+                };
+                let chunking = if options.chunking {
+                    "250-CHUNKING\r\n"
+                } else {
+                    ""
+                };
+                let reply =
+                    format!("250-peer\r\n{pipelining}{chunking}250-8BITMIME\r\n250 SIZE\r\n");
                 out.extend_from_slice(reply.as_bytes());
             }
             "BDAT" if self.shared.options.chunking => {
                 let mut words = line.split(' ').skip(1);
-                let left = words.next().and_then(|octets| octets.parse().ok()).unwrap_or_default();
-                self.chunk = Some(Chunk { left, last: words.next() == Some("LAST") });
+                let left = words
+                    .next()
+                    .and_then(|octets| octets.parse().ok())
+                    .unwrap_or_default();
+                self.chunk = Some(Chunk {
+                    left,
+                    last: words.next() == Some("LAST"),
+                });
             }
             "RCPT" if self.accepted == 0 => out.extend_from_slice(b"503 5.5.1 MAIL first\r\n"),
             "MAIL" | "RCPT" => {
@@ -382,7 +420,9 @@ impl Dialogue {
                 if !self.answer(line, "354 go on\r\n", out) {
                     return false;
                 }
-                self.body = out[before..].starts_with(b"3").then(|| Body::new(self.shared.options.keep));
+                self.body = out[before..]
+                    .starts_with(b"3")
+                    .then(|| Body::new(self.shared.options.keep));
             }
             "RSET" => {
                 self.accepted = 0;
@@ -409,7 +449,11 @@ impl Dialogue {
         if out.len() == before || out[before..].starts_with(b"2") {
             self.shared.arrived.fetch_add(1, Ordering::Relaxed);
             if let Some(body) = body {
-                let mut messages = self.shared.messages.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut messages = self
+                    .shared
+                    .messages
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
                 messages.push(Arrived { envelope, body });
             }
         }
@@ -417,7 +461,11 @@ impl Dialogue {
     }
 
     fn answer(&self, command: &str, usual: &str, out: &mut Vec<u8>) -> bool {
-        let moment = Moment { connection: self.connection, message: self.message, command };
+        let moment = Moment {
+            connection: self.connection,
+            message: self.message,
+            command,
+        };
         let (reply, open) = match (self.shared.options.act)(&moment) {
             Act::Accept => (usual, true),
             Act::Reply(reply) => (reply, true),
@@ -431,7 +479,9 @@ impl Dialogue {
 
 impl fmt::Debug for Dialogue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Dialogue").field("connection", &self.connection).finish_non_exhaustive()
+        f.debug_struct("Dialogue")
+            .field("connection", &self.connection)
+            .finish_non_exhaustive()
     }
 }
 
@@ -452,7 +502,10 @@ const SEAM: usize = END.len() - 1;
 impl Body {
     fn new(keep: bool) -> Self {
         // A dot at the very beginning stands at the start of a line.
-        Self { tail: *b"  \r\n", kept: keep.then(Vec::new) }
+        Self {
+            tail: *b"  \r\n",
+            kept: keep.then(Vec::new),
+        }
     }
 
     /// Takes octets. Returns how many there were up to the end of the data, if that is among them.
@@ -472,7 +525,11 @@ impl Body {
                 kept.truncate(kept.len() - b".\r\n".len());
             }
         }
-        let last = if input.len() < SEAM { &seam[front..SEAM + front] } else { &input[input.len() - SEAM..] };
+        let last = if input.len() < SEAM {
+            &seam[front..SEAM + front]
+        } else {
+            &input[input.len() - SEAM..]
+        };
         self.tail.copy_from_slice(last);
         end
     }
@@ -513,8 +570,10 @@ impl PeerProcess {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        let mut output = io::BufReader::new(child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?).lines();
-        let server = output.find_map(|line| Some(line.ok()?.split_once(ANNOUNCEMENT)?.1.to_owned()));
+        let mut output =
+            io::BufReader::new(child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?).lines();
+        let server =
+            output.find_map(|line| Some(line.ok()?.split_once(ANNOUNCEMENT)?.1.to_owned()));
         // Whatever else it has to say is not to stop it.
         thread::spawn(move || output.count());
         match server {
@@ -567,7 +626,12 @@ pub enum Serving {
 fn serve(kind: &str) -> io::Result<()> {
     let (serving, delay) = kind.split_once(' ').ok_or(io::ErrorKind::InvalidInput)?;
     let delay = Duration::from_micros(delay.parse().map_err(io::Error::other)?);
-    let shared = Shared::new(Options { delay, chunking: true, keep: false, ..Options::default() });
+    let shared = Shared::new(Options {
+        delay,
+        chunking: true,
+        keep: false,
+        ..Options::default()
+    });
     let announce = |address: SocketAddr| println!("{ANNOUNCEMENT}{address}");
     if serving == format!("{:?}", Serving::Threads) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
@@ -579,12 +643,15 @@ fn serve(kind: &str) -> io::Result<()> {
         }
     }
     let _ = rlimit::increase_nofile_limit(u64::MAX);
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        let socket = tokio::net::TcpSocket::new_v4()?;
-        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
-        let listener = socket.listen(BACKLOG)?;
-        announce(listener.local_addr()?);
-        accept(listener, shared).await;
-        Ok(())
-    })
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(async {
+            let socket = tokio::net::TcpSocket::new_v4()?;
+            socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+            let listener = socket.listen(BACKLOG)?;
+            announce(listener.local_addr()?);
+            accept(listener, shared).await;
+            Ok(())
+        })
 }

@@ -44,11 +44,18 @@ pub fn play(transcript: &Transcript, cut: Cut) -> Result<Conversation, Failure> 
         last_line = step.line;
         let next = transcript.steps.get(index + 1).map(|step| &step.action);
         let jams = next == Some(&Action::Jam);
-        player.step(&step.action, jams).map_err(|message| transcript.failure(step.line, message))?;
+        player
+            .step(&step.action, jams)
+            .map_err(|message| transcript.failure(step.line, message))?;
     }
-    player.end().map_err(|message| transcript.failure(last_line, message))?;
+    player
+        .end()
+        .map_err(|message| transcript.failure(last_line, message))?;
     transcript.check(&player.observed)?;
-    Ok(Conversation { said: player.said, events: player.events })
+    Ok(Conversation {
+        said: player.said,
+        events: player.events,
+    })
 }
 
 struct Player<'t> {
@@ -171,10 +178,12 @@ impl<'t> Player<'t> {
                     return Err("the engine asks for no handshake here".into());
                 }
                 let result = match action {
-                    Action::TlsFailed => self.engine.handle_tls_failed(Cause::TlsFailed("as told".into())),
-                    Action::TlsUntrusted => {
-                        self.engine.handle_tls_failed(Cause::TlsUntrusted("as told".into()))
-                    }
+                    Action::TlsFailed => self
+                        .engine
+                        .handle_tls_failed(Cause::TlsFailed("as told".into())),
+                    Action::TlsUntrusted => self
+                        .engine
+                        .handle_tls_failed(Cause::TlsUntrusted("as told".into())),
                     _ => {
                         let facts = self.transcript.tls_facts.clone();
                         self.engine.handle_tls_established_with(self.now, facts)
@@ -186,7 +195,9 @@ impl<'t> Player<'t> {
                         return Err("what was learnt before the handshake is not forgotten".into());
                     }
                     if self.engine.is_tls_verified() != self.transcript.tls_facts.verified {
-                        return Err("whether the certificate was verified is not what was said".into());
+                        return Err(
+                            "whether the certificate was verified is not what was said".into()
+                        );
                     }
                 }
             }
@@ -232,7 +243,9 @@ impl<'t> Player<'t> {
                     if self.body.is_held() || !self.body.piece().is_empty() {
                         return Ok(());
                     }
-                    self.engine.finish_body().map_err(|misuse| misuse.to_string())?;
+                    self.engine
+                        .finish_body()
+                        .map_err(|misuse| misuse.to_string())?;
                 }
                 continue;
             };
@@ -241,7 +254,9 @@ impl<'t> Player<'t> {
             let offer = transmit.parts().concat();
             if !offer.starts_with(&self.promised) {
                 let (was, is) = (self.promised.escape_ascii(), offer.escape_ascii());
-                return Err(format!("it was `{was}` that was on offer, and now it is `{is}`"));
+                return Err(format!(
+                    "it was `{was}` that was on offer, and now it is `{is}`"
+                ));
             }
             let room = limit - self.batch.len();
             if self.jammed || (room == 0 && self.unreported == 0) {
@@ -264,7 +279,11 @@ impl<'t> Player<'t> {
                 if !(wants_body && self.in_flight.is_behind_data()) {
                     self.in_flight.say(&offer[..n])?;
                 }
-                if self.cut != Cut::Whole && may_be_late && n == offer.len() && self.random.one_in(3) {
+                if self.cut != Cut::Whole
+                    && may_be_late
+                    && n == offer.len()
+                    && self.random.one_in(3)
+                {
                     self.unreported = n;
                     self.promised = offer;
                     return Ok(());
@@ -286,7 +305,9 @@ impl<'t> Player<'t> {
         if self.body.is_held() || self.body.rest.len() > size || self.body.rest.is_empty() {
             return Ok(());
         }
-        self.engine.announce_rest(self.body.rest).map_err(|misuse| misuse.to_string())
+        self.engine
+            .announce_rest(self.body.rest)
+            .map_err(|misuse| misuse.to_string())
     }
 
     /// Nothing is on offer but what has gone out already.
@@ -294,17 +315,26 @@ impl<'t> Player<'t> {
         if self.engine.is_closed() {
             return self.speak(usize::MAX);
         }
-        let offer = self.engine.poll_transmit(self.now, b"").map(|transmit| transmit.parts().concat());
+        let offer = self
+            .engine
+            .poll_transmit(self.now, b"")
+            .map(|transmit| transmit.parts().concat());
         match offer.unwrap_or_default() == self.promised {
             true => Ok(()),
-            false => Err(format!("more is on offer than `{}`", self.promised.escape_ascii())),
+            false => Err(format!(
+                "more is on offer than `{}`",
+                self.promised.escape_ascii()
+            )),
         }
     }
 
     /// Polls are idempotent: what is on offer and the deadline stay as they are.
     fn poll_twice(&mut self, piece: &[u8]) -> Result<(), String> {
         let mut poll = || {
-            let offer = self.engine.poll_transmit(self.now, piece).map(|transmit| transmit.parts().concat());
+            let offer = self
+                .engine
+                .poll_transmit(self.now, piece)
+                .map(|transmit| transmit.parts().concat());
             (offer, self.engine.poll_timeout())
         };
         let (first, second) = (poll(), poll());
@@ -337,8 +367,14 @@ impl<'t> Player<'t> {
     /// do nothing.
     fn pause(&mut self, duration: Duration) -> Result<(), String> {
         let end = self.now + duration;
-        while let Some(deadline) = self.engine.poll_timeout().filter(|&deadline| deadline <= end) {
-            let just_before = deadline.since_origin().saturating_sub(Duration::from_nanos(1));
+        while let Some(deadline) = self
+            .engine
+            .poll_timeout()
+            .filter(|&deadline| deadline <= end)
+        {
+            let just_before = deadline
+                .since_origin()
+                .saturating_sub(Duration::from_nanos(1));
             self.now = self.now.max(Instant::from_origin(just_before));
             if self.now < deadline {
                 let closed = self.engine.is_closed();
@@ -350,7 +386,11 @@ impl<'t> Player<'t> {
             self.now = deadline;
             self.engine.handle_timeout(self.now);
             self.take_events()?;
-            if self.engine.poll_timeout().is_some_and(|next| next <= deadline) {
+            if self
+                .engine
+                .poll_timeout()
+                .is_some_and(|next| next <= deadline)
+            {
                 return Err("a deadline has passed, and it is still there".into());
             }
         }
@@ -364,7 +404,11 @@ impl<'t> Player<'t> {
             if self.observed.closed.is_some() {
                 return Err(format!("an event behind Closed: {text}"));
             }
-            if let Some(secret) = self.secrets.iter().find(|secret| text.contains(secret.as_str())) {
+            if let Some(secret) = self
+                .secrets
+                .iter()
+                .find(|secret| text.contains(secret.as_str()))
+            {
                 return Err(format!("the secret {secret} is in an event: {text}"));
             }
             match event {
@@ -422,7 +466,11 @@ impl<'t> Player<'t> {
             result => Err(format!("{misuse:?} was due, and it was {result:?}")),
         };
         match self.random.below(8) {
-            0 if self.engine.poll_timeout().is_none_or(|deadline| deadline > self.now) => {
+            0 if self
+                .engine
+                .poll_timeout()
+                .is_none_or(|deadline| deadline > self.now) =>
+            {
                 self.engine.handle_timeout(self.now);
                 Ok(())
             }
@@ -434,9 +482,10 @@ impl<'t> Player<'t> {
                 refused(self.engine.announce_rest(b"x"), Misuse::NoBodyWanted)?;
                 refused(self.engine.finish_body(), Misuse::NoBodyWanted)
             }
-            3 if !self.handshake_due => {
-                refused(self.engine.handle_tls_established(self.now), Misuse::NoHandshakeWanted)
-            }
+            3 if !self.handshake_due => refused(
+                self.engine.handle_tls_established(self.now),
+                Misuse::NoHandshakeWanted,
+            ),
             4 if self.engine.is_closed() => {
                 self.engine.handle_eof(self.now);
                 refused(self.engine.quit(), Misuse::Closed)
@@ -505,7 +554,11 @@ struct Body<'t> {
 
 impl<'t> Body<'t> {
     fn new(message: &'t Message) -> Self {
-        Self { rest: &message.body, offered: 0, holds: message.holds.iter().copied().collect() }
+        Self {
+            rest: &message.body,
+            offered: 0,
+            holds: message.holds.iter().copied().collect(),
+        }
     }
 
     fn piece(&self) -> &'t [u8] {
@@ -559,7 +612,14 @@ struct InFlight {
 impl InFlight {
     fn new(limit: usize) -> Self {
         let commands = VecDeque::new();
-        Self { limit, commands, said: Vec::new(), heard: Vec::new(), data: false, chunk: 0 }
+        Self {
+            limit,
+            commands,
+            said: Vec::new(),
+            heard: Vec::new(),
+            data: false,
+            chunk: 0,
+        }
     }
 
     /// Whether what follows is a body, once it is wanted.
@@ -578,19 +638,26 @@ impl InFlight {
                 let line = std::mem::take(&mut self.said);
                 self.data = line == b"DATA\r\n";
                 let chunk = line.strip_prefix(b"BDAT ").map(String::from_utf8_lossy);
-                self.chunk = match chunk.as_ref().and_then(|chunk| chunk.split_whitespace().next()) {
+                self.chunk = match chunk
+                    .as_ref()
+                    .and_then(|chunk| chunk.split_whitespace().next())
+                {
                     Some(octets) => octets.parse().map_err(|_| format!("BDAT {octets}"))?,
                     None => 0,
                 };
                 // An empty line is the end of a body's last line, or an empty response to a challenge.
                 if line.len() > 2 {
-                    self.commands.push_back(if chunk.is_some() { 0 } else { line.len() });
+                    self.commands
+                        .push_back(if chunk.is_some() { 0 } else { line.len() });
                 }
             }
         }
         let octets: usize = self.commands.iter().sum();
         match self.commands.len() > 1 && octets > self.limit {
-            true => Err(format!("{octets} octets of commands are in flight, over {}", self.limit)),
+            true => Err(format!(
+                "{octets} octets of commands are in flight, over {}",
+                self.limit
+            )),
             false => Ok(()),
         }
     }

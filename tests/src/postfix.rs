@@ -199,7 +199,12 @@ const KIND: Kind = Kind {
     logs: &["mail.log", "dovecot.log"],
     taken: ": message-id=<",
     mail: "mail/Maildir/new",
-    headers: &["Return-Path:", "X-Original-To:", "Delivered-To:", "Received:"],
+    headers: &[
+        "Return-Path:",
+        "X-Original-To:",
+        "Delivered-To:",
+        "Received:",
+    ],
     recipients: Some("Delivered-To:"),
     greylisted: (450, "4.2.0"),
     lmtp_socket: None,
@@ -239,7 +244,10 @@ impl Postfix {
             sh(MAKE_TOKEN, &[server.dir()?, USER])?;
             sh(START, &[server.dir()?])?;
             let wrapped = server.ports[2];
-            server.ports.iter().try_for_each(|&port| server.greets(port, port != wrapped, || Ok(())))
+            server
+                .ports
+                .iter()
+                .try_for_each(|&port| server.greets(port, port != wrapped, || Ok(())))
         })?;
         let token = fs::read_to_string(server.path("token")).map_err(|error| error.to_string())?;
         Ok(Self { server, token })
@@ -320,7 +328,13 @@ mod tests {
         let expected = b"Received: by\r\n\tus\r\nDelivered-To: x\r\n\r\nReceived: x\r\n.\r\nend";
         let stored = Stored::parse(&KIND, Path::new("x"), &[&top[..], sent].concat());
         assert_eq!(stored.body, expected);
-        assert_eq!((&*stored.id, &*stored.recipients), ("x", &["u@c".to_string()][..]));
-        assert_eq!(Stored::parse(&KIND, Path::new("x"), b"\nReceived: x\n").body, b"\r\nReceived: x\r\n");
+        assert_eq!(
+            (&*stored.id, &*stored.recipients),
+            ("x", &["u@c".to_string()][..])
+        );
+        assert_eq!(
+            Stored::parse(&KIND, Path::new("x"), b"\nReceived: x\n").body,
+            b"\r\nReceived: x\r\n"
+        );
     }
 }

@@ -18,8 +18,9 @@ use rcgen::{
 };
 use smtp_blocking::TlsInfo;
 use smtp_proto::{
-    Capabilities, Cause, Chunking, Credentials, Envelope, Error, Extension, MailParameter, Mailbox, Notify,
-    Outcome, RcptParameter, Recipient, Reply, Report, Request, Ret, Stage, TlsPolicy, Trace,
+    Capabilities, Cause, Chunking, Credentials, Envelope, Error, Extension, MailParameter, Mailbox,
+    Notify, Outcome, RcptParameter, Recipient, Reply, Report, Request, Ret, Stage, TlsPolicy,
+    Trace,
 };
 use tokio::runtime::Runtime;
 
@@ -112,9 +113,17 @@ impl Server {
             .spawn()?;
         // All are held until all are known, so that no two are the same.
         let held = [(); N].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
-        let ports = held.into_iter().map(|listener| Ok(listener?.local_addr()?.port()));
+        let ports = held
+            .into_iter()
+            .map(|listener| Ok(listener?.local_addr()?.port()));
         let ports = ports.collect::<Result<Vec<_>>>()?;
-        Ok(Self { kind, dir, ports, guard, seen: Mutex::default() })
+        Ok(Self {
+            kind,
+            dir,
+            ports,
+            guard,
+            seen: Mutex::default(),
+        })
     }
 
     /// Writes files into the folder and into folders below it: these, `ca.pem`, and `server_pem` with the
@@ -137,7 +146,12 @@ impl Server {
     }
 
     /// Waits for the greeting on this port and checks TLS there, as long as `alive` finds nothing wrong.
-    pub(crate) fn greets(&self, port: u16, starttls: bool, alive: impl Fn() -> Result<()>) -> Result<()> {
+    pub(crate) fn greets(
+        &self,
+        port: u16,
+        starttls: bool,
+        alive: impl Fn() -> Result<()>,
+    ) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(30);
         let starttls = match (starttls, self.kind.lmtp_socket) {
             (false, _) => "",
@@ -155,7 +169,9 @@ impl Server {
     }
 
     pub(crate) fn dir(&self) -> Result<&str> {
-        self.dir.to_str().ok_or_else(|| "the folder's name is not UTF-8".into())
+        self.dir
+            .to_str()
+            .ok_or_else(|| "the folder's name is not UTF-8".into())
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -179,7 +195,11 @@ impl Server {
 
     /// The whole log.
     pub fn log(&self) -> String {
-        let files = self.kind.logs.iter().map(|name| fs::read(self.path(name)).unwrap_or_default());
+        let files = self
+            .kind
+            .logs
+            .iter()
+            .map(|name| fs::read(self.path(name)).unwrap_or_default());
         String::from_utf8_lossy(&files.collect::<Vec<_>>().concat()).into_owned()
     }
 
@@ -218,9 +238,15 @@ impl Server {
                     unseen.insert(stored.recipients);
                 }
             }
-            let found = seen.values().map(|recipients| of(recipients)).sum::<usize>();
+            let found = seen
+                .values()
+                .map(|recipients| of(recipients))
+                .sum::<usize>();
             if found >= count {
-                let paths = seen.iter().filter(|(_, recipients)| of(recipients) > 0).map(|(path, _)| path);
+                let paths = seen
+                    .iter()
+                    .filter(|(_, recipients)| of(recipients) > 0)
+                    .map(|(path, _)| path);
                 let mail = paths.map(|path| Ok(Stored::parse(self.kind, path, &read(path)?)));
                 let mut mail = mail.collect::<Result<Vec<_>, String>>()?;
                 mail.sort_by(|a, b| arrival(&a.id).cmp(&arrival(&b.id)));
@@ -246,12 +272,18 @@ impl Server {
 
 /// What is in a folder, which appears with the first message.
 fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
-    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
+    fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
 }
 
 /// The transactions of a session with Dovecot have one name, with `:T2`, `:T3` and so on after the first.
 fn arrival(id: &str) -> (&str, u32) {
-    id.split_once(":T").map_or((id, 1), |(session, n)| (session, n.parse().unwrap_or_default()))
+    id.split_once(":T").map_or((id, 1), |(session, n)| {
+        (session, n.parse().unwrap_or_default())
+    })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
@@ -341,7 +373,9 @@ impl Stored {
         let (trace, sent) = split_trace(kind, stored);
         let trace = unfolded(trace);
         // `Received: ... id 4XYZ for ...` or `... id 1abc-0001-2d; ...`.
-        let id = trace.rsplit_once(" id ").and_then(|(_, rest)| rest.split([' ', ';']).next());
+        let id = trace
+            .rsplit_once(" id ")
+            .and_then(|(_, rest)| rest.split([' ', ';']).next());
         let mut body = Vec::with_capacity(sent.len() + sent.len() / 32);
         for line in sent.split_inclusive(|&byte| byte == b'\n') {
             match line.strip_suffix(b"\n") {
@@ -352,21 +386,36 @@ impl Stored {
                 None => body.extend_from_slice(line),
             }
         }
-        let (id, recipients) = (id.unwrap_or_default().into(), recipients(kind, path, &trace));
-        Self { id, recipients, trace, body }
+        let (id, recipients) = (
+            id.unwrap_or_default().into(),
+            recipients(kind, path, &trace),
+        );
+        Self {
+            id,
+            recipients,
+            trace,
+            body,
+        }
     }
 }
 
 fn unfolded(headers: &[u8]) -> String {
-    String::from_utf8_lossy(headers).replace("\n ", " ").replace("\n\t", " ")
+    String::from_utf8_lossy(headers)
+        .replace("\n ", " ")
+        .replace("\n\t", " ")
 }
 
 fn recipients(kind: &Kind, path: &Path, trace: &str) -> Vec<String> {
     let list = match kind.recipients {
         Some(header) => trace.lines().find_map(|line| line.strip_prefix(header)),
-        None => path.parent().and_then(|new| new.parent()?.file_name()?.to_str()),
+        None => path
+            .parent()
+            .and_then(|new| new.parent()?.file_name()?.to_str()),
     };
-    list.unwrap_or_default().split(',').map(|address| address.trim().to_ascii_lowercase()).collect()
+    list.unwrap_or_default()
+        .split(',')
+        .map(|address| address.trim().to_ascii_lowercase())
+        .collect()
 }
 
 /// Splits what the server put on top from the rest: the next Received line, if there is one, came with the
@@ -407,7 +456,14 @@ fn same(of: &str, arrived: &[u8], sent: &[u8]) {
     let differ = arrived.iter().zip(sent).position(|(a, b)| a != b);
     let around = |bytes: &[u8]| {
         let start = differ.unwrap_or(0).saturating_sub(20);
-        bytes.iter().skip(start).take(60).copied().collect::<Vec<_>>().escape_ascii().to_string()
+        bytes
+            .iter()
+            .skip(start)
+            .take(60)
+            .copied()
+            .collect::<Vec<_>>()
+            .escape_ascii()
+            .to_string()
     };
     assert!(
         arrived == sent,
@@ -421,7 +477,8 @@ fn same(of: &str, arrived: &[u8], sent: &[u8]) {
 
 /// Dots, lines up to 20,000 octets, and octets that are not UTF-8, without a line end at the end.
 pub fn awkward() -> Vec<u8> {
-    let mut body = b".\r\n..\r\n.. \r\n.a\r\na.\r\n\r\n.\r\n\xc3\xa9t\xc3\xa9 \xff\x80\r\n".to_vec();
+    let mut body =
+        b".\r\n..\r\n.. \r\n.a\r\na.\r\n\r\n.\r\n\xc3\xa9t\xc3\xa9 \xff\x80\r\n".to_vec();
     for length in [997, 998, 999, 2_000, 20_000] {
         body.extend_from_slice(&vec![b'x'; length]);
         body.extend_from_slice(b"\r\n.");
@@ -477,14 +534,24 @@ pub struct Manner {
 impl Default for Manner {
     fn default() -> Self {
         let (port, tls, credentials) = (None, TlsPolicy::Required, None);
-        Self { port, tls, credentials, chunking: Chunking::Auto, chunk_size: 64 * 1024, overlap: false }
+        Self {
+            port,
+            tls,
+            credentials,
+            chunking: Chunking::Auto,
+            chunk_size: 64 * 1024,
+            overlap: false,
+        }
     }
 }
 
 impl Manner {
     /// The defaults, on this port.
     pub fn on(port: u16) -> Self {
-        Self { port: Some(port), ..Self::default() }
+        Self {
+            port: Some(port),
+            ..Self::default()
+        }
     }
 }
 
@@ -506,7 +573,12 @@ impl Adapter {
     pub fn all(server: &Server) -> &'static [Self] {
         match server.kind.lmtp_socket {
             None => &[Self::Blocking, Self::Tokio],
-            Some(_) => &[Self::Blocking, Self::Tokio, Self::BlockingUnix, Self::TokioUnix],
+            Some(_) => &[
+                Self::Blocking,
+                Self::Tokio,
+                Self::BlockingUnix,
+                Self::TokioUnix,
+            ],
         }
     }
 
@@ -521,7 +593,11 @@ impl Adapter {
     }
 
     /// Opens a session, with the server's name checked where it is encrypted.
-    pub fn connect(self, server: &Server, manner: &Manner) -> Result<Session, smtp_blocking::Error> {
+    pub fn connect(
+        self,
+        server: &Server,
+        manner: &Manner,
+    ) -> Result<Session, smtp_blocking::Error> {
         let trace = Arc::<Mutex<Vec<Trace>>>::default();
         let observed = trace.clone();
         let observer = move |step: &Trace| observed.lock().unwrap().push(step.clone());
@@ -544,7 +620,8 @@ impl Adapter {
     /// Opens a session as a matter of course.
     #[track_caller]
     pub fn open(self, server: &Server, manner: &Manner) -> Session {
-        self.connect(server, manner).unwrap_or_else(|error| panic!("{self:?}, {manner:?}: {error}"))
+        self.connect(server, manner)
+            .unwrap_or_else(|error| panic!("{self:?}, {manner:?}: {error}"))
     }
 }
 
@@ -573,12 +650,20 @@ pub struct Session {
 
 impl Session {
     /// One message.
-    pub fn send(&mut self, envelope: Envelope, message: &[u8]) -> Result<Report, smtp_blocking::Error> {
+    pub fn send(
+        &mut self,
+        envelope: Envelope,
+        message: &[u8],
+    ) -> Result<Report, smtp_blocking::Error> {
         held!(&mut self.held, session => session.send(envelope, message))
     }
 
     /// The last message.
-    pub fn send_last(&mut self, envelope: Envelope, message: &[u8]) -> Result<Report, smtp_blocking::Error> {
+    pub fn send_last(
+        &mut self,
+        envelope: Envelope,
+        message: &[u8],
+    ) -> Result<Report, smtp_blocking::Error> {
         held!(&mut self.held, session => session.send_last(envelope, message))
     }
 
@@ -586,7 +671,9 @@ impl Session {
     pub fn send_all(self, messages: &[(Envelope, Vec<u8>)]) -> Delivery {
         match self.held {
             Held::Blocking(session) => Delivery::by_blocking(session, messages),
-            Held::Tokio(runtime, session) => runtime.block_on(Delivery::by_tokio(session, messages)),
+            Held::Tokio(runtime, session) => {
+                runtime.block_on(Delivery::by_tokio(session, messages))
+            }
         }
     }
 
@@ -639,7 +726,8 @@ pub fn far_away(server: &Server, latency: Duration) -> u16 {
             let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, far)) else {
                 return;
             };
-            let (Ok(mut from_client), Ok(mut to_server)) = (client.try_clone(), server.try_clone()) else {
+            let (Ok(mut from_client), Ok(mut to_server)) = (client.try_clone(), server.try_clone())
+            else {
                 return;
             };
             thread::spawn(move || {
@@ -672,23 +760,41 @@ pub fn a_single_message(server: &Server) {
         let user = format!("single-{}", adapter.name());
         let message = format!("From: <sender@example.org>\r\nSubject: {user}\r\n\r\nHello.\r\n");
         let mut session = adapter.open(server, &Manner::default());
-        assert_eq!(session.tls_info().unwrap().verified_name.as_deref(), Some(NAME));
-        let report = session.send_last(envelope(&[&user]), message.as_bytes()).unwrap();
+        assert_eq!(
+            session.tls_info().unwrap().verified_name.as_deref(),
+            Some(NAME)
+        );
+        let report = session
+            .send_last(envelope(&[&user]), message.as_bytes())
+            .unwrap();
         assert!(report.is_success(), "{report:?}");
         // Greeting, EHLO, STARTTLS, EHLO; the envelope; the message, with QUIT behind it.
         assert_eq!(session.round_trips(), 6);
         arrives(server, &user, &[message.as_bytes()]);
     }
-    let wrong =
-        connector!(smtp_blocking, server, &Manner::default(), false).server_name("other.example.test");
+    let wrong = connector!(smtp_blocking, server, &Manner::default(), false)
+        .server_name("other.example.test");
     let error = wrong.connect().unwrap_err();
-    assert!(matches!((error.stage(), error.cause()), (Stage::StartTls, Cause::TlsUntrusted(_))), "{error}");
+    assert!(
+        matches!(
+            (error.stage(), error.cause()),
+            (Stage::StartTls, Cause::TlsUntrusted(_))
+        ),
+        "{error}"
+    );
 }
 
 /// Each way in which a body can travel, with a name for its users. Those whose size is declared say so.
 fn ways() -> [(&'static str, Manner, bool); 9] {
-    let way = |chunking, overlap| Manner { chunking, overlap, ..Manner::default() };
-    let kib = Manner { chunk_size: 1024, ..way(Chunking::Always, false) };
+    let way = |chunking, overlap| Manner {
+        chunking,
+        overlap,
+        ..Manner::default()
+    };
+    let kib = Manner {
+        chunk_size: 1024,
+        ..way(Chunking::Always, false)
+    };
     [
         ("data", way(Chunking::Never, false), false),
         ("data-overlapping", way(Chunking::Never, true), false),
@@ -705,8 +811,12 @@ fn ways() -> [(&'static str, Manner, bool); 9] {
 /// Over one session, by each adapter and in each way: [`awkward`], 5 MiB, a message for one of three
 /// recipients, one that nobody takes, and one behind them.
 pub fn every_way_of_a_body(server: &Server) {
-    let line =
-        |n: usize| format!("{}line {n} of five mebibytes\r\n", if n.is_multiple_of(7) { "." } else { "" });
+    let line = |n: usize| {
+        format!(
+            "{}line {n} of five mebibytes\r\n",
+            if n.is_multiple_of(7) { "." } else { "" }
+        )
+    };
     let mut large = String::from("Subject: large\r\n\r\n");
     (0..)
         .map(line)
@@ -722,18 +832,31 @@ pub fn every_way_of_a_body(server: &Server) {
         b"Subject: nobody\r\n\r\nFor nobody.\r\n".to_vec(),
         b"Subject: last\r\n\r\nAll is well.\r\n".to_vec(),
     ];
-    for (adapter, (way, manner, exact)) in
-        Adapter::all(server).iter().flat_map(|adapter| ways().map(|way| (adapter, way)))
+    for (adapter, (way, manner, exact)) in Adapter::all(server)
+        .iter()
+        .flat_map(|adapter| ways().map(|way| (adapter, way)))
     {
         let user = format!("{way}-{}", adapter.name());
-        let to: [&[&str]; 5] =
-            [&[&user], &[&user], &["refused", &user, "greylisted"], &["refused", "greylisted"], &[&user]];
-        let whole = bodies
-            .clone()
-            .map(|body| if body.ends_with(b"\n") { body } else { [&body[..], b"\r\n"].concat() });
+        let to: [&[&str]; 5] = [
+            &[&user],
+            &[&user],
+            &["refused", &user, "greylisted"],
+            &["refused", "greylisted"],
+            &[&user],
+        ];
+        let whole = bodies.clone().map(|body| {
+            if body.ends_with(b"\n") {
+                body
+            } else {
+                [&body[..], b"\r\n"].concat()
+            }
+        });
         let messages: Vec<_> = (0..bodies.len())
             .map(|n| match exact {
-                true => (envelope(to[n]).exact_size(whole[n].len() as u64), bodies[n].clone()),
+                true => (
+                    envelope(to[n]).exact_size(whole[n].len() as u64),
+                    bodies[n].clone(),
+                ),
                 false => (envelope(to[n]), bodies[n].clone()),
             })
             .collect();
@@ -742,11 +865,36 @@ pub fn every_way_of_a_body(server: &Server) {
         let delivery = session.send_all(&messages);
         assert!(!delivery.overlap_broken, "{user}");
         let (later, why) = server.kind.greylisted;
-        let refused = |index| (index, Stage::Rcpt, Outcome::Permanent, 550, "5.1.1".to_string());
-        let greylisted = |index| (index, Stage::Rcpt, Outcome::Transient, later, why.to_string());
-        let expected =
-            [vec![], vec![], vec![refused(0), greylisted(2)], vec![refused(0), greylisted(1)], vec![]];
-        assert_eq!(delivery.reports.iter().map(failures).collect::<Vec<_>>(), expected, "{user}");
+        let refused = |index| {
+            (
+                index,
+                Stage::Rcpt,
+                Outcome::Permanent,
+                550,
+                "5.1.1".to_string(),
+            )
+        };
+        let greylisted = |index| {
+            (
+                index,
+                Stage::Rcpt,
+                Outcome::Transient,
+                later,
+                why.to_string(),
+            )
+        };
+        let expected = [
+            vec![],
+            vec![],
+            vec![refused(0), greylisted(2)],
+            vec![refused(0), greylisted(1)],
+            vec![],
+        ];
+        assert_eq!(
+            delivery.reports.iter().map(failures).collect::<Vec<_>>(),
+            expected,
+            "{user}"
+        );
         let mut arrived: Vec<_> = whole.iter().map(Vec::as_slice).collect();
         let nobody = arrived.remove(3);
         arrives(server, &user, &arrived);
@@ -761,7 +909,10 @@ pub fn every_way_of_a_body(server: &Server) {
             _ => None,
         });
         if manner.chunking == Chunking::Never {
-            let bodies = trace.iter().filter(|step| matches!(step, Trace::SentBody { .. })).count();
+            let bodies = trace
+                .iter()
+                .filter(|step| matches!(step, Trace::SentBody { .. }))
+                .count();
             assert_eq!((bodies, chunks.next()), (arrived.len(), None), "{user}");
             continue;
         }
@@ -771,7 +922,10 @@ pub fn every_way_of_a_body(server: &Server) {
             while left > 0 {
                 let (octets, last) = chunks.next().unwrap();
                 // One more, where a CR at the end of a chunk has waited for what is behind it.
-                assert!((most..=most + 1).contains(&octets) || octets == left, "{user}: {octets} of {left}");
+                assert!(
+                    (most..=most + 1).contains(&octets) || octets == left,
+                    "{user}: {octets} of {left}"
+                );
                 assert_eq!(last, octets == left, "{user}: {octets} of {left}");
                 left -= octets;
             }
@@ -784,15 +938,24 @@ pub fn every_way_of_a_body(server: &Server) {
 /// well. The server says so in its Received line (RFC 6531 section 3.7.3).
 pub fn an_address_in_utf8(server: &Server) {
     for adapter in Adapter::all(server) {
-        let user = format!("\u{3b4}\u{3bf}\u{3ba}\u{3b9}\u{3bc}\u{3ae}-{}", adapter.name());
+        let user = format!(
+            "\u{3b4}\u{3bf}\u{3ba}\u{3b9}\u{3bc}\u{3ae}-{}",
+            adapter.name()
+        );
         let message = "Subject: \u{e9}t\u{e9}\r\n\r\nHello.\r\n".as_bytes();
         for to in [address(&user), format!("{user}@{UTF8_DOMAIN}")] {
             let mut session = adapter.open(server, &Manner::default());
-            let report = session.send_last(Envelope::new(SENDER, [&to]).unwrap(), message).unwrap();
+            let report = session
+                .send_last(Envelope::new(SENDER, [&to]).unwrap(), message)
+                .unwrap();
             assert!(report.is_success(), "{report:?}");
             let stored = server.mail_to(&to, 1);
             same(&to, &stored[0].body, message);
-            assert!(stored[0].trace.to_ascii_uppercase().contains(" WITH UTF8"), "{}", stored[0].trace);
+            assert!(
+                stored[0].trace.to_ascii_uppercase().contains(" WITH UTF8"),
+                "{}",
+                stored[0].trace
+            );
         }
     }
 }
@@ -805,10 +968,17 @@ pub fn no_utf8(server: &Server, manner: &Manner) {
         let mut session = adapter.open(server, manner);
         session.trace();
         let from = |from: &str| Envelope::new(from, [address(&user)]).unwrap();
-        for envelope in [envelope(&["\u{3b4}"]), from("\u{3b4}@example.org"), from(SENDER).smtputf8(true)] {
+        for envelope in [
+            envelope(&["\u{3b4}"]),
+            from("\u{3b4}@example.org"),
+            from(SENDER).smtputf8(true),
+        ] {
             let error = session.send(envelope, b"Subject: no\r\n\r\n").unwrap_err();
             assert_eq!(error.cause(), &Cause::Unsupported(Extension::SmtpUtf8));
-            assert_eq!((error.stage(), error.outcome()), (Stage::Mail, Outcome::Permanent));
+            assert_eq!(
+                (error.stage(), error.outcome()),
+                (Stage::Mail, Outcome::Permanent)
+            );
         }
         assert_eq!(session.trace(), []);
         let message = b"Subject: ascii\r\n\r\nHello.\r\n";
@@ -829,12 +999,25 @@ pub fn refused_after_the_data(
         let users = ["first", "last"].map(|which| format!("{which}-{}", adapter.name()));
         let message = b"Subject: after the data\r\n\r\nFor two of three.\r\n";
         let mut session = adapter.open(server, &Manner::default());
-        let (mut all, mut nobody) =
-            (envelope(&[&users[0], refused, &users[1]]), envelope(&[refused, refused]));
+        let (mut all, mut nobody) = (
+            envelope(&[&users[0], refused, &users[1]]),
+            envelope(&[refused, refused]),
+        );
         if let Some(parameter) = &parameter {
-            (all, nobody) = (all.parameter(parameter.clone()), nobody.parameter(parameter.clone()));
+            (all, nobody) = (
+                all.parameter(parameter.clone()),
+                nobody.parameter(parameter.clone()),
+            );
         }
-        let failure = |index| (index, Stage::EndOfMessage, Outcome::Permanent, code, enhanced.to_string());
+        let failure = |index| {
+            (
+                index,
+                Stage::EndOfMessage,
+                Outcome::Permanent,
+                code,
+                enhanced.to_string(),
+            )
+        };
         let report = session.send(all, message).unwrap();
         assert_eq!(failures(&report), [failure(1)]);
         let error = session.send(nobody, message).unwrap_err();
@@ -852,7 +1035,9 @@ pub fn refused_after_the_data(
 pub fn delivery_report(server: &Server, adapter: Adapter, envelope: Envelope) -> String {
     let sender = envelope.reverse_path().clone();
     let mut session = adapter.open(server, &Manner::default());
-    let _ = session.send_last(envelope, b"Subject: to be reported\r\n\r\nHello.\r\n").unwrap();
+    let _ = session
+        .send_last(envelope, b"Subject: to be reported\r\n\r\nHello.\r\n")
+        .unwrap();
     String::from_utf8_lossy(&server.mail_to(sender.as_str(), 1)[0].body).into_owned()
 }
 
@@ -861,9 +1046,12 @@ pub fn delivery_report(server: &Server, adapter: Adapter, envelope: Envelope) ->
 pub fn delivery_reports(server: &Server) {
     // Postfix puts a space behind the type of an address, and Exim repeats xtext as it is.
     let has = |report: &str, field: &str, values: &[&str]| {
-        let found = report.lines().filter_map(|line| line.split_once(": ")).any(|(name, value)| {
-            name.eq_ignore_ascii_case(field) && values.contains(&&*value.replacen("; ", ";", 1))
-        });
+        let found = report
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .any(|(name, value)| {
+                name.eq_ignore_ascii_case(field) && values.contains(&&*value.replacen("; ", ";", 1))
+            });
         assert!(found, "no {field}: {values:?} in {report}");
     };
     for &adapter in Adapter::all(server) {
@@ -874,7 +1062,10 @@ pub fn delivery_reports(server: &Server) {
         let report = delivery_report(server, adapter, bounced(&from("bounce")));
         has(&report, "Final-Recipient", &["rfc822;bounced@example.test"]);
         has(&report, "Action", &["failed"]);
-        assert!(!report.to_lowercase().contains("\noriginal-envelope-id:"), "{report}");
+        assert!(
+            !report.to_lowercase().contains("\noriginal-envelope-id:"),
+            "{report}"
+        );
 
         let user = format!("reported-{name}");
         let original = Mailbox::parse("first+last=x@example.org").unwrap();
@@ -887,14 +1078,29 @@ pub fn delivery_reports(server: &Server) {
             .parameter(MailParameter::ret(Ret::Headers))
             .parameter(MailParameter::envelope_id("run 7+x=y").unwrap());
         let report = delivery_report(server, adapter, envelope);
-        has(&report, "Original-Envelope-Id", &["run 7+x=y", "run+207+2Bx+3Dy"]);
-        has(&report, "Final-Recipient", &[&format!("rfc822;{}", address(&user))]);
-        let original = ["rfc822;first+last=x@example.org", "rfc822;first+2Blast+3Dx@example.org"];
+        has(
+            &report,
+            "Original-Envelope-Id",
+            &["run 7+x=y", "run+207+2Bx+3Dy"],
+        );
+        has(
+            &report,
+            "Final-Recipient",
+            &[&format!("rfc822;{}", address(&user))],
+        );
+        let original = [
+            "rfc822;first+last=x@example.org",
+            "rfc822;first+2Blast+3Dx@example.org",
+        ];
         has(&report, "Original-Recipient", &original);
         has(&report, "Action", &["delivered"]);
         has(&report, "Subject", &["to be reported"]);
         assert!(!report.contains("Hello."), "{report}");
-        arrives(server, &user, &[b"Subject: to be reported\r\n\r\nHello.\r\n"]);
+        arrives(
+            server,
+            &user,
+            &[b"Subject: to be reported\r\n\r\nHello.\r\n"],
+        );
 
         for (ret, which) in [(Ret::Full, "full"), (Ret::Headers, "headers")] {
             let envelope = bounced(&from(which))
@@ -904,15 +1110,23 @@ pub fn delivery_reports(server: &Server) {
             has(&report, "Action", &["failed"]);
             has(&report, "Original-Envelope-Id", &[which]);
             has(&report, "Subject", &["to be reported"]);
-            assert_eq!(report.contains("\r\nHello.\r\n"), ret == Ret::Full, "{report}");
+            assert_eq!(
+                report.contains("\r\nHello.\r\n"),
+                ret == Ret::Full,
+                "{report}"
+            );
         }
 
         // No report of the first one, and that of the second behind it is the only one.
-        let silent = bounced(&from("never")).parameter(MailParameter::envelope_id("first").unwrap());
+        let silent =
+            bounced(&from("never")).parameter(MailParameter::envelope_id("first").unwrap());
         let silent = silent.recipient_parameter(RcptParameter::notify(Notify::NEVER));
         let mut session = adapter.open(server, &Manner::default());
-        let _ = session.send_last(silent, b"Subject: never\r\n\r\n").unwrap();
-        let second = bounced(&from("never")).parameter(MailParameter::envelope_id("second").unwrap());
+        let _ = session
+            .send_last(silent, b"Subject: never\r\n\r\n")
+            .unwrap();
+        let second =
+            bounced(&from("never")).parameter(MailParameter::envelope_id("second").unwrap());
         let report = delivery_report(server, adapter, second);
         has(&report, "Original-Envelope-Id", &["second"]);
     }
@@ -935,12 +1149,22 @@ pub fn no_delivery_reports(server: &Server, manner: &Manner) {
         }
         assert_eq!(session.trace(), []);
         let message = b"Subject: without DSN\r\n\r\nHello.\r\n";
-        let if_offered = envelope(&[&user]).parameter(ret.clone()).recipient_parameter(notify.clone());
+        let if_offered = envelope(&[&user])
+            .parameter(ret.clone())
+            .recipient_parameter(notify.clone());
         let _ = session.send_last(if_offered, message).unwrap();
         let trace = session.trace();
         let said = commands(&trace);
-        assert!(said[0].starts_with("MAIL ") && said[1].starts_with("RCPT "), "{said:?}");
-        assert!(!said.iter().any(|line| line.contains("RET=") || line.contains("NOTIFY=")), "{said:?}");
+        assert!(
+            said[0].starts_with("MAIL ") && said[1].starts_with("RCPT "),
+            "{said:?}"
+        );
+        assert!(
+            !said
+                .iter()
+                .any(|line| line.contains("RET=") || line.contains("NOTIFY=")),
+            "{said:?}"
+        );
         arrives(server, &user, &[message]);
     }
 }
@@ -948,14 +1172,22 @@ pub fn no_delivery_reports(server: &Server, manner: &Manner) {
 /// What the server offers, line by line.
 pub fn offers(capabilities: &Capabilities) -> Vec<String> {
     let lines = capabilities.reply().unwrap().lines().skip(1);
-    lines.map(|line| String::from_utf8_lossy(line).into_owned()).collect()
+    lines
+        .map(|line| String::from_utf8_lossy(line).into_owned())
+        .collect()
 }
 
 /// The failed recipients, each with what was said.
 pub fn failures(report: &Report) -> Vec<(usize, Stage, Outcome, u16, String)> {
     let failure = |(index, error): (usize, &Error)| {
         let reply = error.reply().unwrap();
-        (index, error.stage, error.outcome, reply.code().get(), reply.enhanced().unwrap().to_string())
+        (
+            index,
+            error.stage,
+            error.outcome,
+            reply.code().get(),
+            reply.enhanced().unwrap().to_string(),
+        )
     };
     report.failures().map(failure).collect()
 }
@@ -967,8 +1199,9 @@ fn numbered(bulk: &str, n: usize) -> (Envelope, Vec<u8>) {
         if body.len() >= 10 * 1024 {
             break;
         }
-        body +=
-            &format!(".line {line} of message {n} of {bulk} begins with a dot, and \u{e9} is not ASCII\r\n");
+        body += &format!(
+            ".line {line} of message {n} of {bulk} begins with a dot, and \u{e9} is not ASCII\r\n"
+        );
     }
     let to = (0..5).map(|r| address(&format!("r{r}.m{n}.{bulk}")));
     (Envelope::new(SENDER, to).unwrap(), body.into_bytes())
@@ -986,9 +1219,18 @@ pub fn bulk(server: &Server, adapter: Adapter, manner: &Manner, count: usize) {
     let start = Instant::now();
     let bulk = adapter.open(server, manner).send_all(&messages);
     let sent = start.elapsed();
-    let failures: Vec<_> =
-        bulk.reports.iter().enumerate().filter(|(_, report)| !report.is_success()).collect();
-    assert!(failures.is_empty(), "{} failed, first {:?}", failures.len(), failures[0]);
+    let failures: Vec<_> = bulk
+        .reports
+        .iter()
+        .enumerate()
+        .filter(|(_, report)| !report.is_success())
+        .collect();
+    assert!(
+        failures.is_empty(),
+        "{} failed, first {:?}",
+        failures.len(),
+        failures[0]
+    );
     assert_eq!(bulk.reports.len(), count);
     assert!(!bulk.overlap_broken);
     let expected = match (eager, manner.overlap) {
@@ -997,10 +1239,18 @@ pub fn bulk(server: &Server, adapter: Adapter, manner: &Manner, count: usize) {
         (true, false) => count..=count,
         (true, true) => 1..=count / 8,
     };
-    assert!(expected.contains(&(bulk.round_trips as usize)), "{} round trips", bulk.round_trips);
+    assert!(
+        expected.contains(&(bulk.round_trips as usize)),
+        "{} round trips",
+        bulk.round_trips
+    );
 
     let suffix = format!(".{name}@example.test");
-    let stored = server.wait_for_mail(|to| to.ends_with(&suffix), 5 * count, Duration::from_secs(120));
+    let stored = server.wait_for_mail(
+        |to| to.ends_with(&suffix),
+        5 * count,
+        Duration::from_secs(120),
+    );
     let stored = stored.unwrap_or_else(|error| panic!("{name}: {error}"));
     println!(
         "{name}: {count} messages, {:.3} round trips each, {sent:.1?} to send, {:.1?} until all were stored",
@@ -1012,7 +1262,10 @@ pub fn bulk(server: &Server, adapter: Adapter, manner: &Manner, count: usize) {
     let taken = || -> Vec<usize> {
         let id = |line: &str| {
             let (_, id) = line.split_once(server.kind.taken)?;
-            id.split_once(&format!("@{name}.example.org"))?.0.parse().ok()
+            id.split_once(&format!("@{name}.example.org"))?
+                .0
+                .parse()
+                .ok()
         };
         server.log().lines().filter_map(id).collect()
     };
@@ -1022,7 +1275,10 @@ pub fn bulk(server: &Server, adapter: Adapter, manner: &Manner, count: usize) {
     }
     let mut taken = taken();
     taken.dedup(); // Dovecot names it for each recipient.
-    assert!(taken.into_iter().eq(0..count), "not each once and in order in the log");
+    assert!(
+        taken.into_iter().eq(0..count),
+        "not each once and in order in the log"
+    );
     // Sorted by their names in the queue, messages are in order too.
     let mut groups = stored.chunk_by(|a, b| a.id == b.id);
     for (n, (envelope, body)) in messages.iter().enumerate() {
@@ -1030,7 +1286,10 @@ pub fn bulk(server: &Server, adapter: Adapter, manner: &Manner, count: usize) {
         let mut recipients: Vec<_> = group.iter().flat_map(|stored| &stored.recipients).collect();
         recipients.sort();
         let expected = envelope.forward_paths().iter().map(Mailbox::as_str);
-        assert!(recipients.iter().copied().eq(expected), "message {n} of {name}: {recipients:?}");
+        assert!(
+            recipients.iter().copied().eq(expected),
+            "message {n} of {name}: {recipients:?}"
+        );
         for stored in group {
             same(&format!("message {n} of {name}"), &stored.body, body);
         }
@@ -1075,7 +1334,10 @@ macro_rules! tests_of_every_smtp_server {
                 real::bulk(
                     &SERVER,
                     Adapter::Blocking,
-                    &Manner { tls: TlsPolicy::Never, ..Manner::default() },
+                    &Manner {
+                        tls: TlsPolicy::Never,
+                        ..Manner::default()
+                    },
                     1000,
                 );
             }
@@ -1085,7 +1347,11 @@ macro_rules! tests_of_every_smtp_server {
                 real::bulk(
                     &SERVER,
                     Adapter::Tokio,
-                    &Manner { tls: TlsPolicy::Never, overlap: true, ..Manner::default() },
+                    &Manner {
+                        tls: TlsPolicy::Never,
+                        overlap: true,
+                        ..Manner::default()
+                    },
                     1000,
                 );
             }
@@ -1095,7 +1361,11 @@ macro_rules! tests_of_every_smtp_server {
                 real::bulk(
                     &SERVER,
                     Adapter::Blocking,
-                    &Manner { chunking: Chunking::Never, overlap: true, ..Manner::default() },
+                    &Manner {
+                        chunking: Chunking::Never,
+                        overlap: true,
+                        ..Manner::default()
+                    },
                     200,
                 );
             }
@@ -1105,7 +1375,10 @@ macro_rules! tests_of_every_smtp_server {
                 real::bulk(
                     &SERVER,
                     Adapter::Tokio,
-                    &Manner { chunking: Chunking::Never, ..Manner::default() },
+                    &Manner {
+                        chunking: Chunking::Never,
+                        ..Manner::default()
+                    },
                     200,
                 );
             }
@@ -1115,7 +1388,10 @@ macro_rules! tests_of_every_smtp_server {
                 real::bulk(
                     &SERVER,
                     Adapter::Blocking,
-                    &Manner { chunking: Chunking::Eager, ..Manner::default() },
+                    &Manner {
+                        chunking: Chunking::Eager,
+                        ..Manner::default()
+                    },
                     200,
                 );
             }
@@ -1123,16 +1399,24 @@ macro_rules! tests_of_every_smtp_server {
             #[test]
             fn two_hundred_messages_blocking_eager_and_overlapping() {
                 let far = Some(real::far_away(&SERVER, Duration::from_millis(50)));
-                let manner =
-                    Manner { port: far, chunking: Chunking::Eager, overlap: true, ..Manner::default() };
+                let manner = Manner {
+                    port: far,
+                    chunking: Chunking::Eager,
+                    overlap: true,
+                    ..Manner::default()
+                };
                 real::bulk(&SERVER, Adapter::Blocking, &manner, 200);
             }
 
             #[test]
             fn two_hundred_messages_tokio_eager_and_overlapping() {
                 let far = Some(real::far_away(&SERVER, Duration::from_millis(50)));
-                let manner =
-                    Manner { port: far, chunking: Chunking::Eager, overlap: true, ..Manner::default() };
+                let manner = Manner {
+                    port: far,
+                    chunking: Chunking::Eager,
+                    overlap: true,
+                    ..Manner::default()
+                };
                 real::bulk(&SERVER, Adapter::Tokio, &manner, 200);
             }
         }

@@ -195,7 +195,12 @@ impl Receiver {
         });
         let inner = Arc::clone(&shared);
         let acceptor = thread::Builder::new().spawn(move || accept(&listener, &inner))?;
-        Ok(Self { shared, address, certificate: certificate.pem(), acceptor: Some(acceptor) })
+        Ok(Self {
+            shared,
+            address,
+            certificate: certificate.pem(),
+            acceptor: Some(acceptor),
+        })
     }
 
     /// The address to connect to.
@@ -303,11 +308,18 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 pub fn make_client_certificate() -> io::Result<(String, String)> {
     let key = KeyPair::generate().map_err(io::Error::other)?;
     let certificate = CertificateParams::new([]).and_then(|client| client.self_signed(&key));
-    Ok((certificate.map_err(io::Error::other)?.pem(), key.serialize_pem()))
+    Ok((
+        certificate.map_err(io::Error::other)?.pem(),
+        key.serialize_pem(),
+    ))
 }
 
 fn make_certificate(options: &Options) -> Result<(Certificate, Arc<ServerConfig>), AnyError> {
-    let versions = if options.tls12 { &[&rustls::version::TLS12][..] } else { rustls::ALL_VERSIONS };
+    let versions = if options.tls12 {
+        &[&rustls::version::TLS12][..]
+    } else {
+        rustls::ALL_VERSIONS
+    };
     let key = KeyPair::generate()?;
     let names = [&options.hostname, "localhost", "127.0.0.1"].map(str::to_owned);
     let certificate = CertificateParams::new(names)?.self_signed(&key)?;
@@ -319,7 +331,8 @@ fn make_certificate(options: &Options) -> Result<(Certificate, Arc<ServerConfig>
         Some(ca) => {
             let mut roots = RootCertStore::empty();
             roots.add(CertificateDer::from_pem_slice(ca.as_bytes())?)?;
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
             verifier.allow_unauthenticated().build()?
         }
     };
@@ -588,9 +601,12 @@ impl<'a> Session<'a> {
         self.dialogue.client_name = Some(name.to_owned());
         self.dialogue.extended = extended;
         let options = self.options;
-        let limits = options
-            .limits
-            .map(|limits| format!("LIMITS RCPTMAX={} MAILMAX={}", limits.rcpt_max, limits.mail_max));
+        let limits = options.limits.map(|limits| {
+            format!(
+                "LIMITS RCPTMAX={} MAILMAX={}",
+                limits.rcpt_max, limits.mail_max
+            )
+        });
         let starttls = options.starttls && self.tls.is_none();
         let auth = options.auth.is_some() && self.auth_is_safe();
         let extensions = [
@@ -613,7 +629,9 @@ impl<'a> Session<'a> {
             (limits.is_some(), limits.as_deref().unwrap_or_default()),
             (options.smtputf8, "SMTPUTF8"),
         ];
-        let offered = extensions.iter().filter(|(offered, _)| extended && *offered);
+        let offered = extensions
+            .iter()
+            .filter(|(offered, _)| extended && *offered);
         let mut lines = offered.map(|&(_, extension)| extension);
         let mut line = options.hostname.as_str();
         for next in lines.by_ref() {
@@ -626,7 +644,9 @@ impl<'a> Session<'a> {
 
     /// Whether the client has shown a certificate.
     fn knows_client(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.peer_certificates().is_some())
+        self.tls
+            .as_ref()
+            .is_some_and(|tls| tls.peer_certificates().is_some())
     }
 
     /// Whether REQUIRETLS is offered: only where the session is in TLS
@@ -655,7 +675,10 @@ impl<'a> Session<'a> {
         let nested = self.dialogue.transaction.is_some();
         refuse_if(nested, "503 5.5.1 Nested MAIL command")?;
         self.dialogue.mails += 1;
-        let many = self.options.limits.is_some_and(|limits| self.dialogue.mails > limits.mail_max);
+        let many = self
+            .options
+            .limits
+            .is_some_and(|limits| self.dialogue.mails > limits.mail_max);
         refuse_if(many, "452 4.5.3 Too many messages in one session")?;
         let (path, text) = split_path(argument, "FROM:")?;
         let valid = path.is_empty() || is_mailbox(path);
@@ -683,11 +706,16 @@ impl<'a> Session<'a> {
                 }
                 ("SMTPUTF8", None) if options.smtputf8 => smtputf8 = true,
                 ("RET", Some(ret)) if options.dsn => {
-                    let known = ["FULL", "HDRS"].iter().any(|known| ret.eq_ignore_ascii_case(known));
+                    let known = ["FULL", "HDRS"]
+                        .iter()
+                        .any(|known| ret.eq_ignore_ascii_case(known));
                     refuse_if(!known, "501 5.5.4 Bad RET")?;
                 }
                 ("ENVID", Some(id)) if options.dsn => {
-                    refuse_if(!is_xtext(id) || id.len() > ENVID_LIMIT, "501 5.5.4 Bad ENVID")?;
+                    refuse_if(
+                        !is_xtext(id) || id.len() > ENVID_LIMIT,
+                        "501 5.5.4 Bad ENVID",
+                    )?;
                 }
                 ("REQUIRETLS", None) if self.requires_tls() => {}
                 ("PRDR", None) if self.gives_prdr() => prdr = true,
@@ -710,16 +738,29 @@ impl<'a> Session<'a> {
             body_parameter,
             client_name,
         };
-        self.dialogue.transaction = Some(Transaction { message, smtputf8, prdr, rcpts: 0, chunks: None });
+        self.dialogue.transaction = Some(Transaction {
+            message,
+            smtputf8,
+            prdr,
+            rcpts: 0,
+            chunks: None,
+        });
         self.reply("250 2.1.0 Ok");
         Ok(())
     }
 
     fn rcpt(&mut self, argument: &str) -> Result<(), Fault> {
-        let transaction = self.dialogue.transaction.as_mut().ok_or("503 5.5.1 MAIL first")?;
+        let transaction = self
+            .dialogue
+            .transaction
+            .as_mut()
+            .ok_or("503 5.5.1 MAIL first")?;
         refuse_if(transaction.chunks.is_some(), "503 5.5.1 The data has begun")?;
         transaction.rcpts += 1;
-        let most = self.options.limits.map_or(RECIPIENT_LIMIT, |limits| limits.rcpt_max);
+        let most = self
+            .options
+            .limits
+            .map_or(RECIPIENT_LIMIT, |limits| limits.rcpt_max);
         refuse_if(transaction.rcpts > most, "452 4.5.3 Too many recipients")?;
         let (path, text) = split_path(argument, "TO:")?;
         // Postmaster alone needs no domain (RFC 5321 §4.1.1.3).
@@ -732,7 +773,8 @@ impl<'a> Session<'a> {
                 }
                 ("ORCPT", Some(original)) if self.options.dsn => {
                     let (kind, address) = original.split_once(';').unwrap_or_default();
-                    let right = !kind.is_empty() && is_xtext(address) && original.len() <= ORCPT_LIMIT;
+                    let right =
+                        !kind.is_empty() && is_xtext(address) && original.len() <= ORCPT_LIMIT;
                     refuse_if(!right, "501 5.5.4 Bad ORCPT")?;
                 }
                 _ => return Err("555 5.5.4 Parameter not recognized".into()),
@@ -755,7 +797,11 @@ impl<'a> Session<'a> {
 
     /// The transaction, if data may come now.
     fn transaction(&mut self) -> Result<&mut Transaction, Fault> {
-        let transaction = self.dialogue.transaction.as_mut().ok_or("503 5.5.1 MAIL first")?;
+        let transaction = self
+            .dialogue
+            .transaction
+            .as_mut()
+            .ok_or("503 5.5.1 MAIL first")?;
         let nobody = transaction.message.forward_paths.is_empty();
         // In LMTP the code must be 503 (RFC 2033 §4.2).
         refuse_if(nobody && self.options.lmtp, "503 5.5.1 no valid recipients")?;
@@ -767,7 +813,10 @@ impl<'a> Session<'a> {
         let transaction = self.transaction()?;
         let binary = transaction.message.body_parameter.as_deref() == Some("BINARYMIME");
         // RFC 3030 §2 and §3.
-        refuse_if(binary || transaction.chunks.is_some(), "503 5.5.1 Only BDAT can follow")?;
+        refuse_if(
+            binary || transaction.chunks.is_some(),
+            "503 5.5.1 Only BDAT can follow",
+        )?;
         let mut incoming = Incoming::new(self.shared)?;
         self.reply("354 End data with <CR><LF>.<CR><LF>");
         self.receive(&mut incoming)?;
@@ -832,10 +881,16 @@ impl<'a> Session<'a> {
             self.store(transaction, incoming);
             return Ok(());
         }
-        let reply =
-            incoming.refusal.map_or(format!("250 2.0.0 {} octets received", incoming.octets), Into::into);
+        let reply = incoming.refusal.map_or(
+            format!("250 2.0.0 {} octets received", incoming.octets),
+            Into::into,
+        );
         let lmtp = self.options.lmtp && last;
-        let replies = if lmtp { transaction.message.forward_paths.len() } else { 1 };
+        let replies = if lmtp {
+            transaction.message.forward_paths.len()
+        } else {
+            1
+        };
         (0..replies).for_each(|_| self.reply(&reply));
         // After a refusal nothing but RSET leads on (RFC 3030 §2).
         incoming.refusal = incoming.refusal.map(|_| "503 5.5.1 RSET first");
@@ -851,25 +906,36 @@ impl<'a> Session<'a> {
         let is_text = transaction.message.body_parameter.as_deref() != Some("BINARYMIME");
         match transaction.chunks.take() {
             Some(chunks) => Ok(chunks),
-            None => Ok(Incoming { is_text, ..Incoming::new(shared)? }),
+            None => Ok(Incoming {
+                is_text,
+                ..Incoming::new(shared)?
+            }),
         }
     }
 
     /// Stores the message, and answers for it.
     fn store(&mut self, transaction: Transaction, incoming: Incoming) {
-        let Transaction { mut message, prdr, .. } = transaction;
+        let Transaction {
+            mut message, prdr, ..
+        } = transaction;
         let recipients = message.forward_paths.clone();
         if let Some(refusal) = incoming.refusal {
             drop(incoming); // the file is gone before the client knows
             // LMTP answers for every accepted recipient (RFC 2033 §4.2).
-            let replies = if self.options.lmtp { recipients.len() } else { 1 };
+            let replies = if self.options.lmtp {
+                recipients.len()
+            } else {
+                1
+            };
             (0..replies).for_each(|_| self.reply(refusal));
             return;
         }
         let each = prdr || self.options.lmtp;
         let filtered = |path: &String| each && path.starts_with("filtered");
         let mut kept = recipients.iter().map(|path| !filtered(path));
-        message.rcpt_parameters.retain(|_| kept.next().unwrap_or_default());
+        message
+            .rcpt_parameters
+            .retain(|_| kept.next().unwrap_or_default());
         message.forward_paths.retain(|path| !filtered(path));
         let delivered = !message.forward_paths.is_empty();
         let mut all = "550 5.7.1 nobody takes this message".to_owned();
@@ -948,7 +1014,8 @@ impl<'a> Session<'a> {
             name @ ("SCRAM-SHA-256" | "SCRAM-SHA-256-PLUS") => {
                 let first = self.auth_response(initial, "")?;
                 let (plus, binding) = (name.ends_with("-PLUS"), self.binding());
-                let exchange = scram::Exchange::begin(&first, user_password, plus, binding.as_ref());
+                let exchange =
+                    scram::Exchange::begin(&first, user_password, plus, binding.as_ref());
                 let exchange = exchange.ok_or("535 5.7.8 Authentication credentials invalid")?;
                 let last = self.auth_response(None, &encode_base64(&exchange.challenge))?;
                 match exchange.finish(&last) {
@@ -968,7 +1035,10 @@ impl<'a> Session<'a> {
     fn binding(&self) -> Option<scram::Binding> {
         let tls = self.tls.as_ref()?;
         if tls.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
-            return Some(("tls-server-end-point", self.shared.certificate_hash.to_vec()));
+            return Some((
+                "tls-server-end-point",
+                self.shared.certificate_hash.to_vec(),
+            ));
         }
         let exported = tls.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""));
         Some(("tls-exporter", exported.ok()?.to_vec()))
@@ -1049,7 +1119,13 @@ struct Incoming {
 impl Incoming {
     fn new(shared: &Shared) -> Result<Self, Fault> {
         let spool = Spool::create(shared).map_err(|_| "451 4.3.0 Cannot store a message")?;
-        Ok(Self { spool, octets: 0, refusal: None, is_text: true, after_cr: false })
+        Ok(Self {
+            spool,
+            octets: 0,
+            refusal: None,
+            is_text: true,
+            after_cr: false,
+        })
     }
 
     fn write(&mut self, text: &[u8], max_size: u64) {
@@ -1134,7 +1210,10 @@ fn parameters(text: &str) -> Result<Vec<(String, Option<&str>)>, Fault> {
             None => (parameter, None),
         };
         let name = name.to_ascii_uppercase();
-        refuse_if(!names.insert(name.clone()), "501 5.5.4 A parameter came twice")?;
+        refuse_if(
+            !names.insert(name.clone()),
+            "501 5.5.4 A parameter came twice",
+        )?;
         Ok((name, value))
     };
     text.split_ascii_whitespace().map(parameter).collect()
@@ -1146,14 +1225,18 @@ fn is_xtext(text: &str) -> bool {
     let plain = |part: &str| part.bytes().all(|b| b.is_ascii_graphic() && b != b'=');
     let is_hex = |b: u8| b.is_ascii_digit() || (b'A'..=b'F').contains(&b);
     let hex = |part: &str| part.len() >= 2 && part.bytes().take(2).all(is_hex);
-    !text.is_empty() && parts.next().is_some_and(plain) && parts.all(|part| hex(part) && plain(part))
+    !text.is_empty()
+        && parts.next().is_some_and(plain)
+        && parts.all(|part| hex(part) && plain(part))
 }
 
 /// RFC 3461 §4.1: NEVER alone, or each of the others once at most.
 fn is_notify(when: &str) -> bool {
     let mut left = vec!["SUCCESS", "FAILURE", "DELAY"];
     let take = |word: &str| {
-        let found = left.iter().position(|known| known.eq_ignore_ascii_case(word));
+        let found = left
+            .iter()
+            .position(|known| known.eq_ignore_ascii_case(word));
         found.map(|at| left.remove(at)).is_some()
     };
     when.eq_ignore_ascii_case("NEVER") || when.split(',').all(take)
@@ -1335,7 +1418,9 @@ mod tests {
         client.send("\nRSET\r\nQUIT\r\n");
         client.talk("250 2.0.0 Ok: stored as 0001.eml\n250 2.0.0\n221 2.0.0");
         client.expect_end();
-        let message = receiver.wait_for_messages(1, Duration::from_secs(5)).remove(0);
+        let message = receiver
+            .wait_for_messages(1, Duration::from_secs(5))
+            .remove(0);
         let expected = StoredMessage {
             reverse_path: "\"a>b\"@client.example".to_owned(),
             mail_parameters: "size=40 body=8bitmime".to_owned(),
@@ -1383,15 +1468,28 @@ mod tests {
     #[test]
     fn long_addresses() {
         let (receiver, mut client) = start(|_| ());
-        let of = |start: &str, octets: usize| format!("{start}{}@x", "a".repeat(octets - start.len() - 2));
+        let of = |start: &str, octets: usize| {
+            format!("{start}{}@x", "a".repeat(octets - start.len() - 2))
+        };
         let (longest, longer) = (of("", ADDRESS_LIMIT), of("", ADDRESS_LIMIT + 1));
-        client.talk(&format!("> EHLO x\n250-\n> MAIL FROM:<{longer}>\n501 5.1.7"));
-        client.talk(&format!("> MAIL FROM:<{longest}>\n250 2.1.0\n> RCPT TO:<{longest}>\n250 2.1.5"));
+        client.talk(&format!(
+            "> EHLO x\n250-\n> MAIL FROM:<{longer}>\n501 5.1.7"
+        ));
+        client.talk(&format!(
+            "> MAIL FROM:<{longest}>\n250 2.1.0\n> RCPT TO:<{longest}>\n250 2.1.5"
+        ));
         // A reply quotes what a line of 512 octets has room for.
-        let fits = of("refused", REPLY_LIMIT - "550 5.1.1 <> no such user here\r\n".len());
+        let fits = of(
+            "refused",
+            REPLY_LIMIT - "550 5.1.1 <> no such user here\r\n".len(),
+        );
         let refused = of("refused", fits.len() + 1);
-        client.talk(&format!("> RCPT TO:<{fits}>\n550 5.1.1 <{fits}> no such user here"));
-        client.talk(&format!("> RCPT TO:<{refused}>\n550 5.1.1 no such user here"));
+        client.talk(&format!(
+            "> RCPT TO:<{fits}>\n550 5.1.1 <{fits}> no such user here"
+        ));
+        client.talk(&format!(
+            "> RCPT TO:<{refused}>\n550 5.1.1 no such user here"
+        ));
         assert_eq!(files_left(receiver), 0);
     }
 
@@ -1439,7 +1537,11 @@ mod tests {
         client.talk("> AUTH PLAIN\n538 5.7.11");
         let mut client = start_tls(&receiver, client);
         client.send("EHLO x\r\n");
-        assert!(client.expect("250-").contains("250-AUTH PLAIN LOGIN SCRAM-SHA-256 SCRAM-SHA-256-PLUS\r\n"));
+        assert!(
+            client
+                .expect("250-")
+                .contains("250-AUTH PLAIN LOGIN SCRAM-SHA-256 SCRAM-SHA-256-PLUS\r\n")
+        );
         client.talk(
             "> MAIL FROM:<>\n530 5.7.0
             > AUTH PLAIN AHVzZXIAd3Jvbmc=\n535 5.7.8
@@ -1518,17 +1620,25 @@ mod tests {
     #[test]
     fn lmtp_answers_the_last_chunk_for_each_recipient() {
         let (receiver, mut client) = start(|options| options.lmtp = true);
-        client.talk("> LHLO x\n250-\n> MAIL FROM:<> RET=HDRS\n250\n> RCPT TO:<a@x> NOTIFY=DELAY\n250");
+        client.talk(
+            "> LHLO x\n250-\n> MAIL FROM:<> RET=HDRS\n250\n> RCPT TO:<a@x> NOTIFY=DELAY\n250",
+        );
         client.talk("> RCPT TO:<filtered@x>\n250\n> RCPT TO:<b@x>\n250");
         client.send("BDAT 3\r\nabcBDAT 2 LAST\r\n\r\n");
         client.talk("250 2.0.0 3\n250 2.0.0 Ok\n550 5.7.1 <filtered@x>\n250 2.0.0 Ok\n> NOOP\n250");
         let message = &receiver.messages()[0];
         assert_eq!(message.forward_paths, ["a@x", "b@x"]);
         assert_eq!(
-            (&message.mail_parameters[..], &message.rcpt_parameters[0][..]),
+            (
+                &message.mail_parameters[..],
+                &message.rcpt_parameters[0][..]
+            ),
             ("RET=HDRS", "NOTIFY=DELAY")
         );
-        assert_eq!((message.rcpt_parameters.len(), files_left(receiver)), (2, 1));
+        assert_eq!(
+            (message.rcpt_parameters.len(), files_left(receiver)),
+            (2, 1)
+        );
     }
 
     #[test]
@@ -1537,8 +1647,11 @@ mod tests {
         client.talk("> EHLO x\n250-\n> MAIL FROM:<> PRDR\n250\n> RCPT TO:<a@x>\n250");
         client.talk("> RCPT TO:<filtered@x>\n250\n> DATA\n354\n> .\n353 ");
         client.talk("250 2.0.0 Ok: stored\n550 5.7.1 <filtered@x>\n250 2.0.0 Ok: stored");
-        client.talk("> MAIL FROM:<> PRDR\n250\n> RCPT TO:<filtered@x>\n250\n> BDAT 0 LAST\n353 \n550\n550");
-        client.talk("> MAIL FROM:<>\n250\n> RCPT TO:<filtered@x>\n250\n> BDAT 0 LAST\n250 2.0.0 Ok");
+        client.talk(
+            "> MAIL FROM:<> PRDR\n250\n> RCPT TO:<filtered@x>\n250\n> BDAT 0 LAST\n353 \n550\n550",
+        );
+        client
+            .talk("> MAIL FROM:<>\n250\n> RCPT TO:<filtered@x>\n250\n> BDAT 0 LAST\n250 2.0.0 Ok");
         assert_eq!(receiver.messages().len(), 2);
         assert_eq!(files_left(receiver), 2);
     }
@@ -1558,7 +1671,9 @@ mod tests {
             ("PRDR", "555"),
             ("SMTPUTF8=1", "555"),
         ] {
-            client.talk(&format!("> RSET\n250\n> MAIL FROM:<> {parameters}\n{reply}"));
+            client.talk(&format!(
+                "> RSET\n250\n> MAIL FROM:<> {parameters}\n{reply}"
+            ));
         }
         client.talk("> RSET\n250\n> MAIL FROM:<>\n250");
         for (parameters, reply) in [
@@ -1577,7 +1692,10 @@ mod tests {
         });
         client.send("EHLO x\r\n");
         let offer = client.expect("250-");
-        assert!(offer.ends_with("250 STARTTLS\r\n") && !offer.contains("CHUNKING"), "{offer}");
+        assert!(
+            offer.ends_with("250 STARTTLS\r\n") && !offer.contains("CHUNKING"),
+            "{offer}"
+        );
         client.talk("> MAIL FROM:<> RET=FULL\n555\n> MAIL FROM:<> SMTPUTF8\n555");
         client.talk("> MAIL FROM:<> BODY=BINARYMIME\n501\n> BDAT 0 LAST\n500");
         assert_eq!(files_left(plain), 0);
@@ -1585,10 +1703,17 @@ mod tests {
 
     #[test]
     fn limits_are_stated_and_kept() {
-        let limits = Limits { rcpt_max: 2, mail_max: 1 };
+        let limits = Limits {
+            rcpt_max: 2,
+            mail_max: 1,
+        };
         let (receiver, mut client) = start(|options| options.limits = Some(limits));
         client.send("EHLO x\r\n");
-        assert!(client.expect("250-").contains("250-LIMITS RCPTMAX=2 MAILMAX=1\r\n"));
+        assert!(
+            client
+                .expect("250-")
+                .contains("250-LIMITS RCPTMAX=2 MAILMAX=1\r\n")
+        );
         client.talk("> MAIL FROM:<>\n250\n> RCPT TO:<a@x>\n250\n> RCPT TO:<refused@x>\n550");
         client.talk("> RCPT TO:<b@x>\n452 4.5.3\n> RSET\n250\n> MAIL FROM:<>\n452 4.5.3");
         assert_eq!(files_left(receiver), 0);

@@ -51,11 +51,20 @@ impl Exchange {
         let mut salted = last;
         for _ in 1..ITERATIONS {
             last = sign(account.1, &[&last]);
-            salted.iter_mut().zip(last).for_each(|(octet, other)| *octet ^= other);
+            salted
+                .iter_mut()
+                .zip(last)
+                .for_each(|(octet, other)| *octet ^= other);
         }
         let header = [format!("{flag},{identity},").as_bytes(), data].concat();
         let messages = format!("{bare},{challenge},");
-        Some(Self { challenge, header, nonce, messages, salted })
+        Some(Self {
+            challenge,
+            header,
+            nonce,
+            messages,
+            salted,
+        })
     }
 
     /// Takes the client's proof. Returns ours, where theirs is right.
@@ -68,7 +77,10 @@ impl Exchange {
         let messages = [self.messages.as_bytes(), without_proof.as_bytes()];
         let client_key = sign(&self.salted, &[b"Client Key"]);
         let mut expected = sign(&Sha256::digest(client_key), &messages);
-        expected.iter_mut().zip(client_key).for_each(|(octet, other)| *octet ^= other);
+        expected
+            .iter_mut()
+            .zip(client_key)
+            .for_each(|(octet, other)| *octet ^= other);
         let signature = sign(&sign(&self.salted, &[b"Server Key"]), &messages);
         (proof == STANDARD.encode(expected)).then(|| format!("v={}", STANDARD.encode(signature)))
     }
@@ -88,7 +100,13 @@ mod tests {
     fn what_must_not_pass_does_not() {
         let binding = Some(("tls-exporter", vec![7]));
         let begin = |first: &str, plus| {
-            Exchange::begin(first.as_bytes(), (b"user", b"pencil"), plus, binding.as_ref()).is_some()
+            Exchange::begin(
+                first.as_bytes(),
+                (b"user", b"pencil"),
+                plus,
+                binding.as_ref(),
+            )
+            .is_some()
         };
         assert!(begin("n,,n=user,r=x", false) && begin("p=tls-exporter,,n=user,r=x", true));
         for (first, plus) in [
@@ -100,7 +118,8 @@ mod tests {
         ] {
             assert!(!begin(first, plus), "{first} {plus}");
         }
-        let exchange = Exchange::begin(b"n,,n=user,r=x", (b"user", b"pencil"), false, None).unwrap();
+        let exchange =
+            Exchange::begin(b"n,,n=user,r=x", (b"user", b"pencil"), false, None).unwrap();
         assert_eq!(exchange.finish(b"c=biws,r=xby-the-receiver,p=AAAA"), None);
         assert_eq!(exchange.finish(b"c=eSws,r=xby-the-receiver,p=AAAA"), None);
     }

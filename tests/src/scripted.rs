@@ -41,7 +41,9 @@ impl Way {
                 !transcript.config.overlap && !transcript.messages.iter().any(reopenable)
             }
             Way::Bulk => {
-                !transcript.is_cued() && transcript.requests.is_empty() && !transcript.must_not_split()
+                !transcript.is_cued()
+                    && transcript.requests.is_empty()
+                    && !transcript.must_not_split()
             }
         }
     }
@@ -56,13 +58,16 @@ pub(crate) fn play(
     end: End,
     client: impl FnOnce(TcpStream, &Receiver<Cue>) -> Result<Observed, Failure>,
 ) -> Result<(), Failure> {
-    let unusable = |error: &dyn std::fmt::Display| transcript.failure(1, format!("no socket: {error}"));
+    let unusable =
+        |error: &dyn std::fmt::Display| transcript.failure(1, format!("no socket: {error}"));
     let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(|error| unusable(&error))?;
     let address = listener.local_addr().map_err(|error| unusable(&error))?;
     let (sender, cues) = mpsc::channel();
     thread::scope(|scope| {
         let server = scope.spawn(move || {
-            let (socket, _) = listener.accept().map_err(|error| transcript.failure(1, error.to_string()))?;
+            let (socket, _) = listener
+                .accept()
+                .map_err(|error| transcript.failure(1, error.to_string()))?;
             // The client's connection is the only one.
             drop(listener);
             serve(transcript, end, socket, sender)
@@ -71,8 +76,9 @@ pub(crate) fn play(
             .and_then(|socket| socket.set_nodelay(true).map(|()| socket))
             .map_err(|error| unusable(&error))
             .and_then(|socket| client(socket, &cues));
-        let served =
-            server.join().unwrap_or_else(|_| Err(transcript.failure(1, "the server panicked".into())));
+        let served = server
+            .join()
+            .unwrap_or_else(|_| Err(transcript.failure(1, "the server panicked".into())));
         let checked = observed.and_then(|observed| match end {
             End::Whole => transcript.check(&observed),
             End::Anywhere => Ok(()),
@@ -161,13 +167,31 @@ pub(crate) struct Traces(Arc<Mutex<Vec<Trace>>>);
 impl Traces {
     pub(crate) fn observer(&self) -> impl Fn(&Trace) + Send + Sync + use<> {
         let traces = Arc::clone(&self.0);
-        move |trace| traces.lock().unwrap_or_else(PoisonError::into_inner).push(trace.clone())
+        move |trace| {
+            traces
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(trace.clone())
+        }
     }
 
-    pub(crate) fn check(&self, transcript: &Transcript, observed: Observed) -> Result<Observed, Failure> {
-        let text = format!("{:?} {observed:?}", self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        match transcript.secrets().iter().find(|secret| text.contains(secret.as_str())) {
-            Some(secret) => Err(transcript.failure(1, format!("the secret {secret} is shown: {text}"))),
+    pub(crate) fn check(
+        &self,
+        transcript: &Transcript,
+        observed: Observed,
+    ) -> Result<Observed, Failure> {
+        let text = format!(
+            "{:?} {observed:?}",
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        );
+        match transcript
+            .secrets()
+            .iter()
+            .find(|secret| text.contains(secret.as_str()))
+        {
+            Some(secret) => {
+                Err(transcript.failure(1, format!("the secret {secret} is shown: {text}")))
+            }
             None => Ok(observed),
         }
     }
@@ -177,7 +201,10 @@ impl Traces {
 pub(crate) fn report(message: &Message, result: Result<Report, smtp_blocking::Error>) -> Report {
     match result {
         Ok(report) => report,
-        Err(error) => error.report().cloned().unwrap_or_else(|| not_attempted(message, error.error())),
+        Err(error) => error
+            .report()
+            .cloned()
+            .unwrap_or_else(|| not_attempted(message, error.error())),
     }
 }
 
@@ -216,8 +243,15 @@ pub(crate) fn certificate() -> &'static str {
 }
 
 /// Plays the server's part, and checks the client's.
-fn serve(transcript: &Transcript, end: End, socket: TcpStream, cues: Sender<Cue>) -> Result<(), Failure> {
-    let usable = socket.set_nodelay(true).and_then(|()| socket.set_read_timeout(Some(PATIENCE)));
+fn serve(
+    transcript: &Transcript,
+    end: End,
+    socket: TcpStream,
+    cues: Sender<Cue>,
+) -> Result<(), Failure> {
+    let usable = socket
+        .set_nodelay(true)
+        .and_then(|()| socket.set_read_timeout(Some(PATIENCE)));
     let mut server = usable
         .and_then(|()| Server::new(socket))
         .map_err(|error| transcript.failure(1, format!("no socket: {error}")))?;
@@ -256,12 +290,18 @@ fn serve(transcript: &Transcript, end: End, socket: TcpStream, cues: Sender<Cue>
                 // A server whose STARTTLS does not work: it goes on in the clear. Before the handshake
                 // has begun, that would be something else: an injection.
                 server.deaf = true;
-                let begun = server
-                    .receive()
-                    .or_else(|error| if anywhere { Ok(false) } else { Err(error.to_string()) });
+                let begun = server.receive().or_else(|error| {
+                    if anywhere {
+                        Ok(false)
+                    } else {
+                        Err(error.to_string())
+                    }
+                });
                 server.write(b"454 4.7.0 no TLS after all\r\n");
                 begun.and_then(|begun| {
-                    (begun || anywhere).then_some(()).ok_or("the client begins no handshake".into())
+                    (begun || anywhere)
+                        .then_some(())
+                        .ok_or("the client begins no handshake".into())
                 })
             }
             Action::TlsUntrusted => {
@@ -273,7 +313,9 @@ fn serve(transcript: &Transcript, end: End, socket: TcpStream, cues: Sender<Cue>
             }
             Action::Submit => cue(Cue::Submit),
             Action::Quit => cue(Cue::Quit),
-            Action::Jam => Err("a jam cannot be played over a socket: mark the file engine-only".into()),
+            Action::Jam => {
+                Err("a jam cannot be played over a socket: mark the file engine-only".into())
+            }
         };
         result.map_err(|message| transcript.failure(step.line, message))?;
         if anywhere && server.gone {
@@ -282,7 +324,9 @@ fn serve(transcript: &Transcript, end: End, socket: TcpStream, cues: Sender<Cue>
     }
     drop(cues);
     let last = transcript.steps.last().map_or(1, |step| step.line);
-    server.expect_end().map_err(|message| transcript.failure(last, message))
+    server
+        .expect_end()
+        .map_err(|message| transcript.failure(last, message))
 }
 
 trait Stream: Read + Write + Send {}
@@ -302,7 +346,13 @@ struct Server {
 impl Server {
     fn new(socket: TcpStream) -> io::Result<Self> {
         let stream = Box::new(socket.try_clone()?);
-        Ok(Self { socket, stream, received: Vec::new(), gone: false, deaf: false })
+        Ok(Self {
+            socket,
+            stream,
+            received: Vec::new(),
+            gone: false,
+            deaf: false,
+        })
     }
 
     /// Reads more; false at the end.
@@ -321,7 +371,9 @@ impl Server {
 
     /// Reads exactly this, or its front before the end, if that is enough.
     fn read(&mut self, expected: &[u8], front_is_enough: bool) -> Result<(), String> {
-        while self.received.len() < expected.len() && self.received == expected[..self.received.len()] {
+        while self.received.len() < expected.len()
+            && self.received == expected[..self.received.len()]
+        {
             match self.receive() {
                 Ok(true) => {}
                 Ok(false) | Err(_) if front_is_enough && self.gone => {
@@ -347,7 +399,11 @@ impl Server {
     /// Nothing more may have come than was read. What is still on its way is not seen here; it is
     /// against the engine that batches are compared exactly.
     fn expect_silence(&mut self) -> Result<(), String> {
-        let blocking = |yes: bool| self.socket.set_nonblocking(!yes).map_err(|error| error.to_string());
+        let blocking = |yes: bool| {
+            self.socket
+                .set_nonblocking(!yes)
+                .map_err(|error| error.to_string())
+        };
         blocking(false)?;
         let mut buffer = [0; 4096];
         let extra = self.stream.read(&mut buffer).unwrap_or(0);
@@ -360,13 +416,18 @@ impl Server {
 
     /// The client may be gone, rightly or not: what it says, and what it reports, tells.
     fn write(&mut self, octets: &[u8]) {
-        let _ = self.stream.write_all(octets).and_then(|()| self.stream.flush());
+        let _ = self
+            .stream
+            .write_all(octets)
+            .and_then(|()| self.stream.flush());
     }
 
     fn shake_hands(&mut self) -> Result<(), String> {
-        let mut tls = ServerConnection::new(Arc::clone(&identity().1)).map_err(|error| error.to_string())?;
+        let mut tls =
+            ServerConnection::new(Arc::clone(&identity().1)).map_err(|error| error.to_string())?;
         while tls.is_handshaking() {
-            tls.complete_io(&mut self.socket).map_err(|error| format!("the handshake failed: {error}"))?;
+            tls.complete_io(&mut self.socket)
+                .map_err(|error| format!("the handshake failed: {error}"))?;
         }
         let socket = self.socket.try_clone().map_err(|error| error.to_string())?;
         self.stream = Box::new(StreamOwned::new(tls, socket));
@@ -385,7 +446,12 @@ impl Server {
             match self.receive() {
                 Ok(true) if self.deaf => self.received.clear(),
                 Ok(true) => return Err(difference(b"", &self.received)),
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) =>
+                {
                     return Err("the client does not close the connection".into());
                 }
                 // However it has gone: with a close_notify or without, or by a reset.

@@ -17,9 +17,9 @@ use clap::{CommandFactory, Parser, ValueEnum};
 use serde_json::{Value, json};
 use smtp_blocking::TlsInfo;
 use smtp_proto::{
-    BodyType, ByMode, Cause, ClientName, Credentials, Envelope, Error, MailParameter, Mailbox, Notify,
-    Outcome, ParameterError, Printable, RcptParameter, Reply, Report, Ret, RrvsAction, Stage, Timeouts,
-    TlsPolicy, Trace,
+    BodyType, ByMode, Cause, ClientName, Credentials, Envelope, Error, MailParameter, Mailbox,
+    Notify, Outcome, ParameterError, Printable, RcptParameter, Reply, Report, Ret, RrvsAction,
+    Stage, Timeouts, TlsPolicy, Trace,
 };
 
 use crate::receiver;
@@ -235,7 +235,9 @@ pub enum AuthMechanism {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_string())?;
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "not a number of seconds".to_string())?;
     match Duration::try_from_secs_f64(seconds) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
         _ => Err("must be more than 0".into()),
@@ -250,25 +252,31 @@ impl Options {
     pub fn parse_args() -> Result<Self, ExitCode> {
         let mut args: Vec<std::ffi::OsString> = std::env::args_os().collect();
         if args.len() <= 1 {
-            let sample = "send --from alice@example.org --to bob@example.net --data (sample) --transcript";
+            let sample =
+                "send --from alice@example.org --to bob@example.net --data (sample) --transcript";
             args = sample.split(' ').map(Into::into).collect();
         }
-        Self::try_parse_from(args).and_then(Self::with_whole_login).map_err(|error| {
-            let _ = error.print();
-            match error.use_stderr() {
-                true => ExitCode::from(64),
-                false => ExitCode::SUCCESS,
-            }
-        })
+        Self::try_parse_from(args)
+            .and_then(Self::with_whole_login)
+            .map_err(|error| {
+                let _ = error.print();
+                match error.use_stderr() {
+                    true => ExitCode::from(64),
+                    false => ExitCode::SUCCESS,
+                }
+            })
     }
 
     /// Refuses a user without a password, and settings of a login that is none; EXTERNAL and ANONYMOUS
     /// need neither.
     fn with_whole_login(self) -> Result<Self, clap::Error> {
-        let asked = self.auth_user.is_some() || self.auth_mechanism.is_some() || self.auth_authzid.is_some();
+        let asked = self.auth_user.is_some()
+            || self.auth_mechanism.is_some()
+            || self.auth_authzid.is_some();
         match asked && self.credentials().is_none() {
             true => {
-                let message = "--auth-user and --auth-password are needed, but for EXTERNAL and ANONYMOUS";
+                let message =
+                    "--auth-user and --auth-password are needed, but for EXTERNAL and ANONYMOUS";
                 Err(Self::command().error(clap::error::ErrorKind::MissingRequiredArgument, message))
             }
             false => Ok(self),
@@ -290,8 +298,12 @@ impl Options {
         match self.tls {
             Some(tls) => matches!(tls, Tls::Required | Tls::Implicit),
             None => {
-                let implicit = self.server.as_ref().is_some_and(|server| server.ends_with(":465"));
-                implicit || (self.credentials().is_some() && !self.auth_in_clear && self.unix.is_none())
+                let implicit = self
+                    .server
+                    .as_ref()
+                    .is_some_and(|server| server.ends_with(":465"));
+                implicit
+                    || (self.credentials().is_some() && !self.auth_in_clear && self.unix.is_none())
             }
         }
     }
@@ -333,7 +345,10 @@ impl Options {
         if let Some(identity) = &self.auth_authzid {
             credentials = credentials.authorization_id(identity);
         }
-        if let Some(name) = self.auth_mechanism.and_then(|mechanism| mechanism.to_possible_value()) {
+        if let Some(name) = self
+            .auth_mechanism
+            .and_then(|mechanism| mechanism.to_possible_value())
+        {
             credentials = credentials.mechanisms(&[name.get_name()]);
         }
         if self.auth_in_clear {
@@ -353,7 +368,9 @@ impl Options {
         let Some(path) = &self.ca_file else {
             return Ok(None);
         };
-        std::fs::read(path).map(Some).map_err(|error| bad_file(path, &error))
+        std::fs::read(path)
+            .map(Some)
+            .map_err(|error| bad_file(path, &error))
     }
 
     /// Whether there are several messages to send.
@@ -368,14 +385,19 @@ impl Options {
     pub fn prepare(&self) -> Result<Vec<Item>, Error> {
         let envelope = self.envelope()?;
         let mut once = Vec::new();
-        self.data.iter().map(|path| self.prepare_one(path, envelope.clone(), &mut once)).collect()
+        self.data
+            .iter()
+            .map(|path| self.prepare_one(path, envelope.clone(), &mut once))
+            .collect()
     }
 
     /// What all messages have in common.
     fn envelope(&self) -> Result<Envelope, Error> {
         let from = self.from.as_deref().unwrap_or_default();
         let envelope = Envelope::new(from, &self.to).map_err(|error| refused(error.into()))?;
-        let mut envelope = envelope.smtputf8(self.smtputf8).all_or_nothing(self.all_or_nothing);
+        let mut envelope = envelope
+            .smtputf8(self.smtputf8)
+            .all_or_nothing(self.all_or_nothing);
         if let Some(ret) = self.dsn_ret {
             envelope = envelope.parameter(MailParameter::ret(match ret {
                 DsnRet::Full => Ret::Full,
@@ -383,7 +405,8 @@ impl Options {
             }));
         }
         if let Some(id) = &self.dsn_envid {
-            let id = MailParameter::envelope_id(id).map_err(|error| bad_flag("--dsn-envid", id, &error))?;
+            let id = MailParameter::envelope_id(id)
+                .map_err(|error| bad_flag("--dsn-envid", id, &error))?;
             envelope = envelope.parameter(id);
         }
         if let Some(list) = &self.dsn_notify {
@@ -394,25 +417,45 @@ impl Options {
             envelope = envelope.parameter(MailParameter::require_tls());
         }
         for text in &self.param {
-            let parameter = mail_parameter(text).map_err(|error| bad_flag("--param", text, &error))?;
+            let parameter =
+                mail_parameter(text).map_err(|error| bad_flag("--param", text, &error))?;
             envelope = envelope.parameter(parameter.required());
         }
         for text in &self.rcpt_param {
-            let parameter = rcpt_parameter(text).map_err(|error| bad_flag("--rcpt-param", text, &error))?;
+            let parameter =
+                rcpt_parameter(text).map_err(|error| bad_flag("--rcpt-param", text, &error))?;
             envelope = envelope.recipient_parameter(parameter.required());
         }
         Ok(envelope)
     }
 
-    fn prepare_one(&self, path: &Path, envelope: Envelope, once: &mut Vec<FileId>) -> Result<Item, Error> {
+    fn prepare_one(
+        &self,
+        path: &Path,
+        envelope: Envelope,
+        once: &mut Vec<FileId>,
+    ) -> Result<Item, Error> {
         let bad = |error| bad_file(path, &error);
-        let item = |envelope, source, octets| Item { envelope, source, octets, is_bad: Cell::new(false) };
+        let item = |envelope, source, octets| Item {
+            envelope,
+            source,
+            octets,
+            is_bad: Cell::new(false),
+        };
         if path == Path::new("(sample)") {
             let content = Content::examine(SAMPLE.as_bytes()).map_err(bad)?;
-            return Ok(item(content.declare(envelope), Source::Sample(SAMPLE.as_bytes()), None));
+            return Ok(item(
+                content.declare(envelope),
+                Source::Sample(SAMPLE.as_bytes()),
+                None,
+            ));
         }
         let is_stdin = path == Path::new("-");
-        let name = if is_stdin { "standard input".into() } else { path.display().to_string() };
+        let name = if is_stdin {
+            "standard input".into()
+        } else {
+            path.display().to_string()
+        };
         let mut file = if is_stdin {
             // Unlike `io::Stdin`, it does not take a stream that is not open for reading for an empty one.
             File::from(io::stdin().as_fd().try_clone_to_owned().map_err(bad)?)
@@ -422,7 +465,11 @@ impl Options {
             self.admit(&name, &metadata, metadata.is_file(), once)?;
             if !metadata.is_file() {
                 once.push(file_id(&metadata));
-                return Ok(item(envelope, Source::Once(Once::new(name, Stream::At(path.into()))), None));
+                return Ok(item(
+                    envelope,
+                    Source::Once(Once::new(name, Stream::At(path.into()))),
+                    None,
+                ));
             }
             File::open(path).map_err(bad)?
         };
@@ -432,21 +479,40 @@ impl Options {
         self.admit(&name, &metadata, may_reopen, once)?;
         if !may_reopen {
             once.push(file_id(&metadata));
-            return Ok(item(envelope, Source::Once(Once::new(name, Stream::Open(file))), None));
+            return Ok(item(
+                envelope,
+                Source::Once(Once::new(name, Stream::Open(file))),
+                None,
+            ));
         }
         let content = Content::examine(&mut file).map_err(|error| {
             let cause = Cause::Local(format!("{name} cannot be read: {error}").into());
             Error::new(Stage::Local, Outcome::Transient, cause)
         })?;
         if content.has_nul {
-            return Err(refused(Cause::Local(format!("{name} holds a NUL octet, which mail cannot").into())));
+            return Err(refused(Cause::Local(
+                format!("{name} holds a NUL octet, which mail cannot").into(),
+            )));
         }
-        let source = Source::File(RegularFile { path: path.into(), seen: Seen::of(&metadata) });
-        Ok(item(content.declare(envelope), source, Some(content.octets).filter(|_| !self.quiet)))
+        let source = Source::File(RegularFile {
+            path: path.into(),
+            seen: Seen::of(&metadata),
+        });
+        Ok(item(
+            content.declare(envelope),
+            source,
+            Some(content.octets).filter(|_| !self.quiet),
+        ))
     }
 
     /// Refuses a directory, and what can be read only once where it is wanted more often.
-    fn admit(&self, name: &str, metadata: &Metadata, may_reopen: bool, once: &[FileId]) -> Result<(), Error> {
+    fn admit(
+        &self,
+        name: &str,
+        metadata: &Metadata,
+        may_reopen: bool,
+        once: &[FileId],
+    ) -> Result<(), Error> {
         let problem = if metadata.is_dir() {
             "is a directory"
         } else if may_reopen {
@@ -468,7 +534,10 @@ impl Options {
     /// The server cannot be started.
     pub fn start_server(&self) -> Result<Server, Error> {
         if self.server.is_some() || self.unix.is_some() {
-            return Ok(Server { address: self.server.clone().unwrap_or_default(), receiver: None });
+            return Ok(Server {
+                address: self.server.clone().unwrap_or_default(),
+                receiver: None,
+            });
         }
         let options = receiver::Options {
             lmtp: self.lmtp,
@@ -478,29 +547,45 @@ impl Options {
             require_tls: self.require_tls,
             ..receiver::Options::default()
         };
-        let local = |error| refused(Cause::Local(format!("the receiving server: {error}").into()));
+        let local = |error| {
+            refused(Cause::Local(
+                format!("the receiving server: {error}").into(),
+            ))
+        };
         let receiver = receiver::Receiver::start(options).map_err(local)?;
         let address = receiver.local_addr().to_string();
         if !self.quiet {
             say(format_args!("a receiving server listens on {address}"));
         }
-        Ok(Server { address, receiver: Some(receiver) })
+        Ok(Server {
+            address,
+            receiver: Some(receiver),
+        })
     }
 
     /// Shows one line of the conversation.
     pub fn show(&self, trace: &Trace) {
         match trace {
             Trace::Sent(command) => say(format_args!("> {command}")),
-            Trace::SentBody { octets } => say(format_args!("> ({octets} octets of message, and the dot)")),
+            Trace::SentBody { octets } => {
+                say(format_args!("> ({octets} octets of message, and the dot)"))
+            }
             Trace::SentChunk { octets, last } => {
-                say(format_args!("> BDAT {octets}{}", if *last { " LAST" } else { "" }));
+                say(format_args!(
+                    "> BDAT {octets}{}",
+                    if *last { " LAST" } else { "" }
+                ));
                 say(format_args!("> ({octets} octets of message)"));
             }
             Trace::Received(reply) => {
                 let mut lines = reply.lines().peekable();
                 while let Some(line) = lines.next() {
                     let hyphen = if lines.peek().is_some() { "-" } else { " " };
-                    say(format_args!("< {}{hyphen}{}", reply.code(), Printable(line)));
+                    say(format_args!(
+                        "< {}{hyphen}{}",
+                        reply.code(),
+                        Printable(line)
+                    ));
                 }
             }
             Trace::TlsEstablished => say(format_args!("= encrypted from here on")),
@@ -517,7 +602,9 @@ fn mail_parameter(text: &str) -> Result<MailParameter, BadValue> {
     let (name, value) = split_parameter(text);
     Ok(match (&*name.to_ascii_uppercase(), value) {
         ("RET", Some(value)) if value.eq_ignore_ascii_case("full") => MailParameter::ret(Ret::Full),
-        ("RET", Some(value)) if value.eq_ignore_ascii_case("hdrs") => MailParameter::ret(Ret::Headers),
+        ("RET", Some(value)) if value.eq_ignore_ascii_case("hdrs") => {
+            MailParameter::ret(Ret::Headers)
+        }
         ("RET", _) => return Err("RET is FULL or HDRS".into()),
         ("ENVID", value) => MailParameter::envelope_id(value.unwrap_or_default())?,
         ("BY", value) => {
@@ -527,11 +614,17 @@ fn mail_parameter(text: &str) -> Result<MailParameter, BadValue> {
                 "RT" => (ByMode::Return, true),
                 "N" => (ByMode::Notify, false),
                 "NT" => (ByMode::Notify, true),
-                _ => return Err("BY is SECONDS;R or SECONDS;N, and a T behind it asks for a trace".into()),
+                _ => {
+                    return Err(
+                        "BY is SECONDS;R or SECONDS;N, and a T behind it asks for a trace".into(),
+                    );
+                }
             };
             MailParameter::deliver_by(number("BY", seconds)?, mode, trace)?
         }
-        ("MT-PRIORITY", value) => MailParameter::priority(number(name, value.unwrap_or_default())?)?,
+        ("MT-PRIORITY", value) => {
+            MailParameter::priority(number(name, value.unwrap_or_default())?)?
+        }
         ("HOLDFOR", value) => MailParameter::hold_for(number(name, value.unwrap_or_default())?)?,
         ("HOLDUNTIL", value) => MailParameter::hold_until(value.unwrap_or_default())?,
         ("REQUIRETLS", None) => MailParameter::require_tls(),
@@ -547,15 +640,21 @@ fn rcpt_parameter(text: &str) -> Result<RcptParameter, BadValue> {
     Ok(match (&*name.to_ascii_uppercase(), value) {
         ("NOTIFY", value) => RcptParameter::notify(notify(value.unwrap_or_default())?),
         ("ORCPT", value) => {
-            let (kind, address) = value.and_then(|original| original.split_once(';')).unwrap_or_default();
+            let (kind, address) = value
+                .and_then(|original| original.split_once(';'))
+                .unwrap_or_default();
             RcptParameter::original_recipient_of(kind, address)?
         }
         ("RRVS", value) => {
             let value = value.unwrap_or_default();
             match value.split_once(';') {
                 None => RcptParameter::valid_since(value, None)?,
-                Some((date, "C" | "c")) => RcptParameter::valid_since(date, Some(RrvsAction::Continue))?,
-                Some((date, "R" | "r")) => RcptParameter::valid_since(date, Some(RrvsAction::Reject))?,
+                Some((date, "C" | "c")) => {
+                    RcptParameter::valid_since(date, Some(RrvsAction::Continue))?
+                }
+                Some((date, "R" | "r")) => {
+                    RcptParameter::valid_since(date, Some(RrvsAction::Reject))?
+                }
                 Some(_) => return Err("RRVS is a date-time, and ;C or ;R behind it".into()),
             }
         }
@@ -564,17 +663,21 @@ fn rcpt_parameter(text: &str) -> Result<RcptParameter, BadValue> {
 }
 
 fn split_parameter(text: &str) -> (&str, Option<&str>) {
-    text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)))
+    text.split_once('=')
+        .map_or((text, None), |(name, value)| (name, Some(value)))
 }
 
 fn number<N: std::str::FromStr>(name: &str, text: &str) -> Result<N, BadValue> {
-    text.parse().map_err(|_| format!("{name} needs a number, not \"{text}\"").into())
+    text.parse()
+        .map_err(|_| format!("{name} needs a number, not \"{text}\"").into())
 }
 
 /// What the engine's own calls are good for, this program does by itself or by other flags.
 fn without_calls(error: ParameterError) -> BadValue {
     match error {
-        ParameterError::HasOwnCall { name, .. } => format!("{name} cannot be given this way").into(),
+        ParameterError::HasOwnCall { name, .. } => {
+            format!("{name} cannot be given this way").into()
+        }
         error => error.into(),
     }
 }
@@ -583,11 +686,13 @@ fn notify(list: &str) -> Result<Notify, BadValue> {
     if list.eq_ignore_ascii_case("never") {
         return Ok(Notify::NEVER);
     }
-    list.split(',').try_fold(Notify::NEVER, |all, word| match &*word.to_ascii_lowercase() {
-        "success" => Ok(all | Notify::SUCCESS),
-        "failure" => Ok(all | Notify::FAILURE),
-        "delay" => Ok(all | Notify::DELAY),
-        _ => Err("it is never, or a list of success, failure and delay".into()),
+    list.split(',').try_fold(Notify::NEVER, |all, word| {
+        match &*word.to_ascii_lowercase() {
+            "success" => Ok(all | Notify::SUCCESS),
+            "failure" => Ok(all | Notify::FAILURE),
+            "delay" => Ok(all | Notify::DELAY),
+            _ => Err("it is never, or a list of success, failure and delay".into()),
+        }
     })
 }
 
@@ -602,12 +707,18 @@ pub struct Server {
 impl Server {
     /// The certificate of our own receiving server.
     pub fn own_pem(&self) -> Option<&str> {
-        self.receiver.as_ref().map(receiver::Receiver::certificate_pem)
+        self.receiver
+            .as_ref()
+            .map(receiver::Receiver::certificate_pem)
     }
 
     /// Says where our own receiving server has stored what came.
     pub fn say_where(&self, options: &Options) {
-        let messages = self.receiver.iter().filter(|_| !options.quiet).flat_map(receiver::Receiver::messages);
+        let messages = self
+            .receiver
+            .iter()
+            .filter(|_| !options.quiet)
+            .flat_map(receiver::Receiver::messages);
         for stored in messages {
             say(format_args!("stored in {}", stored.path.display()));
         }
@@ -640,7 +751,8 @@ impl Content {
             content.is_eight_bit |= !octets.is_ascii();
             content.has_nul |= octets.contains(&0);
             for &octet in octets {
-                let completed = (last == b'\r') != (octet == b'\n') && (last == b'\r' || octet == b'\n');
+                let completed =
+                    (last == b'\r') != (octet == b'\n') && (last == b'\r' || octet == b'\n');
                 content.size += 1 + u64::from(completed);
                 last = octet;
             }
@@ -652,7 +764,11 @@ impl Content {
     }
 
     fn declare(&self, envelope: Envelope) -> Envelope {
-        let body = if self.is_eight_bit { BodyType::EightBit } else { BodyType::SevenBit };
+        let body = if self.is_eight_bit {
+            BodyType::EightBit
+        } else {
+            BodyType::SevenBit
+        };
         envelope.exact_size(self.size).body(body).reopenable(true)
     }
 }
@@ -672,8 +788,13 @@ pub struct Item {
 impl Item {
     /// Counts what is sent of it.
     pub fn progress(&self) -> Progress {
-        let shown = self.octets.filter(|&octets| octets >= Progress::LONG && io::stderr().is_terminal());
-        Progress { sent: 0, shown: shown.map(|octets| (octets, Instant::now())) }
+        let shown = self
+            .octets
+            .filter(|&octets| octets >= Progress::LONG && io::stderr().is_terminal());
+        Progress {
+            sent: 0,
+            shown: shown.map(|octets| (octets, Instant::now())),
+        }
     }
 
     /// Opens it for blocking reads.
@@ -681,7 +802,10 @@ impl Item {
     /// # Errors
     /// It cannot be opened.
     pub fn open(&self) -> io::Result<Message> {
-        Ok(Message { source: self.opened(self.source.open())?, progress: self.progress() })
+        Ok(Message {
+            source: self.opened(self.source.open())?,
+            progress: self.progress(),
+        })
     }
 
     /// Notes for [`ending`](Self::ending) whose fault it is where it could not be opened.
@@ -692,7 +816,10 @@ impl Item {
         // What is not among these may pass, as when too many files are open.
         let is_bad = |error: &io::Error| {
             use io::ErrorKind::{InvalidData, NotFound, NotSeekable, PermissionDenied};
-            matches!(error.kind(), NotFound | PermissionDenied | NotSeekable | InvalidData)
+            matches!(
+                error.kind(),
+                NotFound | PermissionDenied | NotSeekable | InvalidData
+            )
         };
         self.is_bad.set(result.as_ref().is_err_and(is_bad));
         result
@@ -700,12 +827,18 @@ impl Item {
 
     /// How the message ended. The engine knows that it could not be read, and not why.
     pub fn ending(&self, mut report: Report) -> Ending {
-        let errors = report.recipients.iter_mut().filter_map(|result| result.as_mut().err());
-        let unread = errors
-            .filter(|error| matches!(error.cause, Cause::Local(_)) && error.outcome != Outcome::InDoubt);
+        let errors = report
+            .recipients
+            .iter_mut()
+            .filter_map(|result| result.as_mut().err());
+        let unread = errors.filter(|error| {
+            matches!(error.cause, Cause::Local(_)) && error.outcome != Outcome::InDoubt
+        });
         let unread: Vec<_> = unread.collect();
         if !unread.is_empty() && self.is_bad.take() {
-            unread.into_iter().for_each(|error| error.outcome = Outcome::Permanent);
+            unread
+                .into_iter()
+                .for_each(|error| error.outcome = Outcome::Permanent);
         }
         Ending(Ok(report))
     }
@@ -759,7 +892,10 @@ struct Seen {
 
 impl Seen {
     fn of(metadata: &Metadata) -> Self {
-        Self { id: file_id(metadata), octets: metadata.len() }
+        Self {
+            id: file_id(metadata),
+            octets: metadata.len(),
+        }
     }
 }
 
@@ -809,7 +945,10 @@ pub enum Stream {
 
 impl Once {
     fn new(name: String, stream: Stream) -> Self {
-        Self { name, stream: RefCell::new(Some(stream)) }
+        Self {
+            name,
+            stream: RefCell::new(Some(stream)),
+        }
     }
 
     /// The stream.
@@ -818,7 +957,9 @@ impl Once {
     /// It was taken already.
     pub fn take(&self) -> io::Result<Stream> {
         let message = || format!("{} can be read only once", self.name);
-        self.stream.take().ok_or_else(|| io::Error::new(io::ErrorKind::NotSeekable, message()))
+        self.stream
+            .take()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotSeekable, message()))
     }
 }
 
@@ -843,7 +984,12 @@ impl Progress {
             *shown = Instant::now();
             let end = if self.sent >= *all { "\n" } else { "" };
             let mib = |octets: u64| octets as f64 / f64::from(1 << 20);
-            let _ = write!(io::stderr(), "\r{:.1} of {:.1} MiB{end}", mib(self.sent), mib(*all));
+            let _ = write!(
+                io::stderr(),
+                "\r{:.1} of {:.1} MiB{end}",
+                mib(self.sent),
+                mib(*all)
+            );
         }
     }
 }
@@ -893,7 +1039,11 @@ pub struct SessionFacts {
 impl SessionFacts {
     /// Of a session that did not come about.
     pub fn failed(error: &smtp_blocking::Error) -> Self {
-        Self { tls: error.tls_info().cloned(), round_trips: error.round_trips(), overlap_broken: false }
+        Self {
+            tls: error.tls_info().cloned(),
+            round_trips: error.round_trips(),
+            overlap_broken: false,
+        }
     }
 }
 
@@ -974,20 +1124,37 @@ impl<'a> Printer<'a> {
         self.delivered += u64::from(decisive.is_none());
         self.partial |= is_partial;
         for &verdict in &failures {
-            if !self.failures.iter().any(|known| known.kind() == verdict.kind()) {
+            if !self
+                .failures
+                .iter()
+                .any(|known| known.kind() == verdict.kind())
+            {
                 self.failures.push(verdict.clone());
             }
         }
         let error = decisive.map(|decisive| match overall {
             "partial" => {
-                format!("{} of {} recipients failed: {}", failures.len(), verdicts.len(), decisive.line)
+                format!(
+                    "{} of {} recipients failed: {}",
+                    failures.len(),
+                    verdicts.len(),
+                    decisive.line
+                )
             }
             _ => decisive.line.clone(),
         });
         if !options.json && !options.quiet {
             for (address, verdict) in options.to.iter().zip(&verdicts) {
-                let number = if bulk { format!("message {}, ", self.messages) } else { String::new() };
-                say(format_args!("{number}{}: {}", Printable(address.as_bytes()), verdict.line));
+                let number = if bulk {
+                    format!("message {}, ", self.messages)
+                } else {
+                    String::new()
+                };
+                say(format_args!(
+                    "{number}{}: {}",
+                    Printable(address.as_bytes()),
+                    verdict.line
+                ));
             }
         }
         if let Some(error) = &error
@@ -1034,7 +1201,9 @@ impl<'a> Printer<'a> {
             } else if !self.options.quiet {
                 let (messages, delivered) = (self.messages, self.delivered);
                 let trips = facts.round_trips;
-                say(format_args!("{delivered} of {messages} delivered, {trips} round trips, {seconds:.3} s"));
+                say(format_args!(
+                    "{delivered} of {messages} delivered, {trips} round trips, {seconds:.3} s"
+                ));
             }
         }
         if let Some(object) = &self.last_line {
@@ -1120,7 +1289,8 @@ impl Verdict {
             stage: Some(error.stage),
             reply: error.reply().filter(|_| !is_unanswered).cloned(),
             maybe_delivered: error.maybe_delivered(),
-            bad_input: error.stage == Stage::Local || matches!(error.cause, Cause::Body(_) | Cause::Local(_)),
+            bad_input: error.stage == Stage::Local
+                || matches!(error.cause, Cause::Body(_) | Cause::Local(_)),
             line: error.to_string(),
         }
     }
@@ -1133,7 +1303,10 @@ impl Verdict {
     /// in doubt, then what could still change, and bad input last.
     fn kind(&self) -> (bool, usize, bool) {
         let order = ["protocol", "temporary", "permanent", "refused"];
-        let rank = order.iter().position(|outcome| *outcome == self.outcome).unwrap_or(order.len());
+        let rank = order
+            .iter()
+            .position(|outcome| *outcome == self.outcome)
+            .unwrap_or(order.len());
         (!self.maybe_delivered, rank, self.bad_input)
     }
 
@@ -1166,7 +1339,10 @@ fn overall(decisive: Option<&Verdict>, is_partial: bool) -> &'static str {
 }
 
 fn text_of(reply: &Reply) -> String {
-    let lines: Vec<String> = reply.lines().map(|line| Printable(line).to_string()).collect();
+    let lines: Vec<String> = reply
+        .lines()
+        .map(|line| Printable(line).to_string())
+        .collect();
     lines.join("\n")
 }
 
@@ -1175,7 +1351,9 @@ fn refused(cause: Cause) -> Error {
 }
 
 fn bad_flag(flag: &str, value: &str, error: &dyn fmt::Display) -> Error {
-    refused(Cause::Local(format!("{flag} {}: {error}", Printable(value.as_bytes())).into()))
+    refused(Cause::Local(
+        format!("{flag} {}: {error}", Printable(value.as_bytes())).into(),
+    ))
 }
 
 fn bad_file(path: &Path, error: &io::Error) -> Error {
@@ -1191,20 +1369,37 @@ pub fn example(package: &'static str) -> PathBuf {
         return path.clone();
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let arguments = ["build", "--quiet", "--package", package, "--example", "send", "--message-format=json"];
+    let arguments = [
+        "build",
+        "--quiet",
+        "--package",
+        package,
+        "--example",
+        "send",
+        "--message-format=json",
+    ];
     let mut cargo = Command::new(cargo);
     // What cargo tells a test of its package would make build scripts run anew, and with them the build
     // of everything above, now and in the next run of cargo.
     for (name, _) in std::env::vars_os() {
         let of_package = ["CARGO_PKG_", "CARGO_MANIFEST_"];
-        if of_package.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+        if of_package
+            .iter()
+            .any(|prefix| name.to_string_lossy().starts_with(prefix))
+        {
             cargo.env_remove(name);
         }
     }
     let output = cargo.args(arguments).output().expect("cargo runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let messages = String::from_utf8_lossy(&output.stdout);
-    let executable = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let executable = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let mut executable =
         executable.filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?)));
     let executable = executable.next_back().expect("cargo names what it built");
@@ -1252,8 +1447,14 @@ macro_rules! connector_for {
         if let Some(name) = options.tls_name.as_deref().or(own_pem.map(|_| "localhost")) {
             connector = connector.server_name(name);
         }
-        for pem in own_pem.map(|pem| pem.as_bytes().to_vec()).into_iter().chain(options.ca_pem()?) {
-            connector = connector.trust_pem(&pem).map_err(|error| error.error().clone())?;
+        for pem in own_pem
+            .map(|pem| pem.as_bytes().to_vec())
+            .into_iter()
+            .chain(options.ca_pem()?)
+        {
+            connector = connector
+                .trust_pem(&pem)
+                .map_err(|error| error.error().clone())?;
         }
         if options.transcript {
             let options = options.clone();
@@ -1313,7 +1514,12 @@ mod tests {
         for file in &files {
             for cut in 1..=file.len().max(1) {
                 let content = Content::examine(Cut(file, cut)).unwrap();
-                assert_eq!(content.size, sent(file), "{:?} by {cut}", file.escape_ascii());
+                assert_eq!(
+                    content.size,
+                    sent(file),
+                    "{:?} by {cut}",
+                    file.escape_ascii()
+                );
             }
         }
         assert_eq!(files.len(), 1 + 4 + 16 + 64 + 256 + 1024);
@@ -1329,7 +1535,10 @@ mod tests {
             ("BY=-5;nt", "BY=-5;NT"),
             ("MT-PRIORITY=-3", "MT-PRIORITY=-3"),
             ("HOLDFOR=60", "HOLDFOR=60"),
-            ("HOLDUNTIL=2027-01-02T03:04:05Z", "HOLDUNTIL=2027-01-02T03:04:05Z"),
+            (
+                "HOLDUNTIL=2027-01-02T03:04:05Z",
+                "HOLDUNTIL=2027-01-02T03:04:05Z",
+            ),
             ("REQUIRETLS", "REQUIRETLS"),
             ("PRDR", "PRDR"),
             ("AUTH=<>", "AUTH=<>"),

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    date_time_ymd,
+    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
 };
 use rustls::crypto::ring::{default_provider, sign::any_supported_type};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -64,7 +64,10 @@ impl Making<'_> {
         let own = Identity::new(&parameters.self_signed(&key).expect("the key signs"), &key);
         let issuer = Issuer::new(parameters, key);
         let key = KeyPair::generate().expect("ring makes keys");
-        let signed = other.parameters().signed_by(&key, &issuer).expect("the key signs");
+        let signed = other
+            .parameters()
+            .signed_by(&key, &issuer)
+            .expect("the key signs");
         (own, Identity::new(&signed, &key))
     }
 }
@@ -74,7 +77,10 @@ impl Identity {
         let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let key = any_supported_type(&der).expect("ring made it");
         let certified = Arc::new(CertifiedKey::new(vec![certificate.der().clone()], key));
-        Self { pem: certificate.pem(), certified }
+        Self {
+            pem: certificate.pem(),
+            certified,
+        }
     }
 
     /// The same certificate with another key: an impostor has one, and not the other.
@@ -106,13 +112,19 @@ impl Authority {
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let certificate = parameters.self_signed(&key).expect("the key signs");
-        Self { pem: certificate.pem(), issuer: Issuer::new(parameters, key) }
+        Self {
+            pem: certificate.pem(),
+            issuer: Issuer::new(parameters, key),
+        }
     }
 
     /// Signs a certificate.
     pub fn sign(&self, making: &Making<'_>) -> Identity {
         let key = KeyPair::generate().expect("ring makes keys");
-        let certificate = making.parameters().signed_by(&key, &self.issuer).expect("the key signs");
+        let certificate = making
+            .parameters()
+            .signed_by(&key, &self.issuer)
+            .expect("the key signs");
         Identity::new(&certificate, &key)
     }
 }
@@ -166,8 +178,11 @@ pub struct TlsPeer {
 impl TlsPeer {
     /// Starts one on a free port of 127.0.0.1.
     pub fn start(setup: Setup) -> io::Result<Self> {
-        let versions: &[&SupportedProtocolVersion] =
-            if setup.tls12 { &[&rustls::version::TLS12] } else { rustls::ALL_VERSIONS };
+        let versions: &[&SupportedProtocolVersion] = if setup.tls12 {
+            &[&rustls::version::TLS12]
+        } else {
+            rustls::ALL_VERSIONS
+        };
         let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
             .with_protocol_versions(versions)
             .map_err(io::Error::other)?
@@ -180,7 +195,8 @@ impl TlsPeer {
         let shared = Arc::clone(&books);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (setup, config, books) = (setup.clone(), Arc::clone(&config), Arc::clone(&shared));
+                let (setup, config, books) =
+                    (setup.clone(), Arc::clone(&config), Arc::clone(&shared));
                 thread::spawn(move || {
                     let _ = serve(&setup, &config, &books, stream);
                 });
@@ -196,7 +212,10 @@ impl TlsPeer {
 
     /// What it was told by now.
     pub fn books(&self) -> Books {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.books
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -231,11 +250,19 @@ fn serve(
             }
             continue;
         }
-        books.lock().unwrap_or_else(PoisonError::into_inner).commands.push((line.clone(), encrypted));
+        books
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .commands
+            .push((line.clone(), encrypted));
         let verb = line.split(' ').next().unwrap_or_default();
         let reply = match verb {
             "EHLO" => {
-                let starttls = if setup.starttls && !encrypted { "250-STARTTLS\r\n" } else { "" };
+                let starttls = if setup.starttls && !encrypted {
+                    "250-STARTTLS\r\n"
+                } else {
+                    ""
+                };
                 format!("250-peer\r\n{starttls}250 AUTH {}\r\n", setup.mechanisms)
             }
             "STARTTLS" => {

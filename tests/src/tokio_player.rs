@@ -14,7 +14,9 @@ use smtp_proto::{Cause, Error, Misuse, Outcome, Request};
 use smtp_tokio::{Connector, Session};
 use tokio::io::BufReader;
 
-use crate::scripted::{self, Cue, End, Traces, Way, connector_of, not_asked, not_attempted, report};
+use crate::scripted::{
+    self, Cue, End, Traces, Way, connector_of, not_asked, not_attempted, report,
+};
 use crate::transcript::{Failure, Job, Message, Observed, Transcript};
 
 /// Plays a transcript, and checks all that it expects.
@@ -67,7 +69,10 @@ struct Fuse {
 
 impl Fuse {
     fn after(awaits: usize) -> Self {
-        Self { left: Cell::new(Some(awaits)), blown: Cell::new(false) }
+        Self {
+            left: Cell::new(Some(awaits)),
+            blown: Cell::new(false),
+        }
     }
 
     fn is_blown(&self) -> bool {
@@ -102,7 +107,10 @@ fn run_client(
     drop_futures: bool,
 ) -> Result<Observed, Failure> {
     let unusable = |error: std::io::Error| transcript.failure(1, format!("no runtime: {error}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unusable)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(unusable)?;
     runtime.block_on(async {
         socket.set_nonblocking(true).map_err(unusable)?;
         let stream = tokio::net::TcpStream::from_std(socket).map_err(unusable)?;
@@ -113,9 +121,16 @@ fn run_client(
             None => {}
             Some(Err(error)) => {
                 let error = error.error();
-                observed.reports =
-                    transcript.messages.iter().map(|m| Some(not_attempted(m, error))).collect();
-                observed.answers = transcript.requests.iter().map(|_| not_asked(error)).collect();
+                observed.reports = transcript
+                    .messages
+                    .iter()
+                    .map(|m| Some(not_attempted(m, error)))
+                    .collect();
+                observed.answers = transcript
+                    .requests
+                    .iter()
+                    .map(|_| not_asked(error))
+                    .collect();
                 observed.closed = Some(Err(error.clone()));
             }
             Some(Ok(session)) => {
@@ -123,8 +138,12 @@ fn run_client(
                 let to = &mut observed;
                 let session = match (transcript.is_cued(), way) {
                     (true, _) => send_when_told(transcript, session, cues, to, fuse).await?,
-                    (false, Way::OneByOne) => send_one_by_one(transcript, session, to, fuse).await?,
-                    (false, Way::Bulk) => Some(send_bulk(transcript, session, to, drop_futures).await),
+                    (false, Way::OneByOne) => {
+                        send_one_by_one(transcript, session, to, fuse).await?
+                    }
+                    (false, Way::Bulk) => {
+                        Some(send_bulk(transcript, session, to, drop_futures).await)
+                    }
                 };
                 observed.overlap_broken = session.as_ref().is_some_and(Session::overlap_is_broken);
                 observed.closed = match session {
@@ -149,7 +168,10 @@ async fn send_one_by_one(
         match *job {
             Job::Message(message) if index + 1 == transcript.jobs.len() => {
                 let message = &transcript.messages[message];
-                match fuse.run(session.send_last(message.envelope.clone(), content(message))).await {
+                match fuse
+                    .run(session.send_last(message.envelope.clone(), content(message)))
+                    .await
+                {
                     Some(result) => observed.reports.push(Some(report(message, result))),
                     None => must_be_closed(transcript, &mut session).await?,
                 }
@@ -175,16 +197,24 @@ async fn submit(
     match job {
         Job::Message(index) => {
             let message = &transcript.messages[index];
-            match fuse.run(session.send(message.envelope.clone(), content(message))).await {
+            match fuse
+                .run(session.send(message.envelope.clone(), content(message)))
+                .await
+            {
                 Some(result) => observed.reports.push(Some(report(message, result))),
                 None => must_be_closed(transcript, session).await?,
             }
         }
         Job::Request(index) => {
             let usable = session.is_usable();
-            match fuse.run(session.request(transcript.requests[index].clone())).await {
+            match fuse
+                .run(session.request(transcript.requests[index].clone()))
+                .await
+            {
                 Some(Err(error)) if !usable => observed.answers.push(not_asked(error.error())),
-                Some(result) => observed.answers.push(Some(result.map_err(|error| error.error().clone()))),
+                Some(result) => observed
+                    .answers
+                    .push(Some(result.map_err(|error| error.error().clone()))),
                 // It may be said again: unlike half a message, half a wait for an answer harms nobody.
                 None => observed.answers.push(None),
             }
@@ -196,11 +226,20 @@ async fn submit(
 /// After a future was dropped, the session says that it is closed, and why.
 async fn must_be_closed(transcript: &Transcript, session: &mut Session) -> Result<(), Failure> {
     if session.is_usable() {
-        return Err(transcript.failure(1, "the session calls itself usable after a dropped send".into()));
+        return Err(transcript.failure(
+            1,
+            "the session calls itself usable after a dropped send".into(),
+        ));
     }
-    match session.transaction("a@example.org", ["b@example.net"]).await.map(drop) {
+    match session
+        .transaction("a@example.org", ["b@example.net"])
+        .await
+        .map(drop)
+    {
         Err(error) if error.outcome() == Outcome::NotAttempted => Ok(()),
-        Err(error) => Err(transcript.failure(1, format!("a closed session attempts a message: {error}"))),
+        Err(error) => {
+            Err(transcript.failure(1, format!("a closed session attempts a message: {error}")))
+        }
         Ok(()) => Err(transcript.failure(1, "a closed session begins a transaction".into())),
     }
 }
@@ -212,7 +251,9 @@ async fn send_bulk(
     drop_futures: bool,
 ) -> Session {
     let messages = transcript.messages.iter().map(|message| {
-        smtp_tokio::Message::new(message.envelope.clone(), move || async move { Ok(content(message)) })
+        smtp_tokio::Message::new(message.envelope.clone(), move || async move {
+            Ok(content(message))
+        })
     });
     let mut bulk = session.send_all(smtp_tokio::iter(messages)).and_quit();
     loop {

@@ -91,10 +91,10 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use smtp_proto::{
-    BodyError, BodyType, ByMode, Cause, Chunking, ClientName, ClientProtocol, Config, Credentials, Envelope,
-    Error, LineEndings, MailParameter, Mailbox, MechanismError, MessageSource, Nonce, Notify, Outcome,
-    Protocol, ProtocolError, RcptParameter, Recipient, Reply, ReplyError, Report, Request, Ret, RrvsAction,
-    Timeouts, TlsFacts, TlsPolicy, XClient, XForward,
+    BodyError, BodyType, ByMode, Cause, Chunking, ClientName, ClientProtocol, Config, Credentials,
+    Envelope, Error, LineEndings, MailParameter, Mailbox, MechanismError, MessageSource, Nonce,
+    Notify, Outcome, Protocol, ProtocolError, RcptParameter, Recipient, Reply, ReplyError, Report,
+    Request, Ret, RrvsAction, Timeouts, TlsFacts, TlsPolicy, XClient, XForward,
 };
 
 /// One conversation, and what must come of it.
@@ -239,11 +239,16 @@ pub fn corpus_folder() -> PathBuf {
 pub fn read_corpus() -> Result<Vec<Transcript>, Failure> {
     let mut files = BTreeSet::new();
     let mut folders = vec![corpus_folder()];
-    let failure = |path: &Path, message: String| Failure { place: path.display().to_string(), message };
+    let failure = |path: &Path, message: String| Failure {
+        place: path.display().to_string(),
+        message,
+    };
     while let Some(folder) = folders.pop() {
         let entries = fs::read_dir(&folder).map_err(|error| failure(&folder, error.to_string()))?;
         for entry in entries {
-            let path = entry.map_err(|error| failure(&folder, error.to_string()))?.path();
+            let path = entry
+                .map_err(|error| failure(&folder, error.to_string()))?
+                .path();
             match path.is_dir() {
                 true => folders.push(path),
                 false => drop(files.insert(path)),
@@ -271,14 +276,21 @@ impl Transcript {
         let mut number = 0;
         for line in text.lines() {
             number += 1;
-            parser.line(number, line).map_err(|message| at(name, number, message))?;
+            parser
+                .line(number, line)
+                .map_err(|message| at(name, number, message))?;
         }
-        parser.finish(name).map_err(|message| at(name, number, message))
+        parser
+            .finish(name)
+            .map_err(|message| at(name, number, message))
     }
 
     /// Whether a body is to end the session in its middle, because it cannot be sent.
     pub fn ends_in_body(&self) -> bool {
-        self.expected.closed.as_ref().is_some_and(|(_, result)| result.contains(" body body "))
+        self.expected
+            .closed
+            .as_ref()
+            .is_some_and(|(_, result)| result.contains(" body body "))
     }
 
     /// A failure in this line.
@@ -288,7 +300,9 @@ impl Transcript {
 
     /// Whether the application speaks where the conversation says so, instead of at once.
     pub fn is_cued(&self) -> bool {
-        self.steps.iter().any(|step| matches!(step.action, Action::Submit | Action::Quit))
+        self.steps
+            .iter()
+            .any(|step| matches!(step.action, Action::Submit | Action::Quit))
     }
 
     /// Whether it shows what becomes of a message that cannot be opened again, where one that can would be
@@ -299,7 +313,11 @@ impl Transcript {
             _ => false,
         };
         let may_split = self.config.learn_limits || self.steps.iter().any(states_limits);
-        may_split && !self.messages.iter().all(|message| message.envelope.is_reopenable())
+        may_split
+            && !self
+                .messages
+                .iter()
+                .all(|message| message.envelope.is_reopenable())
     }
 
     /// The responses of SASL, which nobody may find in a trace or an error: the argument of AUTH, and
@@ -336,12 +354,20 @@ impl Transcript {
         let mut compare = |line: usize, what: &str, expected: &str, actual: &str| {
             if expected != actual {
                 first.get_or_insert(line);
-                let _ = write!(message, "\n  {what}: expected `{expected}`, and it is `{actual}`");
+                let _ = write!(
+                    message,
+                    "\n  {what}: expected `{expected}`, and it is `{actual}`"
+                );
             }
         };
         let end = self.expected.end.unwrap_or_default();
         let readiness = |ready| if ready { "ready" } else { "not ready" };
-        compare(end, "the opening", readiness(self.expected.ready), readiness(observed.ready));
+        compare(
+            end,
+            "the opening",
+            readiness(self.expected.ready),
+            readiness(observed.ready),
+        );
         let brokenness = |broken| if broken { "broken" } else { "not broken" };
         let (expected, actual) = (self.expected.overlap_broken, observed.overlap_broken);
         compare(end, "overlap", brokenness(expected), brokenness(actual));
@@ -349,7 +375,9 @@ impl Transcript {
             let report = observed.reports.get(index).and_then(Option::as_ref);
             let results = report.map_or(&[][..], |report| &report.recipients);
             for (position, expected) in recipients.iter().enumerate() {
-                let Some((line, expected)) = expected else { continue };
+                let Some((line, expected)) = expected else {
+                    continue;
+                };
                 let actual = results.get(position).map_or("nothing".into(), describe);
                 let what = format!("message {}, recipient {}", index + 1, position + 1);
                 compare(*line, &what, expected, &actual);
@@ -358,11 +386,18 @@ impl Transcript {
                 matches!(result, Err(Error { recipient: Some(about), .. }) if about != position)
             });
             if let Some((position, _)) = misplaced {
-                compare(end, "a result", "about its own recipient", &format!("{}", position + 1));
+                compare(
+                    end,
+                    "a result",
+                    "about its own recipient",
+                    &format!("{}", position + 1),
+                );
             }
         }
         for (index, expected) in self.expected.requests.iter().enumerate() {
-            let Some((line, expected)) = expected else { continue };
+            let Some((line, expected)) = expected else {
+                continue;
+            };
             let actual = match observed.answers.get(index).and_then(Option::as_ref) {
                 None => "nothing".into(),
                 Some(Ok(reply)) => format!("answer {}", describe_reply(reply)),
@@ -370,7 +405,11 @@ impl Transcript {
             };
             compare(*line, &format!("request {}", index + 1), expected, &actual);
         }
-        let expected = self.expected.closed.as_ref().map_or("open", |(_, expected)| expected);
+        let expected = self
+            .expected
+            .closed
+            .as_ref()
+            .map_or("open", |(_, expected)| expected);
         let actual = match &observed.closed {
             None => "open".into(),
             Some(Ok(())) => "ok".into(),
@@ -385,16 +424,25 @@ impl Transcript {
 }
 
 fn at(name: &str, line: usize, message: String) -> Failure {
-    Failure { place: format!("tests/corpus/{name}:{line}"), message }
+    Failure {
+        place: format!("tests/corpus/{name}:{line}"),
+        message,
+    }
 }
 
 /// What two pieces of the conversation differ in, line by line.
 pub fn difference(expected: &[u8], actual: &[u8]) -> String {
     let list = |octets: &[u8]| {
         let lines = octets.split_inclusive(|&octet| octet == b'\n');
-        lines.map(|line| format!("\n    {}", line.escape_ascii())).collect::<String>()
+        lines
+            .map(|line| format!("\n    {}", line.escape_ascii()))
+            .collect::<String>()
     };
-    let common = expected.iter().zip(actual).take_while(|(a, b)| a == b).count();
+    let common = expected
+        .iter()
+        .zip(actual)
+        .take_while(|(a, b)| a == b)
+        .count();
     format!(
         "the client does not say what it must (the first {common} octets agree)\n  expected:{}\n  actual:{}",
         list(expected),
@@ -447,7 +495,9 @@ fn describe_cause(cause: &Cause) -> String {
         Cause::TlsFailed(_) => "tls-failed".into(),
         Cause::TlsUntrusted(_) => "tls-untrusted".into(),
         Cause::AuthUnavailable => "auth-unavailable".into(),
-        Cause::NoCommonMechanism(offered) => format!("no-common-mechanism {offered}").trim_end().to_owned(),
+        Cause::NoCommonMechanism(offered) => format!("no-common-mechanism {offered}")
+            .trim_end()
+            .to_owned(),
         Cause::CredentialsInClear => "credentials-in-clear".into(),
         Cause::TokenRejected { reply, error } => {
             format!("token-rejected {} ({error})", describe_reply(reply))
@@ -584,13 +634,19 @@ impl Parser {
                 let messages = &mut self.expected.messages;
                 messages.resize_with(self.messages.len(), Vec::new);
                 let index = message.parse::<usize>().ok().and_then(|n| n.checked_sub(1));
-                let index = index.filter(|&n| n < messages.len()).ok_or("there is no such message")?;
+                let index = index
+                    .filter(|&n| n < messages.len())
+                    .ok_or("there is no such message")?;
                 let count = self.messages[index].envelope.forward_paths().len();
                 let recipients = &mut messages[index];
                 recipients.resize(count, None);
                 let (recipient, result) = rest.split_once(' ').ok_or("a result is missing")?;
                 let result = Some((line, result.to_owned()));
-                match recipient.parse::<usize>().ok().and_then(|n| n.checked_sub(1)) {
+                match recipient
+                    .parse::<usize>()
+                    .ok()
+                    .and_then(|n| n.checked_sub(1))
+                {
                     Some(position) if position < count => recipients[position] = result,
                     None if recipient == "*" => recipients.fill(result),
                     _ => return Err("there is no such recipient".into()),
@@ -610,13 +666,18 @@ impl Parser {
         if self.expected.end.is_none() {
             return Err("neither `expect closed` nor `expect open` is there".into());
         }
-        self.expected.messages.resize_with(self.messages.len(), Vec::new);
+        self.expected
+            .messages
+            .resize_with(self.messages.len(), Vec::new);
         for (expected, message) in self.expected.messages.iter().zip(&self.messages) {
-            if expected.len() != message.envelope.forward_paths().len() || expected.contains(&None) {
+            if expected.len() != message.envelope.forward_paths().len() || expected.contains(&None)
+            {
                 return Err("every recipient needs an expectation".into());
             }
         }
-        if self.expected.requests.len() != self.requests.len() || self.expected.requests.contains(&None) {
+        if self.expected.requests.len() != self.requests.len()
+            || self.expected.requests.contains(&None)
+        {
             return Err("every request needs an expectation".into());
         }
         for message in &mut self.messages {
@@ -632,7 +693,10 @@ impl Parser {
             let octets = octets.into_bytes().try_into();
             tls_facts.exporter = Some(octets.map_err(|_| "`exporter` has 32 octets")?);
         }
-        tls_facts.server_end_point = self.settings.remove("end-point").map(|hash| hash.into_bytes().into());
+        tls_facts.server_end_point = self
+            .settings
+            .remove("end-point")
+            .map(|hash| hash.into_bytes().into());
         Ok(Transcript {
             name: name.to_owned(),
             rules: self.rules,
@@ -696,7 +760,9 @@ fn parse_message(attributes: &str) -> Result<Message, String> {
                 declared.push(Box::new(move |envelope| envelope.exact_size(octets)));
             }
             ("exact", "") => exact = true,
-            ("all-or-nothing", "") => declared.push(Box::new(|envelope| envelope.all_or_nothing(true))),
+            ("all-or-nothing", "") => {
+                declared.push(Box::new(|envelope| envelope.all_or_nothing(true)))
+            }
             ("smtputf8", "") => declared.push(Box::new(|envelope| envelope.smtputf8(true))),
             ("reopenable", "") => declared.push(Box::new(|envelope| envelope.reopenable(true))),
             _ => {
@@ -707,22 +773,38 @@ fn parse_message(attributes: &str) -> Result<Message, String> {
     }
     let from = from.ok_or("a message needs `from`")?;
     let envelope = Envelope::new(&from, &to).map_err(|error| error.to_string())?;
-    let envelope = declared.into_iter().fold(envelope, |envelope, declare| declare(envelope));
-    Ok(Message { envelope, body: Vec::new(), holds: Vec::new(), exact })
+    let envelope = declared
+        .into_iter()
+        .fold(envelope, |envelope, declare| declare(envelope));
+    Ok(Message {
+        envelope,
+        body: Vec::new(),
+        holds: Vec::new(),
+        exact,
+    })
 }
 
 fn parse_recipient(source: &str) -> Result<Recipient, String> {
     let mut parts = source.split(';');
     let address = as_string(text(parts.next().unwrap_or_default())?)?;
     let recipient = Recipient::new(&address).map_err(|error| error.to_string())?;
-    parts.try_fold(recipient, |recipient, part| Ok(recipient.parameter(parse_rcpt_parameter(part)?)))
+    parts.try_fold(recipient, |recipient, part| {
+        Ok(recipient.parameter(parse_rcpt_parameter(part)?))
+    })
 }
 
 /// The name, whether the parameter is required or said if offered, and the value.
 fn parse_parameter(source: &str) -> Result<(&str, Option<char>, String), String> {
     let (name, value) = source.split_once('=').unwrap_or((source, ""));
-    let need = name.chars().next_back().filter(|need| ['!', '?'].contains(need));
-    Ok((name.trim_end_matches(['!', '?']), need, as_string(text(value)?)?))
+    let need = name
+        .chars()
+        .next_back()
+        .filter(|need| ['!', '?'].contains(need));
+    Ok((
+        name.trim_end_matches(['!', '?']),
+        need,
+        as_string(text(value)?)?,
+    ))
 }
 
 /// `NAME`, or `NAME=VALUE`, each with the EHLO keyword behind it that offers it, if that is another one.
@@ -764,7 +846,11 @@ fn parse_mail_parameter(source: &str) -> Result<MailParameter, String> {
         ("param", raw) => {
             let (name, value, keyword) = parse_raw(raw);
             let parameter = MailParameter::raw(name, value);
-            parameter.map(|parameter| keyword.into_iter().fold(parameter, MailParameter::offered_by))
+            parameter.map(|parameter| {
+                keyword
+                    .into_iter()
+                    .fold(parameter, MailParameter::offered_by)
+            })
         }
         _ => return Err(format!("a message has no `{source}`")),
     };
@@ -798,7 +884,9 @@ fn parse_rcpt_parameter(source: &str) -> Result<RcptParameter, String> {
             Ok(RcptParameter::original_recipient(&mailbox))
         }
         ("orcpt", address) => {
-            let (kind, address) = address.split_once(':').ok_or("`orcpt` is <ADDRESS> or TYPE:ADDRESS")?;
+            let (kind, address) = address
+                .split_once(':')
+                .ok_or("`orcpt` is <ADDRESS> or TYPE:ADDRESS")?;
             RcptParameter::original_recipient_of(kind, address)
         }
         ("rrvs", since) => match since.split_once('/') {
@@ -810,7 +898,11 @@ fn parse_rcpt_parameter(source: &str) -> Result<RcptParameter, String> {
         ("param", raw) => {
             let (name, value, keyword) = parse_raw(raw);
             let parameter = RcptParameter::raw(name, value);
-            parameter.map(|parameter| keyword.into_iter().fold(parameter, RcptParameter::offered_by))
+            parameter.map(|parameter| {
+                keyword
+                    .into_iter()
+                    .fold(parameter, RcptParameter::offered_by)
+            })
         }
         _ => return Err(format!("a recipient has no `{source}`")),
     };
@@ -825,7 +917,11 @@ fn parse_rcpt_parameter(source: &str) -> Result<RcptParameter, String> {
 fn parse_request(source: &str) -> Result<Request, String> {
     let source = as_string(text(source)?)?;
     let (verb, argument) = source.split_once(' ').unwrap_or((&source, ""));
-    let attributes = || argument.split_whitespace().map(|word| word.split_once('=').unwrap_or((word, "")));
+    let attributes = || {
+        argument
+            .split_whitespace()
+            .map(|word| word.split_once('=').unwrap_or((word, "")))
+    };
     let request = match verb {
         "noop" if argument.is_empty() => Ok(Request::noop()),
         "help" => Request::help(Some(argument).filter(|topic| !topic.is_empty())),
@@ -833,8 +929,16 @@ fn parse_request(source: &str) -> Result<Request, String> {
         "expn" => Request::expand(argument),
         "etrn" => Request::etrn(argument),
         "raw" => Request::raw(argument),
-        "xclient" => Request::xclient(attributes().map(parse_xclient).collect::<Result<Vec<_>, _>>()?),
-        "xforward" => Request::xforward(attributes().map(parse_xforward).collect::<Result<Vec<_>, _>>()?),
+        "xclient" => Request::xclient(
+            attributes()
+                .map(parse_xclient)
+                .collect::<Result<Vec<_>, _>>()?,
+        ),
+        "xforward" => Request::xforward(
+            attributes()
+                .map(parse_xforward)
+                .collect::<Result<Vec<_>, _>>()?,
+        ),
         _ => return Err(format!("there is no request `{source}`")),
     };
     request.map_err(|error| error.to_string())
@@ -843,7 +947,13 @@ fn parse_request(source: &str) -> Result<Request, String> {
 /// A value that is known, if one stands there.
 fn known<T: std::str::FromStr>(value: &str) -> Result<Option<T>, String> {
     let known = Some(value).filter(|value| !value.is_empty());
-    known.map(|value| value.parse().map_err(|_| format!("`{value}` is no such value"))).transpose()
+    known
+        .map(|value| {
+            value
+                .parse()
+                .map_err(|_| format!("`{value}` is no such value"))
+        })
+        .transpose()
 }
 
 fn parse_xclient((name, value): (&str, &str)) -> Result<XClient, String> {
@@ -892,15 +1002,24 @@ fn config(mut settings: BTreeMap<String, String>) -> Result<Config, String> {
         _ => return Err("credentials are a user and a password, or a user and a token".into()),
     };
     if let Some(identity) = take("authzid") {
-        config.credentials = config.credentials.map(|credentials| credentials.authorization_id(&identity));
+        config.credentials = config
+            .credentials
+            .map(|credentials| credentials.authorization_id(&identity));
     }
     if let Some(nonce) = take("nonce") {
-        let octets = STANDARD.decode(nonce).ok().and_then(|octets| octets.try_into().ok());
-        config.nonce = Some(Nonce::from_octets(octets.ok_or("`nonce` is 18 octets in base64")?));
+        let octets = STANDARD
+            .decode(nonce)
+            .ok()
+            .and_then(|octets| octets.try_into().ok());
+        config.nonce = Some(Nonce::from_octets(
+            octets.ok_or("`nonce` is 18 octets in base64")?,
+        ));
     }
     if let Some(names) = take("auth") {
         let names: Vec<&str> = names.split(',').collect();
-        config.credentials = config.credentials.map(|credentials| credentials.mechanisms(&names));
+        config.credentials = config
+            .credentials
+            .map(|credentials| credentials.mechanisms(&names));
     }
     if take("in-clear").is_some() {
         config.credentials = config.credentials.map(Credentials::permit_in_clear);
@@ -937,8 +1056,11 @@ fn config(mut settings: BTreeMap<String, String>) -> Result<Config, String> {
             ("limit.scram-iterations", n) => config.limits.scram_iterations = parse_number(n)?,
             ("limit.chunks", n) => config.limits.chunks = parse_number(n)?,
             (key, value) => {
-                let kind = key.strip_prefix("timeout.").and_then(|kind| timeout(&mut config.timeouts, kind));
-                *kind.ok_or_else(|| format!("there is no setting `{key}={value}`"))? = parse_duration(value)?;
+                let kind = key
+                    .strip_prefix("timeout.")
+                    .and_then(|kind| timeout(&mut config.timeouts, kind));
+                *kind.ok_or_else(|| format!("there is no setting `{key}={value}`"))? =
+                    parse_duration(value)?;
             }
         }
     }
@@ -965,12 +1087,16 @@ fn timeout<'t>(timeouts: &'t mut Timeouts, kind: &str) -> Option<&'t mut Duratio
 }
 
 fn parse_number<N: std::str::FromStr>(digits: &str) -> Result<N, String> {
-    digits.parse().map_err(|_| format!("`{digits}` is no number"))
+    digits
+        .parse()
+        .map_err(|_| format!("`{digits}` is no number"))
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let milliseconds = text.strip_suffix("ms").map(parse_number::<u64>);
-    milliseconds.ok_or_else(|| format!("`{text}` is no duration, as 200ms is"))?.map(Duration::from_millis)
+    milliseconds
+        .ok_or_else(|| format!("`{text}` is no duration, as 200ms is"))?
+        .map(Duration::from_millis)
 }
 
 fn as_string(octets: Vec<u8>) -> Result<String, String> {
@@ -1045,7 +1171,11 @@ mod tests {
     #[test]
     fn lines_that_follow_each_other_are_one_step() {
         let transcript = Transcript::parse("x", WHOLE).unwrap();
-        let actions: Vec<_> = transcript.steps.iter().map(|step| step.action.clone()).collect();
+        let actions: Vec<_> = transcript
+            .steps
+            .iter()
+            .map(|step| step.action.clone())
+            .collect();
         let expected = [
             Action::Server(b"250-x\r\n250 y\r\n".to_vec()),
             Action::Split,
@@ -1082,9 +1212,16 @@ mod tests {
     fn a_difference_is_seen() {
         let transcript = Transcript::parse("x", WHOLE).unwrap();
         let reply = |code| Reply::new(smtp_proto::ReplyCode::new(code).unwrap(), b"x");
-        let report = |codes: [u16; 2]| Some(Report { recipients: codes.map(|code| Ok(reply(code))).into() });
-        let mut observed =
-            Observed { reports: vec![report([250, 250])], closed: Some(Ok(())), ..Observed::default() };
+        let report = |codes: [u16; 2]| {
+            Some(Report {
+                recipients: codes.map(|code| Ok(reply(code))).into(),
+            })
+        };
+        let mut observed = Observed {
+            reports: vec![report([250, 250])],
+            closed: Some(Ok(())),
+            ..Observed::default()
+        };
         assert!(transcript.check(&observed).is_ok());
         observed.ready = true;
         observed.reports = vec![report([250, 251])];

@@ -20,6 +20,10 @@ pub fn within_limit<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static
     });
     match end.recv_timeout(LIMIT) {
         Err(RecvTimeoutError::Timeout) => None,
-        _ => Some(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))),
+        _ => Some(
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+        ),
     }
 }

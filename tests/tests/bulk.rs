@@ -19,14 +19,19 @@ fn timeouts() -> Timeouts {
 
 fn by_blocking(server: &str, overlap: bool, messages: &[(Envelope, Vec<u8>)]) -> Delivery {
     let connector = smtp_blocking::Connector::new(server).tls(TlsPolicy::Never);
-    let session = connector.overlap(overlap).timeouts(timeouts()).connect().unwrap();
+    let session = connector
+        .overlap(overlap)
+        .timeouts(timeouts())
+        .connect()
+        .unwrap();
     Delivery::by_blocking(session, messages)
 }
 
 fn by_tokio(server: &str, overlap: bool, messages: &[(Envelope, Vec<u8>)]) -> Delivery {
     let connector = smtp_tokio::Connector::new(server).tls(TlsPolicy::Never);
     let connector = connector.overlap(overlap).timeouts(timeouts());
-    runtime().block_on(async { Delivery::by_tokio(connector.connect().await.unwrap(), messages).await })
+    runtime()
+        .block_on(async { Delivery::by_tokio(connector.connect().await.unwrap(), messages).await })
 }
 
 /// Each test, with each adapter, without overlap and with it.
@@ -62,7 +67,9 @@ fn messages(count: usize, size: usize) -> Vec<(Envelope, Vec<u8>)> {
         let to = (0..5).map(|r| format!("r{r}.m{n}@example.net"));
         let mut body = format!("Subject: message {n}\r\n\r\n").into_bytes();
         while body.len() < size {
-            body.extend_from_slice(b".a line of the body that begins with a dot and is not very long\r\n");
+            body.extend_from_slice(
+                b".a line of the body that begins with a dot and is not very long\r\n",
+            );
         }
         (Envelope::new("sender@example.org", to).unwrap(), body)
     };
@@ -70,7 +77,11 @@ fn messages(count: usize, size: usize) -> Vec<(Envelope, Vec<u8>)> {
 }
 
 fn peer(act: impl Fn(&Moment<'_>) -> Act + Send + Sync + 'static) -> Peer {
-    Peer::start(Options { act: Arc::new(act), ..Options::default() }).unwrap()
+    Peer::start(Options {
+        act: Arc::new(act),
+        ..Options::default()
+    })
+    .unwrap()
 }
 
 /// What arrived is these messages, each once, whole and in order.
@@ -80,7 +91,11 @@ fn arrived<'a>(peer: &Peer, expected: impl IntoIterator<Item = &'a (Envelope, Ve
     let expected: Vec<_> = expected.into_iter().collect();
     assert_eq!(arrived.len(), expected.len());
     for (n, (arrived, (_, body))) in arrived.iter().zip(expected).enumerate() {
-        assert!(arrived.body == *body, "message {n}: {}", arrived.body.escape_ascii());
+        assert!(
+            arrived.body == *body,
+            "message {n}: {}",
+            arrived.body.escape_ascii()
+        );
     }
 }
 
@@ -89,7 +104,11 @@ fn all_are(reports: &[Report], outcome: Outcome) {
     for (n, report) in reports.iter().enumerate() {
         assert_eq!(report.recipients.len(), 5);
         for result in &report.recipients {
-            assert_eq!(result.as_ref().err().map(|error| error.outcome), Some(outcome), "{n}: {result:?}");
+            assert_eq!(
+                result.as_ref().err().map(|error| error.outcome),
+                Some(outcome),
+                "{n}: {result:?}"
+            );
         }
     }
 }
@@ -117,9 +136,15 @@ fn trouble_in_the_middle(deliver: Deliver, overlap: bool) {
     });
     let delivery = deliver(&peer.server(), overlap, &messages);
     for (n, report) in delivery.reports.iter().enumerate() {
-        let failures: Vec<_> =
-            report.failures().map(|(index, error)| (index, error.stage, error.outcome)).collect();
-        let all = |stage, outcome| (0..5).map(|index| (index, stage, outcome)).collect::<Vec<_>>();
+        let failures: Vec<_> = report
+            .failures()
+            .map(|(index, error)| (index, error.stage, error.outcome))
+            .collect();
+        let all = |stage, outcome| {
+            (0..5)
+                .map(|index| (index, stage, outcome))
+                .collect::<Vec<_>>()
+        };
         let expected = match n {
             20 => all(Stage::EndOfMessage, Outcome::Permanent),
             40 => vec![(3, Stage::Rcpt, Outcome::Permanent)],
@@ -130,7 +155,14 @@ fn trouble_in_the_middle(deliver: Deliver, overlap: bool) {
         assert_eq!(failures, expected, "message {n}");
     }
     let refused = [20, 60, 80];
-    arrived(&peer, messages.iter().enumerate().filter(|(n, _)| !refused.contains(n)).map(|(_, m)| m));
+    arrived(
+        &peer,
+        messages
+            .iter()
+            .enumerate()
+            .filter(|(n, _)| !refused.contains(n))
+            .map(|(_, m)| m),
+    );
 }
 
 fn a_421_between_two_messages(deliver: Deliver, overlap: bool) {
@@ -144,7 +176,8 @@ fn a_421_between_two_messages(deliver: Deliver, overlap: bool) {
     // The envelope of the next one may be on its way already when the 421 is read.
     let next = &delivery.reports[50];
     assert!(
-        next.failures().all(|(_, error)| matches!(error.cause, Cause::Rejected(_) | Cause::Disconnected))
+        next.failures()
+            .all(|(_, error)| matches!(error.cause, Cause::Rejected(_) | Cause::Disconnected))
     );
     assert!(!next.maybe_delivered());
     all_are(&delivery.reports[51..], Outcome::NotAttempted);
@@ -176,7 +209,11 @@ fn a_cut_in_the_envelope(deliver: Deliver, overlap: bool) {
     // What the peer had to say of the message before is cut off with it where they overlap.
     let certain = if overlap { 8 } else { 9 };
     assert!(delivery.reports[..certain].iter().all(Report::is_success));
-    assert!(delivery.reports[9].failures().all(|(_, error)| error.outcome != Outcome::InDoubt));
+    assert!(
+        delivery.reports[9]
+            .failures()
+            .all(|(_, error)| error.outcome != Outcome::InDoubt)
+    );
     assert_eq!(delivery.reports[9].failures().count(), 5);
     all_are(&delivery.reports[10..], Outcome::NotAttempted);
     arrived(&peer, &messages[..9]);
@@ -184,7 +221,11 @@ fn a_cut_in_the_envelope(deliver: Deliver, overlap: bool) {
 
 fn a_server_without_pipelining(deliver: Deliver, overlap: bool) {
     let messages = messages(20, 100);
-    let peer = Peer::start(Options { pipelining: false, ..Options::default() }).unwrap();
+    let peer = Peer::start(Options {
+        pipelining: false,
+        ..Options::default()
+    })
+    .unwrap();
     let delivery = deliver(&peer.server(), overlap, &messages);
     assert!(delivery.reports.iter().all(Report::is_success));
     // MAIL, five RCPT, DATA, the body: overlap was asked for and is not to be had.
@@ -201,11 +242,19 @@ fn overlap_that_is_not_taken() {
     let messages = messages(10, 100);
     for deliver in [by_blocking as Deliver, by_tokio] {
         for behind_data in [BehindData::Refused, BehindData::Lost] {
-            let peer = Peer::start(Options { behind_data, ..Options::default() }).unwrap();
+            let peer = Peer::start(Options {
+                behind_data,
+                ..Options::default()
+            })
+            .unwrap();
             let start = Instant::now();
             let delivery = deliver(&peer.server(), true, &messages);
             assert!(delivery.overlap_broken);
-            assert!(delivery.reports[0].is_success(), "{:?}", delivery.reports[0]);
+            assert!(
+                delivery.reports[0].is_success(),
+                "{:?}",
+                delivery.reports[0]
+            );
             all_are(&delivery.reports[1..], Outcome::NotAttempted);
             arrived(&peer, &messages[..1]);
             assert!(start.elapsed() < Duration::from_secs(3));
@@ -220,10 +269,17 @@ fn overlap_that_is_not_taken() {
 #[test]
 fn a_session_of_one_message_costs_four_round_trips() {
     let delay = Duration::from_millis(50);
-    let peer = Peer::start(Options { delay, ..Options::default() }).unwrap();
+    let peer = Peer::start(Options {
+        delay,
+        ..Options::default()
+    })
+    .unwrap();
     let (envelope, body) = &messages(1, 1_000)[0];
     let start = Instant::now();
-    let mut session = smtp_blocking::Connector::new(&peer.server()).tls(TlsPolicy::Never).connect().unwrap();
+    let mut session = smtp_blocking::Connector::new(&peer.server())
+        .tls(TlsPolicy::Never)
+        .connect()
+        .unwrap();
     let _ = session.send_last(envelope.clone(), &body[..]).unwrap();
     assert_eq!(session.round_trips(), 4);
     // Four delays and not five: the reply to QUIT is not waited for.
@@ -239,7 +295,10 @@ fn sources_are_opened_when_they_are_wanted_and_one_that_cannot_be_ends_the_sessi
     });
     let opened = Cell::new(0);
     let to = ["a", "refused", "b", "missing", "c"].map(|user| format!("{user}@example.net"));
-    let mut session = smtp_blocking::Connector::new(&peer.server()).tls(TlsPolicy::Never).connect().unwrap();
+    let mut session = smtp_blocking::Connector::new(&peer.server())
+        .tls(TlsPolicy::Never)
+        .connect()
+        .unwrap();
     let items = to.iter().map(|to| {
         let envelope = Envelope::new("", [to]).unwrap();
         let opened = &opened;
@@ -252,10 +311,24 @@ fn sources_are_opened_when_they_are_wanted_and_one_that_cannot_be_ends_the_sessi
         })
     });
     let reports: Vec<Report> = session.send_all(items).collect();
-    assert_eq!(opened.get(), 3, "neither the refused nor the last one was opened");
-    let outcome = |n: usize| reports[n].recipients[0].as_ref().err().map(|error| error.outcome);
-    let expected =
-        [None, Some(Outcome::Permanent), None, Some(Outcome::Transient), Some(Outcome::NotAttempted)];
+    assert_eq!(
+        opened.get(),
+        3,
+        "neither the refused nor the last one was opened"
+    );
+    let outcome = |n: usize| {
+        reports[n].recipients[0]
+            .as_ref()
+            .err()
+            .map(|error| error.outcome)
+    };
+    let expected = [
+        None,
+        Some(Outcome::Permanent),
+        None,
+        Some(Outcome::Transient),
+        Some(Outcome::NotAttempted),
+    ];
     assert_eq!([0, 1, 2, 3, 4].map(outcome), expected);
     assert_eq!(peer.arrived(), 2);
 }

@@ -19,7 +19,13 @@ static DOVECOT: LazyLock<Dovecot> =
 fn what_it_offers() {
     let connector = Connector::new(&format!("127.0.0.1:{}", DOVECOT.smtp_port())).lmtp();
     let session = connector.tls(TlsPolicy::Never).connect().unwrap();
-    let expected = ["8BITMIME", "CHUNKING", "ENHANCEDSTATUSCODES", "PIPELINING", "STARTTLS"];
+    let expected = [
+        "8BITMIME",
+        "CHUNKING",
+        "ENHANCEDSTATUSCODES",
+        "PIPELINING",
+        "STARTTLS",
+    ];
     assert_eq!(real::offers(session.capabilities()), expected);
     session.quit();
 }
@@ -41,7 +47,15 @@ fn one_of_three_refused_after_the_data() {
 
 #[test]
 fn a_thousand_messages_blocking() {
-    real::bulk(&DOVECOT, Adapter::Blocking, &Manner { tls: TlsPolicy::Never, ..Manner::default() }, 1000);
+    real::bulk(
+        &DOVECOT,
+        Adapter::Blocking,
+        &Manner {
+            tls: TlsPolicy::Never,
+            ..Manner::default()
+        },
+        1000,
+    );
 }
 
 #[test]
@@ -49,7 +63,11 @@ fn a_thousand_messages_tokio_overlapping_over_a_unix_socket() {
     real::bulk(
         &DOVECOT,
         Adapter::TokioUnix,
-        &Manner { tls: TlsPolicy::Never, overlap: true, ..Manner::default() },
+        &Manner {
+            tls: TlsPolicy::Never,
+            overlap: true,
+            ..Manner::default()
+        },
         1000,
     );
 }
@@ -59,14 +77,26 @@ fn two_hundred_messages_by_data_blocking_overlapping_over_a_unix_socket() {
     real::bulk(
         &DOVECOT,
         Adapter::BlockingUnix,
-        &Manner { chunking: Chunking::Never, overlap: true, ..Manner::default() },
+        &Manner {
+            chunking: Chunking::Never,
+            overlap: true,
+            ..Manner::default()
+        },
         200,
     );
 }
 
 #[test]
 fn two_hundred_messages_by_data_tokio() {
-    real::bulk(&DOVECOT, Adapter::Tokio, &Manner { chunking: Chunking::Never, ..Manner::default() }, 200);
+    real::bulk(
+        &DOVECOT,
+        Adapter::Tokio,
+        &Manner {
+            chunking: Chunking::Never,
+            ..Manner::default()
+        },
+        200,
+    );
 }
 
 #[test]

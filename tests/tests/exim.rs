@@ -14,22 +14,33 @@ use smtp_tests::exim::Exim;
 use smtp_tests::real::{self, Adapter, Manner, address};
 
 /// One for all tests; each has recipients of its own.
-static EXIM: LazyLock<Exim> = LazyLock::new(|| Exim::start().unwrap_or_else(|error| panic!("{error}")));
+static EXIM: LazyLock<Exim> =
+    LazyLock::new(|| Exim::start().unwrap_or_else(|error| panic!("{error}")));
 
 smtp_tests::tests_of_every_smtp_server!(EXIM);
 
 #[test]
 fn what_it_offers() {
-    let connector = Connector::new(&format!("127.0.0.1:{}", EXIM.smtp_port())).tls(TlsPolicy::Never);
+    let connector =
+        Connector::new(&format!("127.0.0.1:{}", EXIM.smtp_port())).tls(TlsPolicy::Never);
     let session = connector.connect().unwrap();
-    let expected = "SIZE 67108864,8BITMIME,DSN,PIPELINING,PIPECONNECT,CHUNKING,STARTTLS,PRDR,SMTPUTF8,HELP";
+    let expected =
+        "SIZE 67108864,8BITMIME,DSN,PIPELINING,PIPECONNECT,CHUNKING,STARTTLS,PRDR,SMTPUTF8,HELP";
     assert_eq!(real::offers(session.capabilities()).join(","), expected);
     session.quit();
 }
 
 #[test]
 fn two_hundred_messages_tokio_eager() {
-    real::bulk(&EXIM, Adapter::Tokio, &Manner { chunking: Chunking::Eager, ..Manner::default() }, 200);
+    real::bulk(
+        &EXIM,
+        Adapter::Tokio,
+        &Manner {
+            chunking: Chunking::Eager,
+            ..Manner::default()
+        },
+        200,
+    );
 }
 
 #[test]
@@ -51,21 +62,25 @@ fn one_reply_for_all() {
         let one = format!("prdr-{}", adapter.name());
         let two = format!("no-prdr-{}", adapter.name());
         let mut session = adapter.open(&EXIM, &Manner::default());
-        let mut send = |to: &[String], prdr: bool| {
-            let envelope = Envelope::new("sender@example.org", to).unwrap();
-            session.trace();
-            let report = match prdr {
-                true => session.send(envelope.parameter(MailParameter::per_recipient_replies()), message),
-                false => session.send(envelope, message),
+        let mut send =
+            |to: &[String], prdr: bool| {
+                let envelope = Envelope::new("sender@example.org", to).unwrap();
+                session.trace();
+                let report = match prdr {
+                    true => session.send(
+                        envelope.parameter(MailParameter::per_recipient_replies()),
+                        message,
+                    ),
+                    false => session.send(envelope, message),
+                };
+                let report = report.unwrap();
+                assert!(report.is_success(), "{report:?}");
+                let trace = session.trace();
+                assert_eq!(real::commands(&trace)[0].contains(" PRDR"), prdr);
+                assert!(!trace.iter().any(
+                    |step| matches!(step, Trace::Received(reply) if reply.code().get() == 353)
+                ));
             };
-            let report = report.unwrap();
-            assert!(report.is_success(), "{report:?}");
-            let trace = session.trace();
-            assert_eq!(real::commands(&trace)[0].contains(" PRDR"), prdr);
-            assert!(
-                !trace.iter().any(|step| matches!(step, Trace::Received(reply) if reply.code().get() == 353))
-            );
-        };
         send(&[address(&one)], true);
         send(&[address("prdr-refused"), address(&two)], false);
         real::arrives(&EXIM, &one, &[message]);

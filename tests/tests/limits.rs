@@ -31,7 +31,9 @@ macro_rules! connector {
 }
 
 fn by_blocking(receiver: &Receiver, way: Way, envelopes: &[Envelope]) -> (Vec<Report>, usize) {
-    let mut session = connector!(smtp_blocking::Connector, receiver, way).connect().unwrap();
+    let mut session = connector!(smtp_blocking::Connector, receiver, way)
+        .connect()
+        .unwrap();
     let opened = Cell::new(0);
     let messages = envelopes.iter().map(|envelope| {
         smtp_blocking::Message::new(envelope.clone(), || {
@@ -44,9 +46,15 @@ fn by_blocking(receiver: &Receiver, way: Way, envelopes: &[Envelope]) -> (Vec<Re
 }
 
 fn by_tokio(receiver: &Receiver, way: Way, envelopes: &[Envelope]) -> (Vec<Report>, usize) {
-    let runtime = ::tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = ::tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
-        let mut session = connector!(smtp_tokio::Connector, receiver, way).connect().await.unwrap();
+        let mut session = connector!(smtp_tokio::Connector, receiver, way)
+            .connect()
+            .await
+            .unwrap();
         let opened = Cell::new(0);
         let messages = envelopes.iter().map(|envelope| {
             smtp_tokio::Message::new(envelope.clone(), || {
@@ -68,13 +76,23 @@ const ADAPTERS: [Deliver; 2] = [by_blocking, by_tokio];
 /// Every way that does not learn limits, or that does.
 fn ways(learn_limits: bool) -> impl Iterator<Item = Way> {
     let chunkings = [Chunking::Auto, Chunking::Never, Chunking::Eager];
-    let both = chunkings.map(|chunking| [false, true].map(|overlap| Way { learn_limits, overlap, chunking }));
+    let both = chunkings.map(|chunking| {
+        [false, true].map(|overlap| Way {
+            learn_limits,
+            overlap,
+            chunking,
+        })
+    });
     both.into_iter().flatten()
 }
 
 /// To so many recipients whose names begin with this.
 fn envelope(name: &str, recipients: usize) -> Envelope {
-    Envelope::new("alice@example.org", (0..recipients).map(|n| format!("{name}{n}@example.net"))).unwrap()
+    Envelope::new(
+        "alice@example.org",
+        (0..recipients).map(|n| format!("{name}{n}@example.net")),
+    )
+    .unwrap()
 }
 
 /// How many recipients each message has that was stored, once it is clear that nobody was left out, and
@@ -86,9 +104,15 @@ fn transactions(receiver: &Receiver, envelopes: &[Envelope]) -> Vec<usize> {
         assert_eq!(std::fs::read(&stored.path).unwrap(), BODY);
     }
     let served = stored.iter().flat_map(|stored| &stored.forward_paths);
-    let wanted = envelopes.iter().flat_map(Envelope::forward_paths).map(|path| path.as_str());
+    let wanted = envelopes
+        .iter()
+        .flat_map(Envelope::forward_paths)
+        .map(|path| path.as_str());
     assert!(served.map(String::as_str).eq(wanted));
-    stored.iter().map(|stored| stored.forward_paths.len()).collect()
+    stored
+        .iter()
+        .map(|stored| stored.forward_paths.len())
+        .collect()
 }
 
 #[test]
@@ -100,8 +124,16 @@ fn a_limit_is_learnt() {
             let (reports, opened) = deliver(&receiver, way, &envelopes);
             assert_eq!(reports.len(), 1);
             assert_eq!(reports[0].recipients.len(), 2_500);
-            assert!(reports[0].is_success(), "{way:?}: {:?}", reports[0].failures().next());
-            assert_eq!(transactions(&receiver, &envelopes), [1_000, 1_000, 500], "{way:?}");
+            assert!(
+                reports[0].is_success(),
+                "{way:?}: {:?}",
+                reports[0].failures().next()
+            );
+            assert_eq!(
+                transactions(&receiver, &envelopes),
+                [1_000, 1_000, 500],
+                "{way:?}"
+            );
             assert_eq!(opened, 3, "{way:?}");
         }
     }
@@ -116,7 +148,10 @@ fn a_limit_is_not_learnt_unasked() {
             let failures: Vec<_> = reports[0].failures().collect();
             assert_eq!((failures.len(), opened), (1_500, 1));
             for (n, (index, error)) in failures.into_iter().enumerate() {
-                assert_eq!((index, error.reply().map(|reply| reply.code().get())), (1_000 + n, Some(452)));
+                assert_eq!(
+                    (index, error.reply().map(|reply| reply.code().get())),
+                    (1_000 + n, Some(452))
+                );
             }
         }
     }
@@ -126,15 +161,32 @@ fn a_limit_is_not_learnt_unasked() {
 fn a_stated_limit_is_kept_among_other_messages() {
     for deliver in ADAPTERS {
         for way in ways(false).chain(ways(true)) {
-            let limits = Some(Limits { rcpt_max: 2, mail_max: 100 });
-            let receiver = Receiver::start(Options { limits, ..Options::default() }).unwrap();
-            let envelopes =
-                [("a", 5), ("b", 1), ("c", 2), ("d", 4), ("e", 3)].map(|(name, n)| envelope(name, n));
+            let limits = Some(Limits {
+                rcpt_max: 2,
+                mail_max: 100,
+            });
+            let receiver = Receiver::start(Options {
+                limits,
+                ..Options::default()
+            })
+            .unwrap();
+            let envelopes = [("a", 5), ("b", 1), ("c", 2), ("d", 4), ("e", 3)]
+                .map(|(name, n)| envelope(name, n));
             let (reports, opened) = deliver(&receiver, way, &envelopes);
-            let counts: Vec<_> = reports.iter().map(|report| report.recipients.len()).collect();
+            let counts: Vec<_> = reports
+                .iter()
+                .map(|report| report.recipients.len())
+                .collect();
             assert_eq!(counts, [5, 1, 2, 4, 3]);
-            assert!(reports.iter().all(Report::is_success), "{way:?}: {reports:?}");
-            assert_eq!(transactions(&receiver, &envelopes), [2, 2, 1, 1, 2, 2, 2, 2, 1], "{way:?}");
+            assert!(
+                reports.iter().all(Report::is_success),
+                "{way:?}: {reports:?}"
+            );
+            assert_eq!(
+                transactions(&receiver, &envelopes),
+                [2, 2, 1, 1, 2, 2, 2, 2, 1],
+                "{way:?}"
+            );
             assert_eq!(opened, 9, "{way:?}");
         }
     }
@@ -144,18 +196,38 @@ fn a_stated_limit_is_kept_among_other_messages() {
 fn refusals_stay_with_their_recipients() {
     for deliver in ADAPTERS {
         for way in ways(true) {
-            let limits = Some(Limits { rcpt_max: 2, mail_max: 100 });
-            let receiver = Receiver::start(Options { limits, ..Options::default() }).unwrap();
+            let limits = Some(Limits {
+                rcpt_max: 2,
+                mail_max: 100,
+            });
+            let receiver = Receiver::start(Options {
+                limits,
+                ..Options::default()
+            })
+            .unwrap();
             // The second transaction has nobody, and the fourth is not complete.
             let to = ["a", "b", "refused1", "refused2", "c", "refused3", "d"];
             let to = to.map(|user| format!("{user}@example.net"));
             let (reports, _) = deliver(&receiver, way, &[Envelope::new("", to).unwrap()]);
-            let failed: Vec<_> =
-                reports[0].failures().map(|(index, error)| (index, error.recipient)).collect();
-            assert_eq!(failed, [(2, Some(2)), (3, Some(3)), (5, Some(5))], "{way:?}");
-            let stored: Vec<_> = receiver.messages().into_iter().map(|stored| stored.forward_paths).collect();
-            let expected =
-                [vec!["a@example.net", "b@example.net"], vec!["c@example.net"], vec!["d@example.net"]];
+            let failed: Vec<_> = reports[0]
+                .failures()
+                .map(|(index, error)| (index, error.recipient))
+                .collect();
+            assert_eq!(
+                failed,
+                [(2, Some(2)), (3, Some(3)), (5, Some(5))],
+                "{way:?}"
+            );
+            let stored: Vec<_> = receiver
+                .messages()
+                .into_iter()
+                .map(|stored| stored.forward_paths)
+                .collect();
+            let expected = [
+                vec!["a@example.net", "b@example.net"],
+                vec!["c@example.net"],
+                vec!["d@example.net"],
+            ];
             assert_eq!(stored, expected, "{way:?}");
         }
     }
@@ -164,18 +236,47 @@ fn refusals_stay_with_their_recipients() {
 /// Whoever sends a message from one reader cannot give it twice, whatever the envelope says.
 #[test]
 fn a_message_that_is_sent_alone_is_not_split() {
-    let limits = Some(Limits { rcpt_max: 2, mail_max: 100 });
-    let receiver = Receiver::start(Options { limits, ..Options::default() }).unwrap();
-    let way = Way { learn_limits: true, overlap: false, chunking: Chunking::Auto };
-    let exceeded = Cause::LimitExceeded { name: "RCPTMAX", limit: 2, value: 3 };
+    let limits = Some(Limits {
+        rcpt_max: 2,
+        mail_max: 100,
+    });
+    let receiver = Receiver::start(Options {
+        limits,
+        ..Options::default()
+    })
+    .unwrap();
+    let way = Way {
+        learn_limits: true,
+        overlap: false,
+        chunking: Chunking::Auto,
+    };
+    let exceeded = Cause::LimitExceeded {
+        name: "RCPTMAX",
+        limit: 2,
+        value: 3,
+    };
     let envelope = envelope("r", 3).reopenable(true);
 
-    let mut session = connector!(smtp_blocking::Connector, receiver, way).connect().unwrap();
-    assert_eq!(session.send(envelope.clone(), BODY).unwrap_err().cause(), &exceeded);
+    let mut session = connector!(smtp_blocking::Connector, receiver, way)
+        .connect()
+        .unwrap();
+    assert_eq!(
+        session.send(envelope.clone(), BODY).unwrap_err().cause(),
+        &exceeded
+    );
 
-    let runtime = ::tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = ::tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
-        let mut session = connector!(smtp_tokio::Connector, receiver, way).connect().await.unwrap();
-        assert_eq!(session.send(envelope, BODY).await.unwrap_err().cause(), &exceeded);
+        let mut session = connector!(smtp_tokio::Connector, receiver, way)
+            .connect()
+            .await
+            .unwrap();
+        assert_eq!(
+            session.send(envelope, BODY).await.unwrap_err().cause(),
+            &exceeded
+        );
     });
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use smtp_blocking::{
-    BodyType, Cause, Connector, Credentials, Envelope, Extension, Notify, Outcome, RcptParameter, Request,
-    Stage, TlsPolicy, Trace, XClient, XForward,
+    BodyType, Cause, Connector, Credentials, Envelope, Extension, Notify, Outcome, RcptParameter,
+    Request, Stage, TlsPolicy, Trace, XClient, XForward,
 };
 use smtp_proto::{ClientProtocol, MessageSource};
 use smtp_tests::dovecot::Dovecot;
@@ -35,26 +35,51 @@ struct Run {
 /// Runs `send` with STARTTLS, the server's name checked, AUTH and `--json`.
 fn send(port: u16, to: &[String], message: &Path, flags: &[&str]) -> Run {
     let mut command = Command::new(smtp_tests::send::example("smtp-blocking"));
-    command.args(["--server", &format!("127.0.0.1:{port}"), "--from", SENDER, "--json"]);
-    command.args(["--tls-name", NAME, "--ca-file"]).arg(POSTFIX.ca_pem_path());
-    command.args(["--auth-user", POSTFIX.user(), "--auth-password", POSTFIX.password()]);
+    command.args([
+        "--server",
+        &format!("127.0.0.1:{port}"),
+        "--from",
+        SENDER,
+        "--json",
+    ]);
+    command
+        .args(["--tls-name", NAME, "--ca-file"])
+        .arg(POSTFIX.ca_pem_path());
+    command.args([
+        "--auth-user",
+        POSTFIX.user(),
+        "--auth-password",
+        POSTFIX.password(),
+    ]);
     command.args(flags).arg("--data").arg(message);
     for to in to {
         command.args(["--to", to]);
     }
-    let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
     let mut peak = 0;
     while child.try_wait().unwrap().is_none() {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        peak = peak.max(line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0));
+        peak = peak.max(
+            line.and_then(|line| line.split_whitespace().next()?.parse().ok())
+                .unwrap_or(0),
+        );
         std::thread::sleep(Duration::from_millis(1));
     }
     let output = child.wait_with_output().unwrap();
     let _ = std::fs::remove_file(message);
     let stdout = String::from_utf8(output.stdout).unwrap();
     let json = serde_json::from_str(stdout.lines().last().unwrap_or_default()).unwrap();
-    Run { code: output.status.code(), json, peak }
+    Run {
+        code: output.status.code(),
+        json,
+        peak,
+    }
 }
 
 fn message(name: &str, body: &[u8]) -> Vec<u8> {
@@ -79,7 +104,10 @@ fn arrives(user: &str, messages: &[&[u8]]) {
 
 fn connector(port: u16) -> Connector {
     let pem = std::fs::read(POSTFIX.ca_pem_path()).unwrap();
-    Connector::new(&format!("127.0.0.1:{port}")).server_name(NAME).trust_pem(&pem).unwrap()
+    Connector::new(&format!("127.0.0.1:{port}"))
+        .server_name(NAME)
+        .trust_pem(&pem)
+        .unwrap()
 }
 
 fn credentials() -> Credentials {
@@ -89,8 +117,18 @@ fn credentials() -> Credentials {
 #[test]
 fn one_recipient() {
     let (message, path) = file("one", b"Hello.\r\n");
-    let run = send(POSTFIX.submission_port(), &[address("one")], &path, &["--tls", "required"]);
-    assert_eq!((run.code, &run.json["outcome"]), (Some(0), &"success".into()), "{}", run.json);
+    let run = send(
+        POSTFIX.submission_port(),
+        &[address("one")],
+        &path,
+        &["--tls", "required"],
+    );
+    assert_eq!(
+        (run.code, &run.json["outcome"]),
+        (Some(0), &"success".into()),
+        "{}",
+        run.json
+    );
     assert_eq!(run.json["tls"]["verified"], true);
     // Greeting, EHLO, STARTTLS, EHLO, three for SCRAM; then two for the message.
     assert_eq!(run.json["round_trips"], 7 + 2, "{}", run.json);
@@ -102,8 +140,18 @@ fn fifty_recipients() {
     let (message, path) = file("fifty", b"Hello, all.\r\n");
     let users: Vec<String> = (1..=50).map(|n| format!("user{n}")).collect();
     let to: Vec<String> = users.iter().map(|user| address(user)).collect();
-    let run = send(POSTFIX.submission_port(), &to, &path, &["--tls", "required"]);
-    assert_eq!((run.code, &run.json["outcome"]), (Some(0), &"success".into()), "{}", run.json);
+    let run = send(
+        POSTFIX.submission_port(),
+        &to,
+        &path,
+        &["--tls", "required"],
+    );
+    assert_eq!(
+        (run.code, &run.json["outcome"]),
+        (Some(0), &"success".into()),
+        "{}",
+        run.json
+    );
     assert_eq!(run.json["round_trips"], 7 + 2, "{}", run.json);
     for user in users {
         arrives(&user, &[&message]);
@@ -118,17 +166,43 @@ fn twenty_five_mebibytes_in_constant_memory() {
             break;
         }
         let dot = if line % 7 == 0 { "." } else { "" };
-        let _ = write!(body, "{dot}line {line} of a message that is larger than what may be kept of it\r\n");
+        let _ = write!(
+            body,
+            "{dot}line {line} of a message that is larger than what may be kept of it\r\n"
+        );
     }
     let (large, path) = file("large", body.as_bytes());
-    let run = send(POSTFIX.submission_port(), &[address("large")], &path, &["--tls", "required"]);
-    assert_eq!((run.code, &run.json["outcome"]), (Some(0), &"success".into()), "{}", run.json);
+    let run = send(
+        POSTFIX.submission_port(),
+        &[address("large")],
+        &path,
+        &["--tls", "required"],
+    );
+    assert_eq!(
+        (run.code, &run.json["outcome"]),
+        (Some(0), &"success".into()),
+        "{}",
+        run.json
+    );
     // The size of a file is known: one chunk.
     assert_eq!(run.json["round_trips"], 7 + 2, "{}", run.json);
     let (_, quarter) = file("quarter", &body.as_bytes()[..body.len() / 4]);
-    let less = send(POSTFIX.submission_port(), &[address("quarter")], &quarter, &["--tls", "required"]);
-    println!("peak memory: {} KiB for 25 MiB, {} KiB for a quarter of it", run.peak, less.peak);
-    assert!(run.peak > 0 && run.peak < less.peak + 1024, "{} and {} KiB", run.peak, less.peak);
+    let less = send(
+        POSTFIX.submission_port(),
+        &[address("quarter")],
+        &quarter,
+        &["--tls", "required"],
+    );
+    println!(
+        "peak memory: {} KiB for 25 MiB, {} KiB for a quarter of it",
+        run.peak, less.peak
+    );
+    assert!(
+        run.peak > 0 && run.peak < less.peak + 1024,
+        "{} and {} KiB",
+        run.peak,
+        less.peak
+    );
     arrives("large", &[&large]);
 }
 
@@ -136,8 +210,18 @@ fn twenty_five_mebibytes_in_constant_memory() {
 fn one_refused_one_greylisted_one_accepted() {
     let (message, path) = file("partial", b"For one of three.\r\n");
     let to = ["refused", "partial", "greylisted"].map(address);
-    let run = send(POSTFIX.submission_port(), &to, &path, &["--tls", "required"]);
-    assert_eq!((run.code, &run.json["outcome"]), (Some(75), &"partial".into()), "{}", run.json);
+    let run = send(
+        POSTFIX.submission_port(),
+        &to,
+        &path,
+        &["--tls", "required"],
+    );
+    assert_eq!(
+        (run.code, &run.json["outcome"]),
+        (Some(75), &"partial".into()),
+        "{}",
+        run.json
+    );
     let result = |index: usize| {
         let recipient = &run.json["recipients"][index];
         ["outcome", "stage", "code", "enhanced"].map(|key| recipient[key].to_string())
@@ -163,7 +247,10 @@ fn unix_line_ends_become_crlf() {
     std::fs::write(&path, "Subject: unix\n\n.\none\n\n..\ntwo").unwrap();
     let run = send(POSTFIX.smtp_port(), &[address("unix")], &path, &[]);
     assert_eq!(run.code, Some(0), "{}", run.json);
-    arrives("unix", &[b"Subject: unix\r\n\r\n.\r\none\r\n\r\n..\r\ntwo\r\n"]);
+    arrives(
+        "unix",
+        &[b"Subject: unix\r\n\r\n.\r\none\r\n\r\n..\r\ntwo\r\n"],
+    );
 }
 
 #[test]
@@ -176,8 +263,7 @@ fn what_it_offers() {
     };
     let all = offers(POSTFIX.smtp_port());
     let auth = "AUTH PLAIN LOGIN CRAM-MD5 SCRAM-SHA-1 SCRAM-SHA-256 OAUTHBEARER XOAUTH2";
-    let expected =
-        "PIPELINING,SIZE 67108864,VRFY,ETRN,STARTTLS,AUTH,ENHANCEDSTATUSCODES,8BITMIME,DSN,SMTPUTF8,CHUNKING";
+    let expected = "PIPELINING,SIZE 67108864,VRFY,ETRN,STARTTLS,AUTH,ENHANCEDSTATUSCODES,8BITMIME,DSN,SMTPUTF8,CHUNKING";
     assert_eq!(all.join(","), expected.replace("AUTH", auth));
 
     let mut lockstep = all.clone();
@@ -185,7 +271,9 @@ fn what_it_offers() {
     assert_eq!(offers(POSTFIX.no_pipelining_port()), lockstep);
 
     let mut proxied = offers(POSTFIX.xclient_port());
-    let more = proxied.extract_if(.., |line| !all.contains(line)).collect::<Vec<_>>();
+    let more = proxied
+        .extract_if(.., |line| !all.contains(line))
+        .collect::<Vec<_>>();
     assert_eq!(proxied, all);
     let expected = [
         "XCLIENT NAME ADDR PROTO HELO REVERSE_NAME PORT LOGIN DESTADDR DESTPORT",
@@ -193,8 +281,12 @@ fn what_it_offers() {
     ];
     assert_eq!(more, expected);
 
-    let expected = "8BITMIME,AUTH,BURL imap,CHUNKING,DSN,ENHANCEDSTATUSCODES,SIZE,STARTTLS,PIPELINING";
-    assert_eq!(offers(POSTFIX.dovecot_port()).join(","), expected.replace("AUTH", auth));
+    let expected =
+        "8BITMIME,AUTH,BURL imap,CHUNKING,DSN,ENHANCEDSTATUSCODES,SIZE,STARTTLS,PIPELINING";
+    assert_eq!(
+        offers(POSTFIX.dovecot_port()).join(","),
+        expected.replace("AUTH", auth)
+    );
 }
 
 /// With Postfix as the server, and with Dovecot.
@@ -206,37 +298,71 @@ fn every_mechanism() {
         (credentials(), "CRAM-MD5"),
         (credentials(), "SCRAM-SHA-1"),
         (credentials(), "SCRAM-SHA-256"),
-        (Credentials::token(POSTFIX.user(), POSTFIX.oauth_token()), "OAUTHBEARER"),
-        (Credentials::token(POSTFIX.user(), POSTFIX.oauth_token()), "XOAUTH2"),
+        (
+            Credentials::token(POSTFIX.user(), POSTFIX.oauth_token()),
+            "OAUTHBEARER",
+        ),
+        (
+            Credentials::token(POSTFIX.user(), POSTFIX.oauth_token()),
+            "XOAUTH2",
+        ),
     ];
     for port in [POSTFIX.submission_port(), POSTFIX.dovecot_port()] {
         let terms = connector(port).tls(TlsPolicy::Required);
         for (credentials, mechanism) in right.clone() {
-            let session = terms.clone().credentials(credentials.mechanisms(&[mechanism])).connect();
-            session.unwrap_or_else(|error| panic!("{mechanism} on port {port}: {error}")).quit();
+            let session = terms
+                .clone()
+                .credentials(credentials.mechanisms(&[mechanism]))
+                .connect();
+            session
+                .unwrap_or_else(|error| panic!("{mechanism} on port {port}: {error}"))
+                .quit();
             let wrong = match mechanism {
                 "XOAUTH2" | "OAUTHBEARER" => Credentials::token(POSTFIX.user(), "wrong"),
                 _ => Credentials::password(POSTFIX.user(), "wrong"),
             };
-            let error = terms.clone().credentials(wrong.mechanisms(&[mechanism])).connect().unwrap_err();
-            assert_eq!((error.stage(), error.outcome()), (Stage::Auth, Outcome::Permanent), "{error}");
-            assert_eq!(error.error().reply().map(|reply| reply.code().get()), Some(535), "{error}");
+            let error = terms
+                .clone()
+                .credentials(wrong.mechanisms(&[mechanism]))
+                .connect()
+                .unwrap_err();
+            assert_eq!(
+                (error.stage(), error.outcome()),
+                (Stage::Auth, Outcome::Permanent),
+                "{error}"
+            );
+            assert_eq!(
+                error.error().reply().map(|reply| reply.code().get()),
+                Some(535),
+                "{error}"
+            );
         }
     }
 }
 
 #[test]
 fn the_mechanism_that_is_chosen() {
-    for (port, adapter) in [POSTFIX.submission_port(), POSTFIX.dovecot_port()].into_iter().zip(BOTH) {
+    for (port, adapter) in [POSTFIX.submission_port(), POSTFIX.dovecot_port()]
+        .into_iter()
+        .zip(BOTH)
+    {
         let chosen = |credentials| {
-            let manner = Manner { credentials: Some(credentials), ..Manner::on(port) };
+            let manner = Manner {
+                credentials: Some(credentials),
+                ..Manner::on(port)
+            };
             let session = adapter.open(&POSTFIX, &manner);
             let trace = session.trace();
-            let auth = real::commands(&trace).into_iter().find_map(|line| line.strip_prefix("AUTH "));
+            let auth = real::commands(&trace)
+                .into_iter()
+                .find_map(|line| line.strip_prefix("AUTH "));
             auth.unwrap().split(' ').next().unwrap().to_string()
         };
         assert_eq!(chosen(credentials()), "SCRAM-SHA-256");
-        assert_eq!(chosen(Credentials::token(POSTFIX.user(), POSTFIX.oauth_token())), "OAUTHBEARER");
+        assert_eq!(
+            chosen(Credentials::token(POSTFIX.user(), POSTFIX.oauth_token())),
+            "OAUTHBEARER"
+        );
     }
 }
 
@@ -251,7 +377,9 @@ fn mechanisms_in_the_clear() {
     for adapter in BOTH {
         adapter.open(&POSTFIX, &clear(credentials())).quit();
         for mechanism in ["CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256"] {
-            adapter.open(&POSTFIX, &clear(credentials().mechanisms(&[mechanism]))).quit();
+            adapter
+                .open(&POSTFIX, &clear(credentials().mechanisms(&[mechanism])))
+                .quit();
         }
         let token = Credentials::token(POSTFIX.user(), POSTFIX.oauth_token());
         for (credentials, mechanism) in [
@@ -261,46 +389,89 @@ fn mechanisms_in_the_clear() {
             (token.clone(), "XOAUTH2"),
         ] {
             let credentials = credentials.mechanisms(&[mechanism]);
-            let error = adapter.connect(&POSTFIX, &clear(credentials.clone())).unwrap_err();
+            let error = adapter
+                .connect(&POSTFIX, &clear(credentials.clone()))
+                .unwrap_err();
             assert_eq!(error.cause(), &Cause::CredentialsInClear, "{mechanism}");
-            adapter.open(&POSTFIX, &clear(credentials.permit_in_clear())).quit();
+            adapter
+                .open(&POSTFIX, &clear(credentials.permit_in_clear()))
+                .quit();
         }
     }
 }
 
 #[test]
 fn what_is_wrong_with_a_token() {
-    for (port, adapter) in [POSTFIX.submission_port(), POSTFIX.dovecot_port()].into_iter().zip(BOTH) {
+    for (port, adapter) in [POSTFIX.submission_port(), POSTFIX.dovecot_port()]
+        .into_iter()
+        .zip(BOTH)
+    {
         for (mechanism, status) in [("OAUTHBEARER", "invalid_token"), ("XOAUTH2", "401")] {
             let wrong = Credentials::token(POSTFIX.user(), "wrong").mechanisms(&[mechanism]);
-            let manner = Manner { credentials: Some(wrong), ..Manner::on(port) };
+            let manner = Manner {
+                credentials: Some(wrong),
+                ..Manner::on(port)
+            };
             let error = adapter.connect(&POSTFIX, &manner).unwrap_err();
-            let Cause::TokenRejected { reply, error: token } = error.cause() else {
+            let Cause::TokenRejected {
+                reply,
+                error: token,
+            } = error.cause()
+            else {
                 panic!("{mechanism} on port {port}: {error}");
             };
-            assert_eq!((reply.code().get(), &*token.status), (535, status), "{error}");
+            assert_eq!(
+                (reply.code().get(), &*token.status),
+                (535, status),
+                "{error}"
+            );
         }
     }
 }
 
 #[test]
 fn tls_in_every_policy() {
-    let implicit = connector(POSTFIX.smtps_port()).tls(TlsPolicy::Implicit).connect().unwrap();
-    assert_eq!(implicit.tls_info().unwrap().verified_name.as_deref(), Some(NAME));
+    let implicit = connector(POSTFIX.smtps_port())
+        .tls(TlsPolicy::Implicit)
+        .connect()
+        .unwrap();
+    assert_eq!(
+        implicit.tls_info().unwrap().verified_name.as_deref(),
+        Some(NAME)
+    );
     implicit.quit();
     for wrong in ["other.example.test", "127.0.0.2"] {
-        let error = connector(POSTFIX.smtp_port()).server_name(wrong).connect().unwrap_err();
+        let error = connector(POSTFIX.smtp_port())
+            .server_name(wrong)
+            .connect()
+            .unwrap_err();
         assert!(matches!(error.cause(), Cause::TlsUntrusted(_)), "{error}");
         assert_eq!(error.stage(), Stage::StartTls);
     }
-    let untrusted = Connector::new(&format!("127.0.0.1:{}", POSTFIX.smtps_port())).tls(TlsPolicy::Implicit);
+    let untrusted =
+        Connector::new(&format!("127.0.0.1:{}", POSTFIX.smtps_port())).tls(TlsPolicy::Implicit);
     let error = untrusted.clone().server_name(NAME).connect().unwrap_err();
-    assert!(matches!((error.stage(), error.cause()), (Stage::Connect, Cause::TlsUntrusted(_))), "{error}");
+    assert!(
+        matches!(
+            (error.stage(), error.cause()),
+            (Stage::Connect, Cause::TlsUntrusted(_))
+        ),
+        "{error}"
+    );
     let error = untrusted.clone().connect().unwrap_err();
-    assert!(matches!((error.stage(), error.cause()), (Stage::Connect, Cause::TlsUntrusted(_))), "{error}");
+    assert!(
+        matches!(
+            (error.stage(), error.cause()),
+            (Stage::Connect, Cause::TlsUntrusted(_))
+        ),
+        "{error}"
+    );
     // Whoever does not want it verified says so.
     untrusted.verify(false).connect().unwrap().quit();
-    let clear = connector(POSTFIX.smtp_port()).tls(TlsPolicy::Never).connect().unwrap();
+    let clear = connector(POSTFIX.smtp_port())
+        .tls(TlsPolicy::Never)
+        .connect()
+        .unwrap();
     assert!(clear.tls_info().is_none());
     clear.quit();
 }
@@ -312,8 +483,16 @@ fn lockstep_and_an_eight_bit_message_that_is_not_taken() {
     assert!(!session.capabilities().has(Extension::Pipelining));
     let before = session.round_trips();
     let to = ["lockstep", "refused", "lockstep2"].map(address);
-    let report = session.send(Envelope::new(SENDER, &to).unwrap(), &lockstep[..]).unwrap();
-    assert_eq!(report.failures().map(|(index, _)| index).collect::<Vec<_>>(), [1]);
+    let report = session
+        .send(Envelope::new(SENDER, &to).unwrap(), &lockstep[..])
+        .unwrap();
+    assert_eq!(
+        report
+            .failures()
+            .map(|(index, _)| index)
+            .collect::<Vec<_>>(),
+        [1]
+    );
     // MAIL, three RCPT, DATA, the body.
     assert_eq!(session.round_trips() - before, 6);
     session.quit();
@@ -323,7 +502,9 @@ fn lockstep_and_an_eight_bit_message_that_is_not_taken() {
     let strict = message("strict", b"Seven bits.\r\n");
     let mut session = connector(POSTFIX.strict_port()).connect().unwrap();
     let envelope = || Envelope::new(SENDER, [address("strict")]).unwrap();
-    let eight = session.send(envelope().body(BodyType::EightBit), &b"\xe9\r\n"[..]).unwrap_err();
+    let eight = session
+        .send(envelope().body(BodyType::EightBit), &b"\xe9\r\n"[..])
+        .unwrap_err();
     assert_eq!(eight.cause(), &Cause::Unsupported(Extension::EightBitMime));
     let _ = session.send(envelope(), &strict[..]).unwrap();
     session.quit();
@@ -334,29 +515,50 @@ fn lockstep_and_an_eight_bit_message_that_is_not_taken() {
 fn many_messages_in_one_session_two_round_trips_each() {
     let lines = Arc::new(Mutex::new(Vec::new()));
     let sent = lines.clone();
-    let terms = connector(POSTFIX.submission_port()).credentials(credentials()).observe(move |trace| {
-        if let Trace::Sent(line) = trace {
-            sent.lock().unwrap().push(line.to_string());
-        }
-    });
+    let terms = connector(POSTFIX.submission_port())
+        .credentials(credentials())
+        .observe(move |trace| {
+            if let Trace::Sent(line) = trace {
+                sent.lock().unwrap().push(line.to_string());
+            }
+        });
     let mut session = terms.connect().unwrap();
     let mut messages = Vec::new();
     for n in 0..10 {
         if n == 5 {
             // A failure in between: the next one begins with RSET, and its reply.
-            let nobody = Envelope::new(SENDER, [address("refused"), address("greylisted")]).unwrap();
-            let error = session.send(nobody, &b"Subject: no\r\n\r\n"[..]).unwrap_err();
+            let nobody =
+                Envelope::new(SENDER, [address("refused"), address("greylisted")]).unwrap();
+            let error = session
+                .send(nobody, &b"Subject: no\r\n\r\n"[..])
+                .unwrap_err();
             assert_eq!(error.report().unwrap().failures().count(), 2);
         }
         let message = message(&format!("many{n}"), format!("Number {n}.\r\n").as_bytes());
         let before = session.round_trips();
-        let _ = session.send(Envelope::new(SENDER, [address("many")]).unwrap(), &message[..]).unwrap();
+        let _ = session
+            .send(
+                Envelope::new(SENDER, [address("many")]).unwrap(),
+                &message[..],
+            )
+            .unwrap();
         assert_eq!(session.round_trips() - before, if n == 5 { 3 } else { 2 });
         messages.push(message);
     }
     session.quit();
-    assert_eq!(lines.lock().unwrap().iter().filter(|line| *line == "RSET").count(), 1);
-    arrives("many", &messages.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    assert_eq!(
+        lines
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|line| *line == "RSET")
+            .count(),
+        1
+    );
+    arrives(
+        "many",
+        &messages.iter().map(Vec::as_slice).collect::<Vec<_>>(),
+    );
 }
 
 #[test]
@@ -364,12 +566,16 @@ fn all_or_nothing() {
     let mut session = connector(POSTFIX.smtp_port()).connect().unwrap();
     let to = [address("all"), address("greylisted")];
     let envelope = Envelope::new(SENDER, &to).unwrap().all_or_nothing(true);
-    let error = session.send(envelope, &b"Subject: all\r\n\r\n"[..]).unwrap_err();
+    let error = session
+        .send(envelope, &b"Subject: all\r\n\r\n"[..])
+        .unwrap_err();
     let report = error.report().unwrap();
     let outcomes: Vec<_> = report.failures().map(|(_, error)| error.outcome).collect();
     assert_eq!(outcomes, [Outcome::NotAttempted, Outcome::Transient]);
     let message = message("all", b"To all.\r\n");
-    let envelope = Envelope::new(SENDER, &to[..1]).unwrap().all_or_nothing(true);
+    let envelope = Envelope::new(SENDER, &to[..1])
+        .unwrap()
+        .all_or_nothing(true);
     let _ = session.send(envelope, &message[..]).unwrap();
     session.quit();
     arrives("all", &[&message]);
@@ -386,7 +592,11 @@ fn requests_between_messages() {
         for (request, code, enhanced) in [
             (Request::verify(&address(&user)), 252, Some("2.0.0")),
             (Request::verify(&address("refused")), 550, Some("5.1.1")),
-            (Request::verify(&format!("\u{3b4}-{user}@example.test")), 252, Some("2.0.0")),
+            (
+                Request::verify(&format!("\u{3b4}-{user}@example.test")),
+                252,
+                Some("2.0.0"),
+            ),
             (Ok(Request::noop()), 250, Some("2.0.0")),
             (Request::help(None), 500, Some("5.5.2")),
             (Request::expand("staff"), 500, Some("5.5.2")),
@@ -398,8 +608,15 @@ fn requests_between_messages() {
             let before = session.round_trips();
             let reply = session.request(request.clone()).unwrap();
             assert_eq!(session.round_trips() - before, 1);
-            let said = (reply.code().get(), reply.enhanced().map(|code| code.to_string()));
-            assert_eq!(said, (code, enhanced.map(String::from)), "{request}: {reply}");
+            let said = (
+                reply.code().get(),
+                reply.enhanced().map(|code| code.to_string()),
+            );
+            assert_eq!(
+                said,
+                (code, enhanced.map(String::from)),
+                "{request}: {reply}"
+            );
         }
         let _ = session.send_last(envelope(), &message).unwrap();
         arrives(&user, &[&message, &message]);
@@ -407,8 +624,13 @@ fn requests_between_messages() {
     // What is not offered is not said.
     let mut session = Adapter::Tokio.open(&POSTFIX, &Manner::on(POSTFIX.dovecot_port()));
     session.trace();
-    let error = session.request(Request::etrn("example.test").unwrap()).unwrap_err();
-    assert_eq!((error.stage(), error.cause()), (Stage::Request, &Cause::Unsupported(Extension::Etrn)));
+    let error = session
+        .request(Request::etrn("example.test").unwrap())
+        .unwrap_err();
+    assert_eq!(
+        (error.stage(), error.cause()),
+        (Stage::Request, &Cause::Unsupported(Extension::Etrn))
+    );
     assert_eq!(session.trace(), []);
 }
 
@@ -418,11 +640,19 @@ fn logged(what: &str, count: usize) -> Vec<String> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let log = POSTFIX.log();
-        let lines: Vec<_> = log.lines().filter(|line| line.contains(what)).map(String::from).collect();
+        let lines: Vec<_> = log
+            .lines()
+            .filter(|line| line.contains(what))
+            .map(String::from)
+            .collect();
         if lines.len() >= count {
             return lines;
         }
-        assert!(Instant::now() < deadline, "{} of {count} lines with {what:?}", lines.len());
+        assert!(
+            Instant::now() < deadline,
+            "{} of {count} lines with {what:?}",
+            lines.len()
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -430,13 +660,17 @@ fn logged(what: &str, count: usize) -> Vec<String> {
 /// Each in the clear and inside TLS. After XCLIENT the session begins again, in TLS where it was.
 #[test]
 fn whom_a_proxy_speaks_for() {
-    for (adapter, tls) in
-        BOTH.into_iter().flat_map(|adapter| [(adapter, TlsPolicy::Never), (adapter, TlsPolicy::Required)])
+    for (adapter, tls) in BOTH
+        .into_iter()
+        .flat_map(|adapter| [(adapter, TlsPolicy::Never), (adapter, TlsPolicy::Required)])
     {
         let user = format!("proxied-{}-{tls:?}", adapter.name()).to_lowercase();
         let message = message("proxied", b"For somebody else.\r\n");
         let envelope = || Envelope::new(SENDER, [address(&user)]).unwrap();
-        let manner = Manner { tls, ..Manner::on(POSTFIX.xclient_port()) };
+        let manner = Manner {
+            tls,
+            ..Manner::on(POSTFIX.xclient_port())
+        };
         let mut session = adapter.open(&POSTFIX, &manner);
         let client = [
             XClient::Name(Some(format!("{user}.example.net"))),
@@ -447,7 +681,8 @@ fn whom_a_proxy_speaks_for() {
             XClient::Login(Some("somebody else".into())),
         ];
         // Refused, for this Postfix does without IPv6, it leaves the session as it is.
-        let refused = Request::xclient([XClient::Addr(Some("2001:db8::17".parse().unwrap()))]).unwrap();
+        let refused =
+            Request::xclient([XClient::Addr(Some("2001:db8::17".parse().unwrap()))]).unwrap();
         assert_eq!(session.request(refused).unwrap().code().get(), 501);
         session.trace();
         let reply = session.request(Request::xclient(client).unwrap()).unwrap();
@@ -455,7 +690,10 @@ fn whom_a_proxy_speaks_for() {
         let _ = session.send(envelope(), &message).unwrap();
         let trace = session.trace();
         let said = real::commands(&trace);
-        assert!(said[0].starts_with("XCLIENT ") && said[1].starts_with("EHLO "), "{said:?}");
+        assert!(
+            said[0].starts_with("XCLIENT ") && said[1].starts_with("EHLO "),
+            "{said:?}"
+        );
 
         let origin = [
             XForward::Name(Some("origin.example.net".into())),
@@ -476,17 +714,32 @@ fn whom_a_proxy_speaks_for() {
             let received = format!("({})", client.replace('[', " ["));
             assert!(stored.trace.contains(&received), "{}", stored.trace);
         }
-        assert!(first.contains(", sasl_method=XCLIENT, sasl_username=somebody else"), "{first}");
-        assert!(second.contains(&format!("orig_queue_id=ident-{user}")), "{second}");
-        assert!(second.contains("orig_client=origin.example.net[192.0.2.17]"), "{second}");
+        assert!(
+            first.contains(", sasl_method=XCLIENT, sasl_username=somebody else"),
+            "{first}"
+        );
+        assert!(
+            second.contains(&format!("orig_queue_id=ident-{user}")),
+            "{second}"
+        );
+        assert!(
+            second.contains("orig_client=origin.example.net[192.0.2.17]"),
+            "{second}"
+        );
     }
     let mut session = Adapter::Blocking.open(&POSTFIX, &Manner::default());
     session.trace();
     let xclient = Request::xclient([XClient::Name(None)]).unwrap();
     let xforward = Request::xforward([XForward::Name(None)]).unwrap();
-    for (request, extension) in [(xclient, Extension::XClient), (xforward, Extension::XForward)] {
+    for (request, extension) in [
+        (xclient, Extension::XClient),
+        (xforward, Extension::XForward),
+    ] {
         let error = session.request(request).unwrap_err();
-        assert_eq!((error.stage(), error.cause()), (Stage::Request, &Cause::Unsupported(extension)));
+        assert_eq!(
+            (error.stage(), error.cause()),
+            (Stage::Request, &Cause::Unsupported(extension))
+        );
     }
     assert_eq!(session.trace(), []);
 }
@@ -497,7 +750,9 @@ fn submission_through_dovecot() {
     let mut session = terms.connect().unwrap();
     let to = ["through-dovecot", "refused", "greylisted"].map(address);
     let message = message("through", &[&awkward()[..], b"\r\n"].concat());
-    let report = session.send_last(Envelope::new(SENDER, &to).unwrap(), &message[..]).unwrap();
+    let report = session
+        .send_last(Envelope::new(SENDER, &to).unwrap(), &message[..])
+        .unwrap();
     let expected = [
         (1, Stage::Rcpt, Outcome::Permanent, 550, "5.1.1".to_string()),
         (2, Stage::Rcpt, Outcome::Transient, 450, "4.2.0".to_string()),
@@ -510,7 +765,11 @@ fn submission_through_dovecot() {
 #[track_caller]
 fn relayed(server: &Server, to: &str, message: &[u8]) {
     let stored = server.mail_to(to, 1).remove(0).body;
-    assert!(stored.starts_with(b"Received: ") && stored.ends_with(message), "{}", stored.escape_ascii());
+    assert!(
+        stored.starts_with(b"Received: ") && stored.ends_with(message),
+        "{}",
+        stored.escape_ascii()
+    );
 }
 
 /// Postfix hands on by LMTP, and has something to report about the user who is over quota.
@@ -521,7 +780,9 @@ fn handed_on_to_dovecot_by_lmtp() {
     let message = message("handed on", &[&awkward()[..], b"\r\n"].concat());
     let mut session = connector(POSTFIX.smtp_port()).connect().unwrap();
     let to = "handed-on@lmtp.example.test";
-    let _ = session.send_last(Envelope::new(SENDER, [to]).unwrap(), &message[..]).unwrap();
+    let _ = session
+        .send_last(Envelope::new(SENDER, [to]).unwrap(), &message[..])
+        .unwrap();
     relayed(&dovecot, to, &message);
 
     // Dovecot offers no DSN, so that Postfix answers for it.
@@ -538,7 +799,10 @@ fn handed_on_to_dovecot_by_lmtp() {
 
     let envelope = Envelope::new("full@example.test", ["full@lmtp.example.test"]).unwrap();
     let report = real::delivery_report(&POSTFIX, Adapter::Tokio, envelope);
-    assert!(report.contains("\r\nAction: failed\r\nStatus: 5.2.2\r\n"), "{report}");
+    assert!(
+        report.contains("\r\nAction: failed\r\nStatus: 5.2.2\r\n"),
+        "{report}"
+    );
 }
 
 smtp_tests::tests_of_every_smtp_server!(POSTFIX);

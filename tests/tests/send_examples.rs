@@ -112,7 +112,10 @@ fn run_with(
 ) -> Run {
     let file = message_file(name, message);
     let mut command = send(adapter);
-    command.args(["--from", "alice@example.org", "--json", "--data"]).arg(&file).args(flags);
+    command
+        .args(["--from", "alice@example.org", "--json", "--data"])
+        .arg(&file)
+        .args(flags);
     if let Some(server) = server {
         command.args(["--server", &server]);
     }
@@ -126,7 +129,10 @@ fn run_with(
 
 /// Runs it with this on its standard input.
 fn output(command: &mut Command, input: &[u8]) -> Output {
-    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let piped = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = piped.spawn().unwrap();
     let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_vec());
     // One that wants no more of it closes it.
@@ -155,7 +161,11 @@ fn wait(mut child: Child) -> Output {
         child.kill().unwrap();
     }
     let status = child.wait().unwrap();
-    let output = Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() };
+    let output = Output {
+        status,
+        stdout: stdout.join().unwrap(),
+        stderr: stderr.join().unwrap(),
+    };
     assert!(!hangs, "killed after {:?}: {output:?}", watchdog::LIMIT);
     output
 }
@@ -170,17 +180,32 @@ fn outcome(output: Output) -> Run {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(!stderr.contains("panicked"), "{stderr}");
     let last = stdout.lines().last().unwrap_or_default();
-    let json = serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {stdout} {stderr}"));
-    Run { code: output.status.code().unwrap(), json, stdout, stderr }
+    let json =
+        serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {stdout} {stderr}"));
+    Run {
+        code: output.status.code().unwrap(),
+        json,
+        stdout,
+        stderr,
+    }
 }
 
 impl Run {
     #[track_caller]
     fn is(&self, code: i32, outcome: &str, stage: Option<&str>) -> &Self {
-        assert_eq!(self.json["outcome"], outcome, "{} {}", self.json, self.stderr);
+        assert_eq!(
+            self.json["outcome"], outcome,
+            "{} {}",
+            self.json, self.stderr
+        );
         assert_eq!(self.json["stage"].as_str(), stage, "{}", self.json);
         assert_eq!(self.code, code, "{}", self.json);
-        assert_eq!(self.json["error"].is_null(), outcome == "success", "{}", self.json);
+        assert_eq!(
+            self.json["error"].is_null(),
+            outcome == "success",
+            "{}",
+            self.json
+        );
         self
     }
 
@@ -188,24 +213,42 @@ impl Run {
     #[track_caller]
     fn is_summary(&self, messages: u64, delivered: u64) {
         let counts = (&self.json["messages"], &self.json["delivered"]);
-        assert_eq!(counts, (&messages.into(), &delivered.into()), "{} {}", self.json, self.stderr);
+        assert_eq!(
+            counts,
+            (&messages.into(), &delivered.into()),
+            "{} {}",
+            self.json,
+            self.stderr
+        );
     }
 
     /// All lines of a bulk delivery: one for each message, and the summary.
     fn lines(&self) -> Vec<Value> {
-        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        self.stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     /// What became of the recipients, in this respect.
     fn recipients(&self, key: &str) -> Vec<Value> {
         let recipients = self.json["recipients"].as_array().unwrap();
-        recipients.iter().map(|recipient| recipient[key].clone()).collect()
+        recipients
+            .iter()
+            .map(|recipient| recipient[key].clone())
+            .collect()
     }
 
     /// What it says in words.
     #[track_caller]
     fn says(&self, words: &str) -> &Self {
-        assert!(self.json["error"].as_str().is_some_and(|error| error.contains(words)), "{}", self.json);
+        assert!(
+            self.json["error"]
+                .as_str()
+                .is_some_and(|error| error.contains(words)),
+            "{}",
+            self.json
+        );
         self
     }
 
@@ -285,19 +328,40 @@ fn without_arguments_it_shows_a_conversation(adapter: Adapter) {
     let output = output(&mut send(adapter), b"");
     assert!(output.status.success());
     let stdout = String::from_utf8(output.stdout).unwrap();
-    for line in ["< 220 ", "> STARTTLS", "> MAIL FROM:<alice@example.org>", "> BDAT ", "> QUIT", "stored in "]
-    {
-        assert!(stdout.lines().any(|l| l.starts_with(line)), "{line}: {stdout}");
+    for line in [
+        "< 220 ",
+        "> STARTTLS",
+        "> MAIL FROM:<alice@example.org>",
+        "> BDAT ",
+        "> QUIT",
+        "stored in ",
+    ] {
+        assert!(
+            stdout.lines().any(|l| l.starts_with(line)),
+            "{line}: {stdout}"
+        );
     }
-    let stored = stdout.lines().find_map(|line| line.strip_prefix("stored in ")).unwrap();
+    let stored = stdout
+        .lines()
+        .find_map(|line| line.strip_prefix("stored in "))
+        .unwrap();
     let message = std::fs::read_to_string(stored).unwrap();
-    assert!(message.contains("Grüße, Bob.\r\n.\r\nThe line above"), "{message}");
+    assert!(
+        message.contains("Grüße, Bob.\r\n.\r\nThe line above"),
+        "{message}"
+    );
     let _ = std::fs::remove_dir_all(PathBuf::from(stored).parent().unwrap());
 }
 
 fn success_is_delivered_byte_for_byte(adapter: Adapter) {
     let (receiver, address) = receiver(Options::default());
-    let run = run(adapter, "success", Some(address), &["bob@example.net", "carol@example.net"], &[]);
+    let run = run(
+        adapter,
+        "success",
+        Some(address),
+        &["bob@example.net", "carol@example.net"],
+        &[],
+    );
     run.is(0, "success", None).maybe_delivered(false);
     assert_eq!(run.json["tls"]["verified"], false);
     // Greeting, EHLO, STARTTLS, EHLO, envelope, body.
@@ -306,31 +370,50 @@ fn success_is_delivered_byte_for_byte(adapter: Adapter) {
     assert_eq!(run.json["recipients"][1]["code"], 250);
     let stored = receiver.wait_for_messages(1, Duration::from_secs(5));
     assert_eq!(std::fs::read(&stored[0].path).unwrap(), MESSAGE);
-    assert_eq!(stored[0].forward_paths, ["bob@example.net", "carol@example.net"]);
+    assert_eq!(
+        stored[0].forward_paths,
+        ["bob@example.net", "carol@example.net"]
+    );
 }
 
 fn each_recipient_has_its_own_result(adapter: Adapter) {
-    let to = ["bob@example.net", "refused@example.net", "greylisted@example.net"];
+    let to = [
+        "bob@example.net",
+        "refused@example.net",
+        "greylisted@example.net",
+    ];
     let run = run(adapter, "partial", None, &to, &["--tls", "none"]);
     run.is(75, "partial", Some("rcpt"));
     let recipient = |index: usize, key: &str| run.json["recipients"][index][key].clone();
     assert_eq!(recipient(0, "outcome"), "success");
     assert_eq!(
-        [recipient(1, "outcome"), recipient(1, "stage"), recipient(1, "enhanced")],
+        [
+            recipient(1, "outcome"),
+            recipient(1, "stage"),
+            recipient(1, "enhanced")
+        ],
         ["permanent", "rcpt", "5.1.1"]
     );
-    assert_eq!((recipient(1, "code"), recipient(2, "code")), (550.into(), 450.into()));
+    assert_eq!(
+        (recipient(1, "code"), recipient(2, "code")),
+        (550.into(), 450.into())
+    );
     assert_eq!(recipient(2, "outcome"), "temporary");
     // The exit code is that of the words.
-    run.says("2 of 3 recipients failed").says("said 450 ").says("(temporary, try again later)");
+    run.says("2 of 3 recipients failed")
+        .says("said 450 ")
+        .says("(temporary, try again later)");
 }
 
 fn only_permanent_refusals_give_69(adapter: Adapter) {
-    run(adapter, "perm", None, &["bob@example.net", "refused@example.net"], &[]).is(
-        69,
-        "partial",
-        Some("rcpt"),
-    );
+    run(
+        adapter,
+        "perm",
+        None,
+        &["bob@example.net", "refused@example.net"],
+        &[],
+    )
+    .is(69, "partial", Some("rcpt"));
     run(adapter, "all", None, &["refused@example.net"], &[]).is(69, "permanent", Some("rcpt"));
     run(adapter, "grey", None, &["greylisted@example.net"], &[]).is(75, "temporary", Some("rcpt"));
 }
@@ -339,33 +422,94 @@ fn usage_and_bad_input(adapter: Adapter) {
     for arguments in [
         &["--nonsense"][..],
         &["--from", "a@b"],
-        &["--from", "a@b", "--to", "c@d", "--data", "x", "--auth-user", "u"],
-        &["--from", "a@b", "--to", "c@d", "--data", "x", "--auth-mechanism", "XOAUTH2"],
-        &["--from", "a@b", "--to", "c@d", "--data", "x", "--auth-authzid", "u"],
-        &["--from", "a@b", "--to", "c@d", "--data", "x", "--timeout-reply", "0"],
-        &["--from", "a@b", "--to", "c@d", "--data", "x", "--helo", "a b"],
+        &[
+            "--from",
+            "a@b",
+            "--to",
+            "c@d",
+            "--data",
+            "x",
+            "--auth-user",
+            "u",
+        ],
+        &[
+            "--from",
+            "a@b",
+            "--to",
+            "c@d",
+            "--data",
+            "x",
+            "--auth-mechanism",
+            "XOAUTH2",
+        ],
+        &[
+            "--from",
+            "a@b",
+            "--to",
+            "c@d",
+            "--data",
+            "x",
+            "--auth-authzid",
+            "u",
+        ],
+        &[
+            "--from",
+            "a@b",
+            "--to",
+            "c@d",
+            "--data",
+            "x",
+            "--timeout-reply",
+            "0",
+        ],
+        &[
+            "--from", "a@b", "--to", "c@d", "--data", "x", "--helo", "a b",
+        ],
     ] {
         let output = output(send(adapter).args(arguments), b"");
         assert_eq!(output.status.code(), Some(64), "{arguments:?}");
     }
     run(adapter, "address", None, &["bob@"], &[]).is(65, "refused", Some("local"));
-    run(adapter, "pem", None, &["bob@b"], &["--ca-file", "/nowhere"]).is(65, "refused", Some("local"));
-    let output = output(send(adapter).args(["--from", "<>", "--to", "c@d", "--data", "/nowhere"]), b"");
+    run(adapter, "pem", None, &["bob@b"], &["--ca-file", "/nowhere"]).is(
+        65,
+        "refused",
+        Some("local"),
+    );
+    let output = output(
+        send(adapter).args(["--from", "<>", "--to", "c@d", "--data", "/nowhere"]),
+        b"",
+    );
     assert_eq!(output.status.code(), Some(65));
 }
 
 fn credentials(adapter: Adapter) {
-    let auth = Options { auth: Some(("alice".into(), "s3cret".into())), ..Options::default() };
+    let auth = Options {
+        auth: Some(("alice".into(), "s3cret".into())),
+        ..Options::default()
+    };
     let (receiver, address) = receiver(auth);
     let pem = message_file("pem", receiver.certificate_pem().as_bytes());
     let user = ["--auth-user", "alice", "--auth-password"];
     let to = ["bob@example.net"];
-    let unknown =
-        |flags: &[&str]| run(adapter, "auth", Some(address.clone()), &to, &[&user[..], flags].concat());
+    let unknown = |flags: &[&str]| {
+        run(
+            adapter,
+            "auth",
+            Some(address.clone()),
+            &to,
+            &[&user[..], flags].concat(),
+        )
+    };
     let with = |flags: &[&str]| unknown(&[flags, &["--ca-file", pem.to_str().unwrap()]].concat());
     // A server that is not verified is not given the password, unless that is said by name.
     unknown(&["s3cret"]).is(77, "refused", Some("starttls"));
-    let plain = ["s3cret", "--tls", "opportunistic", "--auth-mechanism", "PLAIN"];
+    let plain = [
+        "s3cret",
+        "--tls",
+        "opportunistic",
+        "--auth-mechanism",
+        "PLAIN",
+    ];
     unknown(&plain).is(77, "refused", Some("auth"));
     // What is bound to this TLS connection is of no use to somebody in between.
     unknown(&["s3cret", "--tls", "opportunistic"]).is(0, "success", None);
@@ -378,8 +522,22 @@ fn credentials(adapter: Adapter) {
     for mechanism in ["XOAUTH2", "OAUTHBEARER", "SCRAM-SHA-1", "SCRAM-SHA-1-PLUS"] {
         with(&["s3cret", "--auth-mechanism", mechanism]).is(77, "refused", Some("auth"));
     }
-    with(&["s3cret", "--auth-mechanism", "PLAIN", "--auth-authzid", "alice"]).is(0, "success", None);
-    with(&["s3cret", "--auth-mechanism", "PLAIN", "--auth-authzid", "bob"]).is(69, "permanent", Some("auth"));
+    with(&[
+        "s3cret",
+        "--auth-mechanism",
+        "PLAIN",
+        "--auth-authzid",
+        "alice",
+    ])
+    .is(0, "success", None);
+    with(&[
+        "s3cret",
+        "--auth-mechanism",
+        "PLAIN",
+        "--auth-authzid",
+        "bob",
+    ])
+    .is(69, "permanent", Some("auth"));
     let wrong = with(&["wrong"]);
     wrong.is(69, "permanent", Some("auth"));
     assert_eq!(wrong.json["recipients"][0]["code"], 535);
@@ -405,7 +563,17 @@ fn mechanisms_without_a_password(adapter: Adapter) {
             peer.say("535 5.7.8 no\r\n");
             peer.hear("QUIT");
         });
-        let flags = [&["--tls", "none", "--auth-in-clear", "--auth-mechanism", mechanism], flags].concat();
+        let flags = [
+            &[
+                "--tls",
+                "none",
+                "--auth-in-clear",
+                "--auth-mechanism",
+                mechanism,
+            ],
+            flags,
+        ]
+        .concat();
         run(adapter, "no-password", Some(address), &ONE, &flags).is(69, "permanent", Some("auth"));
     }
 }
@@ -417,38 +585,78 @@ fn certificates(adapter: Adapter) {
     let pem = pem.to_str().unwrap();
     let with = |flags: &[&str]| run(adapter, "tls", Some(address.clone()), &to, flags);
     with(&["--tls-name", "localhost"]).is(77, "refused", Some("starttls"));
-    with(&["--tls", "required", "--tls-name", "wrong.example", "--ca-file", pem]).is(
-        77,
-        "refused",
-        Some("starttls"),
-    );
-    let good = with(&["--tls", "required", "--tls-name", "localhost", "--ca-file", pem]);
+    with(&[
+        "--tls",
+        "required",
+        "--tls-name",
+        "wrong.example",
+        "--ca-file",
+        pem,
+    ])
+    .is(77, "refused", Some("starttls"));
+    let good = with(&[
+        "--tls",
+        "required",
+        "--tls-name",
+        "localhost",
+        "--ca-file",
+        pem,
+    ]);
     good.is(0, "success", None);
     assert_eq!(good.json["tls"]["verified"], true);
     with(&["--tls", "required", "--ca-file", pem]).is(0, "success", None);
 
-    let (receiver, address) = self::receiver(Options { implicit_tls: true, ..Options::default() });
+    let (receiver, address) = self::receiver(Options {
+        implicit_tls: true,
+        ..Options::default()
+    });
     let with = |flags: &[&str]| run(adapter, "tls", Some(address.clone()), &to, flags);
     with(&["--tls", "implicit", "--tls-name", "localhost"]).is(77, "refused", Some("connect"));
     with(&["--tls", "implicit"]).is(77, "refused", Some("connect"));
     with(&["--tls", "implicit", "--tls-no-verify"]).is(0, "success", None);
     drop(receiver);
 
-    let (_receiver, address) = self::receiver(Options { starttls: false, ..Options::default() });
-    run(adapter, "tls", Some(address), &to, &["--tls", "required"]).is(77, "refused", Some("starttls"));
+    let (_receiver, address) = self::receiver(Options {
+        starttls: false,
+        ..Options::default()
+    });
+    run(adapter, "tls", Some(address), &to, &["--tls", "required"]).is(
+        77,
+        "refused",
+        Some("starttls"),
+    );
     let _ = std::fs::remove_file(pem);
 }
 
 fn lmtp(adapter: Adapter) {
-    let to = ["bob@example.net", "refused@example.net", "carol@example.net"];
+    let to = [
+        "bob@example.net",
+        "refused@example.net",
+        "carol@example.net",
+    ];
     run(adapter, "lmtp", None, &to, &["--lmtp"]).is(69, "partial", Some("rcpt"));
-    run(adapter, "lmtp25", Some("127.0.0.1:25".into()), &to, &["--lmtp"]).is(65, "refused", Some("local"));
+    run(
+        adapter,
+        "lmtp25",
+        Some("127.0.0.1:25".into()),
+        &to,
+        &["--lmtp"],
+    )
+    .is(65, "refused", Some("local"));
 }
 
 fn a_reader_that_goes_away_is_no_panic(adapter: Adapter) {
     let file = message_file("pipe", MESSAGE);
     let mut child = send(adapter)
-        .args(["--from", "a@b", "--to", "bob@b", "--transcript", "--json", "--data"])
+        .args([
+            "--from",
+            "a@b",
+            "--to",
+            "bob@b",
+            "--transcript",
+            "--json",
+            "--data",
+        ])
         .arg(&file)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -457,18 +665,26 @@ fn a_reader_that_goes_away_is_no_panic(adapter: Adapter) {
     drop(child.stdout.take());
     let output = wait(child);
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && !stderr.contains("panicked"), "{stderr}");
+    assert!(
+        output.status.success() && !stderr.contains("panicked"),
+        "{stderr}"
+    );
     let _ = std::fs::remove_file(file);
 }
 
 fn standard_input_is_the_message(adapter: Adapter) {
     let (receiver, address) = receiver(Options::default());
     let mut command = send(adapter);
-    command.args(["--server", &address, "--from", "<>", "--to", "bob@b", "--quiet", "--data", "-"]);
+    command.args([
+        "--server", &address, "--from", "<>", "--to", "bob@b", "--quiet", "--data", "-",
+    ]);
     let output = output(&mut command, "Subject: ü\n\nunix\n".as_bytes());
     assert!(output.status.success() && output.stdout.is_empty());
     let stored = receiver.wait_for_messages(1, Duration::from_secs(5));
-    assert_eq!(std::fs::read(&stored[0].path).unwrap(), "Subject: ü\r\n\r\nunix\r\n".as_bytes());
+    assert_eq!(
+        std::fs::read(&stored[0].path).unwrap(),
+        "Subject: ü\r\n\r\nunix\r\n".as_bytes()
+    );
     assert_eq!(stored[0].reverse_path, "");
 }
 
@@ -476,7 +692,13 @@ fn standard_input_is_the_message(adapter: Adapter) {
 fn fifo(name: &str, content: &'static [u8]) -> PathBuf {
     let path = message_file(name, b"");
     std::fs::remove_file(&path).unwrap();
-    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    assert!(
+        Command::new("mkfifo")
+            .arg(&path)
+            .status()
+            .unwrap()
+            .success()
+    );
     let writer = path.clone();
     // It waits for a reader, and one that does not come is no failure.
     thread::spawn(move || std::fs::write(writer, content));
@@ -501,7 +723,12 @@ fn a_pipe_is_read_once(adapter: Adapter) {
     // There is no second time. Where nobody writes, that is not waited for.
     let refuses = |mut command: Command, words: &str| {
         let run = finish(&mut command, MESSAGE);
-        assert_eq!((run.code, &run.json["outcome"]), (65, &"refused".into()), "{}", run.json);
+        assert_eq!(
+            (run.code, &run.json["outcome"]),
+            (65, &"refused".into()),
+            "{}",
+            run.json
+        );
         assert_eq!(run.lines()[0]["stage"], "local");
         assert!(run.stderr.contains(words), "{}", run.stderr);
     };
@@ -510,16 +737,29 @@ fn a_pipe_is_read_once(adapter: Adapter) {
     refuses(with(&[Path::new("-")], &["--repeat", "2"]), words);
     let _ = std::fs::remove_file(pipe);
     let (pipe, stdin) = (fifo("twice", MESSAGE), Path::new("-"));
-    for data in [[&*pipe, &*pipe], [stdin, stdin], [stdin, Path::new("/dev/stdin")]] {
-        refuses(with(&data, &[]), "can be read only once, and --data names it twice");
+    for data in [
+        [&*pipe, &*pipe],
+        [stdin, stdin],
+        [stdin, Path::new("/dev/stdin")],
+    ] {
+        refuses(
+            with(&data, &[]),
+            "can be read only once, and --data names it twice",
+        );
     }
     finish(&mut with(&[&std::env::temp_dir()], &[]), b"")
         .is(65, "refused", Some("local"))
         .says("is a directory");
     assert_eq!(receiver.messages().len(), 5);
     // A server's limit would split the recipients.
-    let limits = Some(Limits { rcpt_max: 1, mail_max: 10 });
-    let (receiver, address) = self::receiver(Options { limits, ..Options::default() });
+    let limits = Some(Limits {
+        rcpt_max: 1,
+        mail_max: 10,
+    });
+    let (receiver, address) = self::receiver(Options {
+        limits,
+        ..Options::default()
+    });
     let split = fifo("split", MESSAGE);
     let to = ["bob@example.net", "carol@example.net", "dave@example.net"];
     let run = finish(&mut send_data(adapter, &[&split], &address, &to, &[]), b"");
@@ -544,7 +784,11 @@ fn a_file_that_changes_is_an_error(adapter: Adapter) {
             let file = message_file("changes", MESSAGE);
             let (path, (sent, rest)) = (file.clone(), mpsc::channel());
             let address = server(move |mut peer| {
-                peer.open(&["fake", "PIPELINING", if chunking { "CHUNKING" } else { "HELP" }]);
+                peer.open(&[
+                    "fake",
+                    "PIPELINING",
+                    if chunking { "CHUNKING" } else { "HELP" },
+                ]);
                 peer.hear(if chunking { "RCPT" } else { "DATA" });
                 change(&path);
                 peer.say("250 ok\r\n250 ok\r\n");
@@ -554,7 +798,9 @@ fn a_file_that_changes_is_an_error(adapter: Adapter) {
                 sent.send(octets).unwrap();
             });
             let run = finish(&mut send_data(adapter, &[&file], &address, &ONE, &[]), b"");
-            run.is(65, "refused", Some("body")).maybe_delivered(false).says("has changed");
+            run.is(65, "refused", Some("body"))
+                .maybe_delivered(false)
+                .says("has changed");
             assert_eq!(rest.recv_timeout(watchdog::LIMIT).unwrap(), b"");
             let _ = std::fs::remove_file(file);
         }
@@ -591,13 +837,31 @@ fn a_file_that_vanishes_is_bad_input(adapter: Adapter) {
     });
     let run = finish(&mut send_data(adapter, &files, &address, &ONE, &[]), b"");
     // The third one can be sent again as it is.
-    assert_eq!((run.code, &run.json["outcome"]), (75, &"partial".into()), "{}", run.json);
+    assert_eq!(
+        (run.code, &run.json["outcome"]),
+        (75, &"partial".into()),
+        "{}",
+        run.json
+    );
     run.is_summary(3, 1);
     let lines = run.lines();
-    assert_eq!([0, 1, 2].map(|n| &lines[n]["outcome"]), ["success", "refused", "temporary"]);
+    assert_eq!(
+        [0, 1, 2].map(|n| &lines[n]["outcome"]),
+        ["success", "refused", "temporary"]
+    );
     assert_eq!(lines[1]["stage"], "body");
-    assert!(lines[1]["error"].as_str().unwrap().ends_with("(permanent, do not send again unchanged)"));
-    assert!(lines[2]["error"].as_str().unwrap().ends_with("(not attempted, safe to send again)"));
+    assert!(
+        lines[1]["error"]
+            .as_str()
+            .unwrap()
+            .ends_with("(permanent, do not send again unchanged)")
+    );
+    assert!(
+        lines[2]["error"]
+            .as_str()
+            .unwrap()
+            .ends_with("(not attempted, safe to send again)")
+    );
     for file in files {
         let _ = std::fs::remove_file(file);
     }
@@ -609,13 +873,23 @@ fn a_file_that_cannot_be_read_is_temporary(adapter: Adapter) {
     let file = message_file("unread", MESSAGE);
     let mut command = send_data(adapter, &["-"], &address, &ONE, &[]);
     command.stdin(std::fs::OpenOptions::new().write(true).open(&file).unwrap());
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    outcome(wait(child)).is(75, "temporary", Some("body")).maybe_delivered(false).says("(temporary");
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    outcome(wait(child))
+        .is(75, "temporary", Some("body"))
+        .maybe_delivered(false)
+        .says("(temporary");
     // Nothing lies at the beginning of a process's memory.
     #[cfg(target_os = "linux")]
-    finish(&mut send_data(adapter, &["/proc/self/mem"], &address, &ONE, &[]), b"")
-        .is(75, "temporary", Some("local"))
-        .says("cannot be read");
+    finish(
+        &mut send_data(adapter, &["/proc/self/mem"], &address, &ONE, &[]),
+        b"",
+    )
+    .is(75, "temporary", Some("local"))
+    .says("cannot be read");
     assert!(receiver.messages().is_empty());
     let _ = std::fs::remove_file(file);
 }
@@ -623,7 +897,11 @@ fn a_file_that_cannot_be_read_is_temporary(adapter: Adapter) {
 const ONE: [&str; 1] = ["bob@example.net"];
 
 fn nobody_listens(adapter: Adapter) {
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let address = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
     run(adapter, "nobody", Some(address), &ONE, &[]).is(75, "temporary", Some("connect"));
 }
 
@@ -659,26 +937,47 @@ fn a_reply_that_drips(adapter: Adapter) {
         }
     });
     let start = Instant::now();
-    run(adapter, "drip", Some(address), &ONE, &["--timeout-reply", "1.2"]).is(75, "temporary", Some("mail"));
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    run(
+        adapter,
+        "drip",
+        Some(address),
+        &ONE,
+        &["--timeout-reply", "1.2"],
+    )
+    .is(75, "temporary", Some("mail"));
+    assert!(
+        start.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 fn a_loss_after_the_final_dot_is_in_doubt(adapter: Adapter) {
     let address = server(|mut peer| peer.take_message());
-    run(adapter, "doubt", Some(address), &ONE, &[]).is(75, "temporary", Some("eom")).maybe_delivered(true);
+    run(adapter, "doubt", Some(address), &ONE, &[])
+        .is(75, "temporary", Some("eom"))
+        .maybe_delivered(true);
     let address = server(|mut peer| {
         peer.take_message();
         thread::sleep(Duration::from_secs(2));
     });
-    run(adapter, "slow", Some(address), &ONE, &["--timeout-reply", "0.5"])
-        .is(75, "temporary", Some("eom"))
-        .maybe_delivered(true);
+    run(
+        adapter,
+        "slow",
+        Some(address),
+        &ONE,
+        &["--timeout-reply", "0.5"],
+    )
+    .is(75, "temporary", Some("eom"))
+    .maybe_delivered(true);
     let address = server(|mut peer| {
         peer.take_message();
         peer.say("what?\r\n");
         peer.hear_the_end();
     });
-    run(adapter, "garbage", Some(address), &ONE, &[]).is(76, "protocol", Some("eom")).maybe_delivered(true);
+    run(adapter, "garbage", Some(address), &ONE, &[])
+        .is(76, "protocol", Some("eom"))
+        .maybe_delivered(true);
 }
 
 fn data_accepted_after_everybody_was_refused(adapter: Adapter) {
@@ -708,11 +1007,14 @@ fn a_421_at_any_time_is_temporary(adapter: Adapter) {
 
 fn a_silent_server_times_out(adapter: Adapter) {
     let address = server(|mut peer| peer.hear_the_end());
-    run(adapter, "silent", Some(address), &ONE, &["--timeout-reply", "0.3"]).is(
-        75,
-        "temporary",
-        Some("greeting"),
-    );
+    run(
+        adapter,
+        "silent",
+        Some(address),
+        &ONE,
+        &["--timeout-reply", "0.3"],
+    )
+    .is(75, "temporary", Some("greeting"));
 }
 
 fn a_server_that_stops_reading_times_out(adapter: Adapter) {
@@ -724,9 +1026,20 @@ fn a_server_that_stops_reading_times_out(adapter: Adapter) {
     });
     let message = b"x\r\n".repeat(8 << 20);
     let start = Instant::now();
-    let run = run_with(adapter, &message, "stuck", Some(address), &ONE, &["--timeout-data", "0.5"]);
+    let run = run_with(
+        adapter,
+        &message,
+        "stuck",
+        Some(address),
+        &ONE,
+        &["--timeout-data", "0.5"],
+    );
     run.is(75, "temporary", Some("body")).maybe_delivered(false);
-    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 fn a_refusal_in_the_middle_of_the_body_is_what_is_reported(adapter: Adapter) {
@@ -745,7 +1058,10 @@ fn a_refusal_in_the_middle_of_the_body_is_what_is_reported(adapter: Adapter) {
 
 fn bulk_prints_a_line_for_each_message_and_a_summary(adapter: Adapter) {
     let (receiver, address) = receiver(Options::default());
-    let (one, two) = (message_file("one", b"Subject: 1\r\n\r\n"), message_file("two", b"Subject: 2\r\n\r\n"));
+    let (one, two) = (
+        message_file("one", b"Subject: 1\r\n\r\n"),
+        message_file("two", b"Subject: 2\r\n\r\n"),
+    );
     let mut command = send(adapter);
     command.args([
         "--server",
@@ -759,17 +1075,28 @@ fn bulk_prints_a_line_for_each_message_and_a_summary(adapter: Adapter) {
         "--to",
         "refused@b",
     ]);
-    command.args(["--json", "--overlap", "--repeat", "3", "--data"]).arg(&one).arg("--data").arg(&two);
+    command
+        .args(["--json", "--overlap", "--repeat", "3", "--data"])
+        .arg(&one)
+        .arg("--data")
+        .arg(&two);
     let run = finish(&mut command, b"");
     assert_eq!(run.code, 69);
     let lines = run.lines();
     let (summary, messages) = lines.split_last().unwrap();
     assert_eq!(messages.len(), 6);
     for (index, message) in messages.iter().enumerate() {
-        assert_eq!((&message["message"], &message["outcome"]), (&(index + 1).into(), &"partial".into()));
+        assert_eq!(
+            (&message["message"], &message["outcome"]),
+            (&(index + 1).into(), &"partial".into())
+        );
         assert_eq!(message["recipients"][1]["code"], 550);
     }
-    assert_eq!((&summary["messages"], &summary["outcome"]), (&6.into(), &"partial".into()), "{summary}");
+    assert_eq!(
+        (&summary["messages"], &summary["outcome"]),
+        (&6.into(), &"partial".into()),
+        "{summary}"
+    );
     // Greeting, EHLO, the first envelope, and one for each message.
     assert_eq!(
         (&summary["round_trips"], &summary["overlap_broken"]),
@@ -778,14 +1105,20 @@ fn bulk_prints_a_line_for_each_message_and_a_summary(adapter: Adapter) {
     );
     assert!(summary["seconds"].as_f64().unwrap() > 0.0);
     let stored = receiver.wait_for_messages(6, Duration::from_secs(5));
-    let subjects: Vec<_> = stored.iter().map(|stored| std::fs::read(&stored.path).unwrap()[9]).collect();
+    let subjects: Vec<_> = stored
+        .iter()
+        .map(|stored| std::fs::read(&stored.path).unwrap()[9])
+        .collect();
     assert_eq!(subjects, *b"121212");
     let _ = (std::fs::remove_file(one), std::fs::remove_file(two));
 }
 
 fn chunks_where_the_flag_wants_them(adapter: Adapter) {
     let with = |chunking: bool, flag: &str| {
-        let (receiver, address) = receiver(Options { chunking, ..Options::default() });
+        let (receiver, address) = receiver(Options {
+            chunking,
+            ..Options::default()
+        });
         let flags = ["--chunking", flag, "--transcript", "--tls", "none"];
         let run = run(adapter, "chunking", Some(address), &ONE, &flags);
         let stored = receiver.messages();
@@ -810,12 +1143,16 @@ fn chunks_where_the_flag_wants_them(adapter: Adapter) {
         match bdat {
             true => {
                 let chunk = run.line(&format!("> BDAT {octets} LAST"));
-                assert_eq!(run.line(&format!("> ({octets} octets of message)")), chunk + 1);
+                assert_eq!(
+                    run.line(&format!("> ({octets} octets of message)")),
+                    chunk + 1
+                );
                 assert!(flag == "eager" || run.line("< 250 2.1.5 Ok") < chunk);
             }
             false => {
                 assert!(
-                    run.line("> DATA") < run.line(&format!("> ({octets} octets of message, and the dot)"))
+                    run.line("> DATA")
+                        < run.line(&format!("> ({octets} octets of message, and the dot)"))
                 );
             }
         }
@@ -830,8 +1167,13 @@ fn chunks_where_the_flag_wants_them(adapter: Adapter) {
         peer.say("250 ok\r\n250 ok\r\n250 2.0.0 taken\r\n");
         peer.hear_the_end();
     });
-    let run =
-        self::run(adapter, "eager", Some(address), &ONE, &["--chunking", "eager", "--timeout-reply", "5"]);
+    let run = self::run(
+        adapter,
+        "eager",
+        Some(address),
+        &ONE,
+        &["--chunking", "eager", "--timeout-reply", "5"],
+    );
     run.is(0, "success", None);
     assert_eq!(run.json["round_trips"], 3);
 }
@@ -850,7 +1192,11 @@ fn send_data<D: AsRef<Path>>(
     flags: &[&str],
 ) -> Command {
     let mut command = send(adapter);
-    command.args(["--server", server, "--tls", "none", "--from", "a@b", "--json"]).args(flags);
+    command
+        .args([
+            "--server", server, "--tls", "none", "--from", "a@b", "--json",
+        ])
+        .args(flags);
     for to in to {
         command.args(["--to", to]);
     }
@@ -865,7 +1211,11 @@ fn standard_input_goes_out_in_chunks(adapter: Adapter) {
     let message = b"Subject: long\r\n\r\n.\r\n".repeat(8_000);
     let run = run_piped(adapter, &message, &address, &ONE, &["--transcript"]);
     run.is(0, "success", None);
-    let chunks: Vec<_> = run.stdout.lines().filter_map(|line| line.strip_prefix("> BDAT ")).collect();
+    let chunks: Vec<_> = run
+        .stdout
+        .lines()
+        .filter_map(|line| line.strip_prefix("> BDAT "))
+        .collect();
     assert_eq!(chunks, ["65536", "65536", "28928 LAST"]);
     let stored = receiver.wait_for_messages(1, Duration::from_secs(5));
     assert_eq!(std::fs::read(&stored[0].path).unwrap(), message);
@@ -873,13 +1223,28 @@ fn standard_input_goes_out_in_chunks(adapter: Adapter) {
 
 fn reports_are_asked_for(adapter: Adapter) {
     let to = ["bob@example.net", "carol@example.net"];
-    let flags =
-        ["--dsn-ret", "hdrs", "--dsn-envid", "QQ 3+4", "--dsn-notify", "success,failure", "--transcript"];
+    let flags = [
+        "--dsn-ret",
+        "hdrs",
+        "--dsn-envid",
+        "QQ 3+4",
+        "--dsn-notify",
+        "success,failure",
+        "--transcript",
+    ];
     let with = |dsn| {
-        let (receiver, address) = receiver(Options { dsn, ..Options::default() });
+        let (receiver, address) = receiver(Options {
+            dsn,
+            ..Options::default()
+        });
         let run = run(adapter, "dsn", Some(address), &to, &flags);
         run.is(0, "success", None);
-        (run, receiver.wait_for_messages(1, Duration::from_secs(5)).remove(0))
+        (
+            run,
+            receiver
+                .wait_for_messages(1, Duration::from_secs(5))
+                .remove(0),
+        )
     };
     let (run, stored) = with(true);
     let parameters = format!("SIZE={} RET=HDRS ENVID=QQ+203+2B4", MESSAGE.len());
@@ -893,27 +1258,49 @@ fn reports_are_asked_for(adapter: Adapter) {
     run.line("> RCPT TO:<bob@example.net>");
     assert_eq!(stored.mail_parameters, format!("SIZE={}", MESSAGE.len()));
     assert_eq!(stored.rcpt_parameters, ["", ""]);
-    for (flags, mail, rcpt) in
-        [(["--dsn-ret", "full"], " RET=FULL", ""), (["--dsn-notify", "NEVER"], "", "NOTIFY=NEVER")]
-    {
+    for (flags, mail, rcpt) in [
+        (["--dsn-ret", "full"], " RET=FULL", ""),
+        (["--dsn-notify", "NEVER"], "", "NOTIFY=NEVER"),
+    ] {
         let (receiver, address) = receiver(Options::default());
         self::run(adapter, "dsn", Some(address), &ONE, &flags).is(0, "success", None);
         let stored = &receiver.messages()[0];
-        assert_eq!(stored.mail_parameters, format!("SIZE={}{mail}", MESSAGE.len()));
+        assert_eq!(
+            stored.mail_parameters,
+            format!("SIZE={}{mail}", MESSAGE.len())
+        );
         assert_eq!(stored.rcpt_parameters, [rcpt]);
     }
 }
 
 fn require_tls(adapter: Adapter) {
-    let (receiver, address) = receiver(Options { require_tls: true, ..Options::default() });
+    let (receiver, address) = receiver(Options {
+        require_tls: true,
+        ..Options::default()
+    });
     let pem = message_file("pem", receiver.certificate_pem().as_bytes());
-    let trust = ["--tls-name", "localhost", "--ca-file", pem.to_str().unwrap()];
+    let trust = [
+        "--tls-name",
+        "localhost",
+        "--ca-file",
+        pem.to_str().unwrap(),
+    ];
     let with = |address: &str, flags: &[&str]| {
         let flags = [&["--require-tls"], flags].concat();
-        run(adapter, "requiretls", Some(address.to_owned()), &ONE, &flags)
+        run(
+            adapter,
+            "requiretls",
+            Some(address.to_owned()),
+            &ONE,
+            &flags,
+        )
     };
     with(&address, &trust).is(0, "success", None);
-    assert!(receiver.messages()[0].mail_parameters.ends_with(" REQUIRETLS"));
+    assert!(
+        receiver.messages()[0]
+            .mail_parameters
+            .ends_with(" REQUIRETLS")
+    );
     // Encrypted, and nobody's identity checked; and in the clear.
     with(&address, &[]).is(77, "refused", Some("mail"));
     with(&address, &["--tls", "none"]).is(77, "refused", Some("mail"));
@@ -929,24 +1316,44 @@ fn require_tls(adapter: Adapter) {
 
 fn smtputf8(adapter: Adapter) {
     let with = |smtputf8, to: &str, flags: &[&str]| {
-        let (receiver, address) = receiver(Options { smtputf8, ..Options::default() });
+        let (receiver, address) = receiver(Options {
+            smtputf8,
+            ..Options::default()
+        });
         let run = run(adapter, "utf8", Some(address), &[to], flags);
         (run, receiver.messages())
     };
     let (run, stored) = with(true, ONE[0], &["--smtputf8"]);
     run.is(0, "success", None);
-    assert!(stored[0].mail_parameters.ends_with(" SMTPUTF8"), "{stored:?}");
+    assert!(
+        stored[0].mail_parameters.ends_with(" SMTPUTF8"),
+        "{stored:?}"
+    );
     let (run, stored) = with(true, "h\u{e4}ns@example.net", &[]);
     run.is(0, "success", None);
-    assert!(stored[0].mail_parameters.ends_with(" SMTPUTF8"), "{stored:?}");
-    for (to, flags) in [(ONE[0], &["--smtputf8"][..]), ("h\u{e4}ns@example.net", &[])] {
+    assert!(
+        stored[0].mail_parameters.ends_with(" SMTPUTF8"),
+        "{stored:?}"
+    );
+    for (to, flags) in [
+        (ONE[0], &["--smtputf8"][..]),
+        ("h\u{e4}ns@example.net", &[]),
+    ] {
         with(false, to, flags).0.is(77, "refused", Some("mail"));
     }
 }
 
 fn raw_parameters(adapter: Adapter) {
     // Of an extension that nobody knows.
-    let flags = ["--tls", "none", "--transcript", "--param", "X-ONE", "--param", "X-TWO=a;b"];
+    let flags = [
+        "--tls",
+        "none",
+        "--transcript",
+        "--param",
+        "X-ONE",
+        "--param",
+        "X-TWO=a;b",
+    ];
     let flags = [&flags[..], &["--rcpt-param", "X-TWO=c"]].concat();
     let address = server(|mut peer| {
         peer.open(&["fake", "PIPELINING", "X-ONE", "X-TWO"]);
@@ -961,18 +1368,32 @@ fn raw_parameters(adapter: Adapter) {
     run.line("> MAIL FROM:<alice@example.org> X-ONE X-TWO=a;b");
     run.line("> RCPT TO:<bob@example.net> X-TWO=c");
     // What is asked for by name is not left out silently.
-    for flags in [["--param", "X-ONE"], ["--rcpt-param", "X-ONE=1"], ["--param", "MT-PRIORITY=3"]] {
+    for flags in [
+        ["--param", "X-ONE"],
+        ["--rcpt-param", "X-ONE=1"],
+        ["--param", "MT-PRIORITY=3"],
+    ] {
         let run = self::run(adapter, "raw", None, &ONE, &flags);
         run.is(77, "refused", Some("mail"));
     }
     for flags in [["--param", "ret=full"], ["--rcpt-param", "NOTIFY=NEVER"]] {
         for (dsn, code) in [(true, 0), (false, 77)] {
-            let (_receiver, address) = receiver(Options { dsn, ..Options::default() });
-            assert_eq!(self::run(adapter, "raw", Some(address), &ONE, &flags).code, code, "{flags:?}");
+            let (_receiver, address) = receiver(Options {
+                dsn,
+                ..Options::default()
+            });
+            assert_eq!(
+                self::run(adapter, "raw", Some(address), &ONE, &flags).code,
+                code,
+                "{flags:?}"
+            );
         }
     }
     // One recipient's own filter refuses after the data.
-    let (receiver, address) = receiver(Options { prdr: true, ..Options::default() });
+    let (receiver, address) = receiver(Options {
+        prdr: true,
+        ..Options::default()
+    });
     let to = ["bob@example.net", "filtered@example.net"];
     let run = self::run(adapter, "prdr", Some(address), &to, &["--param", "PRDR"]);
     run.is(69, "partial", Some("eom"));
@@ -996,7 +1417,10 @@ fn bad_values_are_named(adapter: Adapter) {
         let run = run(adapter, "bad", None, &ONE, &[flag, value]);
         run.is(65, "refused", Some("local"));
         let error = run.json["error"].as_str().unwrap();
-        assert!(error.contains(flag) && error.lines().count() == 1, "{error}");
+        assert!(
+            error.contains(flag) && error.lines().count() == 1,
+            "{error}"
+        );
         assert_eq!(run.stderr, format!("send: {error}\n"));
     }
     for flags in [["--chunking", "sometimes"], ["--dsn-ret", "half"]] {
@@ -1009,32 +1433,65 @@ fn bad_values_are_named(adapter: Adapter) {
 
 fn all_or_nothing(adapter: Adapter) {
     let (receiver, address) = receiver(Options::default());
-    let with = |to: &[&str]| run(adapter, "all", Some(address.clone()), to, &["--all-or-nothing"]);
+    let with = |to: &[&str]| {
+        run(
+            adapter,
+            "all",
+            Some(address.clone()),
+            to,
+            &["--all-or-nothing"],
+        )
+    };
     let refused = with(&["bob@example.net", "refused@example.net"]);
     refused.is(69, "permanent", Some("rcpt"));
     let outcomes = [0, 1].map(|index| refused.json["recipients"][index]["outcome"].clone());
     assert_eq!(outcomes, ["refused", "permanent"]);
-    assert!(refused.json["error"].as_str().unwrap().contains("no such user here"), "{}", refused.json);
+    assert!(
+        refused.json["error"]
+            .as_str()
+            .unwrap()
+            .contains("no such user here"),
+        "{}",
+        refused.json
+    );
     with(&["greylisted@example.net", "bob@example.net"]).is(75, "temporary", Some("rcpt"));
     assert!(receiver.messages().is_empty());
     let both = ["bob@example.net", "carol@example.net"];
     with(&both).is(0, "success", None);
     assert_eq!(receiver.messages().len(), 1);
     // Nor can they be split then.
-    let limits = Some(Limits { rcpt_max: 1, mail_max: 10 });
-    let (receiver, address) = self::receiver(Options { limits, ..Options::default() });
-    run(adapter, "all", Some(address), &both, &["--all-or-nothing"]).is(77, "refused", Some("mail"));
+    let limits = Some(Limits {
+        rcpt_max: 1,
+        mail_max: 10,
+    });
+    let (receiver, address) = self::receiver(Options {
+        limits,
+        ..Options::default()
+    });
+    run(adapter, "all", Some(address), &both, &["--all-or-nothing"]).is(
+        77,
+        "refused",
+        Some("mail"),
+    );
     assert!(receiver.messages().is_empty());
 }
 
 fn unix_sockets(adapter: Adapter) {
     let listen = |lmtp| {
-        let mut options = Options { lmtp, ..Options::default() };
+        let mut options = Options {
+            lmtp,
+            ..Options::default()
+        };
         let path = options.directory.with_extension("sock");
         options.unix = Some(path.clone());
         (Receiver::start(options).unwrap(), path)
     };
-    let to = ["bob@example.net", "filtered@example.net", "refused@example.net", "carol@example.net"];
+    let to = [
+        "bob@example.net",
+        "filtered@example.net",
+        "refused@example.net",
+        "carol@example.net",
+    ];
     let (receiver, path) = listen(true);
     let socket = path.to_str().unwrap();
     for chunking in ["auto", "never"] {
@@ -1042,24 +1499,48 @@ fn unix_sockets(adapter: Adapter) {
         let run = run(adapter, "unix", None, &to, &flags);
         run.is(69, "partial", Some("eom"));
         let of = |key: &str| [0, 1, 2, 3].map(|index| run.json["recipients"][index][key].clone());
-        assert_eq!(of("outcome"), ["success", "permanent", "permanent", "success"]);
-        assert_eq!(of("stage"), [Value::Null, "eom".into(), "rcpt".into(), Value::Null]);
+        assert_eq!(
+            of("outcome"),
+            ["success", "permanent", "permanent", "success"]
+        );
+        assert_eq!(
+            of("stage"),
+            [Value::Null, "eom".into(), "rcpt".into(), Value::Null]
+        );
         let stored = receiver.messages().pop().unwrap();
-        assert_eq!(stored.forward_paths, ["bob@example.net", "carol@example.net"]);
+        assert_eq!(
+            stored.forward_paths,
+            ["bob@example.net", "carol@example.net"]
+        );
         assert_eq!(std::fs::read(&stored.path).unwrap(), MESSAGE);
     }
     assert_eq!(receiver.messages().len(), 2);
     drop(receiver);
     // Nobody is there any more.
-    run(adapter, "unix", None, &ONE, &["--unix", socket, "--lmtp"]).is(75, "temporary", Some("connect"));
+    run(adapter, "unix", None, &ONE, &["--unix", socket, "--lmtp"]).is(
+        75,
+        "temporary",
+        Some("connect"),
+    );
     // It is LMTP only where that is said.
     let (receiver, path) = listen(false);
     let socket = path.to_str().unwrap();
-    let run = run(adapter, "unix", None, &ONE, &["--unix", socket, "--repeat", "2"]);
+    let run = run(
+        adapter,
+        "unix",
+        None,
+        &ONE,
+        &["--unix", socket, "--repeat", "2"],
+    );
     run.is_summary(2, 2);
     assert_eq!(receiver.messages().len(), 2);
-    let arguments = ["--from", "a@b", "--to", "c@d", "--data", "x", "--server", "b", "--unix", socket];
-    assert_eq!(output(send(adapter).args(arguments), b"").status.code(), Some(64));
+    let arguments = [
+        "--from", "a@b", "--to", "c@d", "--data", "x", "--server", "b", "--unix", socket,
+    ];
+    assert_eq!(
+        output(send(adapter).args(arguments), b"").status.code(),
+        Some(64)
+    );
 }
 
 const MANY: usize = 2_500;
@@ -1072,15 +1553,31 @@ fn many() -> Vec<String> {
 #[track_caller]
 fn transactions(receiver: &Receiver, to: &[&str]) -> Vec<usize> {
     let stored = receiver.messages();
-    assert!(stored.iter().all(|stored| std::fs::read(&stored.path).unwrap() == MESSAGE));
-    let all: Vec<_> = stored.iter().flat_map(|stored| &stored.forward_paths).collect();
+    assert!(
+        stored
+            .iter()
+            .all(|stored| std::fs::read(&stored.path).unwrap() == MESSAGE)
+    );
+    let all: Vec<_> = stored
+        .iter()
+        .flat_map(|stored| &stored.forward_paths)
+        .collect();
     assert_eq!(all, to);
-    stored.iter().map(|stored| stored.forward_paths.len()).collect()
+    stored
+        .iter()
+        .map(|stored| stored.forward_paths.len())
+        .collect()
 }
 
 fn recipients_beyond_a_stated_limit(adapter: Adapter) {
-    let limits = Some(Limits { rcpt_max: 1_000, mail_max: 10 });
-    let (receiver, address) = receiver(Options { limits, ..Options::default() });
+    let limits = Some(Limits {
+        rcpt_max: 1_000,
+        mail_max: 10,
+    });
+    let (receiver, address) = receiver(Options {
+        limits,
+        ..Options::default()
+    });
     let to = many();
     let to: Vec<_> = to.iter().map(String::as_str).collect();
     let run = run(adapter, "split", Some(address), &to, &[]);
@@ -1089,7 +1586,10 @@ fn recipients_beyond_a_stated_limit(adapter: Adapter) {
     let results = run.json["recipients"].as_array().unwrap();
     assert_eq!(results.len(), MANY);
     for (result, to) in results.iter().zip(&to) {
-        assert_eq!((&result["address"], &result["code"]), (&(*to).into(), &250.into()));
+        assert_eq!(
+            (&result["address"], &result["code"]),
+            (&(*to).into(), &250.into())
+        );
     }
     // Each has the reply to its own transaction.
     let text = |index: usize| results[index]["text"].as_str().unwrap();
@@ -1105,10 +1605,21 @@ fn recipients_beyond_a_limit_that_is_not_stated(adapter: Adapter) {
     let run = run(adapter, "limit", Some(address), &to, &[]);
     run.is(75, "partial", Some("rcpt"));
     let results = run.json["recipients"].as_array().unwrap();
-    let is = |outcome: &str| results.iter().filter(|result| result["outcome"] == outcome).count();
-    assert_eq!((is("success"), is("temporary"), results.len()), (1_000, 1_500, MANY));
+    let is = |outcome: &str| {
+        results
+            .iter()
+            .filter(|result| result["outcome"] == outcome)
+            .count()
+    };
+    assert_eq!(
+        (is("success"), is("temporary"), results.len()),
+        (1_000, 1_500, MANY)
+    );
     let late = &results[1_000];
-    assert_eq!((&late["code"], &late["enhanced"]), (&452.into(), &"4.5.3".into()));
+    assert_eq!(
+        (&late["code"], &late["enhanced"]),
+        (&452.into(), &"4.5.3".into())
+    );
     assert_eq!(transactions(&receiver, &to[..1_000]), [1_000]);
 }
 
@@ -1119,25 +1630,54 @@ fn pipes_are_opened_in_their_turn(adapter: Adapter) {
     let pipes = ["one", "two"].map(|name| {
         let path = message_file(&format!("pipe-{name}"), b"");
         std::fs::remove_file(&path).unwrap();
-        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        assert!(
+            Command::new("mkfifo")
+                .arg(&path)
+                .status()
+                .unwrap()
+                .success()
+        );
         path
     });
     let (writer, content) = (pipes.clone(), message.clone());
-    thread::spawn(move || writer.iter().for_each(|path| std::fs::write(path, &content).unwrap()));
+    thread::spawn(move || {
+        writer
+            .iter()
+            .for_each(|path| std::fs::write(path, &content).unwrap())
+    });
     let mut command = send(adapter);
-    command.args(["--server", &address, "--tls", "none", "--from", "a@b", "--to", "c@d", "--json"]);
+    command.args([
+        "--server", &address, "--tls", "none", "--from", "a@b", "--to", "c@d", "--json",
+    ]);
     for path in &pipes {
         command.arg("--data").arg(path);
     }
     finish(&mut command, b"").is_summary(2, 2);
-    assert_eq!([receiver.stored(0), receiver.stored(1)], [message.clone(), message]);
-    pipes.iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    assert_eq!(
+        [receiver.stored(0), receiver.stored(1)],
+        [message.clone(), message]
+    );
+    pipes
+        .iter()
+        .for_each(|path| std::fs::remove_file(path).unwrap());
 }
 
 fn standard_input_is_not_split(adapter: Adapter) {
-    let limits = Some(Limits { rcpt_max: 1, mail_max: 10 });
-    let (receiver, address) = receiver(Options { limits, ..Options::default() });
-    let run = run_piped(adapter, MESSAGE, &address, &["bob@example.net", "carol@example.net"], &[]);
+    let limits = Some(Limits {
+        rcpt_max: 1,
+        mail_max: 10,
+    });
+    let (receiver, address) = receiver(Options {
+        limits,
+        ..Options::default()
+    });
+    let run = run_piped(
+        adapter,
+        MESSAGE,
+        &address,
+        &["bob@example.net", "carol@example.net"],
+        &[],
+    );
     run.is(77, "refused", Some("mail"));
     let error = run.json["error"].as_str().unwrap();
     assert!(error.contains("RCPTMAX"), "{error}");
@@ -1145,8 +1685,14 @@ fn standard_input_is_not_split(adapter: Adapter) {
 }
 
 fn messages_beyond_a_stated_limit(adapter: Adapter) {
-    let limits = Some(Limits { rcpt_max: 10, mail_max: 2 });
-    let (receiver, address) = receiver(Options { limits, ..Options::default() });
+    let limits = Some(Limits {
+        rcpt_max: 10,
+        mail_max: 2,
+    });
+    let (receiver, address) = receiver(Options {
+        limits,
+        ..Options::default()
+    });
     let run = run(adapter, "mailmax", Some(address), &ONE, &["--repeat", "3"]);
     assert_eq!((run.code, &run.json["outcome"]), (75, &"partial".into()));
     run.is_summary(3, 2);
@@ -1157,7 +1703,9 @@ fn a_summary_says_no_more_than_holds_for_all(adapter: Adapter) {
     // Permanent and temporary.
     for to in [["refused@b", "greylisted@b"], ["greylisted@b", "refused@b"]] {
         let run = run(adapter, "mixed", None, &to, &["--tls", "none"]);
-        run.is(75, "temporary", Some("rcpt")).says("said 450 ").says("(temporary, try again later)");
+        run.is(75, "temporary", Some("rcpt"))
+            .says("said 450 ")
+            .says("(temporary, try again later)");
     }
     // Permanent and not attempted: another session may have the second domain.
     let address = server(|mut peer| {
@@ -1166,8 +1714,15 @@ fn a_summary_says_no_more_than_holds_for_all(adapter: Adapter) {
         peer.say("250 ok\r\n550 5.1.1 no\r\n554 nobody\r\n");
         peer.hear_the_end();
     });
-    let run = self::run(adapter, "domains", Some(address), &["bob@one.example", "carol@two.example"], &[]);
-    run.is(75, "temporary", Some("mail")).says("(not attempted, safe to send again)");
+    let run = self::run(
+        adapter,
+        "domains",
+        Some(address),
+        &["bob@one.example", "carol@two.example"],
+        &[],
+    );
+    run.is(75, "temporary", Some("mail"))
+        .says("(not attempted, safe to send again)");
     assert_eq!(run.recipients("outcome"), ["permanent", "temporary"]);
     assert_eq!(run.recipients("code"), [550.into(), Value::Null]);
     // Permanent and in doubt.
@@ -1177,8 +1732,16 @@ fn a_summary_says_no_more_than_holds_for_all(adapter: Adapter) {
         peer.say("250 ok\r\n550 5.1.1 no\r\n250 ok\r\n354 go\r\n");
         peer.hear(".\r\n");
     });
-    let run = self::run(adapter, "doubt", Some(address), &["bob@example.net", "carol@example.net"], &[]);
-    run.is(75, "temporary", Some("eom")).maybe_delivered(true).says("(in doubt, ");
+    let run = self::run(
+        adapter,
+        "doubt",
+        Some(address),
+        &["bob@example.net", "carol@example.net"],
+        &[],
+    );
+    run.is(75, "temporary", Some("eom"))
+        .maybe_delivered(true)
+        .says("(in doubt, ");
     assert_eq!(run.recipients("outcome"), ["permanent", "temporary"]);
 }
 
@@ -1193,7 +1756,12 @@ fn what_was_not_attempted_has_no_reply(adapter: Adapter) {
         peer.hear_the_end();
     });
     let run = run(adapter, "rset", Some(address), &ONE, &["--repeat", "3"]);
-    assert_eq!((run.code, &run.json["outcome"]), (75, &"temporary".into()), "{}", run.json);
+    assert_eq!(
+        (run.code, &run.json["outcome"]),
+        (75, &"temporary".into()),
+        "{}",
+        run.json
+    );
     run.is_summary(3, 0);
     let lines = run.lines();
     assert_eq!(
@@ -1201,12 +1769,24 @@ fn what_was_not_attempted_has_no_reply(adapter: Adapter) {
         (&"permanent".into(), &550.into())
     );
     for line in &lines[1..3] {
-        assert_eq!((&line["outcome"], &line["stage"]), (&"temporary".into(), &"mail".into()), "{line}");
+        assert_eq!(
+            (&line["outcome"], &line["stage"]),
+            (&"temporary".into(), &"mail".into()),
+            "{line}"
+        );
         let error = line["error"].as_str().unwrap();
-        assert!(error.contains("502") && error.ends_with("(not attempted, safe to send again)"), "{error}");
+        assert!(
+            error.contains("502") && error.ends_with("(not attempted, safe to send again)"),
+            "{error}"
+        );
         let recipient = &line["recipients"][0];
         assert_eq!(recipient["outcome"], "temporary");
-        assert!(["code", "enhanced", "text"].iter().all(|key| recipient[key].is_null()), "{line}");
+        assert!(
+            ["code", "enhanced", "text"]
+                .iter()
+                .all(|key| recipient[key].is_null()),
+            "{line}"
+        );
     }
 }
 
@@ -1219,10 +1799,24 @@ fn what_is_in_doubt_has_no_reply_of_another_command(adapter: Adapter) {
         peer.say("250 ok\r\n250 ok\r\n250 taken\r\n502 5.5.1 no RSET\r\n");
         peer.hear_the_end();
     });
-    let run =
-        run(adapter, "eager", Some(address), &ONE, &["--repeat", "2", "--overlap", "--chunking", "eager"]);
-    assert_eq!((run.code, &run.json["outcome"]), (75, &"partial".into()), "{}", run.json);
+    let run = run(
+        adapter,
+        "eager",
+        Some(address),
+        &ONE,
+        &["--repeat", "2", "--overlap", "--chunking", "eager"],
+    );
+    assert_eq!(
+        (run.code, &run.json["outcome"]),
+        (75, &"partial".into()),
+        "{}",
+        run.json
+    );
     let line = &run.lines()[1];
-    assert_eq!((&line["outcome"], &line["maybe_delivered"]), (&"temporary".into(), &true.into()), "{line}");
+    assert_eq!(
+        (&line["outcome"], &line["maybe_delivered"]),
+        (&"temporary".into(), &true.into()),
+        "{line}"
+    );
     assert!(line["recipients"][0]["code"].is_null(), "{line}");
 }

@@ -23,7 +23,9 @@ fn peer_process() {
 
 #[test]
 fn many_sessions_at_the_same_time() {
-    let asked = std::env::var("SMTP_TESTS_SESSIONS").ok().and_then(|n| n.parse().ok());
+    let asked = std::env::var("SMTP_TESTS_SESSIONS")
+        .ok()
+        .and_then(|n| n.parse().ok());
     let wanted = asked.unwrap_or(10_000);
     let limit = rlimit::increase_nofile_limit(wanted + SPARE).unwrap();
     let sessions = wanted.min(limit.saturating_sub(SPARE));
@@ -34,11 +36,25 @@ fn many_sessions_at_the_same_time() {
     let arguments = ["--exact", "peer_process", "--nocapture", "--test-threads=1"];
     let peer = PeerProcess::start(&arguments, Duration::ZERO, Serving::Tasks).unwrap();
     let resident = || load::resident(std::process::id()).unwrap_or_default();
-    let outcome = load::many_sessions(peer.server(), sessions as usize, MESSAGES, 2_048, resident).unwrap();
+    let outcome =
+        load::many_sessions(peer.server(), sessions as usize, MESSAGES, 2_048, resident).unwrap();
     let [before, open, done] = outcome.probes;
     let each = |after: u64| after.saturating_sub(before) / sessions;
-    println!("{sessions} sessions opened in {:?}, all open at the same time", outcome.opening);
-    println!("{} messages delivered in {:?}", sessions * MESSAGES as u64, outcome.delivery);
-    println!("resident memory for each session, the peer's not counted, buffers of the kernel neither:");
-    println!("  {} octets when open, {} after its messages", each(open), each(done));
+    println!(
+        "{sessions} sessions opened in {:?}, all open at the same time",
+        outcome.opening
+    );
+    println!(
+        "{} messages delivered in {:?}",
+        sessions * MESSAGES as u64,
+        outcome.delivery
+    );
+    println!(
+        "resident memory for each session, the peer's not counted, buffers of the kernel neither:"
+    );
+    println!(
+        "  {} octets when open, {} after its messages",
+        each(open),
+        each(done)
+    );
 }

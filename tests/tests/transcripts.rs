@@ -24,36 +24,55 @@ fn corpus() -> Vec<Transcript> {
 
 /// Fails with all failures at once: often they have one reason.
 fn report(failures: Vec<Failure>, how: &str) {
-    let list: String = failures.iter().map(|failure| format!("\n{failure}\n")).collect();
-    assert!(failures.is_empty(), "{} transcripts failed {how}:\n{list}", failures.len());
+    let list: String = failures
+        .iter()
+        .map(|failure| format!("\n{failure}\n"))
+        .collect();
+    assert!(
+        failures.is_empty(),
+        "{} transcripts failed {how}:\n{list}",
+        failures.len()
+    );
 }
 
 fn play_on_the_engine(how: &str, play: impl Fn(&Transcript) -> Result<(), Failure>) {
-    report(corpus().iter().filter_map(|transcript| play(transcript).err()).collect(), how);
+    report(
+        corpus()
+            .iter()
+            .filter_map(|transcript| play(transcript).err())
+            .collect(),
+        how,
+    );
 }
 
 /// Plays with this cut, and demands the conversation that there is without cuts.
 fn play_cut(transcript: &Transcript, cut: Cut) -> Result<(), Failure> {
-    let explain =
-        |message: String| Failure { place: format!("tests/corpus/{} ({cut:?})", transcript.name), message };
+    let explain = |message: String| Failure {
+        place: format!("tests/corpus/{} ({cut:?})", transcript.name),
+        message,
+    };
     let whole = player::play(transcript, Cut::Whole)?;
     let pieces = player::play(transcript, cut).map_err(|failure| explain(failure.to_string()))?;
     match pieces == whole {
         true => Ok(()),
-        false => {
-            Err(explain(format!("the cut makes a difference:\n  whole: {whole:?}\n  cut:   {pieces:?}")))
-        }
+        false => Err(explain(format!(
+            "the cut makes a difference:\n  whole: {whole:?}\n  cut:   {pieces:?}"
+        ))),
     }
 }
 
 #[test]
 fn every_transcript_on_the_engine_whole() {
-    play_on_the_engine("whole", |transcript| player::play(transcript, Cut::Whole).map(drop));
+    play_on_the_engine("whole", |transcript| {
+        player::play(transcript, Cut::Whole).map(drop)
+    });
 }
 
 #[test]
 fn every_transcript_on_the_engine_byte_by_byte() {
-    play_on_the_engine("byte by byte", |transcript| play_cut(transcript, Cut::Octets));
+    play_on_the_engine("byte by byte", |transcript| {
+        play_cut(transcript, Cut::Octets)
+    });
 }
 
 #[test]
@@ -65,22 +84,30 @@ fn every_transcript_on_the_engine_at_random_cuts() {
 
 #[test]
 fn every_transcript_on_the_blocking_adapter() {
-    play_over_sockets(Way::OneByOne, |transcript| blocking_player::play(transcript, Way::OneByOne));
+    play_over_sockets(Way::OneByOne, |transcript| {
+        blocking_player::play(transcript, Way::OneByOne)
+    });
 }
 
 #[test]
 fn every_transcript_on_the_blocking_adapter_in_bulk() {
-    play_over_sockets(Way::Bulk, |transcript| blocking_player::play(transcript, Way::Bulk));
+    play_over_sockets(Way::Bulk, |transcript| {
+        blocking_player::play(transcript, Way::Bulk)
+    });
 }
 
 #[test]
 fn every_transcript_on_the_tokio_adapter() {
-    play_over_sockets(Way::OneByOne, |transcript| tokio_player::play(transcript, Way::OneByOne));
+    play_over_sockets(Way::OneByOne, |transcript| {
+        tokio_player::play(transcript, Way::OneByOne)
+    });
 }
 
 #[test]
 fn every_transcript_on_the_tokio_adapter_in_bulk() {
-    play_over_sockets(Way::Bulk, |transcript| tokio_player::play(transcript, Way::Bulk));
+    play_over_sockets(Way::Bulk, |transcript| {
+        tokio_player::play(transcript, Way::Bulk)
+    });
 }
 
 #[test]
@@ -103,12 +130,16 @@ fn every_transcript_on_the_tokio_adapter_with_each_await_cancelled_once() {
 }
 
 /// One that hangs is a failure with its name.
-fn play_over_sockets(way: Way, play: impl Fn(&Transcript) -> Result<(), Failure> + Send + Sync + 'static) {
+fn play_over_sockets(
+    way: Way,
+    play: impl Fn(&Transcript) -> Result<(), Failure> + Send + Sync + 'static,
+) {
     let play = Arc::new(play);
     // A player that hangs keeps it.
     let corpus: &'static [Transcript] = corpus().leak();
-    let (for_engine, playable): (Vec<_>, Vec<_>) =
-        corpus.iter().partition(|transcript| transcript.engine_only.is_some());
+    let (for_engine, playable): (Vec<_>, Vec<_>) = corpus
+        .iter()
+        .partition(|transcript| transcript.engine_only.is_some());
     let (playable, other): (Vec<_>, Vec<_>) = playable.into_iter().partition(|t| way.suits(t));
     for transcript in &for_engine {
         println!(
@@ -133,26 +164,41 @@ fn play_over_sockets(way: Way, play: impl Fn(&Transcript) -> Result<(), Failure>
                     let result = within_limit(move || play(transcript));
                     let hangs = || Err(transcript.failure(1, "the player hangs".into()));
                     if let Err(failure) = result.unwrap_or_else(hangs) {
-                        failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
+                        failures
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .push(failure);
                     }
                 }
             });
         }
     });
-    report(failures.into_inner().unwrap_or_else(PoisonError::into_inner), &format!("{way:?}"));
+    report(
+        failures
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner),
+        &format!("{way:?}"),
+    );
 }
 
 #[test]
 fn no_transcript_is_engine_only_but_these() {
-    let names: Vec<_> =
-        corpus().into_iter().filter(|t| t.engine_only.is_some()).map(|transcript| transcript.name).collect();
+    let names: Vec<_> = corpus()
+        .into_iter()
+        .filter(|t| t.engine_only.is_some())
+        .map(|transcript| transcript.name)
+        .collect();
     assert_eq!(names, ENGINE_ONLY);
 }
 
 #[test]
 fn every_rule_has_a_transcript_and_every_transcript_a_rule() {
     let corpus = corpus();
-    let shown: BTreeSet<&str> = corpus.iter().flat_map(|t| &t.rules).map(String::as_str).collect();
+    let shown: BTreeSet<&str> = corpus
+        .iter()
+        .flat_map(|t| &t.rules)
+        .map(String::as_str)
+        .collect();
     let required: BTreeSet<&str> = RULES.iter().copied().collect();
     assert_eq!(required.len(), RULES.len(), "a rule is listed twice");
     let missing: Vec<_> = required.difference(&shown).collect();
@@ -165,12 +211,23 @@ fn every_rule_has_a_transcript_and_every_transcript_a_rule() {
 
 #[test]
 fn every_transcript_that_the_readme_names_is_there() {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
-    let known: BTreeSet<_> = corpus().into_iter().map(|transcript| transcript.name).collect();
-    let links = readme.split("(tests/corpus/").skip(1).filter_map(|rest| rest.split_once(')'));
+    let readme =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let known: BTreeSet<_> = corpus()
+        .into_iter()
+        .map(|transcript| transcript.name)
+        .collect();
+    let links = readme
+        .split("(tests/corpus/")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(')'));
     let names: Vec<_> = links.map(|(name, _)| name.to_owned()).collect();
     let lost: Vec<_> = names.iter().filter(|name| !known.contains(*name)).collect();
-    assert!(lost.is_empty() && names.len() > 50, "{} links, and these lead nowhere: {lost:?}", names.len());
+    assert!(
+        lost.is_empty() && names.len() > 50,
+        "{} links, and these lead nowhere: {lost:?}",
+        names.len()
+    );
 }
 
 /// What only the engine can play; each file says why.

@@ -4,8 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use smtp_proto::{
-    Cause, Channel, ClientName, Config, Connection, Credentials, Envelope, Event, Instant, Stage, TlsFacts,
-    TlsPolicy,
+    Cause, Channel, ClientName, Config, Connection, Credentials, Envelope, Event, Instant, Stage,
+    TlsFacts, TlsPolicy,
 };
 use smtp_tests::tls_peer::{Authority, Books, Identity, Making, Setup, TlsPeer};
 
@@ -59,7 +59,9 @@ fn run(error: Option<smtp_blocking::Error>, verified: bool) -> Run {
 fn blocking(client: &Client<'_>) -> Run {
     match connector!(smtp_blocking, client).connect() {
         Ok(mut session) => {
-            let verified = session.tls_info().is_some_and(|tls| tls.verified_name.is_some());
+            let verified = session
+                .tls_info()
+                .is_some_and(|tls| tls.verified_name.is_some());
             let envelope = Envelope::new("a@example.org", ["b@example.net"]).unwrap();
             assert!(session.send_last(envelope, MESSAGE).unwrap().is_success());
             run(None, verified)
@@ -69,13 +71,24 @@ fn blocking(client: &Client<'_>) -> Run {
 }
 
 fn tokio(client: &Client<'_>) -> Run {
-    let runtime = ::tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = ::tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         match connector!(smtp_tokio, client).connect().await {
             Ok(mut session) => {
-                let verified = session.tls_info().is_some_and(|tls| tls.verified_name.is_some());
+                let verified = session
+                    .tls_info()
+                    .is_some_and(|tls| tls.verified_name.is_some());
                 let envelope = Envelope::new("a@example.org", ["b@example.net"]).unwrap();
-                assert!(session.send_last(envelope, MESSAGE).await.unwrap().is_success());
+                assert!(
+                    session
+                        .send_last(envelope, MESSAGE)
+                        .await
+                        .unwrap()
+                        .is_success()
+                );
                 run(None, verified)
             }
             Err(error) => run(Some(error), false),
@@ -103,12 +116,31 @@ struct Case {
 fn cases() -> Vec<Case> {
     let ca = Authority::new("The Authority");
     let other = Authority::new("Another One");
-    let good = Making { names: &["localhost", "127.0.0.1"], until: 2999, is_authority: false };
-    let by_name = Making { names: &["localhost"], ..good.clone() };
-    let by_address = Making { names: &["127.0.0.1"], ..good.clone() };
-    let exchanger = Making { names: &["mx.example.net"], ..good.clone() };
-    let expired = Making { until: 2021, ..good.clone() };
-    let authority = Making { is_authority: true, ..by_name.clone() };
+    let good = Making {
+        names: &["localhost", "127.0.0.1"],
+        until: 2999,
+        is_authority: false,
+    };
+    let by_name = Making {
+        names: &["localhost"],
+        ..good.clone()
+    };
+    let by_address = Making {
+        names: &["127.0.0.1"],
+        ..good.clone()
+    };
+    let exchanger = Making {
+        names: &["mx.example.net"],
+        ..good.clone()
+    };
+    let expired = Making {
+        until: 2021,
+        ..good.clone()
+    };
+    let authority = Making {
+        is_authority: true,
+        ..by_name.clone()
+    };
     let case = |what, identity, host, right, tells| Case {
         what,
         identity,
@@ -122,14 +154,32 @@ fn cases() -> Vec<Case> {
         trusted: vec![identity.pem.clone()],
         ..case(what, identity, host, right, tells)
     };
-    let named = |name, case: Case| Case { server_name: Some(name), ..case };
+    let named = |name, case: Case| Case {
+        server_name: Some(name),
+        ..case
+    };
     let stranger = "signed by CN=Another One, which is not trusted";
     let own = "signed itself";
     let alone = "the key of its certificate";
     vec![
         case("good", ca.sign(&by_name), "localhost", true, ""),
-        case("good, and connected to by its address", ca.sign(&by_address), "127.0.0.1", true, ""),
-        named("mx.example.net", case("good for the name given", ca.sign(&exchanger), "127.0.0.1", true, "")),
+        case(
+            "good, and connected to by its address",
+            ca.sign(&by_address),
+            "127.0.0.1",
+            true,
+            "",
+        ),
+        named(
+            "mx.example.net",
+            case(
+                "good for the name given",
+                ca.sign(&exchanger),
+                "127.0.0.1",
+                true,
+                "",
+            ),
+        ),
         case(
             "for another name",
             ca.sign(&exchanger),
@@ -137,18 +187,63 @@ fn cases() -> Vec<Case> {
             false,
             "for mx.example.net, not for localhost",
         ),
-        case("for the name, not the address", ca.sign(&by_name), "127.0.0.1", false, "not for 127.0.0.1"),
+        case(
+            "for the name, not the address",
+            ca.sign(&by_name),
+            "127.0.0.1",
+            false,
+            "not for 127.0.0.1",
+        ),
         named(
             "mx.example.net",
-            case("not for the name given", ca.sign(&good), "localhost", false, "mx.example.net"),
+            case(
+                "not for the name given",
+                ca.sign(&good),
+                "localhost",
+                false,
+                "mx.example.net",
+            ),
         ),
         case("untrusted", other.sign(&good), "localhost", false, stranger),
-        named("localhost", case("untrusted, and named", other.sign(&good), "127.0.0.1", false, stranger)),
-        case("expired", ca.sign(&expired), "localhost", false, "expired on 2021-12-31"),
+        named(
+            "localhost",
+            case(
+                "untrusted, and named",
+                other.sign(&good),
+                "127.0.0.1",
+                false,
+                stranger,
+            ),
+        ),
+        case(
+            "expired",
+            ca.sign(&expired),
+            "localhost",
+            false,
+            "expired on 2021-12-31",
+        ),
         case("self-signed", good.self_signed(), "localhost", false, own),
-        pinned("self-signed and pinned", by_name.self_signed(), "localhost", true, ""),
-        case("an authority's own", authority.self_signed(), "localhost", false, own),
-        pinned("an authority's own, and pinned", authority.self_signed(), "localhost", true, ""),
+        pinned(
+            "self-signed and pinned",
+            by_name.self_signed(),
+            "localhost",
+            true,
+            "",
+        ),
+        case(
+            "an authority's own",
+            authority.self_signed(),
+            "localhost",
+            false,
+            own,
+        ),
+        pinned(
+            "an authority's own, and pinned",
+            authority.self_signed(),
+            "localhost",
+            true,
+            "",
+        ),
         pinned(
             "pinned, and for another name",
             authority.self_signed(),
@@ -156,9 +251,27 @@ fn cases() -> Vec<Case> {
             false,
             "not for 127.0.0.1",
         ),
-        pinned("pinned, and expired", expired.self_signed(), "localhost", false, "expired on 2021-12-31"),
-        case("with another key", ca.sign(&good).with_another_key(), "localhost", false, alone),
-        pinned("pinned, with another key", good.self_signed().with_another_key(), "localhost", false, alone),
+        pinned(
+            "pinned, and expired",
+            expired.self_signed(),
+            "localhost",
+            false,
+            "expired on 2021-12-31",
+        ),
+        case(
+            "with another key",
+            ca.sign(&good).with_another_key(),
+            "localhost",
+            false,
+            alone,
+        ),
+        pinned(
+            "pinned, with another key",
+            good.self_signed().with_another_key(),
+            "localhost",
+            false,
+            alone,
+        ),
     ]
 }
 
@@ -201,9 +314,22 @@ fn every_cell((name, adapter): (&str, Adapter)) {
     let mut cells = 0;
     for case in cases() {
         for (policy, verify) in policies {
-            for password in [Password::None, Password::Given, Password::InClear, Password::Unverified] {
+            for password in [
+                Password::None,
+                Password::Given,
+                Password::InClear,
+                Password::Unverified,
+            ] {
                 // One protocol version each, turn by turn: every certificate and policy meets both.
-                cell(name, adapter, &case, cells % 2 == 1, policy, password, verify);
+                cell(
+                    name,
+                    adapter,
+                    &case,
+                    cells % 2 == 1,
+                    policy,
+                    password,
+                    verify,
+                );
                 cells += 1;
             }
         }
@@ -233,7 +359,13 @@ fn cell(
 ) {
     let implicit = policy == Some(TlsPolicy::Implicit);
     let identity = case.identity.clone();
-    let setup = Setup { identity, implicit, starttls: true, tls12, mechanisms: "PLAIN" };
+    let setup = Setup {
+        identity,
+        implicit,
+        starttls: true,
+        tls12,
+        mechanisms: "PLAIN",
+    };
     let peer = TlsPeer::start(setup).unwrap();
     let trusted: Vec<&str> = case.trusted.iter().map(String::as_str).collect();
     let client = Client {
@@ -246,35 +378,66 @@ fn cell(
     };
     let outcome = adapter(&client);
     let books = peer.books();
-    let what = format!("{name}: {}, 1.2: {tls12}, {policy:?}, {password:?}, verify: {verify}", case.what);
+    let what = format!(
+        "{name}: {}, 1.2: {tls12}, {policy:?}, {password:?}, verify: {verify}",
+        case.what
+    );
 
     let ends = verify
         && !case.right
         && (effective(policy, password) != TlsPolicy::Opportunistic || case.server_name.is_some())
         && (policy.is_some() || case.server_name.is_some() || password != Password::Unverified);
-    let logs_in = password != Password::None && !ends && (case.right || password == Password::Unverified);
+    let logs_in =
+        password != Password::None && !ends && (case.right || password == Password::Unverified);
     let sends = !ends && (password == Password::None || logs_in);
-    let told: Vec<_> = books.commands.iter().filter(|(line, _)| line.starts_with("AUTH")).cloned().collect();
-    let expected: &[(String, bool)] = if logs_in { &[(PLAIN.into(), true)] } else { &[] };
+    let told: Vec<_> = books
+        .commands
+        .iter()
+        .filter(|(line, _)| line.starts_with("AUTH"))
+        .cloned()
+        .collect();
+    let expected: &[(String, bool)] = if logs_in {
+        &[(PLAIN.into(), true)]
+    } else {
+        &[]
+    };
     assert_eq!(told, expected, "{what}");
     assert_eq!(books.said("MAIL").len(), usize::from(sends), "{what}");
-    assert!(!format!("{:?}", books.commands).replace(PLAIN, "").contains("AGFsaWNl"), "{what}");
+    assert!(
+        !format!("{:?}", books.commands)
+            .replace(PLAIN, "")
+            .contains("AGFsaWNl"),
+        "{what}"
+    );
     match outcome.error {
         None => {
             assert!(sends, "{what}");
             assert_eq!(outcome.verified, case.right, "{what}");
         }
         Some((stage, cause, line)) if ends => {
-            let expected = if implicit { Stage::Connect } else { Stage::StartTls };
+            let expected = if implicit {
+                Stage::Connect
+            } else {
+                Stage::StartTls
+            };
             assert_eq!(stage, expected, "{what}: {line}");
             assert!(!line.contains("s3cret"), "{line}");
             assert!(matches!(cause, Cause::TlsUntrusted(_)), "{what}: {line}");
-            assert!(line.contains(case.tells) && line.contains("verify(false)"), "{what}: {line}");
+            assert!(
+                line.contains(case.tells) && line.contains("verify(false)"),
+                "{what}: {line}"
+            );
         }
         Some((stage, cause, line)) => {
             assert_eq!(stage, Stage::Auth, "{what}: {line}");
-            assert!(matches!(cause, Cause::CredentialsUnverified(_)), "{what}: {line}");
-            assert!(line.contains(case.tells) && line.contains("permit_unverified"), "{what}: {line}");
+            assert!(
+                matches!(cause, Cause::CredentialsUnverified(_)),
+                "{what}: {line}"
+            );
+            assert!(
+                line.contains(case.tells) && line.contains("permit_unverified"),
+                "{what}: {line}"
+            );
         }
     }
 }
@@ -284,7 +447,11 @@ fn cell(
 #[test]
 fn a_channel_binding_needs_a_signed_handshake() {
     let ca = Authority::new("The Authority");
-    let real = ca.sign(&Making { names: &["localhost"], until: 2999, is_authority: false });
+    let real = ca.sign(&Making {
+        names: &["localhost"],
+        until: 2999,
+        is_authority: false,
+    });
     for (identity, is_bound) in [(real.clone(), true), (real.with_another_key(), false)] {
         for tls12 in [true, false] {
             for trusted in [&[ca.pem.as_str()][..], &[]] {
@@ -292,7 +459,13 @@ fn a_channel_binding_needs_a_signed_handshake() {
                     for (name, adapter) in ADAPTERS {
                         let mechanisms = "SCRAM-SHA-256-PLUS";
                         let identity = identity.clone();
-                        let setup = Setup { identity, implicit: false, starttls: true, tls12, mechanisms };
+                        let setup = Setup {
+                            identity,
+                            implicit: false,
+                            starttls: true,
+                            tls12,
+                            mechanisms,
+                        };
                         let peer = TlsPeer::start(setup).unwrap();
                         let outcome = adapter(&Client {
                             server: format!("localhost:{}", peer.port()),
@@ -316,24 +489,47 @@ fn a_channel_binding_needs_a_signed_handshake() {
 /// By default `send_mail` with a password reaches a verified server or none.
 #[test]
 fn send_mail_with_a_password_is_safe_by_default() {
-    let making = Making { names: &["localhost"], until: 2999, is_authority: false };
+    let making = Making {
+        names: &["localhost"],
+        until: 2999,
+        is_authority: false,
+    };
     for starttls in [true, false] {
         let identity = making.self_signed();
-        let peer =
-            TlsPeer::start(Setup { identity, implicit: false, starttls, tls12: false, mechanisms: "PLAIN" });
+        let peer = TlsPeer::start(Setup {
+            identity,
+            implicit: false,
+            starttls,
+            tls12: false,
+            mechanisms: "PLAIN",
+        });
         let peer = peer.unwrap();
         let server = format!("localhost:{}", peer.port());
         let login = || Some(Credentials::password("alice", "s3cret"));
         let (from, to) = ("a@example.org", ["b@example.net"]);
         let error = smtp_blocking::send_mail(&server, from, &to, MESSAGE, login()).unwrap_err();
         assert_eq!(error.stage(), Stage::StartTls, "{error}");
-        let runtime = ::tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let error =
-            runtime.block_on(smtp_tokio::send_mail(&server, from, &to, MESSAGE, login())).unwrap_err();
+        let runtime = ::tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let error = runtime
+            .block_on(smtp_tokio::send_mail(&server, from, &to, MESSAGE, login()))
+            .unwrap_err();
         assert_eq!(error.stage(), Stage::StartTls, "{error}");
-        assert_eq!((peer.books().said("AUTH").len(), peer.books().said("MAIL").len()), (0, 0));
+        assert_eq!(
+            (
+                peer.books().said("AUTH").len(),
+                peer.books().said("MAIL").len()
+            ),
+            (0, 0)
+        );
         // Without one it is as between mail servers.
-        assert!(smtp_blocking::send_mail(&server, from, &to, MESSAGE, None).unwrap().is_success());
+        assert!(
+            smtp_blocking::send_mail(&server, from, &to, MESSAGE, None)
+                .unwrap()
+                .is_success()
+        );
         assert_eq!(peer.books().said("MAIL").len(), 1);
     }
 }
@@ -358,9 +554,14 @@ fn the_engine_keeps_the_table() {
         ("EXTERNAL", Credentials::external()),
         ("ANONYMOUS", Credentials::anonymous("alice")),
     ];
-    for way in
-        [Way::Verified, Way::Unverified, Way::Socket, Way::Tunnel, Way::Clear, Way::ClearAfterOpportunistic]
-    {
+    for way in [
+        Way::Verified,
+        Way::Unverified,
+        Way::Socket,
+        Way::Tunnel,
+        Way::Clear,
+        Way::ClearAfterOpportunistic,
+    ] {
         for (mechanism, credentials) in &kinds {
             for (in_clear, unverified) in [(false, false), (true, false), (false, true)] {
                 let mut credentials = credentials.clone();
@@ -394,14 +595,17 @@ fn the_engine_keeps_the_table() {
                     Way::ClearAfterOpportunistic => config.tls = TlsPolicy::Opportunistic,
                 }
                 let (said, closed) = converse(config, handshake, mechanism);
-                let what =
-                    format!("{way:?} {mechanism} in_clear: {in_clear} unverified: {unverified}: {said}");
+                let what = format!(
+                    "{way:?} {mechanism} in_clear: {in_clear} unverified: {unverified}: {said}"
+                );
                 assert_eq!(said.contains(&format!("AUTH {mechanism}")), told, "{what}");
                 assert_eq!(closed.is_some(), !told, "{what}");
                 if let Some(error) = closed {
                     assert_eq!(error.stage, Stage::Auth, "{what}");
                     match way {
-                        Way::Unverified => assert!(matches!(error.cause, Cause::CredentialsUnverified(_))),
+                        Way::Unverified => {
+                            assert!(matches!(error.cause, Cause::CredentialsUnverified(_)))
+                        }
                         _ => assert_eq!(error.cause, Cause::CredentialsInClear),
                     }
                 }
@@ -424,7 +628,11 @@ fn converse(
         engine.handle_tls_established_with(now, facts).unwrap();
     }
     let (mut said, mut closed) = (String::new(), None);
-    for reply in ["220 hi\r\n".to_owned(), format!("250-hi\r\n250 AUTH {mechanism}\r\n"), String::new()] {
+    for reply in [
+        "220 hi\r\n".to_owned(),
+        format!("250-hi\r\n250 AUTH {mechanism}\r\n"),
+        String::new(),
+    ] {
         while let Some(transmit) = engine.poll_transmit(now, b"") {
             said += &String::from_utf8(transmit.parts().concat()).unwrap();
             transmit.advance(usize::MAX);
@@ -442,11 +650,22 @@ fn converse(
 /// A server's own certificate that is trusted vouches for that server, and for no other one.
 #[test]
 fn a_pinned_certificate_is_no_authority() {
-    let making = Making { names: &["other.example"], until: 2999, is_authority: false };
-    let (pinned, signed) =
-        making.self_signed_and_signing(&Making { names: &["localhost"], ..making.clone() });
-    let setup =
-        Setup { identity: signed, implicit: false, starttls: true, tls12: false, mechanisms: "PLAIN" };
+    let making = Making {
+        names: &["other.example"],
+        until: 2999,
+        is_authority: false,
+    };
+    let (pinned, signed) = making.self_signed_and_signing(&Making {
+        names: &["localhost"],
+        ..making.clone()
+    });
+    let setup = Setup {
+        identity: signed,
+        implicit: false,
+        starttls: true,
+        tls12: false,
+        mechanisms: "PLAIN",
+    };
     let peer = TlsPeer::start(setup).unwrap();
     for (name, adapter) in ADAPTERS {
         let outcome = adapter(&Client {
@@ -466,17 +685,38 @@ fn a_pinned_certificate_is_no_authority() {
 #[cfg(unix)]
 #[test]
 fn a_network_is_no_unix_socket() {
-    let identity = Making { names: &["localhost"], until: 2999, is_authority: false }.self_signed();
-    let setup = Setup { identity, implicit: false, starttls: false, tls12: false, mechanisms: "PLAIN" };
+    let identity = Making {
+        names: &["localhost"],
+        until: 2999,
+        is_authority: false,
+    }
+    .self_signed();
+    let setup = Setup {
+        identity,
+        implicit: false,
+        starttls: false,
+        tls12: false,
+        mechanisms: "PLAIN",
+    };
     let peer = TlsPeer::start(setup).unwrap();
     let login = || Credentials::password("alice", "s3cret");
     let address = ("127.0.0.1", peer.port());
     let stream = std::net::TcpStream::connect(address).unwrap();
-    smtp_blocking::Connector::unix("/nowhere").credentials(login()).connect_over(stream).unwrap_err();
-    let runtime = ::tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    smtp_blocking::Connector::unix("/nowhere")
+        .credentials(login())
+        .connect_over(stream)
+        .unwrap_err();
+    let runtime = ::tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let stream = ::tokio::net::TcpStream::connect(address).await.unwrap();
-        smtp_tokio::Connector::unix("/nowhere").credentials(login()).connect_over(stream).await.unwrap_err();
+        smtp_tokio::Connector::unix("/nowhere")
+            .credentials(login())
+            .connect_over(stream)
+            .await
+            .unwrap_err();
     });
     assert!(peer.books().said("AUTH").is_empty(), "{:?}", peer.books());
 }
@@ -484,9 +724,20 @@ fn a_network_is_no_unix_socket() {
 /// Nothing of the books is empty by mistake.
 #[test]
 fn the_peer_keeps_books() {
-    let identity = Making { names: &["localhost"], until: 2999, is_authority: false }.self_signed();
+    let identity = Making {
+        names: &["localhost"],
+        until: 2999,
+        is_authority: false,
+    }
+    .self_signed();
     let trusted = identity.pem.clone();
-    let setup = Setup { identity, implicit: false, starttls: true, tls12: false, mechanisms: "PLAIN" };
+    let setup = Setup {
+        identity,
+        implicit: false,
+        starttls: true,
+        tls12: false,
+        mechanisms: "PLAIN",
+    };
     let peer = TlsPeer::start(setup).unwrap();
     let client = Client {
         server: format!("localhost:{}", peer.port()),
@@ -498,7 +749,10 @@ fn the_peer_keeps_books() {
     };
     assert!(blocking(&client).verified);
     let Books { commands } = peer.books();
-    let verbs: Vec<_> = commands.iter().map(|(line, tls)| (line.split(' ').next().unwrap(), *tls)).collect();
+    let verbs: Vec<_> = commands
+        .iter()
+        .map(|(line, tls)| (line.split(' ').next().unwrap(), *tls))
+        .collect();
     let outside = [("EHLO", false), ("STARTTLS", false)];
     let inside = ["EHLO", "AUTH", "MAIL", "RCPT", "DATA"].map(|verb| (verb, true));
     assert_eq!(verbs[..7], [&outside[..], &inside[..]].concat());

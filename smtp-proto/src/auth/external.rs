@@ -51,7 +51,9 @@ impl Mechanism for Anonymous {
             return Err(MechanismError::Control);
         }
         if self.0.chars().count() > Self::MAX_TRACE {
-            return Err(MechanismError::Other("the trace has more than 255 characters (RFC 4505)".into()));
+            return Err(MechanismError::Other(
+                "the trace has more than 255 characters (RFC 4505)".into(),
+            ));
         }
         Ok(Some(secret(&[self.0.as_bytes()])))
     }
@@ -68,15 +70,39 @@ mod tests {
     #[test]
     fn what_is_said_is_said_at_once_and_once() {
         let mut external = External(Some("fred@example.com".into()));
-        assert_eq!(external.initial_response().unwrap().unwrap()[..], *b"fred@example.com");
-        assert_eq!(external.respond(b""), Err(MechanismError::UnexpectedChallenge));
-        assert_eq!(External(None).initial_response().unwrap().unwrap()[..], *b"");
-        assert_eq!(External(Some("\0".into())).initial_response(), Err(MechanismError::Nul));
+        assert_eq!(
+            external.initial_response().unwrap().unwrap()[..],
+            *b"fred@example.com"
+        );
+        assert_eq!(
+            external.respond(b""),
+            Err(MechanismError::UnexpectedChallenge)
+        );
+        assert_eq!(
+            External(None).initial_response().unwrap().unwrap()[..],
+            *b""
+        );
+        assert_eq!(
+            External(Some("\0".into())).initial_response(),
+            Err(MechanismError::Nul)
+        );
 
         // RFC 4505 section 4.
-        assert_eq!(Anonymous("sirhc".into()).initial_response().unwrap().unwrap()[..], *b"sirhc");
-        assert_eq!(Anonymous("sirhc".into()).respond(b""), Err(MechanismError::UnexpectedChallenge));
-        assert_eq!(Anonymous("a\nb".into()).initial_response(), Err(MechanismError::Control));
+        assert_eq!(
+            Anonymous("sirhc".into())
+                .initial_response()
+                .unwrap()
+                .unwrap()[..],
+            *b"sirhc"
+        );
+        assert_eq!(
+            Anonymous("sirhc".into()).respond(b""),
+            Err(MechanismError::UnexpectedChallenge)
+        );
+        assert_eq!(
+            Anonymous("a\nb".into()).initial_response(),
+            Err(MechanismError::Control)
+        );
         let letters = |n| Anonymous("ü".repeat(n).into()).initial_response();
         assert!(letters(255).is_ok() && letters(256).is_err());
     }

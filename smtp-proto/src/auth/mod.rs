@@ -180,7 +180,10 @@ struct Login {
 
 impl Login {
     fn new(user: &str, secret: &str) -> Arc<Self> {
-        Arc::new(Self { user: Zeroizing::new(user.into()), secret: Zeroizing::new(secret.into()) })
+        Arc::new(Self {
+            user: Zeroizing::new(user.into()),
+            secret: Zeroizing::new(secret.into()),
+        })
     }
 }
 
@@ -253,7 +256,13 @@ impl Credentials {
     }
 
     fn from_source(source: Source) -> Self {
-        Self { source, authorization_id: None, allowed: None, in_clear: false, unverified: false }
+        Self {
+            source,
+            authorization_id: None,
+            allowed: None,
+            in_clear: false,
+            unverified: false,
+        }
     }
 
     /// Acts as this identity, which the server must permit the one who logs in. Mechanisms that cannot
@@ -334,7 +343,9 @@ impl Credentials {
     }
 
     fn allows(&self, name: &str) -> bool {
-        self.allowed.as_ref().is_none_or(|list| list.iter().any(|n| n.eq_ignore_ascii_case(name)))
+        self.allowed
+            .as_ref()
+            .is_none_or(|list| list.iter().any(|n| n.eq_ignore_ascii_case(name)))
     }
 
     /// The mechanisms to try, strongest first: those that the caller allows, the server offers, and the
@@ -366,7 +377,10 @@ impl Credentials {
     /// What these credentials can be used in, strongest first.
     fn all(
         &self,
-        #[cfg_attr(not(feature = "scram"), expect(unused_variables, reason = "only SCRAM depends on it"))]
+        #[cfg_attr(
+            not(feature = "scram"),
+            expect(unused_variables, reason = "only SCRAM depends on it")
+        )]
         around: &Surroundings<'_>,
     ) -> Vec<(Box<dyn Mechanism>, Exposure)> {
         let mut all = Vec::<(Box<dyn Mechanism>, Exposure)>::new();
@@ -374,34 +388,61 @@ impl Credentials {
         match &self.source {
             Source::Password(login) => {
                 #[cfg(feature = "scram")]
-                for mechanism in scram::variants(login, identity.as_deref(), around, |name| self.allows(name))
+                for mechanism in
+                    scram::variants(login, identity.as_deref(), around, |name| self.allows(name))
                 {
-                    let exposure = if mechanism.is_bound() { Exposure::Bound } else { Exposure::Proof };
+                    let exposure = if mechanism.is_bound() {
+                        Exposure::Bound
+                    } else {
+                        Exposure::Proof
+                    };
                     all.push((Box::new(mechanism), exposure));
                 }
                 let named = identity.is_some();
                 if !named {
                     all.push((Box::new(password::CramMd5(login.clone())), Exposure::Proof));
                 }
-                all.push((Box::new(password::Plain { login: login.clone(), identity }), Exposure::Secret));
+                all.push((
+                    Box::new(password::Plain {
+                        login: login.clone(),
+                        identity,
+                    }),
+                    Exposure::Secret,
+                ));
                 if !named {
-                    all.push((Box::new(password::Login::new(login.clone())), Exposure::Secret));
+                    all.push((
+                        Box::new(password::Login::new(login.clone())),
+                        Exposure::Secret,
+                    ));
                 }
             }
             Source::Token(login) => {
                 let named = identity.is_some();
-                all.push((Box::new(token::OAuthBearer::new(login.clone(), identity)), Exposure::Secret));
+                all.push((
+                    Box::new(token::OAuthBearer::new(login.clone(), identity)),
+                    Exposure::Secret,
+                ));
                 if !named {
-                    all.push((Box::new(token::XOAuth2::new(login.clone())), Exposure::Secret));
+                    all.push((
+                        Box::new(token::XOAuth2::new(login.clone())),
+                        Exposure::Secret,
+                    ));
                 }
             }
             Source::External => all.push((Box::new(external::External(identity)), Exposure::Bound)),
             Source::Anonymous(trace) => {
-                all.push((Box::new(external::Anonymous(trace.clone())), Exposure::Nothing));
+                all.push((
+                    Box::new(external::Anonymous(trace.clone())),
+                    Exposure::Nothing,
+                ));
             }
             Source::Custom(make) => {
                 let mechanism = make();
-                let exposure = if mechanism.exposes_secret() { Exposure::Secret } else { Exposure::Proof };
+                let exposure = if mechanism.exposes_secret() {
+                    Exposure::Secret
+                } else {
+                    Exposure::Proof
+                };
                 all.push((mechanism, exposure));
             }
         }
@@ -423,7 +464,10 @@ impl fmt::Debug for Credentials {
 }
 
 /// What the choice of a mechanism depends on, beside the credentials.
-#[cfg_attr(not(feature = "scram"), expect(dead_code, reason = "only SCRAM needs the nonce and the limit"))]
+#[cfg_attr(
+    not(feature = "scram"),
+    expect(dead_code, reason = "only SCRAM needs the nonce and the limit")
+)]
 pub(crate) struct Surroundings<'a> {
     pub(crate) offered: &'a Capabilities,
     pub(crate) trust: Trust,

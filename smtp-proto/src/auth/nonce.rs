@@ -27,7 +27,10 @@ impl Nonce {
     }
 
     /// The nonce of one exchange of several in a connection.
-    #[cfg_attr(not(feature = "scram"), expect(dead_code, reason = "only SCRAM has a nonce"))]
+    #[cfg_attr(
+        not(feature = "scram"),
+        expect(dead_code, reason = "only SCRAM has a nonce")
+    )]
     pub(super) fn text(self, exchange: usize) -> String {
         let mut text = STANDARD.encode(self.0);
         if exchange > 0 {

@@ -25,7 +25,10 @@ impl Mechanism for Plain {
     fn initial_response(&mut self) -> Result<Option<Secret>, MechanismError> {
         let identity = self.identity.as_deref().unwrap_or_default().as_bytes();
         let (user, password) = (self.login.user.as_bytes(), self.login.secret.as_bytes());
-        if [identity, user, password].iter().any(|field| field.contains(&0)) {
+        if [identity, user, password]
+            .iter()
+            .any(|field| field.contains(&0))
+        {
             return Err(MechanismError::Nul);
         }
         Ok(Some(secret(&[identity, b"\0", user, b"\0", password])))
@@ -83,7 +86,9 @@ impl Mechanism for CramMd5 {
     fn respond(&mut self, challenge: &[u8]) -> Result<Secret, MechanismError> {
         if challenge.is_empty() {
             // Without a challenge the answer could be replayed by whoever reads it.
-            return Err(MechanismError::Other("the server's CRAM-MD5 challenge is empty".into()));
+            return Err(MechanismError::Other(
+                "the server's CRAM-MD5 challenge is empty".into(),
+            ));
         }
         let mut mac = Hmac::<Md5>::new_from_slice(self.0.secret.as_bytes())
             .map_err(|_| MechanismError::Other("HMAC takes no such key".into()))?;
@@ -104,7 +109,9 @@ mod tests {
     #[test]
     fn cram_md5_gives_the_response_of_rfc_2195() {
         let mut mechanism = CramMd5(Account::new("tim", "tanstaaftanstaaf"));
-        let response = mechanism.respond(b"<1896.697170952@postoffice.reston.mci.net>").unwrap();
+        let response = mechanism
+            .respond(b"<1896.697170952@postoffice.reston.mci.net>")
+            .unwrap();
         assert_eq!(&response[..], b"tim b913a602c7eda7a495b4e6e7334d3890");
     }
 
@@ -113,11 +120,17 @@ mod tests {
     fn plain_gives_the_responses_of_rfc_4616() {
         let response = |user, password, identity: Option<&str>| {
             let identity = identity.map(Into::into);
-            Plain { login: Account::new(user, password), identity }.initial_response()
+            Plain {
+                login: Account::new(user, password),
+                identity,
+            }
+            .initial_response()
         };
         let plain = response("tim", "tanstaaftanstaaf", None).unwrap().unwrap();
         assert_eq!(&plain[..], b"\0tim\0tanstaaftanstaaf");
-        let plain = response("Kurt", "xipj3plmq", Some("Ursel")).unwrap().unwrap();
+        let plain = response("Kurt", "xipj3plmq", Some("Ursel"))
+            .unwrap()
+            .unwrap();
         assert_eq!(&plain[..], b"Ursel\0Kurt\0xipj3plmq");
         assert_eq!(response("t\0", "", None), Err(MechanismError::Nul));
         assert_eq!(response("t", "", Some("\0")), Err(MechanismError::Nul));

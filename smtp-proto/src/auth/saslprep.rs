@@ -19,7 +19,11 @@ pub(super) fn prepare(text: &str) -> Result<Zeroizing<String>, MechanismError> {
         c => Some(c),
     });
     // NFKC makes no more than 11 times the octets of what it is given; growing would leave copies behind.
-    let room = if text.is_ascii() { text.len() } else { text.len().saturating_mul(11) };
+    let room = if text.is_ascii() {
+        text.len()
+    } else {
+        text.len().saturating_mul(11)
+    };
     let mut prepared = Zeroizing::new(String::with_capacity(room));
     prepared.extend(mapped.nfkc());
     match prepared.contains(is_prohibited) {
@@ -30,7 +34,10 @@ pub(super) fn prepare(text: &str) -> Result<Zeroizing<String>, MechanismError> {
 
 /// RFC 3454 table C.1.2.
 fn is_space(c: char) -> bool {
-    matches!(c, '\u{a0}' | '\u{1680}' | '\u{2000}'..='\u{200b}' | '\u{202f}' | '\u{205f}' | '\u{3000}')
+    matches!(
+        c,
+        '\u{a0}' | '\u{1680}' | '\u{2000}'..='\u{200b}' | '\u{202f}' | '\u{205f}' | '\u{3000}'
+    )
 }
 
 /// RFC 3454 table B.1.

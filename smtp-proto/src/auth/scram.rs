@@ -45,8 +45,12 @@ pub(super) fn variants(
         return variants;
     };
     let binding = around.tls.and_then(Binding::new);
-    for (hash, plus) in [(Hash::Sha256, true), (Hash::Sha1, true), (Hash::Sha256, false), (Hash::Sha1, false)]
-    {
+    for (hash, plus) in [
+        (Hash::Sha256, true),
+        (Hash::Sha1, true),
+        (Hash::Sha256, false),
+        (Hash::Sha1, false),
+    ] {
         let name = hash.name(plus);
         if !allowed(name) || !around.offered.offers_mechanism(name) {
             continue;
@@ -60,7 +64,14 @@ pub(super) fn variants(
             _ => Flag::Unsupported,
         };
         let nonce = nonce.text(around.logins * VARIANTS + variants.len());
-        variants.push(Scram::new(hash, flag, login.clone(), identity, nonce, around.iterations));
+        variants.push(Scram::new(
+            hash,
+            flag,
+            login.clone(),
+            identity,
+            nonce,
+            around.iterations,
+        ));
     }
     variants
 }
@@ -92,8 +103,14 @@ struct Binding {
 impl Binding {
     fn new(facts: &TlsFacts) -> Option<Self> {
         match (&facts.exporter, &facts.server_end_point) {
-            (Some(data), _) => Some(Self { kind: "tls-exporter", data: data.to_vec() }),
-            (None, Some(data)) => Some(Self { kind: "tls-server-end-point", data: data.to_vec() }),
+            (Some(data), _) => Some(Self {
+                kind: "tls-exporter",
+                data: data.to_vec(),
+            }),
+            (None, Some(data)) => Some(Self {
+                kind: "tls-server-end-point",
+                data: data.to_vec(),
+            }),
             (None, None) => None,
         }
     }
@@ -145,8 +162,18 @@ impl Scram {
         nonce: String,
         most_iterations: u32,
     ) -> Self {
-        let identity = identity.map_or(String::new(), |identity| alloc::format!("a={}", sasl_name(identity)));
-        Self { hash, flag, login, identity, nonce, most_iterations, state: State::Start }
+        let identity = identity.map_or(String::new(), |identity| {
+            alloc::format!("a={}", sasl_name(identity))
+        });
+        Self {
+            hash,
+            flag,
+            login,
+            identity,
+            nonce,
+            most_iterations,
+            state: State::Start,
+        }
     }
 
     /// Whether it is bound to the TLS connection (-PLUS).
@@ -165,31 +192,58 @@ impl Scram {
     }
 
     /// The answer to the server's first message.
-    fn prove(&mut self, bare: &str, password: &str, challenge: &[u8]) -> Result<Secret, MechanismError> {
+    fn prove(
+        &mut self,
+        bare: &str,
+        password: &str,
+        challenge: &[u8],
+    ) -> Result<Secret, MechanismError> {
         let attributes = attributes(challenge)?;
         let [('r', nonce), ('s', salt), ('i', iterations), ..] = attributes[..] else {
-            return Err(MechanismError::Malformed("nonce, salt and iteration count are due"));
+            return Err(MechanismError::Malformed(
+                "nonce, salt and iteration count are due",
+            ));
         };
-        let is_longer = nonce.strip_prefix(self.nonce.as_str()).is_some_and(|theirs| !theirs.is_empty());
-        if !is_longer || nonce.len() > MAX_NONCE || !nonce.bytes().all(|octet| octet.is_ascii_graphic()) {
+        let is_longer = nonce
+            .strip_prefix(self.nonce.as_str())
+            .is_some_and(|theirs| !theirs.is_empty());
+        if !is_longer
+            || nonce.len() > MAX_NONCE
+            || !nonce.bytes().all(|octet| octet.is_ascii_graphic())
+        {
             return Err(MechanismError::Nonce);
         }
-        let salt = STANDARD.decode(salt).map_err(|_| MechanismError::Malformed("the salt is not base64"))?;
+        let salt = STANDARD
+            .decode(salt)
+            .map_err(|_| MechanismError::Malformed("the salt is not base64"))?;
         let iterations = count(iterations, self.most_iterations)?;
 
         let (header, binding) = self.header();
         let header = STANDARD.encode([header.as_bytes(), binding].concat());
         let without_proof = alloc::format!("c={header},r={nonce}");
-        let parts = [bare.as_bytes(), b",", challenge, b",", without_proof.as_bytes()];
+        let parts = [
+            bare.as_bytes(),
+            b",",
+            challenge,
+            b",",
+            without_proof.as_bytes(),
+        ];
         let auth_message = parts.concat();
         let derive = match self.hash {
             Hash::Sha1 => derive::<Hmac<Sha1>, Sha1>,
             Hash::Sha256 => derive::<Hmac<Sha256>, Sha256>,
         };
         let (proof, server_key) = derive(password.as_bytes(), &salt, iterations, &auth_message)?;
-        self.state = State::Final { server_key, auth_message };
+        self.state = State::Final {
+            server_key,
+            auth_message,
+        };
         let proof = Zeroizing::new(STANDARD.encode(&proof[..]));
-        Ok(secret(&[without_proof.as_bytes(), b",p=", proof.as_bytes()]))
+        Ok(secret(&[
+            without_proof.as_bytes(),
+            b",p=",
+            proof.as_bytes(),
+        ]))
     }
 
     /// Looks at the server's last message.
@@ -197,8 +251,9 @@ impl Scram {
         let [('v', signature), ..] = attributes(message)?[..] else {
             return Err(MechanismError::Malformed("the server's proof is due"));
         };
-        let signature =
-            STANDARD.decode(signature).map_err(|_| MechanismError::Malformed("the proof is not base64"))?;
+        let signature = STANDARD
+            .decode(signature)
+            .map_err(|_| MechanismError::Malformed("the proof is not base64"))?;
         let is_right = match self.hash {
             Hash::Sha1 => verify::<Hmac<Sha1>>,
             Hash::Sha256 => verify::<Hmac<Sha256>>,
@@ -233,7 +288,10 @@ impl Mechanism for Scram {
     fn respond(&mut self, challenge: &[u8]) -> Result<Secret, MechanismError> {
         match mem::replace(&mut self.state, State::Over) {
             State::First { bare, password } => self.prove(&bare, &password, challenge),
-            State::Final { server_key, auth_message } => {
+            State::Final {
+                server_key,
+                auth_message,
+            } => {
                 self.check(&server_key, &auth_message, challenge)?;
                 self.state = State::Proven;
                 Ok(Secret::default())
@@ -246,9 +304,10 @@ impl Mechanism for Scram {
         match &self.state {
             State::Proven => Ok(()),
             // Any text may look like base64; this one is meant for us.
-            State::Final { server_key, auth_message } if data.starts_with(b"v=") => {
-                self.check(server_key, auth_message, data)
-            }
+            State::Final {
+                server_key,
+                auth_message,
+            } if data.starts_with(b"v=") => self.check(server_key, auth_message, data),
             _ => Err(MechanismError::Unproven),
         }
     }
@@ -257,9 +316,12 @@ impl Mechanism for Scram {
 /// The attributes of a server's message, in order (RFC 5802 section 5.1). Those that we do not know are
 /// to be passed over, but for `m`, which is there for what must not be.
 fn attributes(message: &[u8]) -> Result<Vec<(char, &str)>, MechanismError> {
-    let message = str::from_utf8(message).map_err(|_| MechanismError::Malformed("it is not UTF-8"))?;
+    let message =
+        str::from_utf8(message).map_err(|_| MechanismError::Malformed("it is not UTF-8"))?;
     if let Some(error) = message.strip_prefix("e=") {
-        return Err(MechanismError::Server(Printable(error.as_bytes()).to_string().into()));
+        return Err(MechanismError::Server(
+            Printable(error.as_bytes()).to_string().into(),
+        ));
     }
     let mut attributes = Vec::<(char, &str)>::new();
     for attribute in message.split(',') {
@@ -284,12 +346,18 @@ fn attributes(message: &[u8]) -> Result<Vec<(char, &str)>, MechanismError> {
 /// The number of iterations, if it is one that we do.
 fn count(digits: &str, most: u32) -> Result<u32, MechanismError> {
     if digits.starts_with('0') || !digits.bytes().all(|octet| octet.is_ascii_digit()) {
-        return Err(MechanismError::Malformed("the iteration count is no number"));
+        return Err(MechanismError::Malformed(
+            "the iteration count is no number",
+        ));
     }
     let asked = digits.parse::<u64>().unwrap_or(u64::MAX);
     match u32::try_from(asked) {
         Ok(count) if (LEAST_ITERATIONS..=most).contains(&count) => Ok(count),
-        _ => Err(MechanismError::Iterations { asked, least: LEAST_ITERATIONS, most }),
+        _ => Err(MechanismError::Iterations {
+            asked,
+            least: LEAST_ITERATIONS,
+            most,
+        }),
     }
 }
 
@@ -298,12 +366,25 @@ fn keyed<M: KeyInit>(key: &[u8]) -> Result<M, MechanismError> {
 }
 
 fn sign<M: Mac + KeyInit>(key: &[u8], message: &[u8]) -> Result<Secret, MechanismError> {
-    Ok(Secret::new(keyed::<M>(key)?.chain_update(message).finalize().into_bytes().to_vec()))
+    Ok(Secret::new(
+        keyed::<M>(key)?
+            .chain_update(message)
+            .finalize()
+            .into_bytes()
+            .to_vec(),
+    ))
 }
 
 /// In constant time.
-fn verify<M: Mac + KeyInit>(key: &[u8], message: &[u8], signature: &[u8]) -> Result<bool, MechanismError> {
-    Ok(keyed::<M>(key)?.chain_update(message).verify_slice(signature).is_ok())
+fn verify<M: Mac + KeyInit>(
+    key: &[u8],
+    message: &[u8],
+    signature: &[u8],
+) -> Result<bool, MechanismError> {
+    Ok(keyed::<M>(key)?
+        .chain_update(message)
+        .verify_slice(signature)
+        .is_ok())
 }
 
 /// The client's proof and the server's key (RFC 5802 section 3).
@@ -322,7 +403,12 @@ fn derive<M: Mac + KeyInit + Clone, D: Digest>(
 
 /// `Hi()`, which is PBKDF2 with one block of output. The key is prepared once, for all iterations.
 fn salted_password<M: Mac + Clone>(keyed: M, salt: &[u8], iterations: u32) -> Secret {
-    let mut last = keyed.clone().chain_update(salt).chain_update(1_u32.to_be_bytes()).finalize().into_bytes();
+    let mut last = keyed
+        .clone()
+        .chain_update(salt)
+        .chain_update(1_u32.to_be_bytes())
+        .finalize()
+        .into_bytes();
     let mut salted = Secret::new(last.to_vec());
     for _ in 1..iterations {
         last = keyed.clone().chain_update(&last).finalize().into_bytes();
@@ -362,15 +448,28 @@ mod tests {
     ];
 
     fn scram(hash: Hash, nonce: &str) -> Scram {
-        Scram::new(hash, Flag::Unsupported, Login::new("user", "pencil"), None, nonce.into(), MOST)
+        Scram::new(
+            hash,
+            Flag::Unsupported,
+            Login::new("user", "pencil"),
+            None,
+            nonce.into(),
+            MOST,
+        )
     }
 
     /// Up to the client's proof.
     fn proven(hash: Hash, [nonce, first, challenge, response, _]: [&str; 5]) -> Scram {
         let mut scram = scram(hash, nonce);
-        assert_eq!(scram.initial_response().unwrap().unwrap()[..], *first.as_bytes());
+        assert_eq!(
+            scram.initial_response().unwrap().unwrap()[..],
+            *first.as_bytes()
+        );
         assert_eq!(scram.verify(b""), Err(MechanismError::Unproven));
-        assert_eq!(scram.respond(challenge.as_bytes()).unwrap()[..], *response.as_bytes());
+        assert_eq!(
+            scram.respond(challenge.as_bytes()).unwrap()[..],
+            *response.as_bytes()
+        );
         assert_eq!(scram.verify(b""), Err(MechanismError::Unproven));
         scram
     }
@@ -382,7 +481,10 @@ mod tests {
             let mut scram = proven(hash, vector);
             assert_eq!(scram.respond(last).unwrap()[..], *b"");
             assert_eq!(scram.verify(b""), Ok(()));
-            assert_eq!(scram.respond(last), Err(MechanismError::UnexpectedChallenge));
+            assert_eq!(
+                scram.respond(last),
+                Err(MechanismError::UnexpectedChallenge)
+            );
             assert_eq!(scram.verify(b""), Err(MechanismError::Unproven));
             // With the 235.
             assert_eq!(proven(hash, vector).verify(last), Ok(()));
@@ -391,21 +493,54 @@ mod tests {
 
     #[test]
     fn a_server_that_does_not_know_the_password_is_not_believed() {
-        let last = |message: &str| proven(Hash::Sha1, SHA_1).respond(message.as_bytes()).unwrap_err();
-        assert_eq!(last("v=smF9pqV8S7suAoZWja4dJRkFsKQ="), MechanismError::WrongProof);
+        let last = |message: &str| {
+            proven(Hash::Sha1, SHA_1)
+                .respond(message.as_bytes())
+                .unwrap_err()
+        };
+        assert_eq!(
+            last("v=smF9pqV8S7suAoZWja4dJRkFsKQ="),
+            MechanismError::WrongProof
+        );
         // The right one, and a part of it.
-        assert_eq!(last("v=rmF9pqV8S7suAoZWja4dJRkF"), MechanismError::WrongProof);
-        assert_eq!(last("e=other-error"), MechanismError::Server("other-error".into()));
-        assert_eq!(last("e=\u{1b}[2J,x"), MechanismError::Server("\\x1b[2J,x".into()));
-        for malformed in ["", "v=", "v=!", "x=y", "m=x,v=rmF9pqV8S7suAoZWja4dJRkFsKQ=", "v", "r=x,v=y"] {
-            assert!(matches!(last(malformed), MechanismError::Malformed(_)), "{malformed}");
+        assert_eq!(
+            last("v=rmF9pqV8S7suAoZWja4dJRkF"),
+            MechanismError::WrongProof
+        );
+        assert_eq!(
+            last("e=other-error"),
+            MechanismError::Server("other-error".into())
+        );
+        assert_eq!(
+            last("e=\u{1b}[2J,x"),
+            MechanismError::Server("\\x1b[2J,x".into())
+        );
+        for malformed in [
+            "",
+            "v=",
+            "v=!",
+            "x=y",
+            "m=x,v=rmF9pqV8S7suAoZWja4dJRkFsKQ=",
+            "v",
+            "r=x,v=y",
+        ] {
+            assert!(
+                matches!(last(malformed), MechanismError::Malformed(_)),
+                "{malformed}"
+            );
         }
         let mut scram = proven(Hash::Sha1, SHA_1);
-        assert_eq!(scram.verify(b"v=smF9pqV8S7suAoZWja4dJRkFsKQ="), Err(MechanismError::WrongProof));
+        assert_eq!(
+            scram.verify(b"v=smF9pqV8S7suAoZWja4dJRkFsKQ="),
+            Err(MechanismError::WrongProof)
+        );
         assert_eq!(scram.verify(b"\x76"), Err(MechanismError::Unproven));
         // Once a proof was wrong, no other one counts.
         assert!(scram.respond(b"v=smF9pqV8S7suAoZWja4dJRkFsKQ=").is_err());
-        assert_eq!(scram.verify(SHA_1[4].as_bytes()), Err(MechanismError::Unproven));
+        assert_eq!(
+            scram.verify(SHA_1[4].as_bytes()),
+            Err(MechanismError::Unproven)
+        );
     }
 
     #[test]
@@ -417,14 +552,29 @@ mod tests {
         };
         assert_eq!(respond("r=abcd,s=eA==,i=4096"), Ok(()));
         assert_eq!(respond("r=abcd,s=eA==,i=4096,x=whatever"), Ok(()));
-        assert_eq!(respond("e=unknown-user"), Err(MechanismError::Server("unknown-user".into())));
+        assert_eq!(
+            respond("e=unknown-user"),
+            Err(MechanismError::Server("unknown-user".into()))
+        );
         let long = alloc::format!("r=abc{},s=eA==,i=4096", "d".repeat(510));
-        for nonce in ["r=abc,s=eA==,i=4096", "r=ab,s=eA==,i=4096", "r=xabcd,s=eA==,i=4096", &long] {
+        for nonce in [
+            "r=abc,s=eA==,i=4096",
+            "r=ab,s=eA==,i=4096",
+            "r=xabcd,s=eA==,i=4096",
+            &long,
+        ] {
             assert_eq!(respond(nonce), Err(MechanismError::Nonce), "{nonce}");
         }
-        assert_eq!(respond("r=abc\u{fc},s=eA==,i=4096"), Err(MechanismError::Nonce));
+        assert_eq!(
+            respond("r=abc\u{fc},s=eA==,i=4096"),
+            Err(MechanismError::Nonce)
+        );
         for asked in [1, 4_095, 1_000_001, 1 << 31, 1 << 32, u64::MAX] {
-            let error = Err(MechanismError::Iterations { asked, least: 4_096, most: MOST });
+            let error = Err(MechanismError::Iterations {
+                asked,
+                least: 4_096,
+                most: MOST,
+            });
             assert_eq!(respond(&alloc::format!("r=abcd,s=eA==,i={asked}")), error);
         }
         assert!(matches!(
@@ -451,11 +601,17 @@ mod tests {
             "r=abcd,s=eA==,i=4096,\u{fc}=2",
             "r=abcd,s=eA==,i=4096,xx=2",
         ] {
-            assert!(matches!(respond(malformed), Err(MechanismError::Malformed(_))), "{malformed}");
+            assert!(
+                matches!(respond(malformed), Err(MechanismError::Malformed(_))),
+                "{malformed}"
+            );
         }
         let mut scram = scram(Hash::Sha256, "abc");
         scram.initial_response().unwrap();
-        assert!(matches!(scram.respond(b"r=abc\xff"), Err(MechanismError::Malformed(_))));
+        assert!(matches!(
+            scram.respond(b"r=abc\xff"),
+            Err(MechanismError::Malformed(_))
+        ));
     }
 
     #[test]
@@ -463,16 +619,33 @@ mod tests {
         let first = |user: &str, identity: Option<&str>, flag| {
             let login = Login::new(user, "pencil");
             let mut scram = Scram::new(Hash::Sha256, flag, login, identity, "abc".into(), MOST);
-            scram.initial_response().map(|first| String::from_utf8(first.unwrap().to_vec()).unwrap())
+            scram
+                .initial_response()
+                .map(|first| String::from_utf8(first.unwrap().to_vec()).unwrap())
         };
-        assert_eq!(first("a,b=c", None, Flag::Unoffered).as_deref(), Ok("y,,n=a=2Cb=3Dc,r=abc"));
+        assert_eq!(
+            first("a,b=c", None, Flag::Unoffered).as_deref(),
+            Ok("y,,n=a=2Cb=3Dc,r=abc")
+        );
         assert_eq!(
             first("I\u{ad}X", Some("d,="), Flag::Unsupported).as_deref(),
             Ok("n,a=d=2C=3D,n=IX,r=abc")
         );
-        let binding = Binding { kind: "tls-exporter", data: Vec::new() };
-        assert_eq!(first("u", None, Flag::Used(binding)).as_deref(), Ok("p=tls-exporter,,n=u,r=abc"));
-        assert_eq!(first("u", Some("\0"), Flag::Unsupported), Err(MechanismError::Nul));
-        assert_eq!(first("u\0", None, Flag::Unsupported), Err(MechanismError::Prohibited));
+        let binding = Binding {
+            kind: "tls-exporter",
+            data: Vec::new(),
+        };
+        assert_eq!(
+            first("u", None, Flag::Used(binding)).as_deref(),
+            Ok("p=tls-exporter,,n=u,r=abc")
+        );
+        assert_eq!(
+            first("u", Some("\0"), Flag::Unsupported),
+            Err(MechanismError::Nul)
+        );
+        assert_eq!(
+            first("u\0", None, Flag::Unsupported),
+            Err(MechanismError::Prohibited)
+        );
     }
 }

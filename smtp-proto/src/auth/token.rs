@@ -18,7 +18,11 @@ pub(super) struct OAuthBearer {
 
 impl OAuthBearer {
     pub(super) fn new(login: Arc<Login>, identity: Option<Arc<str>>) -> Self {
-        Self { login, identity, error: None }
+        Self {
+            login,
+            identity,
+            error: None,
+        }
     }
 }
 
@@ -41,7 +45,13 @@ impl Mechanism for OAuthBearer {
             "" => String::new(),
             identity => alloc::format!("a={}", sasl_name(identity)),
         };
-        Ok(Some(secret(&[b"n,", name.as_bytes(), b",\x01auth=Bearer ", token.as_bytes(), b"\x01\x01"])))
+        Ok(Some(secret(&[
+            b"n,",
+            name.as_bytes(),
+            b",\x01auth=Bearer ",
+            token.as_bytes(),
+            b"\x01\x01",
+        ])))
     }
 
     /// The only challenge is the server's error, and the answer the one of RFC 7628 section 3.2.3; then
@@ -82,7 +92,13 @@ impl Mechanism for XOAuth2 {
         if user.contains(char::is_control) || token.contains(char::is_control) {
             return Err(MechanismError::Control);
         }
-        Ok(Some(secret(&[b"user=", user.as_bytes(), b"\x01auth=Bearer ", token.as_bytes(), b"\x01\x01"])))
+        Ok(Some(secret(&[
+            b"user=",
+            user.as_bytes(),
+            b"\x01auth=Bearer ",
+            token.as_bytes(),
+            b"\x01\x01",
+        ])))
     }
 
     /// The only challenge is the server's error, and the only answer an empty one; then it says 535.
@@ -152,9 +168,11 @@ impl TokenError {
 impl fmt::Display for TokenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", Printable(self.status.as_bytes()))?;
-        for (name, value) in
-            [("scope", &self.scope), ("schemes", &self.schemes), ("see", &self.openid_configuration)]
-        {
+        for (name, value) in [
+            ("scope", &self.scope),
+            ("schemes", &self.schemes),
+            ("see", &self.openid_configuration),
+        ] {
             if let Some(value) = value {
                 write!(f, ", {name} {}", Printable(value.as_bytes()))?;
             }
@@ -257,19 +275,25 @@ impl<'a> Json<'a> {
         let first = self.unit()?;
         let mut rest = Json(self.0);
         let second = match (first, rest.take(2)) {
-            (0xd800..=0xdbff, Some(b"\\u")) => rest.unit().filter(|unit| matches!(unit, 0xdc00..=0xdfff)),
+            (0xd800..=0xdbff, Some(b"\\u")) => {
+                rest.unit().filter(|unit| matches!(unit, 0xdc00..=0xdfff))
+            }
             _ => None,
         };
         if second.is_some() {
             self.0 = rest.0;
         }
         let units = [Some(first), second].into_iter().flatten();
-        char::decode_utf16(units).next().map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER))
+        char::decode_utf16(units)
+            .next()
+            .map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER))
     }
 
     fn unit(&mut self) -> Option<u16> {
         self.take(4)?.iter().try_fold(0, |unit, &digit| {
-            char::from(digit).to_digit(16).and_then(|digit| Some(unit << 4 | u16::try_from(digit).ok()?))
+            char::from(digit)
+                .to_digit(16)
+                .and_then(|digit| Some(unit << 4 | u16::try_from(digit).ok()?))
         })
     }
 }
@@ -287,17 +311,29 @@ mod tests {
             Ok(String::from_utf8(response.unwrap().to_vec()).unwrap())
         };
         let tail = "\x01auth=Bearer vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==\x01\x01";
-        assert_eq!(response("user@example.com", None), Ok(alloc::format!("n,a=user@example.com,{tail}")));
+        assert_eq!(
+            response("user@example.com", None),
+            Ok(alloc::format!("n,a=user@example.com,{tail}"))
+        );
         assert_eq!(response("", None), Ok(alloc::format!("n,,{tail}")));
-        assert_eq!(response("u", Some("a,b=c")), Ok(alloc::format!("n,a=a=2Cb=3Dc,{tail}")));
+        assert_eq!(
+            response("u", Some("a,b=c")),
+            Ok(alloc::format!("n,a=a=2Cb=3Dc,{tail}"))
+        );
         assert_eq!(response("u\x01", None), Err(MechanismError::Control));
     }
 
     #[test]
     fn a_token_cannot_break_out_of_its_field() {
         let login = || Login::new("u", "t\x01auth=Bearer x");
-        assert_eq!(XOAuth2::new(login()).initial_response(), Err(MechanismError::Control));
-        assert_eq!(OAuthBearer::new(login(), None).initial_response(), Err(MechanismError::Control));
+        assert_eq!(
+            XOAuth2::new(login()).initial_response(),
+            Err(MechanismError::Control)
+        );
+        assert_eq!(
+            OAuthBearer::new(login(), None).initial_response(),
+            Err(MechanismError::Control)
+        );
     }
 
     #[test]
@@ -323,18 +359,27 @@ mod tests {
                 r#"{"status":"401","schemes":"bearer","scope":"https://mail.example.com/"}"#,
                 "401, scope https://mail.example.com/, schemes bearer",
             ),
-            (" {\n \"status\" : 400 , \"x\":[1,{\"]\":\"}\"}],\"y\":null }\r\n", "400"),
+            (
+                " {\n \"status\" : 400 , \"x\":[1,{\"]\":\"}\"}],\"y\":null }\r\n",
+                "400",
+            ),
             (
                 r#"{"openid-configuration":"https:\/\/a\/b","status":"x","scope":["no"],"status":"y"}"#,
                 "y, see https://a/b",
             ),
-            (r#"{"status":"\u00fc\ud83d\ude00\ud83dx\udc00\"\\\n"}"#, "ü😀\u{fffd}x\u{fffd}\"\\\\n"),
+            (
+                r#"{"status":"\u00fc\ud83d\ude00\ud83dx\udc00\"\\\n"}"#,
+                "ü😀\u{fffd}x\u{fffd}\"\\\\n",
+            ),
             ("{\"status\":\"\u{1b}[2J\u{202e}\"}", "\\x1b[2J\\u{202e}"),
         ] {
             let shown = shown(json).unwrap_or_else(|| panic!("{json} cannot be read"));
             // How Printable writes escapes is its own business, but for that it does.
             if expected.contains('\\') {
-                assert!(!shown.contains(char::is_control) && !shown.contains('\u{202e}'), "{shown:?}");
+                assert!(
+                    !shown.contains(char::is_control) && !shown.contains('\u{202e}'),
+                    "{shown:?}"
+                );
             } else {
                 assert_eq!(shown, expected);
             }
@@ -365,6 +410,9 @@ mod tests {
         ] {
             assert_eq!(shown(bad), None, "{bad}");
         }
-        assert_eq!(TokenError::parse(b"{\"status\":\"\xff\"}").unwrap().status, "\u{fffd}");
+        assert_eq!(
+            TokenError::parse(b"{\"status\":\"\xff\"}").unwrap().status,
+            "\u{fffd}"
+        );
     }
 }
