@@ -73,6 +73,7 @@ impl Session {
         F: FnMut() -> io::Result<R>,
         R: BufRead,
     {
+        self.pump.look();
         let messages = messages.into_iter();
         Bulk {
             session: self,
@@ -127,7 +128,7 @@ where
             // What is submitted is reported before what cannot be any more.
             while !self.exhausted
                 && self.submitted.len() < self.session.pump.driver.window
-                && (self.submitted.is_empty() || self.session.is_usable())
+                && (self.submitted.is_empty() || !self.session.pump.driver.is_closed())
             {
                 let Some(message) = self.messages.next() else {
                     self.exhausted = true;
@@ -169,7 +170,7 @@ where
             };
             match open().and_then(|mut source| pump.send_body(&mut source)) {
                 Ok(()) => pump.end_body(),
-                Err(error) => pump.abort(&format!("the message cannot be read: {error}")),
+                Err(error) => pump.driver.fail_body(&error),
             }
         }
     }

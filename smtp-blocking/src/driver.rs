@@ -32,7 +32,7 @@ pub const FOREVER: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 pub struct Driver {
     /// The engine.
     pub engine: Connection,
-    /// Gathered, and counted as sent by the engine.
+    /// Gathered, and not written.
     pub out: Vec<u8>,
     /// Mail can be sent.
     pub ready: bool,
@@ -251,24 +251,22 @@ impl Driver {
     }
 
     fn take(&mut self, now: Instant, body: &[u8]) -> usize {
-        let mut rest = body;
-        while !self.is_full() {
-            // More than there is room for would be looked at again; but what is to be a chunk is offered whole.
-            let before = self.out.len();
-            let offer = match self.engine.chunk_size() {
-                Some(_) => rest,
-                None => &rest[..rest.len().min(GATHER - before)],
-            };
-            let Some(transmit) = self.engine.poll_transmit(now, offer) else {
-                break;
-            };
-            for part in transmit.parts() {
-                let room = GATHER - self.out.len();
-                self.out.extend_from_slice(&part[..part.len().min(room)]);
-            }
-            rest = &rest[transmit.advance(self.out.len() - before)..];
-        }
-        body.len() - rest.len()
+        self.engine
+            .poll_transmit_onto(now, body, &mut self.out, GATHER)
+    }
+
+    /// The caller cannot give the rest of the body, for this reason.
+    pub fn fail_body(&mut self, error: &io::Error) {
+        self.forget_chunk();
+        let _ = self.engine.fail_body(
+            outcome_of(error),
+            &format!("the message cannot be read: {error}"),
+        );
+    }
+
+    fn forget_chunk(&mut self) {
+        self.chunk.clear();
+        (self.chunk_at, self.chunk_due) = (0, false);
     }
 
     /// Whether something must be written before more can be gathered.
@@ -313,8 +311,7 @@ impl Driver {
                     let number = self.body.map_or(0, |(_, number)| number);
                     self.body = Some((id, number + 1));
                     // What is left of one that was refused.
-                    self.chunk.clear();
-                    (self.chunk_at, self.chunk_due) = (0, false);
+                    self.forget_chunk();
                 }
                 Event::Answered(id, answer) => self.answers.push_back((id, answer)),
                 Event::OverlapBroken => self.overlap_broken = true,
@@ -337,6 +334,19 @@ impl Driver {
     }
 }
 
+/// What a message comes to that could not be opened, or read to its end: another try helps, or not.
+fn outcome_of(error: &io::Error) -> Outcome {
+    use io::ErrorKind::{
+        InvalidData, InvalidInput, NotFound, NotSeekable, PermissionDenied, Unsupported,
+    };
+    match error.kind() {
+        NotFound | PermissionDenied | InvalidData | InvalidInput | NotSeekable | Unsupported => {
+            Outcome::Permanent
+        }
+        _ => Outcome::Transient,
+    }
+}
+
 impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Driver")
@@ -354,11 +364,6 @@ macro_rules! session_methods {
         /// What the server offers.
         pub fn capabilities(&self) -> &$crate::Capabilities {
             self.pump.driver.engine.capabilities()
-        }
-
-        /// Whether another message can be sent.
-        pub fn is_usable(&self) -> bool {
-            !self.pump.driver.is_closed()
         }
 
         /// Whether the server has shown that it does not take overlapping envelopes

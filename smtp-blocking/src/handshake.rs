@@ -5,25 +5,25 @@ use std::io;
 
 use rustls::ClientConnection;
 
-use crate::stream::Transport;
+use crate::stream::Counted;
 
 /// One step of a handshake: writes what is due, else reads once. `Ok(true)` when it is done.
 pub(crate) fn step(
     tls: &mut ClientConnection,
-    stream: &mut dyn Transport,
+    stream: &mut Counted,
 ) -> Result<bool, HandshakeError> {
     while tls.wants_write() {
-        tls.write_tls(&mut &mut *stream)?;
+        tls.write_tls(stream)?;
     }
     if !tls.is_handshaking() {
         return Ok(true);
     }
-    if tls.read_tls(&mut &mut *stream)? == 0 {
+    if tls.read_tls(stream)? == 0 {
         return Err(HandshakeError::Io(io::ErrorKind::UnexpectedEof.into()));
     }
     if let Err(error) = tls.process_new_packets() {
         // The alert that says why.
-        let _ = tls.write_tls(&mut &mut *stream);
+        let _ = tls.write_tls(stream);
         return Err(HandshakeError::Tls(error));
     }
     Ok(false)

@@ -12,6 +12,10 @@ use crate::terms::{Observer, SessionTerms};
 /// deadlines are farther away, which saves two system calls for each reply.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
+/// After so long without a read, what has arrived is taken before anything is written. It is never so long between
+/// the messages of one delivery.
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// Octets that are read at a time, onto the stack, so that an idle session keeps no buffer.
 const READ: usize = 2048;
 
@@ -21,6 +25,8 @@ pub(crate) struct Pump {
     origin: Instant,
     /// The stream's timeout.
     armed: Option<Duration>,
+    /// When something was read, or looked for, last.
+    heard: Instant,
 }
 
 impl Pump {
@@ -34,6 +40,7 @@ impl Pump {
             stream: Stream::new(stream),
             origin: Instant::now(),
             armed: None,
+            heard: Instant::now(),
         }
     }
 
@@ -109,44 +116,68 @@ impl Pump {
             return;
         }
         let ends_well = self.driver.ends_well();
-        let mut written = 0;
+        // What the stream has accepted, and of that what the engine knows to be written.
+        let (mut accepted, mut settled) = (0, 0);
+        let before = self.stream.socket.octets;
         let mut progress = Instant::now();
-        while written < self.driver.out.len() {
+        while accepted < self.driver.out.len() {
             if !self.driver.is_closed() && !self.arm() {
                 break;
             }
-            match self.stream.write(&self.driver.out[written..]) {
+            match self.stream.write(&self.driver.out[accepted..]) {
                 Ok(n @ 1..) => {
-                    written += n;
+                    accepted += n;
+                    settled += self.settle(accepted - settled, before);
                     progress = Instant::now();
                 }
                 // Only QUIT can be left of a session that has its results already.
                 _ if self.driver.is_closed() => break,
                 result => {
+                    self.settle(accepted - settled, before);
                     let zero = io::ErrorKind::WriteZero.into();
                     if self.on_write_error(result.err().unwrap_or(zero)) {
                         break;
                     }
-                    // The engine has counted these octets as sent, and waits for nothing until the
-                    // body ends: that they do go out is for us to see.
+                    // That it does go out is for us to see: the engine waits for nothing before.
                     if progress.elapsed() >= self.driver.block_timeout {
-                        self.driver.io.get_or_insert(io::ErrorKind::TimedOut.into());
-                        self.driver.engine.handle_eof(self.now());
+                        self.lose(io::ErrorKind::TimedOut.into());
                         self.take_events();
                     }
                 }
             }
         }
-        self.driver.written();
-        if written > 0
+        if accepted > 0
             && let Err(error) = self.stream.flush()
             && !self.driver.is_closed()
         {
+            self.settle(accepted - settled, before);
             self.on_write_error(error);
         }
+        self.settle(accepted - settled, before);
+        self.driver.written();
         if self.driver.is_closed() && ends_well {
             self.stream.close();
         }
+    }
+
+    /// Tells the engine what has become of so many octets that the stream has accepted, and returns how many of them
+    /// are written. Where TLS holds some back, all were given as soon as anything was.
+    fn settle(&mut self, octets: usize, before: u64) -> usize {
+        let now = self.now();
+        if self.stream.is_flushed() {
+            self.driver.engine.handle_written(now, octets);
+            return octets;
+        }
+        if self.stream.socket.octets > before {
+            self.driver.engine.handle_given(octets);
+        }
+        0
+    }
+
+    fn lose(&mut self, error: io::Error) {
+        self.driver.io.get_or_insert(error);
+        let now = self.now();
+        self.driver.engine.handle_eof(now);
     }
 
     /// Returns whether the connection is lost.
@@ -154,12 +185,11 @@ impl Pump {
         match error.kind() {
             io::ErrorKind::Interrupted => return false,
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                let now = self.now();
-                self.driver.engine.handle_timeout(now);
+                self.handle_timeout();
             }
             _ => {
                 // Why the server has gone is often there to be read: a 421, say.
-                if self.stream.socket.set_timeout(LAST_WORDS).is_ok() {
+                if self.stream.socket.transport.set_timeout(LAST_WORDS).is_ok() {
                     let start = Instant::now();
                     let mut input = [0; READ];
                     while start.elapsed() < LAST_WORDS
@@ -172,13 +202,52 @@ impl Pump {
                         }
                     }
                 }
-                self.driver.io.get_or_insert(error);
-                let now = self.now();
-                self.driver.engine.handle_eof(now);
+                self.armed = None;
+                self.lose(error);
             }
         }
         self.take_events();
         self.driver.is_closed()
+    }
+
+    /// A deadline has passed if the engine says so, and one more read finds nothing.
+    fn handle_timeout(&mut self) {
+        let now = self.now();
+        if self
+            .driver
+            .engine
+            .poll_timeout()
+            .is_none_or(|deadline| deadline > now)
+        {
+            return;
+        }
+        self.read_what_is_there();
+        let now = self.now();
+        self.driver.engine.handle_timeout(now);
+        self.take_events();
+    }
+
+    /// Takes what has arrived on a session after a pause: a 421, say, which answers nothing that is said now.
+    pub(crate) fn look(&mut self) {
+        if self.heard.elapsed() >= PAUSE && !self.driver.is_closed() {
+            self.read_what_is_there();
+        }
+    }
+
+    /// Reads without waiting, where the transport can.
+    fn read_what_is_there(&mut self) {
+        match self.stream.socket.transport.set_nonblocking(true) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => return self.lose(error),
+        }
+        while !self.driver.is_closed() && self.read() {
+            self.take_events();
+        }
+        if let Err(error) = self.stream.socket.transport.set_nonblocking(false) {
+            self.lose(error);
+        }
+        self.take_events();
     }
 
     /// Waits for octets from the server, or for a deadline.
@@ -187,27 +256,34 @@ impl Pump {
         if self.driver.is_closed() || !self.arm() {
             return;
         }
+        self.read();
+        self.take_events();
+        // A server that drips octets is no reason to forget the deadline.
+        self.handle_timeout();
+    }
+
+    /// Reads once, and hands what there is to the engine. Whether there was something.
+    fn read(&mut self) -> bool {
         let mut input = [0; READ];
         let result = self.stream.read(&mut input);
+        self.heard = Instant::now();
         let now = self.now();
         match result {
             Ok(0) => self.driver.engine.handle_eof(now),
-            Ok(n) => self.driver.engine.handle_input(now, &input[..n]),
+            Ok(n) => {
+                self.driver.engine.handle_input(now, &input[..n]);
+                return true;
+            }
             Err(error) => match error.kind() {
                 io::ErrorKind::Interrupted
                 | io::ErrorKind::WouldBlock
                 | io::ErrorKind::TimedOut => {}
                 // rustls: the server closed without saying so in TLS, as many do.
                 io::ErrorKind::UnexpectedEof => self.driver.engine.handle_eof(now),
-                _ => {
-                    self.driver.io.get_or_insert(error);
-                    self.driver.engine.handle_eof(now);
-                }
+                _ => self.lose(error),
             },
         }
-        // A server that drips octets is no reason to forget the deadline.
-        self.driver.engine.handle_timeout(now);
-        self.take_events();
+        false
     }
 
     /// Gives the stream the engine's deadline. Returns whether there is time left.
@@ -219,9 +295,10 @@ impl Pump {
             .poll_timeout()
             .map_or(LONGEST_WAIT, |deadline| deadline - now);
         if left.is_zero() {
-            self.driver.engine.handle_timeout(now);
-            self.take_events();
-            return false;
+            self.handle_timeout();
+            // It was not too late: something was there.
+            return !self.driver.is_closed()
+                && self.driver.engine.poll_timeout().is_none_or(|at| at > now);
         }
         let left = left.min(self.driver.block_timeout);
         let wanted = left.clamp(Duration::from_millis(1), LONGEST_WAIT);
@@ -231,11 +308,10 @@ impl Pump {
         {
             return true;
         }
-        match self.stream.socket.set_timeout(wanted) {
+        match self.stream.socket.transport.set_timeout(wanted) {
             Ok(()) => self.armed = Some(wanted),
             Err(error) => {
-                self.driver.io.get_or_insert(error);
-                self.driver.engine.handle_eof(now);
+                self.lose(error);
                 self.take_events();
                 return false;
             }
@@ -251,7 +327,11 @@ impl Pump {
         }
         if self.driver.is_closed() {
             // What is left to say is not worth a wait.
-            let _ = self.stream.socket.set_timeout(self.driver.quit_timeout);
+            let _ = self
+                .stream
+                .socket
+                .transport
+                .set_timeout(self.driver.quit_timeout);
         }
     }
 
@@ -284,7 +364,7 @@ impl Pump {
             if !self.arm() {
                 return;
             }
-            match handshake::step(&mut tls, self.stream.socket.as_mut()) {
+            match handshake::step(&mut tls, &mut self.stream.socket) {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(HandshakeError::Tls(error)) => {
@@ -295,8 +375,7 @@ impl Pump {
                     | io::ErrorKind::WouldBlock
                     | io::ErrorKind::TimedOut => {}
                     _ => {
-                        self.driver.io.get_or_insert(error);
-                        return self.driver.engine.handle_eof(self.now());
+                        return self.lose(error);
                     }
                 },
             }

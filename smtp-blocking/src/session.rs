@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, Write};
 
-use smtp_proto::{Cause, Envelope, MessageId, Reply, Report, Request, ToMailbox, ToRecipient};
+use smtp_proto::{Envelope, MessageId, Reply, Report, Request, ToMailbox, ToRecipient};
 
 use crate::error::Error;
 use crate::pump::Pump;
@@ -43,6 +43,7 @@ impl Session {
     /// # Errors
     /// As [`transaction`](Self::transaction).
     pub fn begin(&mut self, envelope: Envelope) -> Result<Transaction<'_>, Error> {
+        self.pump.look();
         if self.pump.driver.is_closed() {
             return Err(self.pump.driver.ended().not_attempted());
         }
@@ -86,7 +87,7 @@ impl Session {
         }
         match transaction.session.pump.send_body(&mut message) {
             Ok(()) => transaction.finish(),
-            Err(error) => Err(transaction.give_up(error)),
+            Err(error) => Err(transaction.give_up(&error)),
         }
     }
 
@@ -120,6 +121,7 @@ impl Session {
     /// # Errors
     /// The server does not offer what the request needs, or the session is lost.
     pub fn request(&mut self, request: Request) -> Result<Reply, Error> {
+        self.pump.look();
         if self.pump.driver.is_closed() {
             return Err(self.pump.driver.ended());
         }
@@ -143,6 +145,12 @@ impl Session {
         if self.pump.driver.engine.quit().is_ok() {
             self.pump.run_until(|_| false);
         }
+    }
+
+    /// Whether another message can be sent. What the server has said meanwhile is read first, without waiting.
+    pub fn is_usable(&mut self) -> bool {
+        self.pump.look();
+        !self.pump.driver.is_closed()
     }
 
     crate::session_methods!();
@@ -198,16 +206,15 @@ impl Transaction<'_> {
     }
 
     /// The message cannot be read to its end.
-    fn give_up(mut self, error: io::Error) -> Error {
+    fn give_up(mut self, error: &io::Error) -> Error {
         self.done = true;
-        let reason = format!("the message cannot be read: {error}");
-        self.session.pump.abort(&reason);
         let pump = &mut self.session.pump;
-        let error = match pump.driver.take_report(self.id) {
-            Some(report) => Error::from_report(report),
-            None => Error::local(Cause::Local(reason.into())),
-        };
-        pump.driver.explain(error)
+        pump.driver.fail_body(error);
+        pump.run_until(|pump| pump.driver.has_report());
+        match pump.driver.take_report(self.id) {
+            Some(report) => pump.driver.explain(Error::from_report(report)),
+            None => pump.driver.ended(),
+        }
     }
 }
 

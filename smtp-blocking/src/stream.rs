@@ -14,6 +14,17 @@ pub trait Transport: Read + Write + Send {
     /// Those of the operating system. A session cannot keep its deadlines then, and ends.
     fn set_timeout(&self, timeout: Duration) -> io::Result<()>;
 
+    /// Makes each later read and write return at once, or wait again. Returns whether it can: with one that can, what
+    /// has arrived on a session that was idle is read before anything is written, so that a server that has said
+    /// 421 meanwhile is not mistaken for one that answers. By default it cannot.
+    ///
+    /// # Errors
+    /// Those of the operating system; the session ends.
+    fn set_nonblocking(&self, nonblocking: bool) -> io::Result<bool> {
+        let _ = nonblocking;
+        Ok(false)
+    }
+
     /// The address of our end, from which the EHLO name is made where the host has no domain name.
     fn local_ip(&self) -> Option<IpAddr> {
         None
@@ -24,6 +35,10 @@ impl Transport for TcpStream {
     fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
         self.set_read_timeout(Some(timeout))?;
         self.set_write_timeout(Some(timeout))
+    }
+
+    fn set_nonblocking(&self, nonblocking: bool) -> io::Result<bool> {
+        TcpStream::set_nonblocking(self, nonblocking).map(|()| true)
     }
 
     fn local_ip(&self) -> Option<IpAddr> {
@@ -37,11 +52,39 @@ impl Transport for std::os::unix::net::UnixStream {
         self.set_read_timeout(Some(timeout))?;
         self.set_write_timeout(Some(timeout))
     }
+
+    fn set_nonblocking(&self, nonblocking: bool) -> io::Result<bool> {
+        Self::set_nonblocking(self, nonblocking).map(|()| true)
+    }
+}
+
+/// A socket that counts the octets which it was given.
+pub(crate) struct Counted {
+    pub(crate) transport: Box<dyn Transport>,
+    pub(crate) octets: u64,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.transport.read(buffer)
+    }
+}
+
+impl Write for Counted {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        let n = self.transport.write(octets)?;
+        self.octets += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.transport.flush()
+    }
 }
 
 /// The stream of a session, before and after the handshake.
 pub(crate) struct Stream {
-    pub(crate) socket: Box<dyn Transport>,
+    pub(crate) socket: Counted,
     #[cfg(feature = "rustls")]
     pub(crate) tls: Option<Box<rustls::ClientConnection>>,
 }
@@ -60,9 +103,12 @@ macro_rules! over {
 }
 
 impl Stream {
-    pub(crate) fn new(socket: Box<dyn Transport>) -> Self {
+    pub(crate) fn new(transport: Box<dyn Transport>) -> Self {
         Self {
-            socket,
+            socket: Counted {
+                transport,
+                octets: 0,
+            },
             #[cfg(feature = "rustls")]
             tls: None,
         }
@@ -74,6 +120,15 @@ impl Stream {
 
     pub(crate) fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
         over!(self, stream => stream.write(octets))
+    }
+
+    /// Whether TLS holds nothing back: what was written is with the operating system.
+    pub(crate) fn is_flushed(&self) -> bool {
+        #[cfg(feature = "rustls")]
+        if let Some(tls) = &self.tls {
+            return !tls.wants_write();
+        }
+        true
     }
 
     /// Pushes out what TLS holds back.

@@ -204,12 +204,20 @@ fn a_message_that_cannot_be_read_is_not_delivered() {
         .unwrap_err();
     assert!(error.to_string().contains("the disk is on fire"), "{error}");
     assert_eq!(error.outcome(), Outcome::Transient);
-    assert!(!session.is_usable());
     assert!(
         receiver
             .wait_for_messages(1, Duration::from_millis(300))
             .is_empty()
     );
+    // No chunk was open: the session goes on.
+    assert!(session.is_usable());
+    assert!(
+        session
+            .send(Envelope::new("a@b", ["c@d"]).unwrap(), MESSAGE)
+            .unwrap()
+            .is_success()
+    );
+    assert_eq!(receiver.messages().len(), 1);
 }
 
 #[test]

@@ -163,8 +163,13 @@ pub struct Limits {
     /// not read while it writes from deadlocking a client that does not either. One command is always
     /// allowed.
     pub in_flight: usize,
-    /// Messages and requests that may be submitted and not finished; 64.
+    /// Messages and requests that may be submitted, with the results that nobody has polled for; 64.
     pub messages: usize,
+    /// Recipients of one message; 100,000.
+    pub recipients: usize,
+    /// Steps of the conversation that are kept for [`Event::Trace`](crate::Event::Trace) while nobody polls; 256.
+    /// Of more, the oldest are dropped and counted.
+    pub traces: usize,
     /// Chunks that may be unanswered at a time; 48, which every server that was measured takes in one go.
     pub chunks: usize,
     /// Challenges in one AUTH exchange; 8.
@@ -181,6 +186,8 @@ impl Default for Limits {
             reply: ReplyLimits::default(),
             in_flight: 4_096,
             messages: 64,
+            recipients: 100_000,
+            traces: 256,
             chunks: 48,
             challenges: 8,
             scram_iterations: 1_000_000,
@@ -219,7 +226,8 @@ pub struct Config {
     /// only for a server that is known to take it: of ten that advertise PIPELINING, three do not. One
     /// answers 503, one loses the commands ([`Event::OverlapBroken`](crate::Event::OverlapBroken) says
     /// so in both cases), and one dies between the delivery and its reply, which leaves that message in
-    /// doubt.
+    /// doubt. Under LMTP it has no effect: a server that gives one reply too few after the data would have the reply
+    /// to the next command taken for it.
     pub overlap: bool,
     /// Automatic by default.
     pub chunking: Chunking,

@@ -391,8 +391,14 @@ pub enum Misuse {
     /// No TLS handshake was asked for.
     #[error("no TLS handshake was asked for")]
     NoHandshakeWanted,
-    /// As many messages wait as the limit allows.
-    #[error("{limit} messages wait already")]
+    /// A message has more recipients than the limit allows.
+    #[error("the message has more than {limit} recipients; split it")]
+    TooManyRecipients {
+        /// [`Limits::recipients`](crate::Limits::recipients).
+        limit: usize,
+    },
+    /// As many messages and results wait as the limit allows.
+    #[error("{limit} messages and results wait already; poll for events")]
     QueueFull {
         /// [`Limits::messages`](crate::Limits::messages).
         limit: usize,

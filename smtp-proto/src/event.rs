@@ -69,6 +69,9 @@ pub enum Trace {
     Received(Reply),
     /// The TLS handshake is done.
     TlsEstablished,
+    /// So many steps before this one were dropped, because nobody polled for them
+    /// ([`Limits::traces`](crate::Limits::traces)).
+    Missed(u64),
 }
 
 /// What became of one message, for each recipient in the order of the envelope: the reply by which the

@@ -87,6 +87,10 @@ impl Session {
         R: AsyncBufRead,
     {
         Bulk {
+            look: self
+                .pump
+                .has_paused()
+                .then(|| Box::pin(tokio::task::yield_now()) as Look),
             session: self,
             messages: Some(Box::pin(messages)),
             submitted: VecDeque::new(),
@@ -104,6 +108,8 @@ impl Session {
 #[must_use = "nothing is sent before reports are asked for"]
 pub struct Bulk<'a, S, F, O, R> {
     session: &'a mut Session,
+    /// The session was idle: what has arrived is read first, after one turn of the reactor.
+    look: Option<Look>,
     /// None when it has ended.
     messages: Option<Pin<Box<S>>>,
     submitted: VecDeque<(MessageId, F)>,
@@ -111,6 +117,8 @@ pub struct Bulk<'a, S, F, O, R> {
     content: Option<(u64, Content<O, R>)>,
     quit: bool,
 }
+
+type Look = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 enum Content<O, R> {
     Opening(Pin<Box<O>>),
@@ -147,6 +155,11 @@ where
     }
 
     fn poll_report(&mut self, cx: &mut Context<'_>) -> Poll<Option<Report>> {
+        if let Some(look) = &mut self.look {
+            ready!(look.as_mut().poll(cx));
+            self.look = None;
+            self.pump().read_what_is_there(cx);
+        }
         loop {
             let waits_for_messages = match self.poll_submit(cx) {
                 Poll::Ready(Some(unsent)) => return Poll::Ready(Some(unsent)),
@@ -181,9 +194,7 @@ where
                     ready!(self.pump().poll_end_body(cx));
                     self.content = None;
                 }
-                Err(error) => self
-                    .pump()
-                    .abort(&format!("the message cannot be read: {error}")),
+                Err(error) => self.pump().driver.fail_body(&error),
             }
         }
     }
@@ -193,7 +204,7 @@ where
     fn poll_submit(&mut self, cx: &mut Context<'_>) -> Poll<Option<Report>> {
         // What is submitted is reported before what cannot be any more.
         while self.submitted.len() < self.session.pump.driver.window
-            && (self.submitted.is_empty() || self.session.is_usable())
+            && (self.submitted.is_empty() || !self.session.pump.driver.is_closed())
             && let Some(messages) = &mut self.messages
         {
             let Some(message) = ready!(messages.as_mut().poll_next(cx)) else {

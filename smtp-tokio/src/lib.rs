@@ -52,6 +52,7 @@ mod connector;
 mod pump;
 mod race;
 mod session;
+mod stream;
 
 pub use bulk::{Bulk, Iter, Message, iter};
 pub use connector::Connector;

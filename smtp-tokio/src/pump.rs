@@ -1,21 +1,24 @@
 //! The pump between the engine and an asynchronous stream. It is made of `poll_…` functions over one
-//! state, so that a future that is dropped between two polls loses nothing: octets count as sent when
-//! they are gathered, as received when they are handed to the engine, and both are kept here.
+//! state, so that a future that is dropped between two polls loses nothing: octets count as
+//! gathered when they are in the buffer, as written when the stream has them, as received when they are handed to the
+//! engine, and all of it is kept here.
 
 use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use smtp_blocking::shared::{Driver, FOREVER, LAST_WORDS, Observer, SessionTerms};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-/// What a session can run over.
-pub(crate) trait AsyncStream: AsyncRead + AsyncWrite + Send + Unpin {}
+use crate::stream::{AsyncStream, Stream};
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> AsyncStream for T {}
+/// After so long without a read, what has arrived is taken before anything is written. It is never so long between
+/// the messages of one delivery.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Octets that are read at a time, onto the stack, so that an idle session keeps no buffer.
 const READ: usize = 2048;
@@ -23,10 +26,11 @@ const READ: usize = 2048;
 pub(crate) struct Pump {
     pub(crate) driver: Driver,
     /// None during the handshake, and when the session is over.
-    stream: Option<Box<dyn AsyncStream>>,
-    /// How much of what was gathered has been written.
-    written: usize,
-    /// Octets were written since the stream was last flushed.
+    stream: Option<Stream>,
+    /// How much of what was gathered the stream has accepted, and how much of that is not known to be written.
+    accepted: usize,
+    unsettled: usize,
+    /// Octets were accepted since the stream was last flushed.
     unflushed: bool,
     origin: Instant,
     sleep: Pin<Box<Sleep>>,
@@ -36,6 +40,8 @@ pub(crate) struct Pump {
     read_until: Option<Instant>,
     /// There is a goodbye to say.
     ends_well: bool,
+    /// When something was read, or looked for, last.
+    heard: Instant,
 }
 
 impl Pump {
@@ -47,14 +53,16 @@ impl Pump {
         let origin = Instant::now();
         Self {
             driver: Driver::new(terms, observer),
-            stream: Some(stream),
-            written: 0,
+            stream: Some(Stream::new(stream)),
+            accepted: 0,
+            unsettled: 0,
             unflushed: false,
             origin,
             sleep: Box::pin(tokio::time::sleep_until(origin)),
             write_by: None,
             read_until: None,
             ends_well: false,
+            heard: origin,
         }
     }
 
@@ -144,21 +152,24 @@ impl Pump {
                 Poll::Pending
             };
         }
-        while self.written < self.driver.out.len() {
-            match Pin::new(&mut *stream).poll_write(cx, &self.driver.out[self.written..]) {
+        while self.accepted < self.driver.out.len() {
+            match Pin::new(&mut *stream).poll_write(cx, &self.driver.out[self.accepted..]) {
                 Poll::Ready(Ok(n @ 1..)) => {
-                    self.written += n;
+                    self.accepted += n;
+                    self.unsettled += n;
                     self.write_by = None;
                     self.unflushed = true;
+                    settle(stream, &mut self.driver, &mut self.unsettled, self.origin);
                 }
                 Poll::Ready(result) => {
                     let zero = io::ErrorKind::WriteZero.into();
+                    settle(stream, &mut self.driver, &mut self.unsettled, self.origin);
                     self.on_write_error(result.err().unwrap_or(zero));
                     return Poll::Ready(());
                 }
                 Poll::Pending => {
-                    // The engine has counted these octets as sent, and waits for nothing until the
-                    // body ends: that they do go out is for us to see.
+                    settle(stream, &mut self.driver, &mut self.unsettled, self.origin);
+                    // That they do go out is for us to see: the engine waits for nothing before.
                     self.write_by
                         .get_or_insert_with(|| Instant::now() + self.driver.block_timeout);
                     return Poll::Pending;
@@ -166,14 +177,50 @@ impl Pump {
             }
         }
         self.driver.written();
-        self.written = 0;
+        self.accepted = 0;
         if self.unflushed {
-            match ready!(Pin::new(stream).poll_flush(cx)) {
-                Ok(()) => self.unflushed = false,
-                Err(error) => self.on_write_error(error),
+            let flushed = Pin::new(&mut *stream).poll_flush(cx);
+            settle(stream, &mut self.driver, &mut self.unsettled, self.origin);
+            match flushed {
+                Poll::Ready(Ok(())) => {
+                    self.unflushed = false;
+                    self.write_by = None;
+                }
+                Poll::Ready(Err(error)) => self.on_write_error(error),
+                Poll::Pending => {
+                    self.write_by
+                        .get_or_insert_with(|| Instant::now() + self.driver.block_timeout);
+                    return Poll::Pending;
+                }
             }
         }
         Poll::Ready(())
+    }
+
+    /// Takes what has arrived on a session after a pause: a 421, say, which answers nothing that is said now. The
+    /// reactor has one turn first, without which nothing would be seen.
+    pub(crate) async fn look(&mut self) {
+        if self.has_paused() {
+            tokio::task::yield_now().await;
+            std::future::poll_fn(|cx| {
+                self.read_what_is_there(cx);
+                Poll::Ready(())
+            })
+            .await;
+        }
+    }
+
+    /// Whether a look is due.
+    pub(crate) fn has_paused(&self) -> bool {
+        self.heard.elapsed() >= PAUSE && !self.driver.is_closed()
+    }
+
+    /// Reads without waiting.
+    pub(crate) fn read_what_is_there(&mut self, cx: &mut Context<'_>) {
+        while !self.driver.is_closed() && self.poll_read(cx).is_ready() {
+            self.take_events();
+        }
+        self.heard = Instant::now();
     }
 
     /// Nothing more can be said; but why the server has gone is often there to be read: a 421, say.
@@ -182,7 +229,7 @@ impl Pump {
         self.read_until = Some(Instant::now() + LAST_WORDS);
         self.write_by = None;
         self.driver.out.clear();
-        self.written = 0;
+        self.accepted = 0;
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -193,6 +240,7 @@ impl Pump {
         let mut buffer = ReadBuf::uninit(&mut input);
         let result = ready!(Pin::new(stream).poll_read(cx, &mut buffer));
         let received = buffer.filled();
+        self.heard = Instant::now();
         let now = smtp_proto::Instant::from_origin(self.origin.elapsed());
         match result {
             Ok(()) if !received.is_empty() => self.driver.engine.handle_input(now, received),
@@ -231,9 +279,14 @@ impl Pump {
                 if Some(deadline) == self.write_by {
                     self.driver.io.get_or_insert(io::ErrorKind::TimedOut.into());
                 }
-                match Some(deadline) == self.write_by || Some(deadline) == self.read_until {
-                    true => self.driver.engine.handle_eof(self.now()),
-                    false => self.driver.engine.handle_timeout(self.now()),
+                if Some(deadline) == self.write_by || Some(deadline) == self.read_until {
+                    self.driver.engine.handle_eof(self.now());
+                    return Poll::Ready(());
+                }
+                // It has passed if one more read finds nothing.
+                match self.poll_read(cx) {
+                    Poll::Ready(()) => self.take_events(),
+                    Poll::Pending => self.driver.engine.handle_timeout(self.now()),
                 }
                 return Poll::Ready(());
             }
@@ -274,7 +327,7 @@ impl Pump {
         self.driver.take_events();
         if self.driver.is_closed() && !was_closed {
             self.write_by = None;
-            self.written = self.written.min(self.driver.out.len());
+            self.accepted = self.accepted.min(self.driver.out.len());
         }
     }
 
@@ -310,7 +363,7 @@ impl Pump {
             return;
         };
         let connector = tokio_rustls::TlsConnector::from(settings.config);
-        let handshake = connector.connect(settings.name, stream);
+        let handshake = connector.connect(settings.name, stream.into_plain());
         let result = match self.deadline() {
             Some(deadline) => tokio::time::timeout_at(deadline, handshake).await,
             None => Ok(handshake.await),
@@ -320,7 +373,7 @@ impl Pump {
             Ok(Ok(stream)) => {
                 let (info, facts) = established(stream.get_ref().1, &settings.verifier);
                 self.driver.tls_info = Some(info);
-                self.stream = Some(Box::new(stream));
+                self.stream = Some(Stream::encrypted(stream));
                 let _ = self.driver.engine.handle_tls_established_with(now, facts);
             }
             Ok(Err(error)) => match error
@@ -339,6 +392,18 @@ impl Pump {
             },
             Err(_elapsed) => self.driver.engine.handle_timeout(now),
         }
+    }
+}
+
+/// Tells the engine what has become of the octets that the stream has accepted. Where TLS holds some back, all were
+/// given as soon as anything was.
+fn settle(stream: &mut Stream, driver: &mut Driver, unsettled: &mut usize, origin: Instant) {
+    if stream.is_flushed() {
+        let now = smtp_proto::Instant::from_origin(origin.elapsed());
+        driver.engine.handle_written(now, std::mem::take(unsettled));
+        stream.begin_count();
+    } else if stream.has_moved() {
+        driver.engine.handle_given(*unsettled);
     }
 }
 

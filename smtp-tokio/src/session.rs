@@ -5,7 +5,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use smtp_proto::{Cause, Envelope, MessageId, Reply, Report, Request, ToMailbox, ToRecipient};
+use smtp_proto::{Envelope, MessageId, Reply, Report, Request, ToMailbox, ToRecipient};
 use tokio::io::{AsyncBufRead, AsyncWrite};
 
 use crate::Error;
@@ -55,6 +55,7 @@ impl Session {
     /// # Errors
     /// As [`transaction`](Self::transaction).
     pub async fn begin(&mut self, envelope: Envelope) -> Result<Transaction<'_>, Error> {
+        self.pump.look().await;
         if self.pump.driver.is_closed() {
             return Err(self.pump.driver.ended().not_attempted());
         }
@@ -111,7 +112,7 @@ impl Session {
         let mut message = pin!(message);
         match poll_fn(|cx| transaction.session.pump.poll_body(cx, message.as_mut())).await {
             Ok(()) => transaction.finish().await,
-            Err(error) => Err(transaction.give_up(error)),
+            Err(error) => Err(transaction.give_up(error).await),
         }
     }
 
@@ -147,6 +148,7 @@ impl Session {
     /// # Errors
     /// The server does not offer what the request needs, or the session is lost.
     pub async fn request(&mut self, request: Request) -> Result<Reply, Error> {
+        self.pump.look().await;
         if self.pump.driver.is_closed() {
             return Err(self.pump.driver.ended());
         }
@@ -170,6 +172,12 @@ impl Session {
         if self.pump.driver.engine.quit().is_ok() {
             self.pump.run_until(|_| false).await;
         }
+    }
+
+    /// Whether another message can be sent. What the server has said meanwhile is read first, without waiting.
+    pub async fn is_usable(&mut self) -> bool {
+        self.pump.look().await;
+        !self.pump.driver.is_closed()
     }
 
     smtp_blocking::session_methods!();
@@ -237,16 +245,15 @@ impl Transaction<'_> {
     }
 
     /// The message cannot be read to its end.
-    fn give_up(mut self, error: io::Error) -> Error {
-        self.done = true;
-        let reason = format!("the message cannot be read: {error}");
+    async fn give_up(mut self, error: io::Error) -> Error {
         let pump = &mut self.session.pump;
-        pump.abort(&reason);
-        let error = match pump.driver.take_report(self.id) {
-            Some(report) => Error::from_report(report),
-            None => Error::local(Cause::Local(reason.into())),
-        };
-        pump.driver.explain(error)
+        pump.driver.fail_body(&error);
+        pump.run_until(|pump| pump.driver.has_report()).await;
+        self.done = true;
+        match pump.driver.take_report(self.id) {
+            Some(report) => pump.driver.explain(Error::from_report(report)),
+            None => pump.driver.ended(),
+        }
     }
 }
 

@@ -226,11 +226,11 @@ async fn a_dropped_bulk_closes_the_session_and_an_idle_one_does_not() {
     let mut bulk = session.send_all(smtp_tokio::iter([message("a@b")]));
     assert!(bulk.next().await.unwrap().is_success());
     drop(bulk);
-    assert!(session.is_usable());
+    assert!(session.is_usable().await);
     let mut bulk = session.send_all(smtp_tokio::iter([message("c@d"), message("e@f")]));
     assert!(bulk.next().await.unwrap().is_success());
     drop(bulk);
-    assert!(!session.is_usable());
+    assert!(!session.is_usable().await);
     assert_eq!(receiver.messages().len(), 2);
 }
 

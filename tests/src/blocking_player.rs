@@ -111,7 +111,7 @@ fn ask(session: &mut Session, request: Request) -> Option<Result<smtp_proto::Rep
 }
 
 /// Returns the session if it has ended before.
-fn quit(session: Session) -> Option<Session> {
+fn quit(mut session: Session) -> Option<Session> {
     if session.is_usable() {
         session.quit();
         return None;

@@ -218,6 +218,8 @@ impl<'t> Player<'t> {
 
     /// Takes what the engine has to say, up to `limit` octets.
     fn speak(&mut self, limit: usize) -> Result<(), String> {
+        let late = std::mem::take(&mut self.unreported);
+        self.engine.handle_written(self.now, late);
         loop {
             self.take_events()?;
             self.distract()?;
@@ -233,7 +235,6 @@ impl<'t> Player<'t> {
                     return Err(format!("withdrawn: {}", self.promised.escape_ascii()));
                 }
                 self.promised.clear();
-                self.unreported = 0;
                 if !self.engine.wants_body() {
                     return Ok(());
                 }
@@ -259,35 +260,28 @@ impl<'t> Player<'t> {
                 ));
             }
             let room = limit - self.batch.len();
-            if self.jammed || (room == 0 && self.unreported == 0) {
+            if self.jammed || room == 0 {
                 self.promised = offer;
                 return Ok(());
             }
-            let late = std::mem::take(&mut self.unreported);
-            let n = match (late, self.cut) {
-                (1.., _) => late,
+            let n = match self.cut {
                 // Nothing to write, and one octet kept back: it is used up all the same.
                 _ if offer.is_empty() => 0,
-                (_, Cut::Whole) => offer.len(),
-                (_, Cut::Octets) => 1,
-                (_, Cut::Random(_)) => self.random.up_to(offer.len()),
+                Cut::Whole => offer.len(),
+                Cut::Octets => 1,
+                Cut::Random(_) => self.random.up_to(offer.len()),
             };
-            let n = n.min(room.max(late));
-            if late == 0 {
-                self.batch.extend(&offer[..n]);
-                self.said.extend(&offer[..n]);
-                if !(wants_body && self.in_flight.is_behind_data()) {
-                    self.in_flight.say(&offer[..n])?;
-                }
-                if self.cut != Cut::Whole
-                    && may_be_late
-                    && n == offer.len()
-                    && self.random.one_in(3)
-                {
-                    self.unreported = n;
-                    self.promised = offer;
-                    return Ok(());
-                }
+            let n = n.min(room);
+            self.batch.extend(&offer[..n]);
+            self.said.extend(&offer[..n]);
+            if !(wants_body && self.in_flight.is_behind_data()) {
+                self.in_flight.say(&offer[..n])?;
+            }
+            if self.cut != Cut::Whole && may_be_late && n == offer.len() && self.random.one_in(3) {
+                transmit.begin(n);
+                self.unreported = n;
+                self.promised.clear();
+                return Ok(());
             }
             let used = transmit.advance(n);
             self.body.advance(used);

@@ -326,7 +326,7 @@ fn sources_are_opened_when_they_are_wanted_and_one_that_cannot_be_ends_the_sessi
         None,
         Some(Outcome::Permanent),
         None,
-        Some(Outcome::Transient),
+        Some(Outcome::Permanent),
         Some(Outcome::NotAttempted),
     ];
     assert_eq!([0, 1, 2, 3, 4].map(outcome), expected);

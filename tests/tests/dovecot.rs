@@ -59,13 +59,12 @@ fn a_thousand_messages_blocking() {
 }
 
 #[test]
-fn a_thousand_messages_tokio_overlapping_over_a_unix_socket() {
+fn a_thousand_messages_tokio_over_a_unix_socket() {
     real::bulk(
         &DOVECOT,
         Adapter::TokioUnix,
         &Manner {
             tls: TlsPolicy::Never,
-            overlap: true,
             ..Manner::default()
         },
         1000,
@@ -73,13 +72,12 @@ fn a_thousand_messages_tokio_overlapping_over_a_unix_socket() {
 }
 
 #[test]
-fn two_hundred_messages_by_data_blocking_overlapping_over_a_unix_socket() {
+fn two_hundred_messages_by_data_blocking_over_a_unix_socket() {
     real::bulk(
         &DOVECOT,
         Adapter::BlockingUnix,
         &Manner {
             chunking: Chunking::Never,
-            overlap: true,
             ..Manner::default()
         },
         200,

@@ -1,0 +1,211 @@
+//! One login (RFC 4954): an AUTH exchange, and which mechanism is next.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
+
+use crate::auth::{Mechanism, MechanismError, Secret, Surroundings};
+use crate::capability::Extension;
+use crate::command::{Command, fits_auth_line};
+use crate::error::{Cause, Error, ProtocolError, Stage};
+use crate::reply::{Printable, ReplyClass, ReplyRef};
+
+use super::peer::Peer;
+use super::pipeline::{Awaited, OpeningReply};
+
+/// What a reply has led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Login {
+    /// A reply is waited for.
+    Wait,
+    Done,
+}
+
+/// The exchange under way, and the mechanisms left to try after it, the strongest last.
+pub(crate) struct Exchange {
+    mechanism: Box<dyn Mechanism>,
+    rest: Vec<Box<dyn Mechanism>>,
+    /// A first response that did not fit the command line.
+    pending: Option<Secret>,
+    challenges: u32,
+    /// Why `*` was sent.
+    cancelled: Option<Cause>,
+}
+
+/// Begins to log in. `logins` is how often that was done before on this connection.
+pub(crate) fn log_in(logins: usize, peer: &mut Peer) -> Result<Option<Box<Exchange>>, Error> {
+    let config = peer.config.clone();
+    let Some(credentials) = &config.credentials else {
+        return Ok(None);
+    };
+    let fail = |cause| Err(Error::permanent(Stage::Auth, cause));
+    let trust = peer.trust();
+    let withheld = || match &peer.tls {
+        None => Cause::CredentialsInClear,
+        Some(facts) => {
+            let problem = facts.problem.clone();
+            Cause::CredentialsUnverified(
+                problem.unwrap_or_else(|| "its certificate was not checked".into()),
+            )
+        }
+    };
+    // Opportunistic TLS that did not come about must not turn into credentials in the clear: it may be an
+    // attacker who took STARTTLS out of the EHLO reply, and AUTH with it.
+    if !credentials.may_use(trust) {
+        return fail(withheld());
+    }
+    if !peer.capabilities.has(Extension::Auth) {
+        return fail(Cause::AuthUnavailable);
+    }
+    let choice = credentials.candidates(&Surroundings {
+        offered: &peer.capabilities,
+        trust,
+        tls: peer.tls.as_ref(),
+        nonce: config.nonce,
+        logins,
+        iterations: config.limits.scram_iterations,
+    });
+    if choice.mechanisms.is_empty() {
+        if choice.withheld {
+            return fail(withheld());
+        }
+        let mut offered = String::new();
+        for name in peer.capabilities.mechanisms() {
+            let space = if offered.is_empty() { "" } else { " " };
+            offered += &alloc::format!("{space}{}", Printable(name));
+        }
+        return fail(Cause::NoCommonMechanism(offered.into()));
+    }
+    next_mechanism(choice.mechanisms, peer).map(Some)
+}
+
+/// Tries the strongest mechanism that is left.
+fn next_mechanism(
+    mut mechanisms: Vec<Box<dyn Mechanism>>,
+    peer: &mut Peer,
+) -> Result<Box<Exchange>, Error> {
+    // rule: auth.next-mechanism
+    let (mechanism, initial) = loop {
+        let Some(mut mechanism) = mechanisms.pop() else {
+            return Err(Error::permanent(Stage::Auth, Cause::AuthUnavailable));
+        };
+        match mechanism.initial_response() {
+            Ok(initial) => break (mechanism, initial),
+            // What one mechanism has no form for, as SCRAM for a password that SASLprep prohibits, another one
+            // may.
+            Err(_) if !mechanisms.is_empty() => {}
+            Err(error) => return Err(Error::permanent(Stage::Auth, error)),
+        }
+    };
+    let name = mechanism.name();
+    let encoded = initial.as_ref().map(|response| match response.is_empty() {
+        // RFC 4954 section 4: an empty initial response is written as one "=".
+        true => Zeroizing::new("=".into()),
+        false => encode(response),
+    });
+    let fitting = encoded
+        .as_ref()
+        .filter(|response| fits_auth_line(name, response.len()));
+    let command = Command::Auth(name, fitting.map(|response| response.as_str()));
+    peer.push(command, Awaited::Opening(OpeningReply::Auth));
+    let pending = if fitting.is_none() { initial } else { None };
+    Ok(Box::new(Exchange {
+        mechanism,
+        rest: mechanisms,
+        pending,
+        challenges: 0,
+        cancelled: None,
+    }))
+}
+
+impl Exchange {
+    /// A reply to AUTH, or to a response.
+    pub(crate) fn on_reply(
+        mut self: Box<Self>,
+        reply: ReplyRef<'_>,
+        peer: &mut Peer,
+    ) -> Result<(Login, Option<Box<Self>>), Error> {
+        let command = Command::Auth(self.mechanism.name(), None).redacted();
+        match reply.class() {
+            ReplyClass::Intermediate => {
+                match self.answer(reply, peer.config.limits.challenges) {
+                    Ok(response) => {
+                        let response = encode(&response);
+                        let awaited = Awaited::Opening(OpeningReply::Auth);
+                        peer.push(Command::AuthResponse(&response), awaited);
+                    }
+                    Err(error) => {
+                        self.cancelled = Some(error.into());
+                        peer.push(
+                            Command::AuthCancel,
+                            Awaited::Opening(OpeningReply::AuthCancel),
+                        );
+                    }
+                }
+                Ok((Login::Wait, Some(self)))
+            }
+            // 235 is the only success (RFC 4954 section 6): any other 2yz says that the server and we disagree
+            // about what was asked.
+            ReplyClass::Success if reply.code().get() == 235 => {
+                // RFC 4954 has no data with a success; what looks like some is for the mechanism to judge.
+                let data = STANDARD.decode(reply.plain_text()).unwrap_or_default();
+                match self.mechanism.verify(&data) {
+                    Ok(()) => Ok((Login::Done, None)),
+                    Err(error) => Err(Error::permanent(Stage::Auth, error).with_command(&command)),
+                }
+            }
+            ReplyClass::Success => {
+                let error = ProtocolError::WrongClass(reply.to_reply());
+                Err(Error::transient(Stage::Auth, error).with_command(&command))
+            }
+            // The server offered the mechanism, but not for this user; another one may do.
+            ReplyClass::Permanent
+                if matches!(reply.code().get(), 504 | 534) && !self.rest.is_empty() =>
+            {
+                next_mechanism(self.rest, peer).map(|next| (Login::Wait, Some(next)))
+            }
+            _ => {
+                let mut error =
+                    Error::rejected(Stage::Auth, reply.to_reply()).with_command(&command);
+                if let Some(token) = self.mechanism.token_error() {
+                    error.cause = Cause::TokenRejected {
+                        reply: reply.to_reply(),
+                        error: Box::new(token),
+                    };
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The reply to `*`: 501, if the server keeps to RFC 4954 section 4. The exchange has failed in any case.
+    pub(crate) fn cancelled(self) -> Error {
+        let cause = self
+            .cancelled
+            .unwrap_or(Cause::Mechanism(MechanismError::UnexpectedChallenge));
+        Error::permanent(Stage::Auth, cause)
+    }
+
+    fn answer(&mut self, reply: ReplyRef<'_>, limit: u32) -> Result<Secret, MechanismError> {
+        self.challenges += 1;
+        if self.challenges > limit {
+            return Err(MechanismError::UnexpectedChallenge);
+        }
+        if let Some(initial) = self.pending.take() {
+            return Ok(initial);
+        }
+        // A multi-line challenge is undecodable by its LF, and rightly so.
+        let challenge = STANDARD
+            .decode(reply.text().trim_ascii())
+            .map_err(|_| MechanismError::Undecodable)?;
+        self.mechanism.respond(&challenge)
+    }
+}
+
+fn encode(secret: &[u8]) -> Zeroizing<String> {
+    Zeroizing::new(STANDARD.encode(secret))
+}

@@ -1,0 +1,184 @@
+//! From the greeting to the first transaction: greeting → EHLO/HELO/LHLO → STARTTLS → EHLO → AUTH.
+
+use alloc::boxed::Box;
+
+use crate::capability::{Capabilities, Extension};
+use crate::command::Command;
+use crate::config::{Protocol, TlsPolicy};
+use crate::error::{Cause, Error, ProtocolError, Stage};
+use crate::reply::{Reply, ReplyClass, ReplyRef};
+use crate::time::Instant;
+use crate::tls::{Channel, TlsFacts};
+
+use super::exchange::{self, Exchange, Login};
+use super::peer::Peer;
+use super::pipeline::{Awaited, OpeningReply};
+
+/// What a reply has led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// A reply, or a handshake, is waited for.
+    Wait,
+    /// The transport must do a TLS handshake.
+    StartTls,
+    /// Mail may be sent.
+    Ready,
+}
+
+/// Where the opening stands, beyond the one reply that the pipeline awaits.
+#[derive(Default)]
+pub(crate) struct Opening {
+    /// The 500 or 502 that led to HELO.
+    ehlo_refused: Option<Reply>,
+    /// Boxed, because it is there for a moment and the session for long.
+    exchange: Option<Box<Exchange>>,
+    /// How often a login was begun: XCLIENT makes it necessary again.
+    logins: usize,
+}
+
+impl Opening {
+    pub(crate) fn start(&mut self, now: Instant, peer: &mut Peer) -> Progress {
+        if let Channel::Tls(facts) = &peer.config.channel {
+            peer.tls = Some(facts.clone());
+        } else if peer.config.tls == TlsPolicy::Implicit {
+            return Progress::StartTls;
+        }
+        peer.pipeline.await_greeting(now);
+        Progress::Wait
+    }
+
+    /// The handshake is done. What was learnt before it counts no more (RFC 3207 section 4.2).
+    pub(crate) fn tls_established(&mut self, now: Instant, facts: TlsFacts, peer: &mut Peer) {
+        // rule: opening.forget-before-tls
+        peer.tls = Some(facts);
+        peer.capabilities = Capabilities::default();
+        match peer.config.tls {
+            TlsPolicy::Implicit => peer.pipeline.await_greeting(now),
+            _ => say_hello(peer),
+        }
+    }
+
+    /// Begins anew with EHLO, on a connection that stays as it is.
+    pub(crate) fn restart(&mut self, peer: &mut Peer) {
+        peer.capabilities = Capabilities::default();
+        say_hello(peer);
+    }
+
+    /// The next step, given the one that was answered and the answer, which is of a class that can answer. A 421
+    /// and a 221 never come here.
+    pub(crate) fn on_reply(
+        &mut self,
+        what: OpeningReply,
+        reply: ReplyRef<'_>,
+        peer: &mut Peer,
+    ) -> Result<Progress, Error> {
+        use OpeningReply::{Auth, AuthCancel, Ehlo, Greeting, Helo, StartTls};
+        use ReplyClass::Success;
+        match (what, reply.class()) {
+            (Greeting, Success) => {
+                say_hello(peer);
+                Ok(Progress::Wait)
+            }
+            (Ehlo, Success) => {
+                peer.capabilities = Capabilities::parse(reply.to_reply());
+                self.after_hello(peer)
+            }
+            (Helo, Success) => self.after_hello(peer),
+            (Ehlo, _) if may_say_helo(reply, peer) => {
+                self.ehlo_refused = Some(reply.to_reply());
+                let config = peer.config.clone();
+                peer.push(Command::Helo(&config.client_name), Awaited::Opening(Helo));
+                Ok(Progress::Wait)
+            }
+            (Helo, _) => {
+                let mut error = Error::rejected(Stage::Ehlo, reply.to_reply());
+                if let Some(ehlo) = self.ehlo_refused.take() {
+                    let helo = reply.to_reply();
+                    error.cause = Cause::HelloRejected { ehlo, helo };
+                }
+                Err(error)
+            }
+            (StartTls, Success) => Ok(Progress::StartTls),
+            (StartTls, _) => match peer.config.tls {
+                TlsPolicy::Opportunistic => self.log_in(peer),
+                _ => {
+                    let mut error = Error::rejected(Stage::StartTls, reply.to_reply());
+                    error.cause = Cause::TlsUnavailable(Some(reply.to_reply()));
+                    Err(error)
+                }
+            },
+            (Auth, _) => match self.exchange.take() {
+                Some(exchange) => {
+                    let (login, exchange) = exchange.on_reply(reply, peer)?;
+                    self.exchange = exchange;
+                    Ok(match login {
+                        Login::Wait => Progress::Wait,
+                        Login::Done => Progress::Ready,
+                    })
+                }
+                None => {
+                    let error = ProtocolError::WrongClass(reply.to_reply());
+                    Err(Error::transient(Stage::Auth, error))
+                }
+            },
+            (AuthCancel, _) => Err(match self.exchange.take() {
+                Some(exchange) => exchange.cancelled(),
+                None => Error::rejected(Stage::Auth, reply.to_reply()),
+            }),
+            (Greeting | Ehlo, _) => {
+                let stage = Awaited::Opening(what).stage();
+                Err(Error::rejected(stage, reply.to_reply()))
+            }
+        }
+    }
+
+    fn after_hello(&mut self, peer: &mut Peer) -> Result<Progress, Error> {
+        let offered = peer.capabilities.has(Extension::StartTls);
+        match peer.config.tls {
+            TlsPolicy::Opportunistic | TlsPolicy::Required if peer.tls.is_none() && offered => {
+                peer.push(Command::StartTls, Awaited::Opening(OpeningReply::StartTls));
+                Ok(Progress::Wait)
+            }
+            TlsPolicy::Required if peer.tls.is_none() => Err(Error::permanent(
+                Stage::StartTls,
+                Cause::TlsUnavailable(None),
+            )),
+            _ => self.log_in(peer),
+        }
+    }
+
+    fn log_in(&mut self, peer: &mut Peer) -> Result<Progress, Error> {
+        self.exchange = exchange::log_in(self.logins, peer)?;
+        match self.exchange {
+            None => Ok(Progress::Ready),
+            Some(_) => {
+                self.logins += 1;
+                Ok(Progress::Wait)
+            }
+        }
+    }
+}
+
+fn say_hello(peer: &mut Peer) {
+    let config = peer.config.clone();
+    let name = &config.client_name;
+    let command = match config.protocol {
+        Protocol::Smtp => Command::Ehlo(name),
+        Protocol::Lmtp => Command::Lhlo(name),
+    };
+    peer.push(command, Awaited::Opening(OpeningReply::Ehlo));
+}
+
+/// HELO is for servers that do not know EHLO: never after a 4yz, which only asks to come back later; never where
+/// TLS is required, which HELO cannot lead to; never inside TLS that STARTTLS has begun, where the server has
+/// understood EHLO before.
+fn may_say_helo(reply: ReplyRef<'_>, peer: &Peer) -> bool {
+    // rule: opening.helo
+    let config = &peer.config;
+    let was_started =
+        config.tls != TlsPolicy::Implicit && !matches!(config.channel, Channel::Tls(_));
+    matches!(reply.code().get(), 500 | 502)
+        && config.protocol == Protocol::Smtp
+        && config.tls != TlsPolicy::Required
+        && !(peer.tls.is_some() && was_started)
+}

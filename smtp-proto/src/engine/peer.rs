@@ -1,0 +1,107 @@
+//! What is known of the server, and what it and the caller are told.
+
+use alloc::sync::Arc;
+
+use crate::auth::Trust;
+use crate::capability::{Capabilities, Extension};
+use crate::command::Command;
+use crate::config::{Config, Protocol, TlsPolicy};
+use crate::event::{Event, Trace};
+use crate::tls::{Channel, TlsFacts};
+
+use super::events::Events;
+use super::pipeline::{Awaited, Pipeline};
+use super::usage::Usage;
+
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) config: Arc<Config>,
+    pub(crate) pipeline: Pipeline,
+    pub(crate) events: Events,
+    pub(crate) capabilities: Capabilities,
+    /// None outside TLS.
+    pub(crate) tls: Option<TlsFacts>,
+    pub(crate) usage: Usage,
+    /// The last transaction failed, and the server may still hold it: one server takes new recipients under the
+    /// old sender then.
+    pub(crate) may_hold_transaction: bool,
+}
+
+impl Peer {
+    pub(crate) fn new(config: Arc<Config>) -> Self {
+        Self {
+            pipeline: Pipeline::new(config.clone()),
+            events: Events::new(config.limits.traces),
+            capabilities: Capabilities::default(),
+            tls: None,
+            usage: Usage::default(),
+            may_hold_transaction: false,
+            config,
+        }
+    }
+
+    /// Whether several commands may be unanswered on this connection.
+    pub(crate) fn pipelines(&self) -> bool {
+        self.config.pipelining && self.capabilities.has(Extension::Pipelining)
+    }
+
+    pub(crate) fn is_lmtp(&self) -> bool {
+        self.config.protocol == Protocol::Lmtp
+    }
+
+    /// Whether it is the server that was meant, as far as its certificate can say.
+    pub(crate) fn is_verified(&self) -> bool {
+        self.tls.as_ref().is_some_and(|facts| facts.verified)
+    }
+
+    /// Whom credentials would reach.
+    pub(crate) fn trust(&self) -> Trust {
+        match &self.tls {
+            _ if self.config.channel == Channel::Local => Trust::Verified,
+            Some(facts) if facts.verified => Trust::Verified,
+            Some(_) => Trust::Unverified,
+            None => Trust::Clear {
+                by_choice: self.config.tls == TlsPolicy::Never,
+            },
+        }
+    }
+
+    /// Sends a command, and awaits its reply.
+    pub(crate) fn push(&mut self, command: Command<'_>, what: Awaited) {
+        self.show(command);
+        self.pipeline.push(command, what);
+    }
+
+    /// Sends a command that depends on what the server offers, and awaits its reply.
+    pub(crate) fn push_as_offered<'a>(
+        &'a mut self,
+        what: Awaited,
+        command: impl FnOnce(&'a Capabilities) -> Command<'a>,
+    ) {
+        let command = command(&self.capabilities);
+        if self.config.trace {
+            self.events
+                .push(Event::Trace(Trace::Sent(command.redacted().into())));
+        }
+        self.pipeline.push(command, what);
+    }
+
+    /// Sends a command whose reply is not waited for.
+    pub(crate) fn say(&mut self, command: Command<'_>) {
+        self.show(command);
+        self.pipeline.say(command);
+    }
+
+    fn show(&mut self, command: Command<'_>) {
+        if self.config.trace {
+            self.events
+                .push(Event::Trace(Trace::Sent(command.redacted().into())));
+        }
+    }
+
+    pub(crate) fn trace(&mut self, trace: impl FnOnce() -> Trace) {
+        if self.config.trace {
+            self.events.push(Event::Trace(trace()));
+        }
+    }
+}

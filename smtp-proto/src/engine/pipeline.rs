@@ -1,0 +1,525 @@
+//! The output, the replies that are owed for it, and the deadline of the oldest of them.
+//!
+//! A reply is attributed by position: each command that is pushed says which reply it awaits, and a reply takes
+//! the front of the queue. What that reply may be, and how long it may take, is one table, [`Awaited::rule`].
+//! Batches (RFC 2920) come from one rule, [`Pipeline::may_send`].
+//!
+//! # What "sent" means
+//!
+//! Every octet of the output has its place in one stream, and three offsets in it count. *Taken*: it has left the
+//! engine. *Given*: a write of it was begun, so it may reach the server. *Written*: the transport has it. A reply
+//! can only answer what was given. The clock of a reply runs from when its command was written, or from the reply
+//! before it, whichever is later.
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use zeroize::Zeroize;
+
+use crate::command::Command;
+use crate::config::{Config, Timeouts};
+use crate::error::Stage;
+use crate::event::MessageId;
+use crate::reply::{ReplyClass, ReplyRef};
+use crate::time::Instant;
+
+/// What the next reply answers. A reply to a message cannot lack its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Awaited {
+    Opening(OpeningReply),
+    Message(MessageId, MessageReply),
+    /// A command outside a transaction, or the RSET before it.
+    Request,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpeningReply {
+    Greeting,
+    Ehlo,
+    Helo,
+    StartTls,
+    Auth,
+    AuthCancel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MessageReply {
+    /// `overlapping`: in one batch with the end of the data before it (RFC 2920 section 3.1).
+    Rset {
+        overlapping: bool,
+    },
+    Mail {
+        overlapping: bool,
+    },
+    /// The recipient, by its position in the envelope.
+    Rcpt(u32),
+    Data,
+    /// A chunk that is not the last.
+    Chunk,
+    EndOfData,
+    /// LMTP and PRDR: the recipient that this reply decides about.
+    EndOfDataFor(u32),
+    /// PRDR: after the replies for each recipient, the one that decides about all.
+    EndOfAll,
+}
+
+/// What a reply may be and how long it may take.
+pub(crate) struct Rule {
+    pub(crate) stage: Stage,
+    /// The classes that can answer; another one breaks the protocol.
+    classes: &'static [ReplyClass],
+    timeout: fn(&Timeouts) -> Duration,
+}
+
+impl Awaited {
+    /// RFC 5321 section 4.3.2 and section 4.5.3.2 as one table.
+    pub(crate) fn rule(self) -> Rule {
+        use MessageReply as M;
+        use OpeningReply as O;
+        use ReplyClass::{Intermediate, Permanent, Success, Transient};
+        use Stage::{
+            Auth, Body, Data, Ehlo, EndOfMessage, Greeting, Mail, Rcpt, Request, StartTls,
+        };
+        const DONE: &[ReplyClass] = &[Success, Transient, Permanent];
+        const GO_ON: &[ReplyClass] = &[Intermediate, Transient, Permanent];
+        const ANY: &[ReplyClass] = &[Success, Intermediate, Transient, Permanent];
+        let (stage, classes, timeout): (_, _, fn(&Timeouts) -> Duration) = match self {
+            Awaited::Opening(O::Greeting) => (Greeting, DONE, |t| t.greeting),
+            Awaited::Opening(O::Ehlo | O::Helo) => (Ehlo, DONE, |t| t.ehlo),
+            Awaited::Opening(O::StartTls) => (StartTls, DONE, |t| t.starttls),
+            Awaited::Opening(O::Auth | O::AuthCancel) => (Auth, ANY, |t| t.auth),
+            Awaited::Message(_, M::Rset { overlapping: true } | M::Mail { overlapping: true }) => {
+                (Mail, DONE, |t| t.overlap)
+            }
+            Awaited::Message(_, M::Rset { .. } | M::Mail { .. }) => (Mail, DONE, |t| t.mail),
+            Awaited::Message(_, M::Rcpt(_)) => (Rcpt, DONE, |t| t.rcpt),
+            Awaited::Message(_, M::Data) => (Data, GO_ON, |t| t.data),
+            Awaited::Message(_, M::Chunk) => (Body, DONE, |t| t.block),
+            // PRDR answers 353 first.
+            Awaited::Message(_, M::EndOfData) => (EndOfMessage, ANY, |t| t.end_of_message),
+            Awaited::Message(_, M::EndOfDataFor(_) | M::EndOfAll) => {
+                (EndOfMessage, DONE, |t| t.end_of_message)
+            }
+            Awaited::Request => (Request, DONE, |t| t.request),
+        };
+        Rule {
+            stage,
+            classes,
+            timeout,
+        }
+    }
+
+    pub(crate) fn stage(self) -> Stage {
+        self.rule().stage
+    }
+
+    pub(crate) fn message(self) -> Option<MessageId> {
+        match self {
+            Awaited::Message(id, _) => Some(id),
+            Awaited::Opening(_) | Awaited::Request => None,
+        }
+    }
+
+    fn reply(self) -> Option<MessageReply> {
+        match self {
+            Awaited::Message(_, reply) => Some(reply),
+            Awaited::Opening(_) | Awaited::Request => None,
+        }
+    }
+
+    /// Whether it answers the first command of a message, with which what was before is over.
+    fn begins_message(self) -> bool {
+        matches!(
+            self.reply(),
+            Some(MessageReply::Rset { .. } | MessageReply::Mail { .. })
+        )
+    }
+
+    pub(crate) fn is_end_of_data(self) -> bool {
+        use MessageReply::{EndOfAll, EndOfData, EndOfDataFor};
+        matches!(self.reply(), Some(EndOfData | EndOfDataFor(_) | EndOfAll))
+    }
+
+    pub(crate) fn overlaps(self) -> bool {
+        use MessageReply::{Mail, Rset};
+        matches!(
+            self.reply(),
+            Some(Rset { overlapping: true } | Mail { overlapping: true })
+        )
+    }
+
+    /// Whether this reply can answer. The first digit decides; where commands overlap, so do the codes that
+    /// RCPT alone has, because they show a queue that has shifted.
+    pub(crate) fn can_be(self, reply: ReplyRef<'_>, overlapping: bool) -> bool {
+        // rule: overlap.codes
+        let of_rcpt = matches!(reply.code().get(), 251 | 252);
+        let takes_them = match self.reply() {
+            Some(MessageReply::Rcpt(_)) | None => true,
+            Some(_) => !overlapping,
+        };
+        self.rule().classes.contains(&reply.class()) && (takes_them || !of_rcpt)
+    }
+}
+
+/// One reply that is owed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owed {
+    pub(crate) what: Awaited,
+    /// Octets of the command that it answers.
+    octets: usize,
+    /// The place in the stream where that command ends.
+    end: u64,
+    /// The round trips that were done when that command was said.
+    trip: u64,
+}
+
+/// A point in time, and the duration that led to it, for the error line.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    pub(crate) at: Instant,
+    pub(crate) after: Duration,
+}
+
+impl Deadline {
+    pub(crate) fn new(now: Instant, after: Duration) -> Self {
+        let at = now + after;
+        Self { at, after }
+    }
+}
+
+/// What is said to the server, and what is owed for it.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    config: Arc<Config>,
+    out: Vec<u8>,
+    /// How much of `out` was taken.
+    start: usize,
+    /// `out` holds credentials, and is wiped when it was taken.
+    secret: bool,
+    owed: VecDeque<Owed>,
+    in_flight: usize,
+    taken: u64,
+    given: u64,
+    written: u64,
+    /// For the front of `owed`, once its command is written.
+    deadline: Option<Deadline>,
+    /// For the transport, which must take something of what it was offered or given.
+    write: Option<Deadline>,
+    /// How many replies, at the least, were waited for one after the other: each to something that was said only
+    /// when the one before had come.
+    round_trips: u64,
+}
+
+impl Pipeline {
+    pub(crate) fn new(config: Arc<Config>) -> Self {
+        Self {
+            config,
+            out: Vec::new(),
+            start: 0,
+            secret: false,
+            owed: VecDeque::new(),
+            in_flight: 0,
+            taken: 0,
+            given: 0,
+            written: 0,
+            deadline: None,
+            write: None,
+            round_trips: 0,
+        }
+    }
+
+    // What may be said.
+
+    /// Whether a command of about `len` octets may be sent now: the only place where a batch ends.
+    pub(crate) fn may_send(&self, pipelining: bool, len: usize) -> bool {
+        // rule: pipelining.batch
+        self.owed.is_empty() || (pipelining && self.in_flight + len <= self.config.limits.in_flight)
+    }
+
+    /// Sends a command, and awaits its reply.
+    pub(crate) fn push(&mut self, command: Command<'_>, what: Awaited) {
+        let octets = self.say(command);
+        self.in_flight += octets;
+        let (end, trip) = (self.end(), self.round_trips);
+        self.owed.push_back(Owed {
+            what,
+            octets,
+            end,
+            trip,
+        });
+    }
+
+    /// Sends a command whose reply is not waited for.
+    pub(crate) fn say(&mut self, command: Command<'_>) -> usize {
+        self.secret |= command.is_secret();
+        // What was taken is not kept while one octet stays.
+        if self.start > 0 && self.start >= self.out.len() / 2 && !self.secret {
+            self.out.drain(..self.start);
+            self.start = 0;
+        }
+        command.write(&mut self.out)
+    }
+
+    /// Sends octets that are no command: the end of a body.
+    pub(crate) fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.out
+    }
+
+    /// Awaits a reply to the octets that end here: the server speaks first, or a chunk or a body is complete.
+    pub(crate) fn await_reply(&mut self, what: Awaited, trip: u64) {
+        let end = self.end();
+        self.owed.push_back(Owed {
+            what,
+            octets: 0,
+            end,
+            trip,
+        });
+    }
+
+    /// Awaits another reply to the same octets as the one that was just taken, before all others.
+    pub(crate) fn await_next(&mut self, what: Awaited, after: Owed) {
+        self.owed.push_front(Owed {
+            what,
+            octets: 0,
+            ..after
+        });
+    }
+
+    /// Awaits the greeting.
+    pub(crate) fn await_greeting(&mut self, now: Instant) {
+        self.await_reply(Awaited::Opening(OpeningReply::Greeting), self.round_trips);
+        self.arm(now);
+    }
+
+    /// The place in the stream where all that was said ends.
+    fn end(&self) -> u64 {
+        self.taken + self.pending().len() as u64
+    }
+
+    // What is owed.
+
+    /// Chunks whose replies are owed.
+    pub(crate) fn chunks(&self) -> usize {
+        let is_chunk = |owed: &&Owed| {
+            matches!(
+                owed.what.reply(),
+                Some(MessageReply::Chunk | MessageReply::EndOfData)
+            )
+        };
+        self.owed.iter().filter(is_chunk).count()
+    }
+
+    /// Whether a reply about this message is owed.
+    pub(crate) fn owes(&self, message: MessageId) -> bool {
+        self.owed
+            .iter()
+            .any(|owed| owed.what.message() == Some(message))
+    }
+
+    /// The reply that is owed next.
+    pub(crate) fn front(&self) -> Option<Awaited> {
+        self.owed.front().map(|owed| owed.what)
+    }
+
+    /// Whether no reply is owed.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.owed.is_empty()
+    }
+
+    /// Whether the reply that is owed next answers something that may have reached the server.
+    pub(crate) fn front_is_given(&self) -> bool {
+        self.owed.front().is_some_and(|owed| self.given >= owed.end)
+    }
+
+    /// Whether more than one message is being spoken of.
+    pub(crate) fn is_overlapping(&self) -> bool {
+        let first = self.owed.front().and_then(|owed| owed.what.message());
+        self.owed
+            .iter()
+            .any(|owed| owed.what.overlaps() || owed.what.message() != first)
+    }
+
+    /// Whether a reply is owed that decides about a message, for octets that may have reached the server.
+    pub(crate) fn awaits_decision(&self) -> bool {
+        self.owed
+            .iter()
+            .any(|owed| owed.what.is_end_of_data() && self.given >= owed.end)
+    }
+
+    /// Whether the first command of this message may have reached the server.
+    pub(crate) fn has_begun(&self, message: MessageId) -> bool {
+        let of_message = |owed: &&Owed| owed.what.message() == Some(message);
+        match self.owed.iter().find(of_message) {
+            Some(owed) if owed.what.begins_message() => self.given >= owed.end,
+            _ => true,
+        }
+    }
+
+    /// Whether MAIL of this message overlaps and has no answer.
+    pub(crate) fn has_unanswered_overlap(&self, message: MessageId) -> bool {
+        let of_message = |owed: &&Owed| owed.what.message() == Some(message);
+        self.owed
+            .iter()
+            .find(of_message)
+            .is_some_and(|owed| owed.what.overlaps())
+    }
+
+    /// Whether the end of this message's data may have reached the server.
+    pub(crate) fn end_is_given(&self, message: MessageId) -> bool {
+        let ends =
+            |owed: &&Owed| owed.what.message() == Some(message) && owed.what.is_end_of_data();
+        self.owed
+            .iter()
+            .find(ends)
+            .is_some_and(|owed| self.given >= owed.end)
+    }
+
+    /// A reply has come.
+    pub(crate) fn take_owed(&mut self, now: Instant) -> Option<Owed> {
+        let owed = self.owed.pop_front()?;
+        self.round_trips = self.round_trips.max(owed.trip + 1);
+        self.in_flight -= owed.octets;
+        self.deadline = None;
+        self.arm(now);
+        Some(owed)
+    }
+
+    /// The reply that was taken was none: what it should have answered is still owed.
+    pub(crate) fn put_back(&mut self, owed: Owed) {
+        self.in_flight += owed.octets;
+        self.owed.push_front(owed);
+    }
+
+    /// Starts the clock of the oldest reply, if its command is written and it is not running.
+    pub(crate) fn arm(&mut self, now: Instant) {
+        if self.deadline.is_none()
+            && let Some(front) = self.owed.front()
+            && self.written >= front.end
+        {
+            let timeout = front.what.rule().timeout;
+            self.deadline = Some(Deadline::new(now, timeout(&self.config.timeouts)));
+        }
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Deadline> {
+        match (self.deadline, self.write) {
+            (Some(reply), Some(write)) if write.at < reply.at => Some(write),
+            (Some(reply), _) => Some(reply),
+            (None, write) => write,
+        }
+    }
+
+    pub(crate) fn round_trips(&self) -> u64 {
+        self.round_trips
+    }
+
+    // What leaves.
+
+    /// The octets to send.
+    pub(crate) fn pending(&self) -> &[u8] {
+        &self.out[self.start..]
+    }
+
+    /// Something is on offer: the transport has this long to take some of it, or as long as for the reply to it.
+    pub(crate) fn offer(&mut self, now: Instant, timeout: Duration) {
+        let reply = self.owed.front().filter(|front| front.end > self.taken);
+        let reply = reply.map(|front| (front.what.rule().timeout)(&self.config.timeouts));
+        let timeout = reply.map_or(timeout, |reply| reply.min(timeout));
+        self.write
+            .get_or_insert_with(|| Deadline::new(now, timeout));
+    }
+
+    /// Nothing is on offer.
+    pub(crate) fn offer_nothing(&mut self) {
+        if self.written >= self.given {
+            self.write = None;
+        }
+    }
+
+    /// `n` of the pending octets were taken.
+    pub(crate) fn take(&mut self, n: usize) {
+        let n = n.min(self.pending().len());
+        self.start += n;
+        self.taken += n as u64;
+        if self.start == self.out.len() {
+            self.clear_output();
+        }
+    }
+
+    /// `n` octets of a body were taken.
+    pub(crate) fn take_body(&mut self, n: usize) {
+        self.taken += n as u64;
+    }
+
+    /// A write of the `n` octets after those that are written was begun.
+    pub(crate) fn give(&mut self, n: u64) {
+        self.given = self.given.max((self.written + n).min(self.taken));
+    }
+
+    /// The transport has taken the next `n` octets.
+    pub(crate) fn write(&mut self, n: u64, now: Instant) {
+        self.written = (self.written + n).min(self.taken);
+        self.given = self.given.max(self.written);
+        if n > 0 {
+            self.write = None;
+        }
+        self.arm(now);
+    }
+
+    /// All that was taken is written: what [`write`](Self::write) has to be told where nothing is gathered.
+    pub(crate) fn write_all(&mut self, now: Instant) {
+        self.write(self.taken - self.written, now);
+    }
+
+    /// All that was taken was given.
+    pub(crate) fn give_all(&mut self) {
+        self.given = self.taken;
+    }
+
+    /// Whether all that was said was taken.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.pending().is_empty()
+    }
+
+    fn clear_output(&mut self) {
+        if core::mem::take(&mut self.secret) {
+            self.out.zeroize();
+        }
+        self.out.clear();
+        self.start = 0;
+    }
+
+    /// What has not been taken never will be, and no reply comes to it.
+    pub(crate) fn drop_output(&mut self) {
+        self.clear_output();
+    }
+
+    /// Whether a reply is owed to something that was taken.
+    pub(crate) fn awaits_reply(&self) -> bool {
+        self.owed.front().is_some_and(|owed| owed.end <= self.taken)
+    }
+
+    /// Nothing more is said or owed.
+    pub(crate) fn shut(&mut self) {
+        self.clear_output();
+        self.owed.clear();
+        self.in_flight = 0;
+        self.deadline = None;
+        self.write = None;
+    }
+
+    /// Gives back the room of what is empty.
+    pub(crate) fn release(&mut self) {
+        if self.out.is_empty() && self.owed.is_empty() {
+            (self.out, self.owed) = (Vec::new(), VecDeque::new());
+        }
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        self.clear_output();
+    }
+}

@@ -1,0 +1,262 @@
+//! What this server is given of this message, and how, or why not. It is found out once for each transaction,
+//! before MAIL, and nothing is used up by finding it out.
+
+use alloc::sync::Arc;
+
+use crate::body::BodyEncoder;
+use crate::capability::{Capabilities, Extension};
+use crate::chunk::Body;
+use crate::command::MailParameters;
+use crate::config::Chunking;
+use crate::envelope::{BodyType, Envelope};
+use crate::error::{Cause, Error, Outcome, Stage};
+use crate::parameter::Need;
+
+use super::peer::Peer;
+
+/// How one transaction goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) travel: Travel,
+    /// How many recipients it may name.
+    pub(crate) room: usize,
+    /// A reply for each recipient is asked for (PRDR).
+    pub(crate) prdr: bool,
+    pub(crate) proceed_on: ProceedOn,
+}
+
+/// How the body travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Travel {
+    Data,
+    Chunks,
+}
+
+/// What the body, or DATA, waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProceedOn {
+    /// Nothing: DATA has a reply of its own to wait for; a chunk that is eager has not.
+    Nothing,
+    OneAccepted,
+    AllAnswered,
+    AllAccepted,
+}
+
+impl Plan {
+    /// `left` recipients are still to be named; it is the message's first transaction, or a later one.
+    pub(crate) fn new(
+        envelope: &mut Envelope,
+        left: usize,
+        first: bool,
+        peer: &Peer,
+    ) -> Result<Self, Error> {
+        let room = room(envelope, left, peer)?;
+        let withheld = |cause| Error::permanent(Stage::Mail, cause);
+        let travel = travel(envelope, peer).map_err(withheld)?;
+        if first {
+            check(envelope, peer).map_err(withheld)?;
+            check_domains(envelope, peer)?;
+        }
+        let asks = envelope
+            .mail_parameters()
+            .iter()
+            .any(|p| p.is_per_recipient_replies());
+        let prdr = asks && peer.capabilities.has(Extension::Prdr) && !peer.is_lmtp();
+        let proceed_on = match travel {
+            _ if envelope.is_all_or_nothing() => ProceedOn::AllAccepted,
+            Travel::Data => ProceedOn::Nothing,
+            // Under LMTP the last chunk has a reply for each recipient that was accepted by then.
+            Travel::Chunks if !peer.pipelines() || peer.is_lmtp() => ProceedOn::AllAnswered,
+            Travel::Chunks if peer.config.chunking == Chunking::Eager => ProceedOn::Nothing,
+            Travel::Chunks => ProceedOn::OneAccepted,
+        };
+        Ok(Self {
+            travel,
+            room,
+            prdr,
+            proceed_on,
+        })
+    }
+
+    /// The parameters of MAIL.
+    pub(crate) fn mail_parameters<'a>(
+        envelope: &'a Envelope,
+        capabilities: &'a Capabilities,
+    ) -> MailParameters<'a> {
+        let offered = |extension| capabilities.has(extension);
+        let body = match envelope.body_type() {
+            BodyType::Binary => Some("BINARYMIME"),
+            BodyType::SevenBit => None,
+            _ => Some("8BITMIME").filter(|_| offered(Extension::EightBitMime)),
+        };
+        let mut paths = envelope
+            .forward_paths()
+            .iter()
+            .chain([envelope.reverse_path()]);
+        let utf8 = offered(Extension::SmtpUtf8)
+            && (envelope.needs_smtputf8() || !paths.all(|path| path.is_ascii()));
+        MailParameters {
+            size: envelope
+                .declared_size()
+                .filter(|_| offered(Extension::Size)),
+            body,
+            utf8,
+            others: Some((envelope, capabilities)),
+        }
+    }
+
+    /// The body as it is to be sent on this connection.
+    pub(crate) fn body(&self, envelope: &Envelope, peer: &Peer) -> Body {
+        let allow_eight_bit = match envelope.body_type() {
+            BodyType::SevenBit => false,
+            BodyType::EightBitAnyway | BodyType::Binary => true,
+            BodyType::Undeclared | BodyType::EightBit => {
+                peer.capabilities.has(Extension::EightBitMime)
+            }
+        };
+        let exact = envelope.exact_size_octets();
+        match (self.travel, envelope.body_type()) {
+            (Travel::Data, _) => {
+                Body::new(BodyEncoder::new(peer.config.body, allow_eight_bit), exact)
+            }
+            (Travel::Chunks, BodyType::Binary) => {
+                Body::chunked(BodyEncoder::binary(), peer.config.chunk_size, exact)
+            }
+            (Travel::Chunks, _) => {
+                let encoder = BodyEncoder::chunked(peer.config.body, allow_eight_bit);
+                Body::chunked(encoder, peer.config.chunk_size, exact)
+            }
+        }
+    }
+}
+
+/// Whether the recipients of this message may be named in several transactions.
+pub(crate) fn may_split(envelope: &Envelope) -> bool {
+    envelope.is_reopenable() && !envelope.is_all_or_nothing()
+}
+
+fn exceeded(name: &'static str, limit: u64, value: u64) -> Cause {
+    Cause::LimitExceeded { name, limit, value }
+}
+
+/// The error for a recipient in one domain more than the session may have.
+pub(crate) fn one_domain_more(limit: u64) -> Error {
+    let cause = exceeded("RCPTDOMAINMAX", limit, limit + 1);
+    Error::new(Stage::Mail, Outcome::NotAttempted, cause)
+}
+
+/// How many recipients this transaction can have (RFC 9422 section 4.2).
+fn room(envelope: &Envelope, left: usize, peer: &Peer) -> Result<usize, Error> {
+    // rule: limits.room
+    if let Some(limit) = peer.capabilities.mails_max()
+        && peer.usage.transactions >= limit
+    {
+        let cause = exceeded("MAILMAX", limit, peer.usage.transactions + 1);
+        return Err(Error::new(Stage::Mail, Outcome::NotAttempted, cause));
+    }
+    let may_split = may_split(envelope);
+    let stated = peer.capabilities.recipients_max();
+    let learnt = peer.usage.learnt.map(u64::from).filter(|_| may_split);
+    match stated.into_iter().chain(learnt).min() {
+        Some(limit) if left as u64 > limit && !may_split => Err(Error::permanent(
+            Stage::Mail,
+            exceeded("RCPTMAX", limit, left as u64),
+        )),
+        Some(limit) if left as u64 > limit => Ok(limit as usize),
+        _ => Ok(left),
+    }
+}
+
+/// By DATA or by BDAT.
+fn travel(envelope: &Envelope, peer: &Peer) -> Result<Travel, Cause> {
+    let offered = peer.capabilities.has(Extension::Chunking);
+    let travel = match peer.config.chunking {
+        Chunking::Always if !offered => return Err(Cause::Unsupported(Extension::Chunking)),
+        Chunking::Never => Travel::Data,
+        _ if offered => Travel::Chunks,
+        _ => Travel::Data,
+    };
+    if envelope.body_type() == BodyType::Binary && travel == Travel::Data {
+        if !peer.capabilities.has(Extension::BinaryMime) {
+            return Err(Cause::Unsupported(Extension::BinaryMime));
+        }
+        return Err(match peer.config.chunking {
+            Chunking::Never => {
+                Cause::Local("a BINARYMIME body needs BDAT, which is set to never".into())
+            }
+            _ => Cause::Unsupported(Extension::Chunking),
+        });
+    }
+    Ok(travel)
+}
+
+/// Nothing is said that the current EHLO reply does not offer.
+fn check(envelope: &mut Envelope, peer: &Peer) -> Result<(), Cause> {
+    let offered = |extension| peer.capabilities.has(extension);
+    if let (Some(size), Some(limit)) = (envelope.declared_size(), peer.capabilities.size_limit())
+        && size > limit
+    {
+        return Err(Cause::TooLarge { size, limit });
+    }
+    let needed = match envelope.body_type() {
+        BodyType::EightBit => Some(Extension::EightBitMime),
+        BodyType::Binary => Some(Extension::BinaryMime),
+        _ => None,
+    };
+    if let Some(extension) = needed.filter(|&extension| !offered(extension)) {
+        return Err(Cause::Unsupported(extension));
+    }
+    if !offered(Extension::SmtpUtf8) && (envelope.needs_smtputf8() || !envelope.use_ascii_domains())
+    {
+        return Err(Cause::Unsupported(Extension::SmtpUtf8));
+    }
+    if !envelope.has_parameters() {
+        return Ok(());
+    }
+    let unsupported = |extension: Result<Extension, &str>| match extension {
+        Ok(extension) => Cause::Unsupported(extension),
+        Err(keyword) => Cause::UnsupportedKeyword(keyword.into()),
+    };
+    for parameter in envelope.mail_parameters() {
+        if parameter.is_require_tls() && !peer.is_verified() {
+            return Err(Cause::TlsUnverified);
+        }
+        if parameter.need() == Need::Required && !parameter.offered_in(&peer.capabilities) {
+            return Err(unsupported(parameter.extension()));
+        }
+        if let Some(excluded) = parameter.excluded_by(&peer.capabilities) {
+            return Err(Cause::Excluded(Arc::from(excluded)));
+        }
+    }
+    for index in 0..envelope.forward_paths().len() {
+        for parameter in envelope.recipient_parameters(index) {
+            if parameter.need() == Need::Required && !parameter.offered_in(&peer.capabilities) {
+                return Err(unsupported(parameter.extension()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether somebody may be named where the server states how many domains a session may have (RFC 9422 section
+/// 4.3), or everybody where all are to be accepted.
+fn check_domains(envelope: &Envelope, peer: &Peer) -> Result<(), Error> {
+    let Some(limit) = peer.capabilities.recipient_domains_max() else {
+        return Ok(());
+    };
+    let mut domains = envelope
+        .forward_paths()
+        .iter()
+        .map(|path| path.domain().unwrap_or_default());
+    let may_begin = match envelope.is_all_or_nothing() {
+        false => domains.any(|domain| peer.usage.has_room(domain, limit)),
+        true => {
+            let mut usage = peer.usage.domains();
+            domains.all(|domain| usage.add(domain, limit))
+        }
+    };
+    match may_begin {
+        true => Ok(()),
+        false => Err(one_domain_more(limit)),
+    }
+}

@@ -1,0 +1,267 @@
+//! Where each recipient of a message stands. They are asked in the order of the envelope, in one transaction or in
+//! several; a result is attributed to a recipient, and never a default for all.
+
+use alloc::vec::Vec;
+
+use crate::error::Error;
+use crate::reply::Reply;
+
+/// Where one recipient stands.
+#[derive(Clone, Debug)]
+pub(crate) enum Standing {
+    /// Not asked in any transaction yet.
+    Waiting,
+    /// Told that the server takes no more in that transaction: left to the next one, and this is its answer if
+    /// there is none.
+    Deferred(Error),
+    /// RCPT was said.
+    Asked,
+    /// 2yz to RCPT.
+    Accepted,
+    /// PRDR's own 2yz, which the last reply may still revoke.
+    Promised(Reply),
+    Decided(Result<Reply, Error>),
+}
+
+impl Standing {
+    fn may_be_asked(&self) -> bool {
+        matches!(self, Standing::Waiting | Standing::Deferred(_))
+    }
+
+    fn is_undecided_here(&self) -> bool {
+        matches!(
+            self,
+            Standing::Asked | Standing::Accepted | Standing::Promised(_)
+        )
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Recipients {
+    list: Vec<Standing>,
+    /// Nobody before this one is to be asked any more.
+    first: usize,
+    /// Nobody before this one is to be asked in this transaction.
+    next: usize,
+    /// How many this transaction may name.
+    room: usize,
+    /// Of this transaction: RCPTs said, answered, and answered with 2yz.
+    asked: usize,
+    answered: usize,
+    accepted: usize,
+    /// How many there are that were not asked yet, or are to be asked again.
+    left: usize,
+    /// The first one that this transaction has left to the next, and how many it has.
+    deferred: Option<usize>,
+    deferrals: usize,
+}
+
+impl Recipients {
+    pub(crate) fn new(count: usize) -> Self {
+        let mut list = Vec::new();
+        list.resize_with(count, || Standing::Waiting);
+        let (first, next, room) = (0, 0, count);
+        let (asked, answered, accepted, deferrals) = (0, 0, 0, 0);
+        Self {
+            list,
+            first,
+            next,
+            room,
+            asked,
+            answered,
+            accepted,
+            left: count,
+            deferred: None,
+            deferrals,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// How many are to be asked, in this transaction or in others.
+    pub(crate) fn left(&self) -> usize {
+        self.left
+    }
+
+    /// Those that have an error of their own by now.
+    pub(crate) fn refused(&self) -> impl Iterator<Item = (usize, &Error)> {
+        self.list
+            .iter()
+            .enumerate()
+            .filter_map(|(index, standing)| match standing {
+                Standing::Decided(Err(error)) => Some((index, error)),
+                _ => None,
+            })
+    }
+
+    // One transaction.
+
+    /// A transaction begins that may name `room` of them.
+    pub(crate) fn begin(&mut self, room: usize) {
+        (self.next, self.room, self.deferred, self.deferrals) = (self.first, room, None, 0);
+        (self.asked, self.answered, self.accepted) = (0, 0, 0);
+    }
+
+    /// The next one to name in this transaction.
+    pub(crate) fn peek(&mut self) -> Option<u32> {
+        if self.asked >= self.room {
+            return None;
+        }
+        self.skip();
+        (self.next < self.list.len()).then_some(self.next as u32)
+    }
+
+    fn skip(&mut self) {
+        while self
+            .list
+            .get(self.next)
+            .is_some_and(|standing| !standing.may_be_asked())
+        {
+            self.next += 1;
+        }
+    }
+
+    /// The one that was peeked at was named.
+    pub(crate) fn ask(&mut self) {
+        if let Some(standing) = self.list.get_mut(self.next) {
+            *standing = Standing::Asked;
+            self.next += 1;
+            self.asked += 1;
+            self.left -= 1;
+        }
+    }
+
+    /// The one that was peeked at cannot be named.
+    pub(crate) fn exclude(&mut self, error: Error) {
+        if let Some(standing) = self.list.get_mut(self.next) {
+            *standing = Standing::Decided(Err(error));
+            self.left -= 1;
+        }
+    }
+
+    /// Whether all that this transaction names were named, and answered.
+    pub(crate) fn all_answered(&self) -> bool {
+        let all_asked = self.asked >= self.room || self.left == self.deferrals;
+        all_asked && self.answered == self.asked
+    }
+
+    /// How many this transaction has that were accepted.
+    pub(crate) fn accepted(&self) -> usize {
+        self.accepted
+    }
+
+    pub(crate) fn asked(&self) -> usize {
+        self.asked
+    }
+
+    /// Whether more are to come, once this transaction is over.
+    pub(crate) fn may_have_another(&self, may_defer: bool) -> bool {
+        let unanswered = self.answered < self.asked;
+        self.deferred.is_some() || self.left > 0 || (may_defer && unanswered)
+    }
+
+    pub(crate) fn accept(&mut self, index: u32) {
+        self.answered += 1;
+        self.accepted += 1;
+        self.set(index, Standing::Accepted);
+    }
+
+    pub(crate) fn refuse(&mut self, index: u32, error: Error) {
+        self.answered += 1;
+        self.set(index, Standing::Decided(Err(error)));
+    }
+
+    /// RCPT was answered in a transaction that had failed before: that says nothing about the recipient.
+    pub(crate) fn pass(&mut self) {
+        self.answered += 1;
+    }
+
+    /// Leaves this one to the next transaction.
+    pub(crate) fn defer(&mut self, index: u32, error: Error) {
+        self.answered += 1;
+        self.left += 1;
+        self.deferrals += 1;
+        self.deferred.get_or_insert(index as usize);
+        self.set(index, Standing::Deferred(error));
+    }
+
+    pub(crate) fn decide(&mut self, index: u32, result: Result<Reply, Error>) {
+        self.set(index, Standing::Decided(result));
+    }
+
+    pub(crate) fn promise(&mut self, index: u32, reply: Reply) {
+        self.set(index, Standing::Promised(reply));
+    }
+
+    fn set(&mut self, index: u32, standing: Standing) {
+        if let Some(slot) = self.list.get_mut(index as usize) {
+            *slot = standing;
+        }
+    }
+
+    /// The first one, not before `from`, that was accepted in this transaction and is undecided.
+    pub(crate) fn next_accepted(&self, from: u32) -> Option<u32> {
+        let from = (from as usize).max(self.first).min(self.next);
+        let of_transaction = &self.list[from..self.next];
+        let found = of_transaction
+            .iter()
+            .position(|standing| matches!(standing, Standing::Accepted));
+        found.map(|at| (from + at) as u32)
+    }
+
+    /// The server took this transaction's message: for all that are undecided.
+    pub(crate) fn succeed(&mut self, reply: &Reply) {
+        self.settle(|_, standing| match standing {
+            Standing::Promised(own) => Ok(own.clone()),
+            _ => Ok(reply.clone()),
+        });
+    }
+
+    /// This transaction has come to nothing, for all that are undecided. Those that it would still have named share
+    /// that; one that was deferred has an answer of its own.
+    pub(crate) fn fail(&mut self, mut error: impl FnMut(usize) -> Error) {
+        self.settle(|index, _| Err(error(index)));
+        while self.asked < self.room && self.next < self.list.len() {
+            let standing = &mut self.list[self.next];
+            if matches!(standing, Standing::Waiting) {
+                *standing = Standing::Decided(Err(error(self.next)));
+                self.left -= 1;
+                self.asked += 1;
+            } else if matches!(standing, Standing::Deferred(_)) {
+                self.deferred.get_or_insert(self.next);
+                self.asked += 1;
+            }
+            self.next += 1;
+        }
+    }
+
+    fn settle(&mut self, mut result: impl FnMut(usize, &Standing) -> Result<Reply, Error>) {
+        let first = self.first;
+        for (at, standing) in self.list[first..self.next].iter_mut().enumerate() {
+            if standing.is_undecided_here() {
+                *standing = Standing::Decided(result(first + at, standing));
+            }
+        }
+    }
+
+    /// This transaction is over: the next one begins where somebody is left.
+    pub(crate) fn close(&mut self) {
+        self.first = self.deferred.take().unwrap_or(self.next);
+    }
+
+    // The end.
+
+    /// The results, in the order of the envelope. Whoever was never named gets `unnamed`.
+    pub(crate) fn into_results(self, unnamed: impl Fn() -> Error) -> Vec<Result<Reply, Error>> {
+        let result = |standing| match standing {
+            Standing::Decided(result) => result,
+            Standing::Deferred(error) => Err(error),
+            Standing::Promised(_) | Standing::Waiting | Standing::Asked | Standing::Accepted => {
+                Err(unnamed())
+            }
+        };
+        self.list.into_iter().map(result).collect()
+    }
+}

@@ -1,0 +1,64 @@
+//! What a session has used up of what the server allows (RFC 9422), and what it has shown to allow.
+
+use alloc::collections::BTreeSet;
+use alloc::string::String;
+
+/// A server that allows more domains than this is left to count them itself: the list would be too long.
+const MAX_DOMAINS: u64 = 1_024;
+
+/// The domains of recipients, in lower case.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Domains(BTreeSet<String>);
+
+impl Domains {
+    fn has_room(&self, domain: &str, most: u64) -> bool {
+        most > MAX_DOMAINS
+            || (self.0.len() as u64) < most
+            || self.0.contains(&domain.to_ascii_lowercase())
+    }
+
+    /// Adds this one, if there may be `most` of them. Whether it is among them now.
+    pub(crate) fn add(&mut self, domain: &str, most: u64) -> bool {
+        let has_room = self.has_room(domain, most);
+        if has_room && most <= MAX_DOMAINS {
+            self.0.insert(domain.to_ascii_lowercase());
+        }
+        has_room
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Usage {
+    /// MAILs said.
+    pub(crate) transactions: u64,
+    /// The most recipients that the server was found to take in one transaction.
+    pub(crate) learnt: Option<u32>,
+    /// While the server states how many there may be.
+    domains: Domains,
+}
+
+impl Usage {
+    /// Whether a recipient in this domain may be named where the session may have `most` of them.
+    pub(crate) fn has_room(&self, domain: &str, most: u64) -> bool {
+        self.domains.has_room(domain, most)
+    }
+
+    /// A recipient in this domain is named.
+    pub(crate) fn name(&mut self, domain: &str, most: u64) {
+        self.domains.add(domain, most);
+    }
+
+    /// A copy, to try out what would fit.
+    pub(crate) fn domains(&self) -> Domains {
+        self.domains.clone()
+    }
+
+    /// The server takes no more than this many recipients in one transaction.
+    pub(crate) fn learn(&mut self, recipients: usize) {
+        let recipients = u32::try_from(recipients).unwrap_or(u32::MAX);
+        self.learnt = Some(
+            self.learnt
+                .map_or(recipients, |learnt| learnt.min(recipients)),
+        );
+    }
+}

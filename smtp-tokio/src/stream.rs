@@ -1,0 +1,148 @@
+//! What octets travel over: any asynchronous stream, plain or inside TLS.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What a session can run over.
+pub(crate) trait AsyncStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> AsyncStream for T {}
+
+/// A stream that counts the octets which it was given.
+pub(crate) struct Counted {
+    stream: Box<dyn AsyncStream>,
+    octets: u64,
+}
+
+/// The stream of a session, before and after the handshake.
+pub(crate) enum Stream {
+    Plain(Counted),
+    #[cfg(feature = "rustls")]
+    Encrypted {
+        tls: Box<tokio_rustls::client::TlsStream<Counted>>,
+        /// What the stream below had been given when TLS last held nothing back.
+        before: u64,
+    },
+}
+
+impl Stream {
+    pub(crate) fn new(stream: Box<dyn AsyncStream>) -> Self {
+        Self::Plain(Counted { stream, octets: 0 })
+    }
+
+    #[cfg(feature = "rustls")]
+    pub(crate) fn encrypted(tls: tokio_rustls::client::TlsStream<Counted>) -> Self {
+        let before = tls.get_ref().0.octets;
+        Self::Encrypted {
+            tls: Box::new(tls),
+            before,
+        }
+    }
+
+    /// The stream below.
+    #[cfg(feature = "rustls")]
+    pub(crate) fn into_plain(self) -> Counted {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Encrypted { tls, .. } => tls.into_inner().0,
+        }
+    }
+
+    /// Whether TLS holds nothing back: what was written is with the operating system.
+    pub(crate) fn is_flushed(&self) -> bool {
+        match self {
+            Self::Plain(_) => true,
+            #[cfg(feature = "rustls")]
+            Self::Encrypted { tls, .. } => !tls.get_ref().1.wants_write(),
+        }
+    }
+
+    /// Whether anything has gone out since TLS last held nothing back.
+    pub(crate) fn has_moved(&self) -> bool {
+        match self {
+            Self::Plain(_) => true,
+            #[cfg(feature = "rustls")]
+            Self::Encrypted { tls, before } => tls.get_ref().0.octets > *before,
+        }
+    }
+
+    /// TLS holds nothing back now.
+    pub(crate) fn begin_count(&mut self) {
+        #[cfg(feature = "rustls")]
+        if let Self::Encrypted { tls, before } = self {
+            *before = tls.get_ref().0.octets;
+        }
+    }
+
+    fn below(&mut self) -> Pin<&mut dyn AsyncStream> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream),
+            #[cfg(feature = "rustls")]
+            Self::Encrypted { tls, .. } => Pin::new(&mut **tls),
+        }
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let counted = self.get_mut();
+        let result = Pin::new(&mut counted.stream).poll_write(cx, octets);
+        if let Poll::Ready(Ok(n)) = result {
+            counted.octets += n as u64;
+        }
+        result
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.get_mut().below().poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().below().poll_write(cx, octets)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().below().poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().below().poll_shutdown(cx)
+    }
+}
