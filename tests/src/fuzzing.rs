@@ -973,7 +973,7 @@ impl Session {
         self.assert_secret_kept(&error.to_string());
     }
 
-    /// That a report is true is what the model judges, which knows what the server has taken.
+    /// That a report is true is what [`model`](crate::model) judges, which knows what the server has taken.
     fn check_report(&self, index: usize, report: &Report) {
         assert_eq!(report.recipients.len(), self.messages[index].recipients);
         for (recipient, result) in report.recipients.iter().enumerate() {

@@ -8,6 +8,7 @@ pub mod floor;
 pub mod fuzzing;
 pub mod jammed;
 pub mod load;
+pub mod model;
 pub mod peer;
 pub mod player;
 pub mod postfix;

@@ -1,0 +1,119 @@
+//! All calls of the driver to the engine, in one place.
+//!
+//! Three transports are played: one that writes at once, one whose completions come late (io_uring), and
+//! one that gathers octets before it writes them.
+
+use smtp_proto::{Cause, Connection, Event, Instant, Outcome};
+
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) connection: Connection,
+    /// A write of so many octets was begun and has not completed.
+    begun: usize,
+}
+
+impl Engine {
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            begun: 0,
+        }
+    }
+
+    /// How many octets are on offer. An offer of none must be taken all the same.
+    pub(crate) fn offer(&mut self, now: Instant, body: &[u8]) -> Option<usize> {
+        let transmit = self.connection.poll_transmit(now, body)?;
+        Some(transmit.parts().iter().map(|part| part.len()).sum())
+    }
+
+    /// The first `n` octets of the offer are given and written. Returns how many of the body they use up.
+    pub(crate) fn write(
+        &mut self,
+        now: Instant,
+        body: &[u8],
+        n: usize,
+        wire: &mut Vec<u8>,
+    ) -> usize {
+        let Some(transmit) = self.connection.poll_transmit(now, body) else {
+            return 0;
+        };
+        let octets = transmit.parts().concat();
+        let n = n.min(octets.len());
+        wire.extend_from_slice(&octets[..n]);
+        transmit.advance(n)
+    }
+
+    /// The first `n` octets of the offer are given, and the write completes later.
+    pub(crate) fn begin(
+        &mut self,
+        now: Instant,
+        body: &[u8],
+        n: usize,
+        wire: &mut Vec<u8>,
+    ) -> usize {
+        let Some(transmit) = self.connection.poll_transmit(now, body) else {
+            return 0;
+        };
+        let octets = transmit.parts().concat();
+        if octets.is_empty() {
+            return transmit.advance(0);
+        }
+        let n = n.min(octets.len());
+        wire.extend_from_slice(&octets[..n]);
+        self.begun = n;
+        transmit.begin(n)
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun > 0
+    }
+
+    /// The write that was begun has completed.
+    pub(crate) fn complete(&mut self, now: Instant) {
+        self.connection
+            .handle_written(now, std::mem::take(&mut self.begun));
+    }
+
+    /// Takes up to `room` octets without giving them. Returns how many of the body they use up, or `None`
+    /// where nothing is on offer.
+    pub(crate) fn gather(
+        &mut self,
+        now: Instant,
+        body: &[u8],
+        room: usize,
+        buffer: &mut Vec<u8>,
+    ) -> Option<usize> {
+        let mut out = vec![0; room];
+        let (gathered, used) = self.connection.poll_transmit_into(now, body, &mut out);
+        buffer.extend_from_slice(&out[..gathered]);
+        (gathered > 0 || used > 0).then_some(used)
+    }
+
+    /// A write of the next `n` octets that were gathered was begun.
+    pub(crate) fn given(&mut self, n: usize) {
+        self.connection.handle_given(n);
+    }
+
+    /// The transport has taken the next `n` octets that were gathered.
+    pub(crate) fn written(&mut self, now: Instant, n: usize) {
+        self.connection.handle_written(now, n);
+    }
+
+    /// The connection is gone.
+    pub(crate) fn lost(&mut self, now: Instant) {
+        self.connection.handle_lost(now, Cause::Disconnected);
+    }
+
+    /// The application cannot give the rest of the body.
+    pub(crate) fn fail_body(&mut self, outcome: Outcome, reason: &str) {
+        let _ = self.connection.fail_body(outcome, reason);
+    }
+
+    pub(crate) fn hear(&mut self, now: Instant, octets: &[u8]) {
+        self.connection.handle_input(now, octets);
+    }
+
+    pub(crate) fn event(&mut self) -> Option<Event> {
+        self.connection.poll_event()
+    }
+}

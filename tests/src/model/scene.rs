@@ -1,0 +1,198 @@
+//! What one conversation is made of: the server, the application, the transport and the network.
+
+use std::time::Duration;
+
+use smtp_proto::{Chunking, ClientName, Config, Envelope, MailParameter, Protocol, TlsPolicy};
+
+use super::dice::Dice;
+use super::server::Traits;
+
+/// How the transport writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Writing {
+    /// At once, as far as it goes.
+    Direct,
+    /// A write is begun, and its completion is reported later.
+    Late,
+    /// Octets are taken into a buffer, and written from there.
+    Gathers,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Job {
+    Message(usize),
+    Request(usize),
+    Quit,
+}
+
+/// A message as the application has it.
+#[derive(Clone, Debug)]
+pub(crate) struct Planned {
+    pub(crate) envelope: Envelope,
+    pub(crate) body: Vec<u8>,
+    /// After so many octets the source of the body fails.
+    pub(crate) source_fails: Option<usize>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Scene {
+    pub(crate) config: Config,
+    pub(crate) traits: Traits,
+    pub(crate) messages: Vec<Planned>,
+    /// With each, how long it comes after the one before; none is when the session is idle.
+    pub(crate) jobs: Vec<(Job, Option<Duration>)>,
+    pub(crate) writing: Writing,
+    /// The application pauses before and within a body, so often in a thousand times.
+    pub(crate) slow_body: usize,
+    /// So does the transport.
+    pub(crate) slow_transport: usize,
+    /// Octets of the client, and of the server, after which nothing arrives any more.
+    pub(crate) cut_up: usize,
+    pub(crate) cut_down: usize,
+    /// When the transport notices that; never, perhaps.
+    pub(crate) notice: Option<Duration>,
+    /// Writes fail after so many octets.
+    pub(crate) writes_fail: usize,
+}
+
+impl Scene {
+    pub(crate) fn new(dice: &mut Dice) -> Self {
+        let lmtp = dice.chance(300);
+        let overlap = dice.chance(450);
+        let mut config = Config::new(ClientName::parse("client.example.org").expect("a name"));
+        config.protocol = if lmtp { Protocol::Lmtp } else { Protocol::Smtp };
+        config.tls = TlsPolicy::Never;
+        config.pipelining = dice.chance(900);
+        config.overlap = overlap;
+        config.chunking = match dice.below(10) {
+            0..=3 => Chunking::Auto,
+            4..=6 => Chunking::Eager,
+            _ => Chunking::Never,
+        };
+        config.chunk_size = if dice.chance(500) {
+            dice.between(1, 90)
+        } else {
+            65_536
+        };
+        config.learn_limits = dice.chance(500);
+        timeouts(&mut config, dice);
+        let traits = traits(dice, lmtp, overlap);
+        let count = dice.between(1, 6);
+        let messages: Vec<_> = (0..count).map(|index| message(dice, index)).collect();
+        let loss = dice.below(100);
+        let some = |dice: &mut Dice, yes: bool| if yes { dice.below(3_000) } else { usize::MAX };
+        Self {
+            config,
+            traits,
+            jobs: jobs(dice, messages.len()),
+            messages,
+            writing: dice.pick(&[Writing::Direct, Writing::Late, Writing::Gathers]),
+            slow_body: dice.pick(&[0, 0, 20, 300]),
+            slow_transport: dice.pick(&[0, 0, 4, 100]),
+            cut_up: some(dice, matches!(loss, 0..=6 | 13..=15)),
+            cut_down: some(dice, matches!(loss, 7..=15)),
+            notice: dice.chance(850).then(|| dice.pause(100)),
+            writes_fail: some(dice, matches!(loss, 16..=24)),
+        }
+    }
+}
+
+fn timeouts(config: &mut Config, dice: &mut Dice) {
+    let reply = Duration::from_secs(dice.pick(&[3, 8, 30]));
+    config.timeouts = config.timeouts.replies(reply);
+    config.timeouts.end_of_message = reply * 2;
+    config.timeouts.block = Duration::from_secs(dice.pick(&[2, 10]));
+    config.timeouts.overlap = Duration::from_secs(2);
+}
+
+fn traits(dice: &mut Dice, lmtp: bool, overlap: bool) -> Traits {
+    let most = |dice: &mut Dice, per_mille| dice.chance(per_mille).then(|| dice.between(1, 4));
+    let stated = most(dice, 250);
+    Traits {
+        lmtp,
+        pipelining: dice.chance(800),
+        chunking: dice.chance(700),
+        prdr: !lmtp && dice.chance(400),
+        stated,
+        unstated: if stated.is_some() {
+            None
+        } else {
+            most(dice, 400)
+        },
+        trouble: dice.pick(&[0, 0, 1, 1, 2, 4]),
+        keeps: dice.chance(400),
+        swallows: overlap && dice.chance(120),
+        surplus: dice.chance(70),
+    }
+}
+
+fn message(dice: &mut Dice, index: usize) -> Planned {
+    let count = dice.between(1, 5);
+    let path = |recipient| format!("m{index}r{recipient}@d{}.example", recipient % 2);
+    let paths: Vec<_> = (0..count).map(path).collect();
+    let envelope = Envelope::new(format!("m{index}@example.org"), &paths).expect("an envelope");
+    let mut envelope = envelope
+        .all_or_nothing(dice.chance(120))
+        .reopenable(dice.chance(600));
+    if dice.chance(400) {
+        envelope = envelope.parameter(MailParameter::per_recipient_replies());
+    }
+    let mut body = format!("Subject: m{index}\r\n\r\n").into_bytes();
+    for line in 0..dice.below(8) {
+        let text = dice.pick(&[
+            "",
+            ".",
+            "..",
+            ".hidden",
+            "some text",
+            "QUIT",
+            "more text with a dot.",
+        ]);
+        body.extend_from_slice(format!("{text}{line}\r\n").as_bytes());
+        if dice.chance(300) {
+            body.extend_from_slice(b".\r\n");
+        }
+    }
+    if dice.chance(250) {
+        body.truncate(body.len() - 2);
+    }
+    if body.ends_with(b"\r\n") && dice.chance(300) {
+        let error = usize::from(dice.chance(60));
+        envelope = envelope.exact_size((body.len() + error) as u64);
+    }
+    let mut source_fails = None;
+    match dice.below(70) {
+        0 => {
+            let at = dice.below(body.len());
+            body[at] = 0;
+        }
+        1 | 2 => source_fails = Some(dice.below(body.len())),
+        _ => {}
+    }
+    Planned {
+        envelope,
+        body,
+        source_fails,
+    }
+}
+
+fn jobs(dice: &mut Dice, messages: usize) -> Vec<(Job, Option<Duration>)> {
+    let all_at_start = dice.chance(600);
+    let mut jobs = Vec::new();
+    let when = |dice: &mut Dice| match all_at_start {
+        true => Some(Duration::ZERO),
+        false if dice.chance(400) => None,
+        false => Some(dice.pause(10)),
+    };
+    let requests = dice.chance(300);
+    for message in 0..messages {
+        if requests && dice.chance(300) {
+            jobs.push((Job::Request(jobs.len()), when(dice)));
+        }
+        jobs.push((Job::Message(message), when(dice)));
+    }
+    if dice.chance(800) {
+        jobs.push((Job::Quit, when(dice)));
+    }
+    jobs
+}

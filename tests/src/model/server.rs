@@ -1,0 +1,505 @@
+//! The server: it reads the octets that arrived, decides, answers, and writes into its books.
+
+use smtp_proto::Instant;
+
+use super::books::{About, Books, Demand, ReplyIndex, Said, Transaction};
+use super::dice::Dice;
+use super::lexer::{Lexer, Token, tag};
+
+/// What one server is like.
+#[derive(Clone, Debug)]
+pub(crate) struct Traits {
+    pub(crate) lmtp: bool,
+    pub(crate) pipelining: bool,
+    pub(crate) chunking: bool,
+    pub(crate) prdr: bool,
+    /// RCPTMAX, as stated under LIMITS (RFC 9422).
+    pub(crate) stated: Option<usize>,
+    /// The same limit, unstated: more are answered 452.
+    pub(crate) unstated: Option<usize>,
+    /// How often it refuses and breaks off: 0 for never.
+    pub(crate) trouble: usize,
+    /// After a refused DATA it keeps the transaction until RSET.
+    pub(crate) keeps: bool,
+    /// It loses the commands that come with the end of the data.
+    pub(crate) swallows: bool,
+    /// It sends replies too many.
+    pub(crate) surplus: bool,
+}
+
+/// The transaction in the server's own view.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) number: usize,
+    pub(super) accepted: Vec<(usize, usize)>,
+    pub(super) prdr: bool,
+    /// A chunk was refused, so nothing but RSET helps (RFC 3030 section 2).
+    failed: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) traits: Traits,
+    pub(crate) books: Books,
+    /// All octets that it has sent.
+    pub(crate) sent: Vec<u8>,
+    /// How many of the client's octets it has read.
+    pub(crate) read: usize,
+    pub(crate) closed: bool,
+    /// It does nothing before.
+    pub(crate) busy_until: Instant,
+    pub(super) dice: Dice,
+    pub(super) lexer: Lexer,
+    pub(super) open: Option<Open>,
+    /// After so many octets of the body it refuses, before the end.
+    early: Option<usize>,
+    /// It has answered the end of the data before the end.
+    answered_early: bool,
+    /// What is said now answers what has not come whole.
+    early_now: bool,
+    token_start: usize,
+    /// Commands that begin before are lost.
+    swallow_until: usize,
+    lost_commands: bool,
+}
+
+impl Server {
+    pub(crate) fn new(traits: Traits, seed: u64, now: Instant) -> Self {
+        let mut server = Self {
+            traits,
+            books: Books::default(),
+            sent: Vec::new(),
+            read: 0,
+            closed: false,
+            busy_until: now,
+            dice: Dice::new(seed),
+            lexer: Lexer::new(),
+            open: None,
+            early: None,
+            answered_early: false,
+            early_now: false,
+            token_start: 0,
+            swallow_until: 0,
+            lost_commands: false,
+        };
+        match server.trouble(4) {
+            true => server.leave(421),
+            false => _ = server.say(220, About::Opening),
+        }
+        server
+    }
+
+    pub(super) fn trouble(&mut self, per_mille: usize) -> bool {
+        let per_mille = per_mille * self.traits.trouble;
+        self.dice.chance(per_mille)
+    }
+
+    /// Reads what has arrived until there is something to answer. `given` is what the client gave to the
+    /// network, and `arrived` how much of it is here.
+    pub(crate) fn act(&mut self, given: &[u8], arrived: usize, now: Instant) {
+        let before = self.sent.len();
+        while self.read < arrived && self.sent.len() == before && !self.closed {
+            let token = self.lexer.feed(given[self.read]);
+            self.read += 1;
+            for token in [token, self.lexer.empty_chunk()].into_iter().flatten() {
+                self.note(&token, self.read);
+                let lost = self.token_start < self.swallow_until;
+                if !matches!(token, Token::ChunkBegins { .. }) {
+                    self.token_start = self.read;
+                }
+                match lost {
+                    true => self.lost_commands = true,
+                    false => self.on_token(token, given.len()),
+                }
+            }
+            if self
+                .early
+                .is_some_and(|at| self.lexer.is_in_data() && self.lexer.body.len() >= at)
+            {
+                self.refuse_early();
+            }
+        }
+        if self.sent.len() == before {
+            return;
+        }
+        self.busy_until = now + self.dice.pause(2);
+        let idle = self.read == arrived && !self.lexer.is_in_data() && !self.lexer.is_in_chunk();
+        let chunks_open = self.open.is_some() && !self.lexer.body.is_empty();
+        if self.traits.surplus && idle && !chunks_open && !self.closed && self.dice.chance(60) {
+            // With recipients accepted, a refusal would be one of the body before it comes.
+            let accepted = self
+                .open
+                .as_ref()
+                .is_some_and(|open| !open.accepted.is_empty());
+            let code = self.dice.pick(if accepted {
+                &[250, 252]
+            } else {
+                &[250, 250, 252, 550, 450]
+            });
+            self.say(code, About::Surplus { read: self.read });
+        }
+    }
+
+    /// Reads on for the books alone: what was given and never arrived.
+    pub(crate) fn finish(&mut self, given: &[u8]) {
+        for (at, &octet) in given.iter().enumerate().skip(self.read) {
+            let token = self.lexer.feed(octet);
+            for token in [token, self.lexer.empty_chunk()].into_iter().flatten() {
+                self.note(&token, at + 1);
+            }
+        }
+        self.books.mail_begun = self.lexer.has_begun_mail();
+        if self.lexer.has_begun_end()
+            && let Some(transaction) = self.books.transactions.last_mut()
+        {
+            transaction.end_begun = true;
+        }
+    }
+
+    /// What the client's octets are, whatever comes of them.
+    fn note(&mut self, token: &Token, end: usize) {
+        let books = &mut self.books;
+        if !matches!(token, Token::ChunkBegins { .. }) {
+            let ends = matches!(token, Token::ChunkEnds { last: true } | Token::DataEnds);
+            let replies = if ends && self.traits.lmtp {
+                usize::MAX
+            } else {
+                1
+            };
+            books.demands.push(Demand { end, replies });
+        }
+        let last = books.transactions.last_mut();
+        match token {
+            Token::Line(line) if line.starts_with(b"MAIL ") => {
+                let Some((message, _)) = tag(line) else {
+                    return books.fault(format!("no message in {}", line.escape_ascii()));
+                };
+                let prdr = line.ends_with(b" PRDR") && self.traits.prdr;
+                books.transactions.push(Transaction {
+                    message,
+                    prdr,
+                    ..Transaction::default()
+                });
+            }
+            Token::Line(line) if line.starts_with(b"RCPT ") => match (tag(line), last) {
+                (Some((message, recipient)), Some(last)) if message == last.message => {
+                    last.named.push((recipient, None));
+                }
+                _ => books.fault(format!("not of this message: {}", line.escape_ascii())),
+            },
+            Token::ChunkBegins { last: true, .. } => {
+                last.into_iter().for_each(|t| t.end_begun = true)
+            }
+            Token::ChunkEnds { last: true } | Token::DataEnds => {
+                last.into_iter()
+                    .for_each(|t| (t.end_begun, t.ended) = (true, true));
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn say(&mut self, code: u16, about: About) -> ReplyIndex {
+        let enhanced = match (code, self.dice.below(3)) {
+            (452, 0 | 1) => "4.5.3 ".to_owned(),
+            (_, 0) if !(300..400).contains(&code) => format!("{}.1.5 ", code / 100),
+            _ => String::new(),
+        };
+        let index = self.books.said.len();
+        let mut text = format!("{enhanced}r{index} {}", WORDS[index % WORDS.len()]);
+        if about == About::Opening && index > 0 && code == 250 {
+            text = format!("mx.example.net r{index}{}", self.capabilities());
+        } else if self.dice.chance(150) {
+            text += &format!("\n{enhanced}r{index} and more");
+        }
+        self.say_text(code, text, about)
+    }
+
+    fn say_text(&mut self, code: u16, text: String, about: About) -> ReplyIndex {
+        let count = text.split('\n').count();
+        for (line, part) in text.split('\n').enumerate() {
+            let hyphen = if line + 1 < count { '-' } else { ' ' };
+            self.sent
+                .extend_from_slice(format!("{code}{hyphen}{part}\r\n").as_bytes());
+        }
+        let (end, after_loss) = (self.sent.len(), self.lost_commands);
+        let answers = match about {
+            About::Surplus { .. } => None,
+            _ if self.early_now => Some(self.books.demands.len()),
+            _ => self.books.demands.len().checked_sub(1),
+        };
+        self.books.said.push(Said {
+            code,
+            text,
+            about,
+            end,
+            after_loss,
+            answers,
+        });
+        self.books.said.len() - 1
+    }
+
+    fn capabilities(&self) -> String {
+        let traits = &self.traits;
+        let mut text = String::from("\nENHANCEDSTATUSCODES\n8BITMIME");
+        for (offered, line) in [
+            (traits.pipelining, "PIPELINING"),
+            (traits.chunking, "CHUNKING"),
+            (traits.prdr, "PRDR"),
+        ] {
+            if offered {
+                text += "\n";
+                text += line;
+            }
+        }
+        if let Some(most) = traits.stated {
+            text += &format!("\nLIMITS RCPTMAX={most}");
+        }
+        text
+    }
+
+    pub(super) fn leave(&mut self, code: u16) {
+        self.say(code, About::Leaving);
+        self.closed = true;
+    }
+
+    /// Breaks off instead of an answer, sometimes.
+    fn breaks_off(&mut self) -> bool {
+        match () {
+            () if self.trouble(4) => self.leave(421),
+            () if self.trouble(2) => self.leave(221),
+            () if self.trouble(2) => self.closed = true,
+            () => return false,
+        }
+        true
+    }
+
+    pub(super) fn refusal(&mut self, per_mille: usize) -> Option<u16> {
+        self.trouble(per_mille)
+            .then(|| self.dice.pick(&[450, 451, 550, 554, 554, 503, 500]))
+    }
+
+    fn on_token(&mut self, token: Token, given: usize) {
+        let number = self.books.transactions.len().wrapping_sub(1);
+        match token {
+            Token::Line(line) => self.on_line(&line, number),
+            Token::ChunkBegins { last, .. } => {
+                self.answered_early = false;
+                let usable = self.open.as_ref().is_some_and(|open| !open.failed);
+                if usable && !self.traits.lmtp && self.trouble(8) {
+                    let code = self.dice.pick(&[451, 554, 552]);
+                    self.early_now = true;
+                    self.say(
+                        code,
+                        if last {
+                            About::End(number)
+                        } else {
+                            About::Chunk(number)
+                        },
+                    );
+                    (self.early_now, self.answered_early) = (false, true);
+                    self.fail();
+                }
+            }
+            Token::ChunkEnds { last } => {
+                if !std::mem::take(&mut self.answered_early) {
+                    self.on_chunk(last, number);
+                }
+                if last {
+                    self.end_of_body(given);
+                }
+            }
+            Token::DataEnds => {
+                if !std::mem::take(&mut self.answered_early) {
+                    self.on_end();
+                }
+                self.open = None;
+                self.end_of_body(given);
+            }
+        }
+    }
+
+    fn end_of_body(&mut self, given: usize) {
+        self.early = None;
+        self.lexer.body.clear();
+        if self.traits.swallows {
+            self.swallow_until = given;
+        }
+    }
+
+    fn fail(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.failed = true;
+        }
+    }
+
+    fn on_line(&mut self, line: &[u8], number: usize) {
+        let verb = line.split(|&b| b == b' ').next().unwrap_or_default();
+        match verb {
+            b"QUIT" => {
+                self.say(221, About::Quit);
+                self.closed = true;
+            }
+            _ if self.breaks_off() => {}
+            b"EHLO" | b"LHLO" => {
+                let code = if self.trouble(2) { 554 } else { 250 };
+                self.say(code, About::Opening);
+            }
+            b"RSET" => {
+                let code = self.refusal(8).unwrap_or(250);
+                self.open = None;
+                self.lexer.body.clear();
+                self.say(code, About::Rset);
+            }
+            b"MAIL" => {
+                let nested = self.open.is_some() || self.lost_commands;
+                let code = if nested { Some(503) } else { self.refusal(12) };
+                if code.is_none() {
+                    let prdr = self.books.transactions.last().is_some_and(|t| t.prdr);
+                    self.lexer.body.clear();
+                    self.open = Some(Open {
+                        number,
+                        accepted: Vec::new(),
+                        prdr,
+                        failed: false,
+                    });
+                }
+                self.say(code.unwrap_or(250), About::Mail(number));
+            }
+            b"RCPT" => self.on_rcpt(line, number),
+            b"DATA" => self.on_data(number),
+            _ => {
+                let code = if self.trouble(30) {
+                    502
+                } else {
+                    self.dice.pick(&[250, 252])
+                };
+                let request = line
+                    .iter()
+                    .rposition(|&b| b == b'q')
+                    .and_then(|at| std::str::from_utf8(&line[at + 1..]).ok()?.parse().ok());
+                self.say(code, request.map_or(About::Unknown, About::Request));
+            }
+        }
+    }
+
+    fn on_rcpt(&mut self, line: &[u8], number: usize) {
+        let Some((message, recipient)) = tag(line) else {
+            return;
+        };
+        let refusal = self.refusal(60);
+        let most = self
+            .traits
+            .stated
+            .or(self.traits.unstated)
+            .unwrap_or(usize::MAX);
+        let code = match &mut self.open {
+            None => 503,
+            Some(open) if open.failed => 503,
+            Some(open) if open.accepted.len() >= most => 452,
+            Some(open) => match refusal {
+                Some(code) => code,
+                None => {
+                    open.accepted.push((message, recipient));
+                    [250, 250, 250, 250, 251, 252][self.dice.below(6)]
+                }
+            },
+        };
+        let index = self.say(
+            code,
+            About::Rcpt {
+                transaction: number,
+                message,
+                recipient,
+            },
+        );
+        if let Some(last) = self.books.transactions.last_mut()
+            && let Some(named) = last
+                .named
+                .iter_mut()
+                .rev()
+                .find(|(named, _)| *named == recipient)
+        {
+            named.1 = Some(index);
+        }
+    }
+
+    fn on_data(&mut self, number: usize) {
+        let refusal = self.refusal(15);
+        let (lmtp, odd) = (self.traits.lmtp, self.trouble(3));
+        let code = match &self.open {
+            None => 503,
+            Some(open) if open.accepted.is_empty() => match lmtp || self.dice.chance(700) {
+                true => 554,
+                false => 354,
+            },
+            Some(_) => refusal.unwrap_or(if odd { 250 } else { 354 }),
+        };
+        self.say(code, About::Data(number));
+        if code == 354 {
+            self.lexer.begin_data();
+            self.early = self.trouble(20).then(|| self.dice.below(200));
+        } else if !self.traits.keeps {
+            self.open = None;
+        }
+    }
+
+    /// Refuses in the middle of the body: the answer to the end, before it.
+    fn refuse_early(&mut self) {
+        self.early = None;
+        if self.trouble(30) {
+            return self.leave(421);
+        }
+        let number = self.open.as_ref().map_or(0, |open| open.number);
+        let code = self.dice.pick(&[451, 552, 554]);
+        self.early_now = true;
+        self.say(code, About::End(number));
+        (self.early_now, self.answered_early) = (false, true);
+        self.open = None;
+        self.closed = self.dice.chance(500);
+    }
+
+    fn on_chunk(&mut self, last: bool, number: usize) {
+        let usable = self
+            .open
+            .as_ref()
+            .is_some_and(|open| !open.failed && !open.accepted.is_empty());
+        if !usable {
+            self.fail();
+            self.say(
+                503,
+                if last {
+                    About::End(number)
+                } else {
+                    About::Chunk(number)
+                },
+            );
+            return;
+        }
+        if last {
+            // What is refused at its end is kept until RSET, by some.
+            let kept = self.on_end();
+            if kept && self.traits.keeps {
+                return self.fail();
+            }
+            self.open = None;
+            return;
+        }
+        if self.breaks_off() {
+            return;
+        }
+        let refusal = self.refusal(20);
+        if refusal.is_some() {
+            self.fail();
+        }
+        self.say(refusal.unwrap_or(250), About::Chunk(number));
+    }
+}
+
+const WORDS: [&str; 6] = [
+    "ok",
+    "fine",
+    "so be it",
+    "who knows",
+    "that is that",
+    "queued as 4711",
+];

@@ -1,0 +1,190 @@
+//! A session that is played line by line, in virtual time.
+
+use std::time::Duration;
+
+use smtp_proto::{
+    Cause, Chunking, ClientName, Config, Connection, Envelope, Event, Instant, MessageId, Outcome,
+    Protocol, Report, TlsPolicy,
+};
+
+pub(crate) fn config() -> Config {
+    let mut config = Config::new(ClientName::parse("client.example.org").unwrap());
+    config.tls = TlsPolicy::Never;
+    config
+}
+
+pub(crate) fn eager_overlap() -> Config {
+    let mut config = config();
+    (config.overlap, config.chunking) = (true, Chunking::Eager);
+    config
+}
+
+pub(crate) fn envelope(recipients: &[&str]) -> Envelope {
+    let paths = recipients.iter().map(|name| format!("{name}@example.net"));
+    Envelope::new("a@example.org", paths)
+        .unwrap()
+        .reopenable(true)
+}
+
+/// One session, as far as it was played.
+pub(crate) struct Script {
+    pub(crate) engine: Connection,
+    pub(crate) now: Instant,
+    pub(crate) events: Vec<Event>,
+    /// Written and not yet compared.
+    pub(crate) written: Vec<u8>,
+}
+
+impl Script {
+    /// Opens a session with a server that answers EHLO so.
+    pub(crate) fn open(config: Config, capabilities: &str) -> Self {
+        let now = Instant::from_origin(Duration::from_secs(1_000));
+        let lmtp = config.protocol == Protocol::Lmtp;
+        let engine = Connection::new(config, now);
+        let mut script = Self {
+            engine,
+            now,
+            events: Vec::new(),
+            written: Vec::new(),
+        };
+        script.server("220 mx.example.net\r\n");
+        script.client(if lmtp {
+            "LHLO client.example.org\r\n"
+        } else {
+            "EHLO client.example.org\r\n"
+        });
+        script.server(capabilities);
+        script
+    }
+
+    pub(crate) fn submit(&mut self, recipients: &[&str]) -> MessageId {
+        self.engine.submit(envelope(recipients)).unwrap()
+    }
+
+    pub(crate) fn server(&mut self, octets: &str) {
+        self.engine.handle_input(self.now, octets.as_bytes());
+        self.take_events();
+    }
+
+    pub(crate) fn take_events(&mut self) {
+        self.events
+            .extend(std::iter::from_fn(|| self.engine.poll_event()));
+    }
+
+    /// Writes all that is on offer, and offers this of a body. Returns how much of it was used.
+    pub(crate) fn pump(&mut self, body: &[u8]) -> usize {
+        let mut used = 0;
+        while let Some(transmit) = self.engine.poll_transmit(self.now, &body[used..]) {
+            let octets = transmit.parts().concat();
+            self.written.extend_from_slice(&octets);
+            used += transmit.advance(octets.len());
+        }
+        self.take_events();
+        used
+    }
+
+    /// The client says this, and no more.
+    #[track_caller]
+    pub(crate) fn client(&mut self, expected: &str) {
+        self.pump(b"");
+        let written = std::mem::take(&mut self.written);
+        assert_eq!(String::from_utf8_lossy(&written), expected);
+    }
+
+    /// Gathers all that is on offer, and does not write it.
+    pub(crate) fn gather(&mut self, body: &[u8]) -> usize {
+        let (_, used) = self
+            .engine
+            .poll_transmit_into(self.now, body, &mut [0; 1024]);
+        self.take_events();
+        used
+    }
+
+    /// Begins to write all that is on offer; no write completes.
+    pub(crate) fn begin(&mut self, mut body: &[u8]) {
+        while let Some(transmit) = self.engine.poll_transmit(self.now, body) {
+            let octets = transmit.parts().concat();
+            body = &body[transmit.begin(octets.len())..];
+        }
+        self.take_events();
+    }
+
+    /// Gives a whole body, and its end.
+    #[track_caller]
+    pub(crate) fn body(&mut self, body: &str) {
+        assert!(self.engine.wants_body(), "no body is wanted");
+        let _ = self.engine.announce_rest(body.as_bytes());
+        assert_eq!(self.pump(body.as_bytes()), body.len());
+        self.engine.finish_body().unwrap();
+        self.pump(b"");
+    }
+
+    /// The application cannot give the rest of the body.
+    pub(crate) fn fail_body(&mut self) {
+        self.engine
+            .fail_body(Outcome::Permanent, "the file is gone")
+            .unwrap();
+        self.take_events();
+    }
+
+    pub(crate) fn lost(&mut self) {
+        self.engine.handle_lost(self.now, Cause::Disconnected);
+        self.take_events();
+    }
+
+    pub(crate) fn pass(&mut self, time: Duration) {
+        self.now = self.now + time;
+        self.engine.handle_timeout(self.now);
+        self.take_events();
+    }
+
+    #[track_caller]
+    pub(crate) fn report(&self, id: MessageId) -> Vec<String> {
+        let report = self.events.iter().find_map(|event| match event {
+            Event::Finished(finished, report) if *finished == id => Some(report),
+            _ => None,
+        });
+        words(report.unwrap_or_else(|| panic!("no report; {:?}", self.events)))
+    }
+
+    pub(crate) fn is_finished(&self, id: MessageId) -> bool {
+        self.events
+            .iter()
+            .any(|event| matches!(event, Event::Finished(finished, _) if *finished == id))
+    }
+
+    pub(crate) fn says_overlap_broken(&self) -> bool {
+        self.events.contains(&Event::OverlapBroken)
+    }
+
+    /// MAIL, RCPTs and DATA of one message, answered with 354.
+    pub(crate) fn up_to_354(&mut self, recipients: usize) {
+        self.pump(b"");
+        self.written.clear();
+        self.server("250 sender\r\n");
+        for _ in 0..recipients {
+            self.server("250 recipient\r\n");
+        }
+        self.server("354 go\r\n");
+    }
+}
+
+/// Each result as "ok 250", "permanent 552", "temporary", "in doubt" or "not attempted".
+pub(crate) fn words(report: &Report) -> Vec<String> {
+    let word = |result: &Result<smtp_proto::Reply, smtp_proto::Error>| match result {
+        Ok(reply) => format!("ok {}", reply.code()),
+        Err(error) => {
+            let outcome = match error.outcome {
+                Outcome::Permanent => "permanent",
+                Outcome::Transient => "temporary",
+                Outcome::InDoubt => return "in doubt".into(),
+                Outcome::NotAttempted => return "not attempted".into(),
+            };
+            match &error.cause {
+                Cause::Rejected(reply) => format!("{outcome} {}", reply.code()),
+                _ => outcome.into(),
+            }
+        }
+    };
+    report.recipients.iter().map(word).collect()
+}
