@@ -99,7 +99,7 @@ pub struct Bulk<'a, I, F> {
 }
 
 impl<I, F> Bulk<'_, I, F> {
-    /// Ends the session after the last message: QUIT goes out together with its end.
+    /// Ends the session after the last message, with QUIT. Its reply is not waited for.
     pub fn and_quit(mut self) -> Self {
         self.quit = true;
         self

@@ -61,7 +61,7 @@ impl Pump {
             self.transmit(&[]);
             self.take_events();
             if self.driver.is_closed() || done(self) {
-                // QUIT is not waited for, but it is sent. What a body follows goes out with it.
+                // The reply to QUIT is not waited for, but QUIT is sent. What a body follows goes out with it.
                 if !self.driver.engine.wants_body() {
                     self.flush();
                 }

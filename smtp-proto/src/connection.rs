@@ -20,27 +20,55 @@ use crate::tls::TlsFacts;
 /// Its methods are of three kinds.
 ///
 /// - **The application speaks**: [`submit`](Self::submit), [`announce_rest`](Self::announce_rest),
-///   [`finish_body`](Self::finish_body), [`request`](Self::request), [`quit`](Self::quit),
-///   [`abort`](Self::abort). A call that does not fit is a [`Misuse`] and changes
-///   nothing.
+///   [`finish_body`](Self::finish_body), [`fail_body`](Self::fail_body), [`request`](Self::request),
+///   [`quit`](Self::quit), [`abort`](Self::abort). A call that does not fit is a [`Misuse`] and changes nothing.
 /// - **The transport reports**: the `handle_…` methods. They do not fail; bad news becomes an event.
-/// - **The engine answers**: the `poll_…` methods, which may be called at any time, in any order and
-///   again. After any call of the first two kinds, poll for what to transmit, for events, and for the
-///   next timeout.
+/// - **The engine answers**: the `poll_…` methods, which may be called at any time, in any order and again. After
+///   any call of the first two kinds, poll for what to transmit, for events, and for the next timeout.
 ///
-/// The pump that drives it, over any transport:
+/// # Sent
 ///
-/// ```
+/// An octet is *given* when a write of it was begun: it may reach the server. It is *written* when the transport has
+/// taken it. A reply answers what was given, and what was given and not answered is in doubt; the clock of a reply
+/// runs from when its command was written. [`Transmit::advance`] means both, so that a simple loop needs nothing
+/// else.
+///
+/// # A pump
+///
+/// It reads first, because what has arrived does not answer what is only said then. It gathers, so that many small
+/// offers are one write. And it has a timer.
+///
+/// ```no_run
 /// # use std::io::{self, Read, Write};
+/// # use std::net::TcpStream;
+/// # use std::time::Duration;
 /// # use smtp_proto::*;
-/// fn run(engine: &mut Connection, mut socket: impl Read + Write, message: &[u8], now: Instant) -> io::Result<()> {
+/// fn run(engine: &mut Connection, mut socket: TcpStream, message: &[u8]) -> io::Result<()> {
+///     let start = std::time::Instant::now();
+///     let now = || Instant::from_origin(start.elapsed());
 ///     let mut rest = message;
+///     let mut out = [0; 16 * 1024];
 ///     loop {
-///         while let Some(transmit) = engine.poll_transmit(now, rest) {
-///             let [ours, theirs] = transmit.parts();
-///             let n = socket.write(if ours.is_empty() { theirs } else { ours })?;
-///             rest = &rest[transmit.advance(n)..];
+///         socket.set_nonblocking(true)?;
+///         hear(engine, &mut socket, now());
+///         socket.set_nonblocking(false)?;
+///
+///         let (gathered, used) = engine.poll_transmit_into(now(), rest, &mut out);
+///         rest = &rest[used..];
+///         let mut written = 0;
+///         while written < gathered {
+///             match socket.write(&out[written..gathered]) {
+///                 Ok(n) => {
+///                     written += n;
+///                     engine.handle_written(now(), n);
+///                 }
+///                 Err(error) => {
+///                     engine.handle_lost(now(), Cause::Transport(error.to_string().into()));
+///                     break;
+///                 }
+///             }
 ///         }
+///
 ///         while let Some(event) = engine.poll_event() {
 ///             match event {
 ///                 Event::Finished(_, report) => println!("{report:?}"),
@@ -49,17 +77,32 @@ use crate::tls::TlsFacts;
 ///             }
 ///         }
 ///         if engine.wants_body() && rest.is_empty() {
-///             engine.finish_body().unwrap();
-///             continue;
-///         }
-///         let mut buffer = [0; 1024];
-///         match socket.read(&mut buffer)? {
-///             0 => engine.handle_eof(now),
-///             n => engine.handle_input(now, &buffer[..n]),
+///             let _ = engine.finish_body();
+///         } else if gathered == 0 {
+///             // Nothing more to say: wait for the server, or for the deadline.
+///             let wait = engine.poll_timeout().map(|at| (at - now()).max(Duration::from_millis(1)));
+///             socket.set_read_timeout(wait)?;
+///             hear(engine, &mut socket, now());
+///             engine.handle_timeout(now());
 ///         }
 ///     }
 /// }
+///
+/// fn hear(engine: &mut Connection, socket: &mut TcpStream, now: Instant) {
+///     let mut input = [0; 2048];
+///     match socket.read(&mut input) {
+///         Ok(0) => engine.handle_eof(now),
+///         Ok(n) => engine.handle_input(now, &input[..n]),
+///         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+///         Err(error) => engine.handle_lost(now, Cause::Transport(error.to_string().into())),
+///     }
+/// }
 /// ```
+///
+/// # Buffers
+///
+/// The output buffer, the queues and the partial reply are released when the session is idle and
+/// [`poll_event`](Self::poll_event) has returned nothing.
 pub struct Connection {
     decoder: Decoder,
     conversation: Conversation,

@@ -73,13 +73,16 @@
 //! 5. Memory is bounded by [`Limits`].
 //! 6. A reply is attributed by position. One that answers nothing ends the connection, 421 excepted.
 //! 7. The first digit of a reply code decides. One that cannot answer the command is a protocol error.
-//! 8. STARTTLS is a hard edge: nothing is sent behind it, nothing that arrives behind its 220 is
+//! 8. STARTTLS is a hard edge: nothing is sent after it, nothing that arrives after its 220 is
 //!    believed, nothing learnt before it is kept.
 //! 9. A batch ends where RFC 2920 says, and nothing of the next message follows the end of the data
 //!    before its reply, because servers that advertise PIPELINING break on that; unless the caller has
 //!    chosen [`Config::overlap`] for one that does not.
-//! 10. A loss between the end of the data and its reply is [`Outcome::InDoubt`]; a message that was not
-//!     begun is [`Outcome::NotAttempted`].
+//! 10. A result is attributed to a recipient, and never a default for all. A loss between the end of the data and
+//!     its reply is [`Outcome::InDoubt`], if a write of that end was begun; who was never named is
+//!     [`Outcome::NotAttempted`]. A session that stops to speak still listens for the replies that it is owed.
+//!     No client can tell a reply that nobody asked for, and that arrives after its next command is out, from the
+//!     answer to that command.
 //! 11. Credentials do not appear in `Debug`, in errors or in [`Trace`], and are wiped when dropped. They go to a
 //!     verified server ([`TlsFacts::verified`]) or nowhere, unless [`Credentials::permit_unverified`] or
 //!     [`Credentials::permit_in_clear`] permits more.

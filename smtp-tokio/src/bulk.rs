@@ -126,7 +126,7 @@ enum Content<O, R> {
 }
 
 impl<S, F, O, R> Bulk<'_, S, F, O, R> {
-    /// Ends the session after the last message: QUIT goes out together with its end.
+    /// Ends the session after the last message, with QUIT. Its reply is not waited for.
     pub fn and_quit(mut self) -> Self {
         self.quit = true;
         self

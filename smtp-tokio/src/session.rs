@@ -116,8 +116,7 @@ impl Session {
         }
     }
 
-    /// Sends the last message, and ends the session: QUIT goes out together with the end of the message,
-    /// where the server offers PIPELINING, and the session is over when the message is decided.
+    /// Sends the last message, and ends the session with QUIT, whose reply is not waited for.
     ///
     /// # Errors
     /// As [`send`](Self::send).

@@ -166,8 +166,8 @@ async fn any_stream_will_do() {
         for (reply, until) in [
             ("220 hi\r\n", "\r\n"),
             ("250-hi\r\n250 PIPELINING\r\n", "DATA\r\n"),
-            ("250 ok\r\n250 ok\r\n354 go\r\n", "\r\n.\r\nQUIT\r\n"),
-            ("250 done\r\n", ""),
+            ("250 ok\r\n250 ok\r\n354 go\r\n", "\r\n.\r\n"),
+            ("250 done\r\n", "QUIT\r\n"),
         ] {
             server.write_all(reply.as_bytes()).await.unwrap();
             while !heard.ends_with(until.as_bytes()) {
