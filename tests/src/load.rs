@@ -260,7 +260,8 @@ fn in_memory(
     peer.greet(&mut replies);
     loop {
         // What the peer says to all that it was told is one round trip.
-        if !replies.is_empty() {
+        // The reply to QUIT is not waited for.
+        if !replies.is_empty() && !engine.is_closed() {
             round_trips += 1;
             engine.handle_input(now, &replies);
             replies.clear();
