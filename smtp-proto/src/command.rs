@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::capability::Capabilities;
-use crate::envelope::{ClientName, Envelope, Mailbox};
+use crate::envelope::Envelope;
+use crate::mailbox::{ClientName, Mailbox};
 
 /// The longest AUTH line that carries an initial response, in octets with its CRLF (RFC 4954 section 4
 /// keeps the command limit of RFC 5321 section 4.5.3.1.4).

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use crate::auth::{Credentials, Nonce};
 use crate::body::BodyPolicy;
-use crate::envelope::ClientName;
+use crate::mailbox::ClientName;
 use crate::reply::ReplyLimits;
 use crate::tls::Channel;
 

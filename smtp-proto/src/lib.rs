@@ -207,6 +207,7 @@ mod enhanced;
 mod envelope;
 mod error;
 mod event;
+mod mailbox;
 mod parameter;
 mod reply;
 mod request;
@@ -219,12 +220,12 @@ pub use capability::{Capabilities, Extension};
 pub use config::{Chunking, Config, Limits, Protocol, Timeouts, TlsPolicy};
 pub use connection::{Connection, Transmit};
 pub use enhanced::EnhancedCode;
-pub use envelope::{
-    AddressError, AddressProblem, BodyType, ClientName, Envelope, EnvelopeError, MAX_DOMAIN,
-    MAX_MAILBOX, Mailbox, Recipient, ToMailbox, ToRecipient,
-};
+pub use envelope::{BodyType, Envelope, EnvelopeError, Recipient, ToRecipient};
 pub use error::{Cause, Error, Misuse, Outcome, ProtocolError, Stage};
 pub use event::{Event, MessageId, Report, RequestId, Trace};
+pub use mailbox::{
+    AddressError, AddressProblem, ClientName, MAX_DOMAIN, MAX_MAILBOX, Mailbox, ToMailbox,
+};
 pub use parameter::{
     ByMode, MailParameter, Need, Notify, ParameterError, RcptParameter, Ret, RrvsAction,
 };

@@ -10,7 +10,7 @@ use core::fmt::{self, Write};
 use core::ops::BitOr;
 
 use crate::capability::{Capabilities, Extension};
-use crate::envelope::Mailbox;
+use crate::mailbox::Mailbox;
 use crate::reply::Printable;
 
 /// The longest envelope identifier, in octets before it is encoded (RFC 3461 section 4).

@@ -1,0 +1,502 @@
+//! Addresses (RFC 5321 section 4.1.2), and the name that the client gives in EHLO. They cannot hold a CR, an LF,
+//! a NUL or any other control character. So no value from here can end a command line.
+
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use core::fmt;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::str::FromStr;
+
+use crate::reply::Printable;
+
+/// Longest domain, in octets (RFC 5321 section 4.5.3.1.2).
+pub const MAX_DOMAIN: usize = 255;
+/// Longest mailbox, in octets. A command line has 512 octets (RFC 5321 section 4.5.3.1.4), and `MAIL FROM:<>`
+/// with its CRLF takes 14 of them.
+///
+/// RFC 5321 sections 4.5.3.1.1 and 4.5.3.1.3 demand less of a server: 64 octets in a local part and 256 in a
+/// path. A client may send more. Senders rewritten by SRS or VERP and addresses with reply tokens are longer,
+/// and only the server knows whether it takes them.
+pub const MAX_MAILBOX: usize = 498;
+
+/// A mail address as the envelope uses it, or the null reverse-path. Cloning it copies no text.
+///
+/// The syntax is that of RFC 5321 section 4.1.2 with the UTF-8 of RFC 6531, one underscore wider:
+/// `_` is allowed in domain labels, because such domains receive mail. The path form `<a@example.org>`
+/// is read as `a@example.org`, and `postmaster` may stand alone. Nothing is repaired.
+///
+/// ```
+/// use smtp_proto::Mailbox;
+///
+/// let mailbox: Mailbox = "\"Joe Q. Public\"@[IPv6:2001:db8::1]".parse().unwrap();
+/// assert_eq!(mailbox.local_part(), "\"Joe Q. Public\"");
+/// assert_eq!(mailbox.domain(), Some("[IPv6:2001:db8::1]"));
+/// assert!("<>".parse::<Mailbox>().unwrap().is_null());
+/// assert!("a@example.org\r\nRCPT TO:<b@example.org>".parse::<Mailbox>().is_err());
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Mailbox(Arc<str>);
+
+impl Mailbox {
+    /// The null reverse-path `<>`, the sender of delivery reports (RFC 5321 section 4.5.5).
+    pub fn null() -> Self {
+        Self("".into())
+    }
+
+    /// Reads an address; the empty string and `<>` are the null reverse-path.
+    ///
+    /// # Errors
+    /// [`AddressError`] says what is wrong with it.
+    pub fn parse(address: &str) -> Result<Self, AddressError> {
+        let inner = match address.strip_prefix('<') {
+            Some(rest) => rest.strip_suffix('>').ok_or(AddressProblem::Brackets),
+            None => Ok(address),
+        };
+        match inner.and_then(|inner| check(inner).map(|()| inner)) {
+            Ok(inner) => Ok(Self(inner.into())),
+            Err(problem) => Err(AddressError {
+                address: Printable(address.as_bytes()).to_string().into(),
+                problem,
+            }),
+        }
+    }
+
+    /// Whether this is the null reverse-path.
+    pub fn is_null(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The address without angle brackets; empty for the null reverse-path.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What stands before the `@`, quotes included.
+    pub fn local_part(&self) -> &str {
+        // A domain holds no '@', so the last one is the separator, whatever the quotes hold.
+        self.0.rsplit_once('@').map_or(&self.0, |(local, _)| local)
+    }
+
+    /// What stands behind the `@`; none for the null reverse-path and a lone `postmaster`.
+    pub fn domain(&self) -> Option<&str> {
+        self.0.rsplit_once('@').map(|(_, domain)| domain)
+    }
+
+    /// Whether it can be written without SMTPUTF8 (RFC 6531).
+    pub fn is_ascii(&self) -> bool {
+        self.0.is_ascii()
+    }
+
+    /// The same address for a server without SMTPUTF8: its domain as A-labels (RFC 5890), where only the
+    /// domain is beyond ASCII. The local part is never touched, because what it means is known to nobody
+    /// but its own domain; where it is beyond ASCII there is no such address.
+    ///
+    /// Domains are converted only with the feature `idna`; without it, there is none for them either.
+    ///
+    /// ```
+    /// use smtp_proto::Mailbox;
+    ///
+    /// let ascii = |address| Mailbox::parse(address).unwrap().to_ascii();
+    /// assert_eq!(ascii("a@example.org").unwrap().as_str(), "a@example.org");
+    /// assert_eq!(ascii("h\u{e4}ns@example.org"), None);
+    /// # #[cfg(feature = "idna")]
+    /// assert_eq!(ascii("a@b\u{fc}cher.example").unwrap().as_str(), "a@xn--bcher-kva.example");
+    /// ```
+    pub fn to_ascii(&self) -> Option<Mailbox> {
+        match self.is_ascii() {
+            true => Some(self.clone()),
+            false => self.with_ascii_domain(),
+        }
+    }
+
+    #[cfg(not(feature = "idna"))]
+    fn with_ascii_domain(&self) -> Option<Mailbox> {
+        None
+    }
+
+    #[cfg(feature = "idna")]
+    fn with_ascii_domain(&self) -> Option<Mailbox> {
+        let (local, domain) = self
+            .0
+            .rsplit_once('@')
+            .filter(|(local, _)| local.is_ascii())?;
+        // What a domain may hold and how long it may be is checked below, as for any other.
+        let domain =
+            idna::domain_to_ascii_cow(domain.as_bytes(), idna::AsciiDenyList::EMPTY).ok()?;
+        let mailbox = Self::parse(&alloc::format!("{local}@{domain}")).ok()?;
+        mailbox.is_ascii().then_some(mailbox)
+    }
+}
+
+impl fmt::Display for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<{}>", self.0)
+    }
+}
+
+impl FromStr for Mailbox {
+    type Err = AddressError;
+
+    fn from_str(address: &str) -> Result<Self, AddressError> {
+        Self::parse(address)
+    }
+}
+
+/// What can stand where an address is wanted: text, which is parsed, or a [`Mailbox`].
+pub trait ToMailbox {
+    /// The address.
+    ///
+    /// # Errors
+    /// Text that is no address.
+    fn to_mailbox(&self) -> Result<Mailbox, AddressError>;
+}
+
+impl ToMailbox for str {
+    fn to_mailbox(&self) -> Result<Mailbox, AddressError> {
+        Mailbox::parse(self)
+    }
+}
+
+impl ToMailbox for String {
+    fn to_mailbox(&self) -> Result<Mailbox, AddressError> {
+        Mailbox::parse(self)
+    }
+}
+
+impl ToMailbox for Mailbox {
+    fn to_mailbox(&self) -> Result<Mailbox, AddressError> {
+        Ok(self.clone())
+    }
+}
+
+impl<T: ToMailbox + ?Sized> ToMailbox for &T {
+    fn to_mailbox(&self) -> Result<Mailbox, AddressError> {
+        (**self).to_mailbox()
+    }
+}
+
+/// Text that is no mail address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("\"{address}\" is no mail address: {problem}")]
+pub struct AddressError {
+    /// The text, made printable.
+    pub address: Box<str>,
+    /// What is wrong with it.
+    pub problem: AddressProblem,
+}
+
+/// What is wrong with an address or a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AddressProblem {
+    /// `<` without `>`.
+    #[error("the angle brackets do not match")]
+    Brackets,
+    /// No `@`.
+    #[error("it has no @ and no domain")]
+    NoDomain,
+    /// Nothing before the `@`.
+    #[error("nothing stands before the @")]
+    EmptyLocalPart,
+    /// A character that must be quoted, or cannot be used at all.
+    #[error(
+        "{0:?} may not stand in the local part; a space or special character needs double quotes"
+    )]
+    LocalPart(char),
+    /// A dot at the start, at the end, or beside another one.
+    #[error("a dot of the local part has nothing on one side of it")]
+    Dots,
+    /// A quoted local part with a stray or missing quote or backslash.
+    #[error("the quotes of the local part do not match")]
+    Quotes,
+    /// A domain with an empty, overlong or hyphen-edged label, or a character that no label has.
+    #[error("the domain is no dotted list of labels of 1 to 63 letters, digits and inner hyphens")]
+    Domain,
+    /// Brackets around something other than `1.2.3.4` or `IPv6:2001:db8::1`.
+    #[error("the address literal is neither [1.2.3.4] nor [IPv6:2001:db8::1]")]
+    Literal,
+    /// Over 255 octets.
+    #[error("the domain is longer than 255 octets")]
+    DomainTooLong,
+    /// Over 498 octets ([`MAX_MAILBOX`]).
+    #[error("it is longer than the 498 octets that a command line has room for")]
+    TooLong,
+}
+
+fn check(address: &str) -> Result<(), AddressProblem> {
+    if address.is_empty() || address.eq_ignore_ascii_case("postmaster") {
+        return Ok(());
+    }
+    let (local, domain) = address.rsplit_once('@').ok_or(AddressProblem::NoDomain)?;
+    check_local_part(local)?;
+    check_domain_or_literal(domain)?;
+    match address.len() > MAX_MAILBOX {
+        true => Err(AddressProblem::TooLong),
+        false => Ok(()),
+    }
+}
+
+fn check_local_part(local: &str) -> Result<(), AddressProblem> {
+    if local.is_empty() {
+        return Err(AddressProblem::EmptyLocalPart);
+    }
+    match local.strip_prefix('"') {
+        Some(rest) => {
+            let inner = rest.strip_suffix('"').ok_or(AddressProblem::Quotes)?;
+            let mut chars = inner.chars();
+            while let Some(c) = chars.next() {
+                match c {
+                    '\\' => match chars.next() {
+                        Some(' '..='~') => {}
+                        Some(c) => return Err(AddressProblem::LocalPart(c)),
+                        None => return Err(AddressProblem::Quotes),
+                    },
+                    '"' => return Err(AddressProblem::Quotes),
+                    ' '..='~' => {}
+                    c if is_utf8_text(c) => {}
+                    c => return Err(AddressProblem::LocalPart(c)),
+                }
+            }
+        }
+        None => {
+            for c in local.chars() {
+                let fine = c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~.".contains(c);
+                if !fine && !is_utf8_text(c) {
+                    return Err(AddressProblem::LocalPart(c));
+                }
+            }
+            if local.split('.').any(str::is_empty) {
+                return Err(AddressProblem::Dots);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_domain_or_literal(domain: &str) -> Result<(), AddressProblem> {
+    if domain.len() > MAX_DOMAIN {
+        return Err(AddressProblem::DomainTooLong);
+    }
+    match domain.strip_prefix('[') {
+        Some(rest) => {
+            let literal = rest.strip_suffix(']').ok_or(AddressProblem::Literal)?;
+            let valid = match literal
+                .get(..5)
+                .filter(|tag| tag.eq_ignore_ascii_case("IPv6:"))
+            {
+                Some(_) => literal[5..].parse::<Ipv6Addr>().is_ok(),
+                None => literal.parse::<Ipv4Addr>().is_ok(),
+            };
+            valid.then_some(()).ok_or(AddressProblem::Literal)
+        }
+        None => {
+            let label = |label: &str| {
+                (1..=63).contains(&label.len())
+                    && !label.starts_with('-')
+                    && !label.ends_with('-')
+                    && label.chars().all(|c| {
+                        c.is_ascii_alphanumeric() || c == '-' || c == '_' || is_utf8_text(c)
+                    })
+            };
+            domain
+                .split('.')
+                .all(label)
+                .then_some(())
+                .ok_or(AddressProblem::Domain)
+        }
+    }
+}
+
+/// RFC 6531 section 3.3 allows every character beyond ASCII; controls and spaces gain nobody anything.
+fn is_utf8_text(c: char) -> bool {
+    !c.is_ascii() && !c.is_control() && !c.is_whitespace()
+}
+
+/// The name by which the client introduces itself in EHLO, HELO and LHLO: a domain, or the address
+/// literal of a host that has none (RFC 5321 section 4.1.4).
+///
+/// ```
+/// use smtp_proto::ClientName;
+///
+/// assert_eq!(ClientName::parse("mail.example.org").unwrap().as_str(), "mail.example.org");
+/// assert_eq!(ClientName::from("127.0.0.1".parse::<core::net::IpAddr>().unwrap()).as_str(), "[127.0.0.1]");
+/// assert!(ClientName::parse("a b").is_err());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientName(Arc<str>);
+
+impl ClientName {
+    /// Reads a domain, or an address literal in its brackets. It must be ASCII: what the server can do
+    /// is not known yet when the name is said.
+    ///
+    /// # Errors
+    /// What is neither.
+    pub fn parse(name: &str) -> Result<Self, AddressError> {
+        let ascii = name.is_ascii().then_some(()).ok_or(AddressProblem::Domain);
+        match ascii.and_then(|()| check_domain_or_literal(name)) {
+            Ok(()) => Ok(Self(name.into())),
+            Err(problem) => Err(AddressError {
+                address: Printable(name.as_bytes()).to_string().into(),
+                problem,
+            }),
+        }
+    }
+
+    /// The name as it is sent.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<IpAddr> for ClientName {
+    fn from(address: IpAddr) -> Self {
+        Self(match address {
+            IpAddr::V4(v4) => alloc::format!("[{v4}]").into(),
+            IpAddr::V6(v6) => alloc::format!("[IPv6:{v6}]").into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::format;
+
+    #[test]
+    fn addresses_that_are() {
+        let long = format!("{}@{}.example", "a".repeat(100), "b".repeat(63));
+        let longest_domain = format!("a@{}", "bbbbbbb.".repeat(31) + "bbbbbbb");
+        assert_eq!(longest_domain.len(), "a@".len() + MAX_DOMAIN);
+        for address in [
+            "a@b",
+            "a.b+c=d/e@example.org",
+            "\"a b\"@example.org",
+            "\"a@b\\\"<>\"@example.org",
+            "\"\"@b",
+            "a@[127.0.0.1]",
+            "a@[IPv6:::1]",
+            "Postmaster",
+            "",
+            "<>",
+            "<a@b>",
+            "häns@example.org",
+            "a@bücher.example",
+            "a@x_y.example",
+            "a@1.2",
+            &long,
+            &longest_domain,
+        ] {
+            assert!(
+                Mailbox::parse(address).is_ok(),
+                "{address}: {:?}",
+                Mailbox::parse(address)
+            );
+        }
+        assert_eq!(Mailbox::parse("\"a@b\"@c").unwrap().local_part(), "\"a@b\"");
+    }
+
+    #[test]
+    fn addresses_that_are_not() {
+        let label = format!("a@{}", "b".repeat(64));
+        let long = format!("a@{}", "bbbbbbb.".repeat(32) + "bb");
+        for address in [
+            "a",
+            "@b",
+            "a@",
+            "a b@c",
+            ".a@b",
+            "a.@b",
+            "a..b@c",
+            "a@b..c",
+            "a@.b",
+            "a@b.",
+            "a@-b",
+            "a@b-",
+            "\"a@b",
+            "a\"@b",
+            "\"a\"b\"@c",
+            "\"a\\\"@b",
+            "a@[1.2.3]",
+            "a@[::1]",
+            "a@[IPv6:zz]",
+            "a@[x",
+            "a@b\r\n",
+            "\"a\r\n\"@b",
+            "\"a\0\"@b",
+            "a\0@b",
+            "<a@b",
+            "a@b>",
+            "a<@b",
+            "a@b c",
+            "a@\u{a0}b",
+            "\u{85}@b",
+            "@x,@y:a@b",
+            "a@b@",
+            "<<a@b>>",
+            " a@b",
+            "a@b ",
+            &label,
+            &long,
+        ] {
+            assert!(Mailbox::parse(address).is_err(), "{address:?} was accepted");
+        }
+    }
+
+    /// What counts is the room of a command line, wherever the `@` stands.
+    #[test]
+    fn the_longest_mailbox_fills_a_command_line() {
+        assert_eq!("MAIL FROM:<>\r\n".len() + MAX_MAILBOX, 512);
+        for domain in ["b", &("bbbbbbb.".repeat(31) + "bbbbbbb")] {
+            let of = |octets: usize| format!("{}@{domain}", "a".repeat(octets - domain.len() - 1));
+            assert_eq!(Mailbox::parse(&of(498)).unwrap().as_str().len(), 498);
+            let error = Mailbox::parse(&of(499)).unwrap_err();
+            assert_eq!(error.problem, AddressProblem::TooLong);
+            let expected = "is no mail address: it is longer than the 498 octets that a command line has room for";
+            assert!(error.to_string().ends_with(expected), "{error}");
+        }
+        // Octets count, not characters.
+        assert!(Mailbox::parse(&format!("{}@b", "\u{e4}".repeat(248))).is_ok());
+        assert!(Mailbox::parse(&format!("{}@b", "\u{e4}".repeat(249))).is_err());
+    }
+
+    #[test]
+    fn only_a_domain_is_made_ascii() {
+        let ascii = |address: &str| {
+            Mailbox::parse(address)
+                .unwrap()
+                .to_ascii()
+                .map(|m| m.to_string())
+        };
+        for same in ["a@b", "<>", "postmaster", "a@[127.0.0.1]"] {
+            assert_eq!(ascii(same), Some(Mailbox::parse(same).unwrap().to_string()));
+        }
+        assert_eq!(ascii("h\u{e4}ns@b"), None);
+        assert_eq!(ascii("h\u{e4}ns@b\u{fc}cher.example"), None);
+        let converted = |domain: &str| ascii(&format!("\"A b\"@{domain}"));
+        if cfg!(feature = "idna") {
+            let bucher = Some("\"A b\"@xn--bcher-kva.example".into());
+            assert_eq!(converted("b\u{fc}cher.example"), bucher);
+            assert_eq!(converted("B\u{dc}CHER.example"), bucher);
+            assert_eq!(
+                converted("x_y.b\u{fc}"),
+                Some("\"A b\"@x_y.xn--b-eha".into())
+            );
+            // A label of 63 octets, and of more as an A-label.
+            let long: String = (0..21)
+                .filter_map(|n| char::from_u32(0xac00 + 532 * n))
+                .collect::<String>()
+                + ".example";
+            assert!(Mailbox::parse(&format!("a@{long}")).is_ok());
+            assert_eq!(converted(&long), None);
+        } else {
+            assert_eq!(converted("b\u{fc}cher.example"), None);
+        }
+    }
+}
