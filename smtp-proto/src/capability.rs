@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::parameter::seconds_of;
+use crate::date_time::seconds_of;
 use crate::reply::{Printable, Reply, ReplyClass, ReplyRef};
 
 /// A service extension that the engine knows by name.

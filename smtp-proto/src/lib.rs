@@ -202,6 +202,7 @@ mod chunk;
 mod command;
 mod config;
 mod connection;
+mod date_time;
 mod engine;
 mod enhanced;
 mod envelope;
@@ -211,6 +212,7 @@ mod mailbox;
 mod parameter;
 mod reply;
 mod request;
+mod text;
 mod time;
 mod tls;
 

@@ -2,13 +2,13 @@
 //! a NUL or any other control character. So no value from here can end a command line.
 
 use alloc::boxed::Box;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::str::FromStr;
 
-use crate::reply::Printable;
+use crate::text::printable;
 
 /// Longest domain, in octets (RFC 5321 section 4.5.3.1.2).
 pub const MAX_DOMAIN: usize = 255;
@@ -56,7 +56,7 @@ impl Mailbox {
         match inner.and_then(|inner| check(inner).map(|()| inner)) {
             Ok(inner) => Ok(Self(inner.into())),
             Err(problem) => Err(AddressError {
-                address: Printable(address.as_bytes()).to_string().into(),
+                address: printable(address),
                 problem,
             }),
         }
@@ -343,7 +343,7 @@ impl ClientName {
         match ascii.and_then(|()| check_domain_or_literal(name)) {
             Ok(()) => Ok(Self(name.into())),
             Err(problem) => Err(AddressError {
-                address: Printable(name.as_bytes()).to_string().into(),
+                address: printable(name),
                 problem,
             }),
         }
@@ -368,6 +368,7 @@ impl From<IpAddr> for ClientName {
 mod tests {
     use super::*;
     use alloc::format;
+    use alloc::string::ToString;
 
     #[test]
     fn addresses_that_are() {

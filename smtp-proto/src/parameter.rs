@@ -4,14 +4,15 @@
 
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::sync::Arc;
-use core::fmt::{self, Write};
+use core::fmt;
 use core::ops::BitOr;
 
 use crate::capability::{Capabilities, Extension};
+use crate::date_time::seconds_of;
 use crate::mailbox::Mailbox;
-use crate::reply::Printable;
+use crate::text::{is_keyword, is_printable_ascii, printable, push_unicode_xtext, push_xtext};
 
 /// The longest envelope identifier, in octets before it is encoded (RFC 3461 section 4).
 const MAX_ENVELOPE_ID: usize = 100;
@@ -312,7 +313,7 @@ impl MailParameter {
     /// # Errors
     /// None, more than 100 octets, or one that is no printable ASCII character or space.
     pub fn envelope_id(id: &str) -> Result<Self, ParameterError> {
-        check_xtext("ENVID", id)?;
+        check_reportable("ENVID", id)?;
         if id.len() > MAX_ENVELOPE_ID {
             return Err(ParameterError::TooLong {
                 name: "ENVID",
@@ -594,13 +595,7 @@ impl RcptParameter {
             push_xtext(&mut text, mailbox.as_str());
         } else {
             text = String::from("ORCPT=utf-8;");
-            for c in mailbox.as_str().chars() {
-                match c {
-                    '+' | '=' | '\\' => write_hex(&mut text, c),
-                    '!'..='~' => text.push(c),
-                    c => write_hex(&mut text, c),
-                }
-            }
+            push_unicode_xtext(&mut text, mailbox.as_str());
         }
         Self(Parameter::new(Extension::Dsn, Need::IfOffered, &text))
     }
@@ -625,7 +620,7 @@ impl RcptParameter {
                 value: printable(addr_type),
             });
         }
-        check_xtext("ORCPT", address)?;
+        check_reportable("ORCPT", address)?;
         let mut text = format!("ORCPT={addr_type};");
         push_xtext(&mut text, address);
         match text.len() > MAX_ORCPT {
@@ -745,17 +740,6 @@ fn own_call(name: &str) -> Option<&'static str> {
         .map(|(_, call)| *call)
 }
 
-/// RFC 5321 section 4.1.2, esmtp-keyword.
-fn is_keyword(name: &str) -> bool {
-    !name.starts_with('-')
-        && !name.is_empty()
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-}
-
-fn printable(text: &str) -> Box<str> {
-    Printable(text.as_bytes()).to_string().into()
-}
-
 fn check_range(name: &'static str, value: i64, min: i64, max: i64) -> Result<(), ParameterError> {
     match (min..=max).contains(&value) {
         true => Ok(()),
@@ -769,35 +753,14 @@ fn check_range(name: &'static str, value: i64, min: i64, max: i64) -> Result<(),
 }
 
 /// What RFC 3461 lets into a report: printable ASCII characters and spaces (sections 4.2 and 4.4).
-fn check_xtext(name: &str, text: &str) -> Result<(), ParameterError> {
-    match !text.is_empty() && text.bytes().all(|b| matches!(b, b' '..=b'~')) {
+fn check_reportable(name: &str, text: &str) -> Result<(), ParameterError> {
+    match !text.is_empty() && is_printable_ascii(text) {
         true => Ok(()),
         false => Err(ParameterError::Value {
             name: name.into(),
             value: printable(text),
         }),
     }
-}
-
-/// Appends `text` as xtext (RFC 3461 section 4).
-pub(crate) fn push_xtext(out: &mut String, text: &str) {
-    for byte in text.bytes() {
-        match byte {
-            b'+' | b'=' => push_hex(out, byte),
-            b'!'..=b'~' => out.push(char::from(byte)),
-            _ => push_hex(out, byte),
-        }
-    }
-}
-
-fn push_hex(out: &mut String, byte: u8) {
-    // Formatting into a string cannot fail.
-    let _ = write!(out, "+{byte:02X}");
-}
-
-/// RFC 6533 section 3, EmbeddedUnicodeChar.
-fn write_hex(out: &mut String, c: char) {
-    let _ = write!(out, "\\x{{{:02X}}}", u32::from(c));
 }
 
 fn check_date_time(name: &'static str, text: &str) -> Result<(), ParameterError> {
@@ -810,76 +773,11 @@ fn check_date_time(name: &'static str, text: &str) -> Result<(), ParameterError>
     }
 }
 
-/// Seconds of a date-time (RFC 3339 section 5.6) since the year 0, in UTC, fractions dropped; `None` for
-/// what is no date-time.
-pub(crate) fn seconds_of(text: &str) -> Option<i64> {
-    let text = text.as_bytes();
-    let number = |at: usize, digits: usize| {
-        let digits = text.get(at..at + digits)?;
-        digits.iter().try_fold(0i64, |n, b| {
-            b.is_ascii_digit().then(|| n * 10 + i64::from(b - b'0'))
-        })
-    };
-    let sign = |at: usize, signs: &[u8]| {
-        text.get(at)
-            .is_some_and(|b| signs.contains(b))
-            .then_some(())
-    };
-    let (year, month, day) = (number(0, 4)?, number(5, 2)?, number(8, 2)?);
-    let (hour, minute, second) = (number(11, 2)?, number(14, 2)?, number(17, 2)?);
-    for (at, signs) in [(4, "-"), (7, "-"), (10, "Tt"), (13, ":"), (16, ":")] {
-        sign(at, signs.as_bytes())?;
-    }
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let lengths = [
-        31,
-        if leap { 29 } else { 28 },
-        31,
-        30,
-        31,
-        30,
-        31,
-        31,
-        30,
-        31,
-        30,
-        31,
-    ];
-    let length = *lengths.get(usize::try_from(month - 1).ok()?)?;
-    // A leap second is a second (RFC 3339 section 5.7).
-    if !(1..=length).contains(&day) || hour > 23 || minute > 59 || second > 60 {
-        return None;
-    }
-    let mut at = 19;
-    if sign(at, b".").is_some() {
-        let digits = text[at + 1..]
-            .iter()
-            .take_while(|b| b.is_ascii_digit())
-            .count();
-        at += 1 + digits;
-        (digits > 0).then_some(())?;
-    }
-    let offset = match text.get(at)? {
-        b'Z' | b'z' if text.len() == at + 1 => 0,
-        east_or_west @ (b'+' | b'-') if text.len() == at + 6 => {
-            sign(at + 3, b":")?;
-            let (hours, minutes) = (number(at + 1, 2)?, number(at + 4, 2)?);
-            (hours <= 23 && minutes <= 59).then_some(())?;
-            (hours * 60 + minutes) * if *east_or_west == b'+' { 60 } else { -60 }
-        }
-        _ => return None,
-    };
-    // Of the years before this one, the year 0 among them.
-    let leap_days = (year + 3) / 4 - (year + 99) / 100 + (year + 399) / 400;
-    let months: i64 = lengths.iter().take(usize::try_from(month - 1).ok()?).sum();
-    let days = year * 365 + leap_days + months + day - 1;
-    Some(((days * 24 + hour) * 60 + minute) * 60 + second - offset)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::reply::{Reply, ReplyCode};
+    use alloc::string::ToString;
     use alloc::vec::Vec;
 
     fn offering(lines: &str) -> Capabilities {
@@ -988,25 +886,6 @@ mod tests {
         ] {
             let parameter = parameter.unwrap();
             assert_eq!((parameter.text(), parameter.need()), (text, need));
-        }
-    }
-
-    #[test]
-    fn every_octet_becomes_xtext() {
-        for byte in 0..=u8::MAX {
-            let mut out = String::new();
-            let text = String::from(char::from(byte));
-            push_xtext(&mut out, &text);
-            let plain = out == text;
-            assert_eq!(
-                plain,
-                matches!(byte, b'!'..=b'~') && byte != b'+' && byte != b'=',
-                "{byte}"
-            );
-            assert!(
-                out.bytes().all(|b| matches!(b, b'!'..=b'~')),
-                "{byte}: {out}"
-            );
         }
     }
 
@@ -1176,53 +1055,6 @@ mod tests {
                 None
             );
             assert_eq!(excluded(parameter).as_deref(), Some(why));
-        }
-    }
-
-    #[test]
-    fn date_times() {
-        let epoch = seconds_of("1970-01-01T00:00:00Z").unwrap();
-        for (text, unix) in [
-            ("1970-01-01T00:00:00Z", 0),
-            ("2000-02-29T23:59:59Z", 951_868_799),
-            ("2000-03-01T00:00:00.999z", 951_868_800),
-            ("2038-01-19t03:14:08+00:00", 1 << 31),
-            ("1985-04-12T23:20:50.52Z", 482_196_050),
-            ("1996-12-19T16:39:57-08:00", 851_042_397),
-            ("1990-12-31T15:59:60-08:00", 662_688_000),
-        ] {
-            assert_eq!(
-                seconds_of(text).map(|seconds| seconds - epoch),
-                Some(unix),
-                "{text}"
-            );
-        }
-        assert_eq!(seconds_of("0000-01-01T00:00:00Z"), Some(0));
-        for bad in [
-            "",
-            "2027-01-02",
-            "2027-01-02T03:04:05",
-            "2027-01-02 03:04:05Z",
-            "2027-00-02T03:04:05Z",
-            "2027-13-02T03:04:05Z",
-            "2027-01-00T03:04:05Z",
-            "2027-01-32T03:04:05Z",
-            "2027-02-29T03:04:05Z",
-            "2100-02-29T03:04:05Z",
-            "2027-01-02T24:04:05Z",
-            "2027-01-02T03:60:05Z",
-            "2027-01-02T03:04:61Z",
-            "2027-01-02T03:04:05.Z",
-            "2027-01-02T03:04:05.5",
-            "2027-01-02T03:04:05Zx",
-            "2027-01-02T03:04:05+0200",
-            "2027-01-02T03:04:05+24:00",
-            "2027-01-02T03:04:05+02:60",
-            "2027-01-02T03:04:05+02:0",
-            "-027-01-02T03:04:05Z",
-            "2027-01-02T03:04:0\u{661}Z",
-        ] {
-            assert_eq!(seconds_of(bad), None, "{bad}");
         }
     }
 }
