@@ -229,7 +229,8 @@ pub use mailbox::{
     AddressError, AddressProblem, ClientName, MAX_DOMAIN, MAX_MAILBOX, Mailbox, ToMailbox,
 };
 pub use parameter::{
-    ByMode, MailParameter, Need, Notify, ParameterError, RcptParameter, Ret, RrvsAction,
+    ByMode, Mail, MailParameter, Need, Notify, Parameter, ParameterError, Rcpt, RcptParameter, Ret,
+    RrvsAction,
 };
 pub use reply::{
     Decoder, Printable, Reply, ReplyClass, ReplyCode, ReplyError, ReplyLimits, ReplyRef,

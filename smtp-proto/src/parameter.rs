@@ -7,6 +7,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt;
+use core::marker::PhantomData;
 use core::ops::BitOr;
 
 use crate::capability::{Capabilities, Extension};
@@ -39,25 +40,72 @@ enum Keyword {
     Other(Arc<str>),
 }
 
-/// What both commands have in common.
+/// Marks a [`Parameter`] of MAIL. It has no values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mail {}
+
+/// Marks a [`Parameter`] of RCPT. It has no values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rcpt {}
+
+/// A parameter of one command: `K` is [`Mail`] or [`Rcpt`]. Cloning it copies no text.
+///
+/// Its two names are [`MailParameter`] and [`RcptParameter`].
 #[derive(Clone, PartialEq, Eq)]
-struct Parameter {
+pub struct Parameter<K> {
     keyword: Keyword,
     /// `NAME` or `NAME=VALUE`.
     text: Arc<str>,
     need: Need,
+    command: PhantomData<K>,
 }
 
-impl Parameter {
-    fn new(extension: Extension, need: Need, text: &str) -> Self {
-        Self {
-            keyword: Keyword::Known(extension),
-            text: text.into(),
-            need,
-        }
-    }
+/// A parameter of MAIL. Cloning it copies no text.
+///
+/// ```
+/// use smtp_proto::{ByMode, Envelope, MailParameter, Ret};
+///
+/// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?
+///     .parameter(MailParameter::ret(Ret::Headers))
+///     .parameter(MailParameter::envelope_id("QQ314159")?.required())
+///     .parameter(MailParameter::deliver_by(120, ByMode::Return, false)?);
+/// let said: Vec<_> = envelope.mail_parameters().iter().map(|p| p.to_string()).collect();
+/// assert_eq!(said, ["RET=HDRS", "ENVID=QQ314159", "BY=120;R"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub type MailParameter = Parameter<Mail>;
 
-    fn raw(name: &str, value: Option<&str>) -> Result<Self, ParameterError> {
+/// A parameter of RCPT. Cloning it copies no text.
+///
+/// ```
+/// use smtp_proto::{Envelope, Notify, RcptParameter, Recipient};
+///
+/// let bob = Recipient::new("bob@example.net")?
+///     .parameter(RcptParameter::notify(Notify::SUCCESS | Notify::FAILURE));
+/// let envelope = Envelope::new("alice@example.org", [bob])?;
+/// let said: Vec<_> = envelope.recipient_parameters(0).map(|p| p.to_string()).collect();
+/// assert_eq!(said, ["NOTIFY=SUCCESS,FAILURE"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub type RcptParameter = Parameter<Rcpt>;
+
+impl<K> Parameter<K> {
+    /// Any other parameter, required by default. The server understands it if an EHLO keyword equals its
+    /// name; [`offered_by`](Self::offered_by) names another one.
+    ///
+    /// ```
+    /// use smtp_proto::{MailParameter, RcptParameter};
+    ///
+    /// let conperm = MailParameter::raw("CONPERM", None)?;
+    /// let tagged = RcptParameter::raw("X-TAG", Some("7"))?.offered_by("X-TAGS");
+    /// assert!(MailParameter::raw("SIZE", Some("1")).is_err());
+    /// # Ok::<(), smtp_proto::ParameterError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// What is no `esmtp-keyword` or no `esmtp-value` (RFC 5321 section 4.1.2), and names that have a
+    /// call of their own, or that the engine says by itself.
+    pub fn raw(name: &str, value: Option<&str>) -> Result<Self, ParameterError> {
         if !is_keyword(name) {
             return Err(ParameterError::Name {
                 name: printable(name),
@@ -87,13 +135,91 @@ impl Parameter {
             keyword: Keyword::Other(name.into()),
             text,
             need: Need::Required,
+            command: PhantomData,
         })
     }
 
-    fn name(&self) -> &str {
+    fn new(extension: Extension, need: Need, text: &str) -> Self {
+        Self {
+            keyword: Keyword::Known(extension),
+            text: text.into(),
+            need,
+            command: PhantomData,
+        }
+    }
+
+    /// Names the EHLO keyword that offers a [`raw`](Self::raw) parameter, where that is not its name.
+    /// It changes no other parameter.
+    ///
+    /// ```
+    /// # use smtp_proto::*;
+    /// let tagged = RcptParameter::raw("X-TAG", Some("7"))?.offered_by("X-TAGS");
+    /// assert_eq!(tagged.to_string(), "X-TAG=7");
+    /// # Ok::<(), ParameterError>(())
+    /// ```
+    #[must_use]
+    pub fn offered_by(mut self, keyword: &str) -> Self {
+        if own_call(self.name()).is_none() {
+            self.keyword = Keyword::Other(keyword.into());
+        }
+        self
+    }
+
+    /// Withholds the message from a server that does not offer the extension.
+    ///
+    /// ```
+    /// # use smtp_proto::*;
+    /// assert_eq!(MailParameter::ret(Ret::Full).required().need(), Need::Required);
+    /// ```
+    #[must_use]
+    pub fn required(mut self) -> Self {
+        self.need = Need::Required;
+        self
+    }
+
+    /// Leaves the parameter out where the server does not offer the extension. REQUIRETLS stays
+    /// required all the same, because RFC 8689 demands it.
+    ///
+    /// ```
+    /// # use smtp_proto::*;
+    /// let hold = MailParameter::hold_for(60)?.if_offered();
+    /// assert_eq!(hold.need(), Need::IfOffered);
+    /// # Ok::<(), ParameterError>(())
+    /// ```
+    #[must_use]
+    pub fn if_offered(mut self) -> Self {
+        // RFC 8689: a client never passes the message on without it.
+        if !self.is(Extension::RequireTls) {
+            self.need = Need::IfOffered;
+        }
+        self
+    }
+
+    /// The name, as it is sent.
+    ///
+    /// ```
+    /// # use smtp_proto::*;
+    /// assert_eq!(MailParameter::ret(Ret::Full).name(), "RET");
+    /// ```
+    pub fn name(&self) -> &str {
         self.text
             .split_once('=')
             .map_or(&self.text, |(name, _)| name)
+    }
+
+    /// What becomes of the message where the extension is not offered.
+    ///
+    /// ```
+    /// # use smtp_proto::*;
+    /// assert_eq!(RcptParameter::notify(Notify::NEVER).need(), Need::IfOffered);
+    /// ```
+    pub fn need(&self) -> Need {
+        self.need
+    }
+
+    /// `NAME` or `NAME=VALUE`, as it is sent.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
     }
 
     fn value(&self) -> &str {
@@ -104,172 +230,48 @@ impl Parameter {
         self.keyword == Keyword::Known(extension)
     }
 
-    /// Whether one command cannot carry both: two of one name, or HOLDFOR and HOLDUNTIL (RFC 4865
-    /// section 3).
-    fn displaces(&self, other: &Self) -> bool {
-        let future = Extension::FutureRelease;
-        self.name().eq_ignore_ascii_case(other.name()) || (self.is(future) && other.is(future))
-    }
-
-    fn with_need(mut self, need: Need) -> Self {
-        // RFC 8689: a client never passes the message on without it.
-        if !self.is(Extension::RequireTls) {
-            self.need = need;
-        }
-        self
-    }
-
-    fn offered_by(mut self, keyword: &str) -> Self {
-        if own_call(self.name()).is_none() {
-            self.keyword = Keyword::Other(keyword.into());
-        }
-        self
-    }
-
-    fn offered_in(&self, capabilities: &Capabilities) -> bool {
+    /// Whether the server understands it.
+    pub(crate) fn offered_in(&self, capabilities: &Capabilities) -> bool {
         match &self.keyword {
             Keyword::Known(extension) => capabilities.has(*extension),
             Keyword::Other(keyword) => capabilities.offers(keyword),
         }
     }
 
-    fn extension(&self) -> Result<Extension, &str> {
+    /// The extension, or the EHLO keyword of one that the engine does not know.
+    pub(crate) fn extension(&self) -> Result<Extension, &str> {
         match &self.keyword {
             Keyword::Known(extension) => Ok(*extension),
             Keyword::Other(keyword) => Err(keyword),
         }
     }
+
+    /// Whether one command cannot carry both: two of one name, or HOLDFOR and HOLDUNTIL (RFC 4865
+    /// section 3).
+    pub(crate) fn displaces(&self, other: &Self) -> bool {
+        let future = Extension::FutureRelease;
+        self.name().eq_ignore_ascii_case(other.name()) || (self.is(future) && other.is(future))
+    }
 }
 
-/// The methods and implementations that both types have, in the words of their command.
-macro_rules! parameter_of {
-    ($type:ident, $command:literal, $example:literal) => {
-        impl $type {
-            #[doc = concat!("Any other parameter of ", $command, ", required by default. The server understands it if an EHLO")]
-            /// keyword equals its name; [`offered_by`](Self::offered_by) names another one.
-            ///
-            /// ```
-            #[doc = concat!("use smtp_proto::", stringify!($type), ";")]
-            ///
-            #[doc = $example]
-            #[doc = concat!("assert!(", stringify!($type), "::raw(\"SIZE\", Some(\"1\")).is_err());")]
-            /// # Ok::<(), smtp_proto::ParameterError>(())
-            /// ```
-            ///
-            /// # Errors
-            /// What is no `esmtp-keyword` or no `esmtp-value` (RFC 5321 section 4.1.2), and names that have a
-            /// call of their own, or that the engine says by itself.
-            pub fn raw(name: &str, value: Option<&str>) -> Result<Self, ParameterError> {
-                Parameter::raw(name, value).map(Self)
-            }
-
-            /// Names the EHLO keyword that offers a [`raw`](Self::raw) parameter, where that is not its name.
-            /// It changes no other parameter.
-            #[must_use]
-            pub fn offered_by(self, keyword: &str) -> Self {
-                Self(self.0.offered_by(keyword))
-            }
-
-            /// Withholds the message from a server that does not offer the extension.
-            #[must_use]
-            pub fn required(self) -> Self {
-                Self(self.0.with_need(Need::Required))
-            }
-
-            /// Leaves the parameter out where the server does not offer the extension. REQUIRETLS stays
-            /// required all the same, because RFC 8689 demands it.
-            #[must_use]
-            pub fn if_offered(self) -> Self {
-                Self(self.0.with_need(Need::IfOffered))
-            }
-
-            /// The name, as it is sent.
-            pub fn name(&self) -> &str {
-                self.0.name()
-            }
-
-            /// What becomes of the message where the extension is not offered.
-            pub fn need(&self) -> Need {
-                self.0.need
-            }
-
-            /// `NAME` or `NAME=VALUE`, as it is sent.
-            pub(crate) fn text(&self) -> &str {
-                &self.0.text
-            }
-
-            /// Whether the server understands it.
-            pub(crate) fn offered_in(&self, capabilities: &Capabilities) -> bool {
-                self.0.offered_in(capabilities)
-            }
-
-            /// The extension, or the EHLO keyword of one that the engine does not know.
-            pub(crate) fn extension(&self) -> Result<Extension, &str> {
-                self.0.extension()
-            }
-
-            /// Whether one command cannot carry both.
-            pub(crate) fn displaces(&self, other: &Self) -> bool {
-                self.0.displaces(&other.0)
-            }
-        }
-
-        impl fmt::Display for $type {
-            /// As it is sent, `NAME` or `NAME=VALUE`.
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0.text)
-            }
-        }
-
-        impl fmt::Debug for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{} {} ({:?})", $command, self.0.text, self.0.need)
-            }
-        }
-    };
+impl<K> fmt::Display for Parameter<K> {
+    /// As it is sent, `NAME` or `NAME=VALUE`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
 }
 
-/// A parameter of MAIL. Cloning it copies no text.
-///
-/// ```
-/// use smtp_proto::{ByMode, Envelope, MailParameter, Ret};
-///
-/// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?
-///     .parameter(MailParameter::ret(Ret::Headers))
-///     .parameter(MailParameter::envelope_id("QQ314159")?.required())
-///     .parameter(MailParameter::deliver_by(120, ByMode::Return, false)?);
-/// let said: Vec<_> = envelope.mail_parameters().iter().map(|p| p.to_string()).collect();
-/// assert_eq!(said, ["RET=HDRS", "ENVID=QQ314159", "BY=120;R"]);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, PartialEq, Eq)]
-pub struct MailParameter(Parameter);
+impl fmt::Debug for MailParameter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MAIL {} ({:?})", self.text, self.need)
+    }
+}
 
-/// A parameter of RCPT. Cloning it copies no text.
-///
-/// ```
-/// use smtp_proto::{Envelope, Notify, RcptParameter, Recipient};
-///
-/// let bob = Recipient::new("bob@example.net")?
-///     .parameter(RcptParameter::notify(Notify::SUCCESS | Notify::FAILURE));
-/// let envelope = Envelope::new("alice@example.org", [bob])?;
-/// let said: Vec<_> = envelope.recipient_parameters(0).map(|p| p.to_string()).collect();
-/// assert_eq!(said, ["NOTIFY=SUCCESS,FAILURE"]);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, PartialEq, Eq)]
-pub struct RcptParameter(Parameter);
-
-parameter_of!(
-    MailParameter,
-    "MAIL",
-    "let conperm = MailParameter::raw(\"CONPERM\", None)?;"
-);
-parameter_of!(
-    RcptParameter,
-    "RCPT",
-    "let tagged = RcptParameter::raw(\"X-TAG\", Some(\"7\"))?.offered_by(\"X-TAGS\");"
-);
+impl fmt::Debug for RcptParameter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RCPT {} ({:?})", self.text, self.need)
+    }
+}
 
 /// How much of a message a report of failure returns (RFC 3461 section 4.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -292,12 +294,17 @@ pub enum ByMode {
 impl MailParameter {
     /// RET: how much of the message a report of failure returns (RFC 3461 section 4.3). Said if DSN is
     /// offered.
+    ///
+    /// ```
+    /// # use smtp_proto::*;
+    /// assert_eq!(MailParameter::ret(Ret::Headers).to_string(), "RET=HDRS");
+    /// ```
     pub fn ret(ret: Ret) -> Self {
         let text = match ret {
             Ret::Full => "RET=FULL",
             Ret::Headers => "RET=HDRS",
         };
-        Self(Parameter::new(Extension::Dsn, Need::IfOffered, text))
+        Self::new(Extension::Dsn, Need::IfOffered, text)
     }
 
     /// ENVID: the sender's own name of this message, which reports repeat (RFC 3461 section 4.4). Said
@@ -322,7 +329,7 @@ impl MailParameter {
         }
         let mut text = String::from("ENVID=");
         push_xtext(&mut text, id);
-        Ok(Self(Parameter::new(Extension::Dsn, Need::IfOffered, &text)))
+        Ok(Self::new(Extension::Dsn, Need::IfOffered, &text))
     }
 
     /// BY: how many seconds from now the message may take (RFC 2852); zero and less have passed already.
@@ -349,11 +356,11 @@ impl MailParameter {
         };
         check_range("BY", i64::from(seconds), min, max)?;
         let trace = if trace { "T" } else { "" };
-        Ok(Self(Parameter::new(
+        Ok(Self::new(
             Extension::DeliverBy,
             need,
             &format!("BY={seconds};{letter}{trace}"),
-        )))
+        ))
     }
 
     /// MT-PRIORITY: −9 (lowest) to 9; without it a message has 0 (RFC 6710). Said if it is offered.
@@ -369,11 +376,7 @@ impl MailParameter {
     pub fn priority(priority: i8) -> Result<Self, ParameterError> {
         check_range("MT-PRIORITY", i64::from(priority), -9, 9)?;
         let text = format!("MT-PRIORITY={priority}");
-        Ok(Self(Parameter::new(
-            Extension::MtPriority,
-            Need::IfOffered,
-            &text,
-        )))
+        Ok(Self::new(Extension::MtPriority, Need::IfOffered, &text))
     }
 
     /// HOLDFOR: the server keeps the message for so many seconds before it goes on (RFC 4865). Required
@@ -391,11 +394,7 @@ impl MailParameter {
     pub fn hold_for(seconds: u32) -> Result<Self, ParameterError> {
         check_range("HOLDFOR", i64::from(seconds), 1, i64::from(MAX_SECONDS))?;
         let text = format!("HOLDFOR={seconds}");
-        Ok(Self(Parameter::new(
-            Extension::FutureRelease,
-            Need::Required,
-            &text,
-        )))
+        Ok(Self::new(Extension::FutureRelease, Need::Required, &text))
     }
 
     /// HOLDUNTIL: the server keeps the message until this date-time of RFC 3339, such as
@@ -414,11 +413,7 @@ impl MailParameter {
     pub fn hold_until(date_time: &str) -> Result<Self, ParameterError> {
         check_date_time("HOLDUNTIL", date_time)?;
         let text = format!("HOLDUNTIL={date_time}");
-        Ok(Self(Parameter::new(
-            Extension::FutureRelease,
-            Need::Required,
-            &text,
-        )))
+        Ok(Self::new(Extension::FutureRelease, Need::Required, &text))
     }
 
     /// REQUIRETLS: the message goes only over TLS with a verified peer, on this hop and on all behind it
@@ -429,11 +424,7 @@ impl MailParameter {
     /// assert_eq!(MailParameter::require_tls().if_offered().need(), Need::Required);
     /// ```
     pub fn require_tls() -> Self {
-        Self(Parameter::new(
-            Extension::RequireTls,
-            Need::Required,
-            "REQUIRETLS",
-        ))
+        Self::new(Extension::RequireTls, Need::Required, "REQUIRETLS")
     }
 
     /// PRDR: after the body, the server may decide for each recipient on its own, as LMTP does
@@ -444,7 +435,7 @@ impl MailParameter {
     /// assert_eq!(MailParameter::per_recipient_replies().to_string(), "PRDR");
     /// ```
     pub fn per_recipient_replies() -> Self {
-        Self(Parameter::new(Extension::Prdr, Need::IfOffered, "PRDR"))
+        Self::new(Extension::Prdr, Need::IfOffered, "PRDR")
     }
 
     /// AUTH: who submitted the message first, or that it is not known, in the words of one trusted server
@@ -462,25 +453,25 @@ impl MailParameter {
             Some(mailbox) => push_xtext(&mut text, mailbox.as_str()),
             None => text.push_str("<>"),
         }
-        Self(Parameter::new(Extension::Auth, Need::IfOffered, &text))
+        Self::new(Extension::Auth, Need::IfOffered, &text)
     }
 
     /// Whether this is REQUIRETLS, which wants a verified TLS session besides.
     pub(crate) fn is_require_tls(&self) -> bool {
-        self.0.is(Extension::RequireTls)
+        self.is(Extension::RequireTls)
     }
 
     /// Whether this is PRDR, which changes the replies to the end of the body.
     pub(crate) fn is_per_recipient_replies(&self) -> bool {
-        self.0.is(Extension::Prdr)
+        self.is(Extension::Prdr)
     }
 
     /// What the server has stated in its EHLO reply that excludes this value, in words for an error:
     /// `Some` only where the extension is offered and its stated limit is broken. Then the message is
     /// withheld whatever the need, since the server would refuse MAIL.
     pub(crate) fn excluded_by(&self, capabilities: &Capabilities) -> Option<String> {
-        let value = self.0.value();
-        let broken = match self.0.name() {
+        let value = self.value();
+        let broken = match self.name() {
             "BY" => {
                 let (seconds, mode) = value.split_once(';')?;
                 let minimum = capabilities.deliver_by_minimum()?;
@@ -503,7 +494,7 @@ impl MailParameter {
         };
         Some(format!(
             "{} is not possible: the server takes {broken}",
-            self.0.text
+            self.text
         ))
     }
 }
@@ -567,12 +558,14 @@ pub enum RrvsAction {
 
 impl RcptParameter {
     /// NOTIFY: of what is reported (RFC 3461 section 4.1). Said if DSN is offered.
+    ///
+    /// ```
+    /// # use smtp_proto::*;
+    /// let notify = RcptParameter::notify(Notify::SUCCESS | Notify::DELAY);
+    /// assert_eq!(notify.to_string(), "NOTIFY=SUCCESS,DELAY");
+    /// ```
     pub fn notify(notify: Notify) -> Self {
-        Self(Parameter::new(
-            Extension::Dsn,
-            Need::IfOffered,
-            &format!("NOTIFY={notify}"),
-        ))
+        Self::new(Extension::Dsn, Need::IfOffered, &format!("NOTIFY={notify}"))
     }
 
     /// ORCPT: the address that the sender wrote, which reports name (RFC 3461 section 4.2). Said if DSN
@@ -597,7 +590,7 @@ impl RcptParameter {
             text = String::from("ORCPT=utf-8;");
             push_unicode_xtext(&mut text, mailbox.as_str());
         }
-        Self(Parameter::new(Extension::Dsn, Need::IfOffered, &text))
+        Self::new(Extension::Dsn, Need::IfOffered, &text)
     }
 
     /// ORCPT with an address of another kind than `rfc822`, such as `x400` (RFC 3461 section 4.2).
@@ -628,7 +621,7 @@ impl RcptParameter {
                 name: "ORCPT",
                 limit: MAX_ORCPT,
             }),
-            false => Ok(Self(Parameter::new(Extension::Dsn, Need::IfOffered, &text))),
+            false => Ok(Self::new(Extension::Dsn, Need::IfOffered, &text)),
         }
     }
 
@@ -655,7 +648,7 @@ impl RcptParameter {
             Some(RrvsAction::Reject) => ";R",
         };
         let text = format!("RRVS={date_time}{action}");
-        Ok(Self(Parameter::new(Extension::Rrvs, Need::Required, &text)))
+        Ok(Self::new(Extension::Rrvs, Need::Required, &text))
     }
 }
 
