@@ -575,13 +575,16 @@ impl RcptParameter {
     /// ```
     /// use smtp_proto::{Mailbox, RcptParameter};
     ///
-    /// let plus = RcptParameter::original_recipient(&Mailbox::parse("bob+x@example.net")?);
+    /// let plus = RcptParameter::original_recipient(&Mailbox::parse("bob+x@example.net")?)?;
     /// assert_eq!(plus.to_string(), "ORCPT=rfc822;bob+2Bx@example.net");
-    /// let umlaut = RcptParameter::original_recipient(&Mailbox::parse("häns@example.net")?);
+    /// let umlaut = RcptParameter::original_recipient(&Mailbox::parse("häns@example.net")?)?;
     /// assert_eq!(umlaut.to_string(), r"ORCPT=utf-8;h\x{E4}ns@example.net");
-    /// # Ok::<(), smtp_proto::AddressError>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn original_recipient(mailbox: &Mailbox) -> Self {
+    ///
+    /// # Errors
+    /// More than 500 octets in all. An encoded character counts with all of its octets.
+    pub fn original_recipient(mailbox: &Mailbox) -> Result<Self, ParameterError> {
         let mut text;
         if mailbox.is_ascii() {
             text = String::from("ORCPT=rfc822;");
@@ -590,7 +593,7 @@ impl RcptParameter {
             text = String::from("ORCPT=utf-8;");
             push_unicode_xtext(&mut text, mailbox.as_str());
         }
-        Self::new(Extension::Dsn, Need::IfOffered, &text)
+        Self::orcpt(&text)
     }
 
     /// ORCPT with an address of another kind than `rfc822`, such as `x400` (RFC 3461 section 4.2).
@@ -616,12 +619,16 @@ impl RcptParameter {
         check_reportable("ORCPT", address)?;
         let mut text = format!("ORCPT={addr_type};");
         push_xtext(&mut text, address);
+        Self::orcpt(&text)
+    }
+
+    fn orcpt(text: &str) -> Result<Self, ParameterError> {
         match text.len() > MAX_ORCPT {
             true => Err(ParameterError::TooLong {
                 name: "ORCPT",
                 limit: MAX_ORCPT,
             }),
-            false => Ok(Self::new(Extension::Dsn, Need::IfOffered, &text)),
+            false => Ok(Self::new(Extension::Dsn, Need::IfOffered, text)),
         }
     }
 
@@ -769,6 +776,7 @@ fn check_date_time(name: &'static str, text: &str) -> Result<(), ParameterError>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mailbox::MAX_MAILBOX;
     use crate::reply::{Reply, ReplyCode};
     use alloc::string::ToString;
     use alloc::vec::Vec;
@@ -845,14 +853,12 @@ mod tests {
                 IfOffered,
             ),
             (
-                Ok(Rcpt::original_recipient(&mailbox("\"a b\"@example.org"))),
+                Rcpt::original_recipient(&mailbox("\"a b\"@example.org")),
                 "ORCPT=rfc822;\"a+20b\"@example.org",
                 IfOffered,
             ),
             (
-                Ok(Rcpt::original_recipient(&mailbox(
-                    "\"\u{1f600} a\\\\+=\"@\u{fc}.example",
-                ))),
+                Rcpt::original_recipient(&mailbox("\"\u{1f600} a\\\\+=\"@\u{fc}.example")),
                 r#"ORCPT=utf-8;"\x{1F600}\x{20}a\x{5C}\x{5C}\x{2B}\x{3D}"@\x{FC}.example"#,
                 IfOffered,
             ),
@@ -938,6 +944,32 @@ mod tests {
             "HOLDUNTIL cannot be \"soon\\x0d\\x0a\"; it is a date-time such as 2027-01-02T03:04:05Z"
         );
         assert!(RcptParameter::valid_since("2027-01-02", None).is_err());
+    }
+
+    /// RFC 3461 section 4.2 counts the octets that are sent, so those of the encoded address.
+    #[test]
+    fn an_original_recipient_has_500_octets() {
+        let of = |local: &str| RcptParameter::original_recipient(&mailbox(&format!("{local}@b")));
+        let too_long = ParameterError::TooLong {
+            name: "ORCPT",
+            limit: 500,
+        };
+        for (prefix, one, octets) in [
+            ("ORCPT=rfc822;@b", "a", 1),
+            ("ORCPT=rfc822;@b", "+", 3),
+            ("ORCPT=utf-8;@b", "\u{e4}", 6),
+        ] {
+            let (count, rest) = ((500 - prefix.len()) / octets, (500 - prefix.len()) % octets);
+            let longest = one.repeat(count) + &"a".repeat(rest);
+            assert_eq!(of(&longest).unwrap().text().len(), 500, "{one}");
+            assert_eq!(of(&(longest + "a")), Err(too_long.clone()), "{one}");
+        }
+        // The longest mailbox is longer than that.
+        let longest = "a".repeat(MAX_MAILBOX - "@b".len());
+        assert_eq!(
+            of(&longest).unwrap_err().to_string(),
+            "ORCPT is longer than 500 octets"
+        );
     }
 
     #[test]

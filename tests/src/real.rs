@@ -1072,7 +1072,7 @@ pub fn delivery_reports(server: &Server) {
         let recipient = Recipient::new(address(&user))
             .unwrap()
             .parameter(RcptParameter::notify(Notify::SUCCESS | Notify::FAILURE))
-            .parameter(RcptParameter::original_recipient(&original));
+            .parameter(RcptParameter::original_recipient(&original).unwrap());
         let envelope = Envelope::new(from("success"), [recipient])
             .unwrap()
             .parameter(MailParameter::ret(Ret::Headers))

@@ -881,7 +881,7 @@ fn parse_rcpt_parameter(source: &str) -> Result<RcptParameter, String> {
         }
         ("orcpt", address) if address.starts_with('<') => {
             let mailbox = Mailbox::parse(address).map_err(|error| error.to_string())?;
-            Ok(RcptParameter::original_recipient(&mailbox))
+            RcptParameter::original_recipient(&mailbox)
         }
         ("orcpt", address) => {
             let (kind, address) = address
