@@ -15,7 +15,7 @@ use smtp_proto::{Cause, EnvelopeError, Outcome, Report, Stage};
 /// let error = smtp_blocking::send_mail("localhost", "a@b@c", &["d@example.net"], &b""[..], None);
 /// assert_eq!(
 ///     error.unwrap_err().to_string(),
-///     "local: sender \"a@b@c\" is no mail address: '@' may not stand in the local part; a space or \
+///     "local: sender: invalid address \"a@b@c\": '@' may not stand in the local part; a space or \
 ///      special character needs double quotes (permanent, do not send again unchanged)"
 /// );
 /// ```

@@ -388,10 +388,10 @@ impl Envelope {
 #[non_exhaustive]
 pub enum EnvelopeError {
     /// The reverse-path is no address.
-    #[error("sender {0}")]
+    #[error("sender: {0}")]
     Sender(#[source] AddressError),
     /// A forward-path is no address.
-    #[error("recipient {} {error}", .index + 1)]
+    #[error("recipient {}: {error}", .index + 1)]
     Recipient {
         /// Its position, from 0.
         index: usize,
@@ -420,7 +420,7 @@ mod tests {
         let error = Envelope::new("a@b", ["c@d", "no\r\ngood"]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "recipient 2 \"no\\x0d\\x0agood\" is no mail address: it has no @ and no domain"
+            "recipient 2: invalid address \"no\\x0d\\x0agood\": it has no @ and no domain"
         );
         assert_eq!(
             Envelope::new("<>", ["<>"]),

@@ -2,6 +2,7 @@
 //! a NUL or any other control character. So no value from here can end a command line.
 
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt;
@@ -57,7 +58,10 @@ impl Mailbox {
             Ok(inner) => Ok(Self(inner.into())),
             Err(problem) => Err(AddressError {
                 address: printable(address),
-                problem,
+                problem: match without_display_name(address) {
+                    Some(alone) => AddressProblem::DisplayName(printable(alone)),
+                    None => problem,
+                },
             }),
         }
     }
@@ -124,7 +128,7 @@ impl Mailbox {
         // What a domain may hold and how long it may be is checked below, as for any other.
         let domain =
             idna::domain_to_ascii_cow(domain.as_bytes(), idna::AsciiDenyList::EMPTY).ok()?;
-        let mailbox = Self::parse(&alloc::format!("{local}@{domain}")).ok()?;
+        let mailbox = Self::parse(&format!("{local}@{domain}")).ok()?;
         mailbox.is_ascii().then_some(mailbox)
     }
 }
@@ -182,9 +186,19 @@ impl<T: ToMailbox + ?Sized> ToMailbox for &T {
     }
 }
 
-/// Text that is no mail address.
+/// An invalid mail address.
+///
+/// ```
+/// use smtp_proto::Mailbox;
+///
+/// let error = Mailbox::parse("Bob <bob@example.net>").unwrap_err();
+/// assert_eq!(
+///     error.to_string(),
+///     "invalid address \"Bob <bob@example.net>\": give the address alone: bob@example.net"
+/// );
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("\"{address}\" is no mail address: {problem}")]
+#[error("invalid address \"{address}\": {problem}")]
 pub struct AddressError {
     /// The text, made printable.
     pub address: Box<str>,
@@ -193,9 +207,13 @@ pub struct AddressError {
 }
 
 /// What is wrong with an address or a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddressProblem {
+    /// A name before the address, as in the header of a message: `Bob <bob@example.net>`. The address alone,
+    /// made printable, is what to give.
+    #[error("give the address alone: {0}")]
+    DisplayName(Box<str>),
     /// `<` without `>`.
     #[error("the angle brackets do not match")]
     Brackets,
@@ -210,9 +228,10 @@ pub enum AddressProblem {
         "{0:?} may not stand in the local part; a space or special character needs double quotes"
     )]
     LocalPart(char),
-    /// A dot at the start, at the end, or beside another one.
-    #[error("a dot of the local part has nothing on one side of it")]
-    Dots,
+    /// A dot at the start, at the end, or beside another one. The address with its local part in quotes, made
+    /// printable, is what to write.
+    #[error("a dot of the local part has nothing on one side of it; write {0}")]
+    Dots(Box<str>),
     /// A quoted local part with a stray or missing quote or backslash.
     #[error("the quotes of the local part do not match")]
     Quotes,
@@ -237,10 +256,20 @@ fn check(address: &str) -> Result<(), AddressProblem> {
     let (local, domain) = address.rsplit_once('@').ok_or(AddressProblem::NoDomain)?;
     check_local_part(local)?;
     check_domain_or_literal(domain)?;
+    if !local.starts_with('"') && local.split('.').any(str::is_empty) {
+        let quoted = format!("\"{local}\"@{domain}");
+        return Err(AddressProblem::Dots(printable(&quoted)));
+    }
     match address.len() > MAX_MAILBOX {
         true => Err(AddressProblem::TooLong),
         false => Ok(()),
     }
+}
+
+/// The address of `Bob <bob@example.net>`, if it is one.
+fn without_display_name(address: &str) -> Option<&str> {
+    let (name, inner) = address.trim_end().strip_suffix('>')?.rsplit_once('<')?;
+    (!name.is_empty() && !inner.is_empty() && check(inner).is_ok()).then_some(inner)
 }
 
 fn check_local_part(local: &str) -> Result<(), AddressProblem> {
@@ -271,9 +300,6 @@ fn check_local_part(local: &str) -> Result<(), AddressProblem> {
                 if !fine && !is_utf8_text(c) {
                     return Err(AddressProblem::LocalPart(c));
                 }
-            }
-            if local.split('.').any(str::is_empty) {
-                return Err(AddressProblem::Dots);
             }
         }
     }
@@ -358,8 +384,8 @@ impl ClientName {
 impl From<IpAddr> for ClientName {
     fn from(address: IpAddr) -> Self {
         Self(match address {
-            IpAddr::V4(v4) => alloc::format!("[{v4}]").into(),
-            IpAddr::V6(v6) => alloc::format!("[IPv6:{v6}]").into(),
+            IpAddr::V4(v4) => format!("[{v4}]").into(),
+            IpAddr::V6(v6) => format!("[IPv6:{v6}]").into(),
         })
     }
 }
@@ -367,7 +393,6 @@ impl From<IpAddr> for ClientName {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::format;
     use alloc::string::ToString;
 
     #[test]
@@ -450,6 +475,50 @@ mod tests {
         }
     }
 
+    #[test]
+    fn errors_say_what_to_write() {
+        let problem = |address: &str| Mailbox::parse(address).unwrap_err().problem.to_string();
+        for address in [
+            "Bob <bob@example.net>",
+            "Bob<bob@example.net>",
+            "\"Bob, a <b>\" <bob@example.net>",
+            "Bob <bob@example.net> \r\n",
+            "H\u{e4}ns @ home <bob@example.net>",
+            " <bob@example.net>",
+        ] {
+            let expected = "give the address alone: bob@example.net";
+            assert_eq!(problem(address), expected, "{address:?}");
+            assert!(Mailbox::parse(&problem(address)["give the address alone: ".len()..]).is_ok());
+        }
+        // What is in the brackets is no advice where it is invalid, or null.
+        for address in [
+            "Bob <bob>",
+            "Bob <a b@c>",
+            "Bob <>",
+            "<<a@b>>",
+            "Bob bob@example.net>",
+        ] {
+            let error = Mailbox::parse(address).unwrap_err();
+            assert!(
+                !matches!(error.problem, AddressProblem::DisplayName(_)),
+                "{address:?}"
+            );
+        }
+        for (address, quoted) in [
+            ("a..b@example.net", "\"a..b\"@example.net"),
+            (".a@[127.0.0.1]", "\".a\"@[127.0.0.1]"),
+            ("<a.@b>", "\"a.\"@b"),
+        ] {
+            let expected =
+                format!("a dot of the local part has nothing on one side of it; write {quoted}");
+            assert_eq!(problem(address), expected);
+            assert_eq!(Mailbox::parse(quoted).unwrap().as_str(), quoted);
+        }
+        // Quotes do not help an invalid domain.
+        let error = Mailbox::parse("a..b@-c").unwrap_err();
+        assert_eq!(error.problem, AddressProblem::Domain);
+    }
+
     /// What counts is the room of a command line, wherever the `@` stands.
     #[test]
     fn the_longest_mailbox_fills_a_command_line() {
@@ -459,7 +528,7 @@ mod tests {
             assert_eq!(Mailbox::parse(&of(498)).unwrap().as_str().len(), 498);
             let error = Mailbox::parse(&of(499)).unwrap_err();
             assert_eq!(error.problem, AddressProblem::TooLong);
-            let expected = "is no mail address: it is longer than the 498 octets that a command line has room for";
+            let expected = "\": it is longer than the 498 octets that a command line has room for";
             assert!(error.to_string().ends_with(expected), "{error}");
         }
         // Octets count, not characters.
