@@ -6,7 +6,8 @@ use core::fmt;
 
 use crate::capability::Capabilities;
 use crate::config::Config;
-use crate::engine::conversation::{Conversation, Fate, Offer};
+use crate::engine::conversation::Conversation;
+use crate::engine::output::{Fate, Offer};
 use crate::envelope::Envelope;
 use crate::error::{Cause, Error, Misuse, Outcome, ProtocolError};
 use crate::event::{Event, MessageId, RequestId};

@@ -14,8 +14,8 @@ use crate::command::{Command, fits_auth_line};
 use crate::error::{Cause, Error, ProtocolError, Stage};
 use crate::reply::{Printable, ReplyClass, ReplyRef};
 
+use super::awaited::{Awaited, OpeningReply};
 use super::peer::Peer;
-use super::pipeline::{Awaited, OpeningReply};
 
 /// What a reply has led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

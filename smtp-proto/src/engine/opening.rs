@@ -10,9 +10,9 @@ use crate::reply::{Reply, ReplyClass, ReplyRef};
 use crate::time::Instant;
 use crate::tls::{Channel, TlsFacts};
 
+use super::awaited::{Awaited, OpeningReply};
 use super::exchange::{self, Exchange, Login};
 use super::peer::Peer;
-use super::pipeline::{Awaited, OpeningReply};
 
 /// What a reply has led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

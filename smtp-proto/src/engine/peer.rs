@@ -9,8 +9,9 @@ use crate::config::{Config, Protocol, TlsPolicy};
 use crate::event::{Event, Trace};
 use crate::tls::{Channel, TlsFacts};
 
+use super::awaited::Awaited;
 use super::events::Events;
-use super::pipeline::{Awaited, Pipeline};
+use super::pipeline::Pipeline;
 use super::usage::Usage;
 
 #[derive(Debug)]

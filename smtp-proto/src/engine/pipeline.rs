@@ -1,7 +1,8 @@
 //! The output, the replies that are owed for it, and the deadline of the oldest of them.
 //!
 //! A reply is attributed by position: each command that is pushed says which reply it awaits, and a reply takes
-//! the front of the queue. What that reply may be, and how long it may take, is one table, [`Awaited::rule`].
+//! the front of the queue. What that reply may be, and how long it may take, is one table, [`Awaited::rule`]
+//! in [`awaited`](super::awaited).
 //! Batches (RFC 2920) come from one rule, [`Pipeline::may_send`].
 //!
 //! # What "sent" means
@@ -19,149 +20,11 @@ use core::time::Duration;
 use zeroize::Zeroize;
 
 use crate::command::Command;
-use crate::config::{Config, Timeouts};
-use crate::error::Stage;
+use crate::config::Config;
 use crate::event::MessageId;
-use crate::reply::{ReplyClass, ReplyRef};
 use crate::time::Instant;
 
-/// What the next reply answers. A reply to a message cannot lack its message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Awaited {
-    Opening(OpeningReply),
-    Message(MessageId, MessageReply),
-    /// A command outside a transaction, or the RSET before it.
-    Request,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OpeningReply {
-    Greeting,
-    Ehlo,
-    Helo,
-    StartTls,
-    Auth,
-    AuthCancel,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum MessageReply {
-    /// `overlapping`: in one batch with the end of the data before it (RFC 2920 section 3.1).
-    Rset {
-        overlapping: bool,
-    },
-    Mail {
-        overlapping: bool,
-    },
-    /// The recipient, by its position in the envelope.
-    Rcpt(u32),
-    Data,
-    /// A chunk that is not the last.
-    Chunk,
-    EndOfData,
-    /// LMTP and PRDR: the recipient that this reply decides about.
-    EndOfDataFor(u32),
-    /// PRDR: after the replies for each recipient, the one that decides about all.
-    EndOfAll,
-}
-
-/// What a reply may be and how long it may take.
-pub(crate) struct Rule {
-    pub(crate) stage: Stage,
-    /// The classes that can answer; another one breaks the protocol.
-    classes: &'static [ReplyClass],
-    timeout: fn(&Timeouts) -> Duration,
-}
-
-impl Awaited {
-    /// RFC 5321 section 4.3.2 and section 4.5.3.2 as one table.
-    pub(crate) fn rule(self) -> Rule {
-        use MessageReply as M;
-        use OpeningReply as O;
-        use ReplyClass::{Intermediate, Permanent, Success, Transient};
-        use Stage::{
-            Auth, Body, Data, Ehlo, EndOfMessage, Greeting, Mail, Rcpt, Request, StartTls,
-        };
-        const DONE: &[ReplyClass] = &[Success, Transient, Permanent];
-        const GO_ON: &[ReplyClass] = &[Intermediate, Transient, Permanent];
-        const ANY: &[ReplyClass] = &[Success, Intermediate, Transient, Permanent];
-        let (stage, classes, timeout): (_, _, fn(&Timeouts) -> Duration) = match self {
-            Awaited::Opening(O::Greeting) => (Greeting, DONE, |t| t.greeting),
-            Awaited::Opening(O::Ehlo | O::Helo) => (Ehlo, DONE, |t| t.ehlo),
-            Awaited::Opening(O::StartTls) => (StartTls, DONE, |t| t.starttls),
-            Awaited::Opening(O::Auth | O::AuthCancel) => (Auth, ANY, |t| t.auth),
-            Awaited::Message(_, M::Rset { overlapping: true } | M::Mail { overlapping: true }) => {
-                (Mail, DONE, |t| t.overlap)
-            }
-            Awaited::Message(_, M::Rset { .. } | M::Mail { .. }) => (Mail, DONE, |t| t.mail),
-            Awaited::Message(_, M::Rcpt(_)) => (Rcpt, DONE, |t| t.rcpt),
-            Awaited::Message(_, M::Data) => (Data, GO_ON, |t| t.data),
-            Awaited::Message(_, M::Chunk) => (Body, DONE, |t| t.block),
-            // PRDR answers 353 first.
-            Awaited::Message(_, M::EndOfData) => (EndOfMessage, ANY, |t| t.end_of_message),
-            Awaited::Message(_, M::EndOfDataFor(_) | M::EndOfAll) => {
-                (EndOfMessage, DONE, |t| t.end_of_message)
-            }
-            Awaited::Request => (Request, DONE, |t| t.request),
-        };
-        Rule {
-            stage,
-            classes,
-            timeout,
-        }
-    }
-
-    pub(crate) fn stage(self) -> Stage {
-        self.rule().stage
-    }
-
-    pub(crate) fn message(self) -> Option<MessageId> {
-        match self {
-            Awaited::Message(id, _) => Some(id),
-            Awaited::Opening(_) | Awaited::Request => None,
-        }
-    }
-
-    fn reply(self) -> Option<MessageReply> {
-        match self {
-            Awaited::Message(_, reply) => Some(reply),
-            Awaited::Opening(_) | Awaited::Request => None,
-        }
-    }
-
-    /// Whether it answers the first command of a message, with which what was before is over.
-    fn begins_message(self) -> bool {
-        matches!(
-            self.reply(),
-            Some(MessageReply::Rset { .. } | MessageReply::Mail { .. })
-        )
-    }
-
-    pub(crate) fn is_end_of_data(self) -> bool {
-        use MessageReply::{EndOfAll, EndOfData, EndOfDataFor};
-        matches!(self.reply(), Some(EndOfData | EndOfDataFor(_) | EndOfAll))
-    }
-
-    pub(crate) fn overlaps(self) -> bool {
-        use MessageReply::{Mail, Rset};
-        matches!(
-            self.reply(),
-            Some(Rset { overlapping: true } | Mail { overlapping: true })
-        )
-    }
-
-    /// Whether this reply can answer. The first digit decides; where commands overlap, so do the codes that
-    /// RCPT alone has, because they show a queue that has shifted.
-    pub(crate) fn can_be(self, reply: ReplyRef<'_>, overlapping: bool) -> bool {
-        // rule: overlap.codes
-        let of_rcpt = matches!(reply.code().get(), 251 | 252);
-        let takes_them = match self.reply() {
-            Some(MessageReply::Rcpt(_)) | None => true,
-            Some(_) => !overlapping,
-        };
-        self.rule().classes.contains(&reply.class()) && (takes_them || !of_rcpt)
-    }
-}
+use super::awaited::{Awaited, MessageReply, OpeningReply};
 
 /// One reply that is owed.
 #[derive(Clone, Copy, Debug)]

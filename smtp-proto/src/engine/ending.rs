@@ -1,0 +1,187 @@
+//! The end of the connection: how it drains, QUIT, how it closes, and what becomes of the messages that are left.
+
+use alloc::boxed::Box;
+
+use crate::command::Command;
+use crate::config::TlsPolicy;
+use crate::error::{Cause, Error, Stage};
+use crate::event::{Event, MessageId};
+
+use super::awaited::{Awaited, MessageReply};
+use super::conversation::{AskedStep, Conversation, Job, Phase, Quit};
+use super::pipeline::Deadline;
+
+impl Conversation {
+    /// Where the connection stands now, for an error that no reply explains.
+    pub(super) fn stage(&self) -> Stage {
+        if let Some(what) = self.peer.pipeline.front() {
+            return what.stage();
+        }
+        match self.phase {
+            Phase::Handshake { .. } if self.peer.config.tls == TlsPolicy::Implicit => {
+                Stage::Connect
+            }
+            Phase::Handshake { .. } => Stage::StartTls,
+            _ if self.sending().is_some() => Stage::Body,
+            _ if self.jobs.is_empty() => Stage::Quit,
+            _ => match self.jobs.front() {
+                Some(Job::Request(_)) => Stage::Request,
+                _ => Stage::Mail,
+            },
+        }
+    }
+
+    /// The error, about the command whose reply is owed next.
+    pub(super) fn about_front(&self, error: Error) -> Error {
+        match self.peer.pipeline.front() {
+            Some(Awaited::Message(id, what)) => match self.message(id) {
+                Some(message) => message.about(what, error),
+                None => error,
+            },
+            _ => error,
+        }
+    }
+
+    /// The connection is of no more use, for this cause, where it stands now.
+    pub(crate) fn lose(&mut self, cause: Cause) {
+        let stage = self.stage();
+        let error = match cause {
+            Cause::Rejected(reply) => Error::rejected(stage, reply),
+            Cause::TlsUntrusted(_) => Error::permanent(stage, cause),
+            cause => Error::transient(stage, cause),
+        };
+        let error = self.about_front(error);
+        if let (Some(what), Cause::TimedOut(_)) = (self.peer.pipeline.front(), &error.cause) {
+            self.note_broken_overlap(what);
+        }
+        self.close(error);
+    }
+
+    /// The session cannot go on. Where replies are owed that decide, they are listened to; where the server still
+    /// listens, it is told so.
+    pub(super) fn fail(&mut self, error: Error) {
+        match (&self.phase, &error.cause) {
+            (Phase::Draining(..), _) => {}
+            (_, Cause::Protocol(_)) => self.close(error),
+            _ if self.peer.pipeline.awaits_decision() => self.drain(error),
+            _ => self.leave(Err(error)),
+        }
+    }
+
+    /// Stops to speak, and not to listen: what was taken goes out, no chunk is completed, and the replies that are
+    /// owed are waited for, all of them as long as for one end of data.
+    pub(super) fn drain(&mut self, error: Error) {
+        // rule: ends.drain
+        self.peer.pipeline.drop_output();
+        if !self.peer.pipeline.awaits_reply() || !matches!(self.phase, Phase::Ready) {
+            return self.close(error);
+        }
+        let deadline = Deadline::new(self.now, self.peer.config.timeouts.end_of_message);
+        self.phase = Phase::Draining(Box::new(error), deadline);
+    }
+
+    /// Closes when nothing is owed any more that would decide.
+    pub(super) fn end_of_drain(&mut self) {
+        if let Phase::Draining(error, _) = &self.phase
+            && !self.peer.pipeline.awaits_reply()
+        {
+            // It was about one message, which has failed by it. The others were not gone on with.
+            let error = (**error).clone();
+            self.abort_jobs(&error.not_attempted(), &error, None);
+            self.end(Err(error));
+        }
+    }
+
+    /// Says QUIT, and closes when it is out. This is the only place that says it, and nothing is owed then.
+    pub(super) fn leave(&mut self, result: Result<(), Error>) {
+        // rule: ends.quit
+        if let Err(error) = &result {
+            // QUIT would complete a chunk that was begun, or follow what is not to be said any more.
+            let in_chunk = self
+                .sending()
+                .is_some_and(|sending| sending.body.left().is_some());
+            if in_chunk || !self.peer.pipeline.is_taken() {
+                return self.close(error.clone());
+            }
+            self.abort_jobs(error, error, None);
+        }
+        self.peer.pipeline.shut();
+        self.deadline = None;
+        self.quit = Quit::Said;
+        self.peer.say(Command::Quit);
+        self.phase = Phase::Leaving(result.err().map(Box::new));
+    }
+
+    /// Closes at once: reports what is still to be reported, and nothing after it.
+    pub(super) fn close(&mut self, error: Error) {
+        let result = match core::mem::replace(&mut self.phase, Phase::Closed) {
+            Phase::Closed => return,
+            // The result was settled before QUIT was said.
+            Phase::Leaving(error) => leaving(error),
+            Phase::Draining(why, _) => {
+                let answered = self.answered_by(&error);
+                self.abort_jobs(&error, &why, answered);
+                Err(*why)
+            }
+            _ => {
+                let answered = self.answered_by(&error);
+                self.abort_jobs(&error, &error, answered);
+                Err(error)
+            }
+        };
+        self.end(result);
+    }
+
+    /// Which reply a 421 stands in place of.
+    fn answered_by(&self, error: &Error) -> Option<(MessageId, MessageReply)> {
+        match (&error.cause, self.peer.pipeline.front()) {
+            (Cause::Rejected(reply), Some(Awaited::Message(id, what)))
+                if reply.code().get() == 421 =>
+            {
+                Some((id, what))
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn end(&mut self, result: Result<(), Error>) {
+        self.phase = Phase::Closed;
+        self.deadline = None;
+        self.peer.pipeline.shut();
+        // A handshake that has not begun must not begin now.
+        self.peer.events.withdraw_handshake();
+        self.peer.events.push(Event::Closed(result));
+    }
+
+    fn abort_jobs(
+        &mut self,
+        error: &Error,
+        why: &Error,
+        answered: Option<(MessageId, MessageReply)>,
+    ) {
+        while let Some(job) = self.jobs.front_mut() {
+            match job {
+                Job::Message(message) => {
+                    let answered = answered
+                        .filter(|(id, _)| *id == message.id)
+                        .map(|(_, what)| what);
+                    message.abort(error, why, answered, &self.peer);
+                    self.finish_first();
+                }
+                Job::Request(asked) => {
+                    let said = asked.step == AskedStep::Said;
+                    self.answer(Err(if said {
+                        error.clone()
+                    } else {
+                        why.not_attempted()
+                    }));
+                }
+            }
+        }
+    }
+}
+
+/// How a connection closes that was left with this error, or with none.
+pub(super) fn leaving(error: Option<Box<Error>>) -> Result<(), Error> {
+    error.map_or(Ok(()), |error| Err(*error))
+}

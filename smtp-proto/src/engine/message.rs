@@ -1,0 +1,426 @@
+//! A message, over as many mail transactions (RFC 5321 section 3.3) as it takes: its state, and what is sent of it.
+
+use crate::chunk::{Body, Sent};
+use crate::command::Command;
+use crate::envelope::Envelope;
+use crate::error::{Cause, Error, Outcome, Stage};
+use crate::event::MessageId;
+
+use super::awaited::{Awaited, MessageReply};
+use super::peer::Peer;
+use super::plan::{self, Plan, ProceedOn, Travel};
+use super::recipients::Recipients;
+
+/// A guess at the octets of a RCPT command around its address, for the limit in flight.
+const RCPT_OVERHEAD: usize = "RCPT TO:<>\r\n".len();
+
+/// The same for MAIL with its parameters, and the RSET before it.
+const MAIL_OVERHEAD: usize =
+    "RSET\r\nMAIL FROM:<> SIZE=18446744073709551615 BODY=BINARYMIME SMTPUTF8\r\n".len();
+
+/// What a step has led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// Nothing for the caller yet.
+    Wait,
+    /// The body may be sent.
+    BodyWanted,
+    /// The transaction is over.
+    Ended,
+}
+
+/// The body that is being sent.
+pub(crate) struct Sending {
+    pub(crate) body: Body,
+    /// The caller has no more of it. Its last chunk may still have to wait for its turn.
+    pub(crate) complete: bool,
+    /// The round trips that were done when the last chunk was begun.
+    pub(crate) began_at: u64,
+}
+
+pub(super) enum Step {
+    /// MAIL was said, and RCPTs follow.
+    Envelope,
+    /// DATA was said.
+    Data,
+    /// The body is on its way.
+    Body(Sending),
+    /// No more chunks are sent, because one was refused, nobody is left to send to, or the body cannot be given;
+    /// replies are owed.
+    Stopped,
+    /// The end of the body was said. The caller may still be to say that it has no more of it.
+    Ended(Option<Sending>),
+    /// The dot was said that ends a body which was never sent: no recipient was accepted, and DATA was answered
+    /// 354 all the same.
+    LoneDot,
+}
+
+pub(super) struct Transaction {
+    pub(super) plan: Plan,
+    pub(super) step: Step,
+    /// PRDR: the 353 has come.
+    pub(super) replies_for_each: bool,
+    /// Why it has come to nothing.
+    pub(super) failure: Option<Error>,
+    /// MAIL overlapped, and the server does not take that: then it was not attempted, unless the server takes the
+    /// rest all the same.
+    pub(super) unbegun: Option<Error>,
+}
+
+pub(crate) struct Message {
+    pub(crate) id: MessageId,
+    pub(super) envelope: Envelope,
+    pub(super) recipients: Recipients,
+    /// None before the first transaction, and between two.
+    pub(super) transaction: Option<Transaction>,
+    /// How often in a row it was refused as a whole.
+    pub(super) refusals: u8,
+    /// Why nobody else is named.
+    pub(super) ended_by: Option<Error>,
+}
+
+impl Message {
+    pub(crate) fn new(id: MessageId, envelope: Envelope) -> Self {
+        let recipients = Recipients::new(envelope.forward_paths().len());
+        Self {
+            id,
+            envelope,
+            recipients,
+            transaction: None,
+            refusals: 0,
+            ended_by: None,
+        }
+    }
+
+    /// The recipients that have an error of their own by now.
+    pub(crate) fn refused(&self) -> impl Iterator<Item = (usize, &Error)> {
+        self.recipients.refused()
+    }
+
+    /// Whether one of its transactions is under way.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.transaction.is_some()
+    }
+
+    /// Whether nothing more comes of it.
+    pub(crate) fn is_over(&self) -> bool {
+        self.transaction.is_none() && (self.recipients.left() == 0 || self.ended_by.is_some())
+    }
+
+    /// Whether the end of its data was said, and no other transaction with the rest of its recipients can follow.
+    pub(crate) fn has_ended_for_all(&self, learns_limits: bool) -> bool {
+        let may_defer = learns_limits && plan::may_split(&self.envelope);
+        self.has_ended() && !self.recipients.may_have_another(may_defer)
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(
+            &self.transaction,
+            Some(Transaction {
+                step: Step::Ended(_),
+                ..
+            })
+        )
+    }
+
+    pub(crate) fn sending(&self) -> Option<&Sending> {
+        match &self.transaction {
+            Some(Transaction {
+                step: Step::Body(sending) | Step::Ended(Some(sending)),
+                ..
+            }) => Some(sending),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn sending_mut(&mut self) -> Option<&mut Sending> {
+        match &mut self.transaction {
+            Some(Transaction {
+                step: Step::Body(sending) | Step::Ended(Some(sending)),
+                ..
+            }) => Some(sending),
+            _ => None,
+        }
+    }
+
+    /// Whether its current transaction can come to nothing good any more.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        let Some(transaction) = &self.transaction else {
+            return false;
+        };
+        transaction.failure.is_some()
+            || (self.recipients.all_answered() && self.recipients.accepted() == 0)
+    }
+
+    /// Why that is so.
+    pub(crate) fn why_hopeless(&self) -> Option<Error> {
+        let failure = self
+            .transaction
+            .as_ref()
+            .and_then(|transaction| transaction.failure.clone());
+        failure.or_else(|| {
+            self.recipients
+                .refused()
+                .next()
+                .map(|(_, error)| error.clone())
+        })
+    }
+
+    // What is sent of the envelope.
+
+    /// What this server is given of it, or why it is not.
+    pub(crate) fn plan(&mut self, peer: &Peer) -> Result<Plan, Error> {
+        let first = self.recipients.left() == self.recipients.len();
+        Plan::new(&mut self.envelope, self.recipients.left(), first, peer)
+    }
+
+    /// It is not given to this server, or no further: the first transaction that would name them does not come.
+    pub(crate) fn withhold(&mut self, error: Error) {
+        match self.recipients.left() == self.recipients.len() {
+            true => {
+                self.recipients.begin(usize::MAX);
+                while self.recipients.peek().is_some() {
+                    self.recipients.exclude(error.clone());
+                }
+            }
+            // Some were asked before, and this is not about these alone.
+            false => self.ended_by = Some(error),
+        }
+    }
+
+    /// Says MAIL, with nothing of another message before it.
+    pub(crate) fn begin(&mut self, plan: Plan, peer: &mut Peer) {
+        self.say_mail(plan, false, peer);
+    }
+
+    /// Says MAIL in one batch with the ends of other messages' data, if there is room for it.
+    pub(crate) fn begin_overlapping(&mut self, peer: &mut Peer) -> bool {
+        let parameters = self
+            .envelope
+            .mail_parameters()
+            .iter()
+            .map(|p| p.text().len() + 1);
+        let octets =
+            MAIL_OVERHEAD + self.envelope.reverse_path().as_str().len() + parameters.sum::<usize>();
+        if !peer.pipelines() || !peer.pipeline.may_send(true, octets) {
+            return false;
+        }
+        // One that this server cannot be given is reported in its turn.
+        let Ok(plan) = self.plan(peer) else {
+            return false;
+        };
+        // What became of the chunks before is not known, and one that was refused leaves its transaction in a
+        // state that only RSET clears (RFC 3030 section 2).
+        if plan.travel == Travel::Chunks {
+            let reply = MessageReply::Rset { overlapping: true };
+            peer.push(Command::Rset, Awaited::Message(self.id, reply));
+        }
+        self.say_mail(plan, true, peer);
+        true
+    }
+
+    fn say_mail(&mut self, plan: Plan, overlapping: bool, peer: &mut Peer) {
+        self.recipients.begin(plan.room);
+        let step = Step::Envelope;
+        let transaction = Transaction {
+            plan,
+            step,
+            replies_for_each: false,
+            failure: None,
+            unbegun: None,
+        };
+        self.transaction = Some(transaction);
+        peer.usage.transactions += 1;
+        let envelope = &self.envelope;
+        let awaited = Awaited::Message(self.id, MessageReply::Mail { overlapping });
+        peer.push_as_offered(awaited, |capabilities| {
+            Command::Mail(
+                envelope.reverse_path(),
+                Plan::mail_parameters(envelope, capabilities),
+            )
+        });
+    }
+
+    /// Says what can be said now of the current transaction.
+    pub(crate) fn proceed(&mut self, peer: &mut Peer) -> Flow {
+        let Some(transaction) = &self.transaction else {
+            return Flow::Wait;
+        };
+        match transaction.step {
+            Step::Envelope => {}
+            Step::Stopped if !peer.pipeline.owes(self.id) => return Flow::Ended,
+            _ => return Flow::Wait,
+        }
+        if transaction.failure.is_none() && !self.say_recipients(peer) {
+            return Flow::Wait;
+        }
+        let Some(transaction) = &mut self.transaction else {
+            return Flow::Wait;
+        };
+        let plan = transaction.plan;
+        let settled = peer.pipeline.is_settled();
+        let accepted = self.recipients.accepted();
+        if settled
+            && transaction.failure.is_none()
+            && plan.proceed_on == ProceedOn::AllAccepted
+            && accepted < self.recipients.asked()
+        {
+            transaction.failure = Some(Error::new(
+                Stage::Rcpt,
+                Outcome::NotAttempted,
+                Cause::AllOrNothing,
+            ));
+        }
+        if self.is_hopeless() {
+            // Nobody is left to send to. What is still owed for the envelope is waited for.
+            return if settled { Flow::Ended } else { Flow::Wait };
+        }
+        match plan.travel {
+            Travel::Chunks => {
+                let go = match plan.proceed_on {
+                    ProceedOn::Nothing => true,
+                    ProceedOn::OneAccepted => accepted > 0,
+                    ProceedOn::AllAnswered | ProceedOn::AllAccepted => settled && accepted > 0,
+                };
+                if go { self.want_body(peer) } else { Flow::Wait }
+            }
+            Travel::Data => {
+                let pipelining = peer.pipelines() && plan.proceed_on != ProceedOn::AllAccepted;
+                if peer.pipeline.may_send(pipelining, "DATA\r\n".len()) {
+                    peer.push(Command::Data, Awaited::Message(self.id, MessageReply::Data));
+                    self.step(Step::Data);
+                }
+                Flow::Wait
+            }
+        }
+    }
+
+    /// Names the recipients, as far as there is room. Whether all of this transaction's are named.
+    fn say_recipients(&mut self, peer: &mut Peer) -> bool {
+        let pipelines = peer.pipelines();
+        let domains = peer.capabilities.recipient_domains_max();
+        while let Some(index) = self.recipients.peek() {
+            let path = &self.envelope.forward_paths()[index as usize];
+            let domain = path.domain().unwrap_or_default();
+            if let Some(limit) = domains
+                && !peer.usage.has_room(domain, limit)
+            {
+                self.recipients.exclude(plan::one_domain_more(limit));
+                continue;
+            }
+            let mut octets = RCPT_OVERHEAD + path.as_str().len();
+            let has_parameters = self.envelope.has_parameters();
+            if has_parameters {
+                let lengths = self
+                    .envelope
+                    .recipient_parameters(index as usize)
+                    .map(|p| p.text().len() + 1);
+                octets += lengths.sum::<usize>();
+            }
+            if !peer.pipeline.may_send(pipelines, octets) {
+                return false;
+            }
+            if let Some(limit) = domains {
+                peer.usage.name(domain, limit);
+            }
+            let envelope = &self.envelope;
+            let awaited = Awaited::Message(self.id, MessageReply::Rcpt(index));
+            peer.push_as_offered(awaited, |capabilities| {
+                let parameters = has_parameters.then_some((envelope, index as usize, capabilities));
+                Command::Rcpt(path, parameters)
+            });
+            self.recipients.ask();
+        }
+        true
+    }
+
+    fn step(&mut self, step: Step) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.step = step;
+        }
+    }
+
+    pub(super) fn want_body(&mut self, peer: &Peer) -> Flow {
+        if let Some(transaction) = &mut self.transaction {
+            let body = transaction.plan.body(&self.envelope, peer);
+            transaction.step = Step::Body(Sending {
+                body,
+                complete: false,
+                began_at: 0,
+            });
+        }
+        Flow::BodyWanted
+    }
+
+    // What is sent of the body.
+
+    /// A chunk was taken to its end, which was begun when so many round trips were done.
+    pub(crate) fn chunk_sent(&mut self, sent: Sent, trip: u64, peer: &mut Peer) {
+        match sent.last {
+            true => self.expect_end(trip, peer),
+            false => peer
+                .pipeline
+                .await_reply(Awaited::Message(self.id, MessageReply::Chunk), trip),
+        }
+    }
+
+    /// No more chunks are sent.
+    pub(crate) fn stop(&mut self) {
+        self.step(Step::Stopped);
+    }
+
+    /// The caller cannot give the rest of the body, or it must not be sent. What has ended is not touched.
+    pub(crate) fn give_up(&mut self, error: Error) {
+        if let Some(transaction) = &mut self.transaction
+            && matches!(transaction.step, Step::Body(_))
+        {
+            transaction.failure.get_or_insert(error);
+            transaction.step = Step::Stopped;
+        }
+    }
+
+    /// The body is complete: its end is said, and the replies that decide are awaited. Returns the last chunk,
+    /// where there is one that is still to go out.
+    pub(crate) fn end_body(&mut self, peer: &mut Peer) -> Result<Option<Sent>, Error> {
+        if self.has_ended() {
+            self.step(Step::Ended(None));
+            return Ok(None);
+        }
+        let Some(Transaction {
+            step: Step::Body(sending),
+            plan,
+            ..
+        }) = &mut self.transaction
+        else {
+            return Ok(None);
+        };
+        let chunked = plan.travel == Travel::Chunks;
+        let end = sending.body.finish(peer.pipeline.output());
+        let end = end.map_err(|error| Error::permanent(Stage::Body, error))?;
+        if end.is_some() {
+            let trip = peer.pipeline.round_trips();
+            self.expect_end(trip, peer);
+            self.step(Step::Ended(None));
+        }
+        Ok(end.filter(|_| chunked))
+    }
+
+    fn expect_end(&mut self, trip: u64, peer: &mut Peer) {
+        if let Some(transaction) = &mut self.transaction
+            && let Step::Body(sending) =
+                core::mem::replace(&mut transaction.step, Step::Ended(None))
+        {
+            transaction.step = Step::Ended(Some(sending));
+        }
+        let reply = match peer.is_lmtp() {
+            false => MessageReply::EndOfData,
+            // RFC 2033 section 4.2: one reply for each RCPT that was accepted, in their order.
+            true => match self.recipients.next_accepted(0) {
+                Some(first) => MessageReply::EndOfDataFor(first),
+                None => return,
+            },
+        };
+        peer.pipeline
+            .await_reply(Awaited::Message(self.id, reply), trip);
+    }
+}

@@ -1,0 +1,172 @@
+//! Replies: which command each one answers, and where it goes.
+
+use crate::error::{Cause, Error, ProtocolError, Stage};
+use crate::event::{Event, MessageId, Trace};
+use crate::reply::{Reply, ReplyClass, ReplyRef};
+use crate::time::Instant;
+
+use super::awaited::{Awaited, MessageReply};
+use super::conversation::{AskedStep, Conversation, Job, Phase};
+use super::message::Flow;
+use super::opening::Progress;
+use super::pipeline::Owed;
+use super::usage::Usage;
+
+impl Conversation {
+    pub(crate) fn on_reply(&mut self, now: Instant, reply: ReplyRef<'_>) {
+        self.at(now)
+            .peer
+            .trace(|| Trace::Received(reply.to_reply()));
+        match reply.code().get() {
+            // RFC 5321 section 3.8: 421 may answer any command, or come unasked, and the server closes.
+            421 => return self.lose(Cause::Rejected(reply.to_reply())),
+            // It answers QUIT alone, whose reply is not waited for.
+            221 => return self.on_goodbye(reply.to_reply()),
+            _ => {}
+        }
+        if !self.peer.pipeline.front_is_given() {
+            return self.on_surplus(reply);
+        }
+        let overlapping = self.peer.pipeline.is_overlapping();
+        let Some(owed) = self.peer.pipeline.take_owed(now) else {
+            return;
+        };
+        if !owed.what.can_be(reply, overlapping) {
+            self.peer.pipeline.put_back(owed);
+            return self.on_wrong_class(owed.what, reply);
+        }
+        match owed.what {
+            Awaited::Request => self.on_answer(reply),
+            Awaited::Opening(what) => match self.opening.on_reply(what, reply, &mut self.peer) {
+                Ok(Progress::Wait) => {}
+                Ok(Progress::StartTls) => self.begin_handshake(now),
+                Ok(Progress::Ready) => {
+                    self.phase = Phase::Ready;
+                    if !core::mem::replace(&mut self.was_ready, true) {
+                        self.peer.events.push(Event::Ready);
+                    }
+                }
+                Err(error) => self.fail(error),
+            },
+            Awaited::Message(id, what) => self.on_message_reply(id, what, owed, reply),
+        }
+        self.proceed();
+        self.end_of_drain();
+    }
+
+    /// A 221 that nobody asked for: the server closes. It answers nothing; where the end of a body is owed an
+    /// answer, that may still come.
+    fn on_goodbye(&mut self, reply: Reply) {
+        // rule: replies.goodbye
+        if matches!(self.phase, Phase::Draining(..)) {
+            return;
+        }
+        let pipeline = &self.peer.pipeline;
+        let ends_data = pipeline.front().is_some_and(Awaited::is_end_of_data);
+        match pipeline.awaits_decision() {
+            // Where commands overlap, it shows a queue that has shifted.
+            true if pipeline.is_overlapping() && !ends_data => {
+                let what = pipeline.front().unwrap_or(Awaited::Request);
+                self.on_wrong_class(what, reply.borrow());
+            }
+            true => {
+                let error = self.about_front(Error::rejected(self.stage(), reply));
+                self.drain(error);
+            }
+            false => self.lose(Cause::Rejected(reply)),
+        }
+    }
+
+    /// A reply that answers nothing that may have reached the server.
+    fn on_surplus(&mut self, reply: ReplyRef<'_>) {
+        // The one thing that may come unasked besides is a refusal in the middle of a body: the answer to the
+        // end of the data before its time.
+        let refused = matches!(reply.class(), ReplyClass::Transient | ReplyClass::Permanent);
+        let in_body = match self.peer.pipeline.front() {
+            Some(what) => what.is_end_of_data(),
+            None => self.sending().is_some(),
+        };
+        self.lose(match in_body && refused {
+            true => Cause::Rejected(reply.to_reply()),
+            false => ProtocolError::Unexpected(reply.to_reply()).into(),
+        });
+    }
+
+    fn on_wrong_class(&mut self, what: Awaited, reply: ReplyRef<'_>) {
+        let error = match what {
+            Awaited::Message(id, message_reply) => match self.message(id) {
+                Some(message) => message.wrong_class(message_reply, reply),
+                None => return,
+            },
+            _ => Error::transient(what.stage(), ProtocolError::WrongClass(reply.to_reply())),
+        };
+        self.note_broken_overlap(what);
+        self.close(error);
+    }
+
+    fn on_message_reply(
+        &mut self,
+        id: MessageId,
+        what: MessageReply,
+        owed: Owed,
+        reply: ReplyRef<'_>,
+    ) {
+        let Some(index) = self.position(id) else {
+            return;
+        };
+        let Some(Job::Message(message)) = self.jobs.get_mut(index) else {
+            return;
+        };
+        let begins = matches!(what, MessageReply::Rset { .. } | MessageReply::Mail { .. });
+        // Once the server has taken RSET, or a new MAIL, the failed transaction is gone.
+        if begins && reply.class() == ReplyClass::Success {
+            self.peer.may_hold_transaction = false;
+        }
+        match message.on_reply(what, owed, reply, &mut self.peer) {
+            Ok(Flow::Wait) => {
+                self.peer.pipeline.arm(self.now);
+                self.stop_hopeless(index);
+            }
+            Ok(Flow::BodyWanted) => self.want_body(id),
+            Ok(Flow::Ended) => message.conclude(&mut self.peer),
+            Err(error) => {
+                if matches!(error.cause, Cause::Protocol(_)) {
+                    self.peer.pipeline.put_back(owed);
+                }
+                self.note_broken_overlap(owed.what);
+                self.fail(error);
+            }
+        }
+    }
+
+    /// The reply to a request, or to the RSET before it.
+    fn on_answer(&mut self, reply: ReplyRef<'_>) {
+        let Some(Job::Request(asked)) = self.jobs.front_mut() else {
+            return;
+        };
+        if asked.step == AskedStep::Reset {
+            // A server that cannot even reset is not asked anything else.
+            if reply.class() != ReplyClass::Success {
+                return self.fail(Error::rejected(Stage::Request, reply.to_reply()));
+            }
+            asked.step = AskedStep::Queued;
+            self.peer.may_hold_transaction = false;
+            return;
+        }
+        let restarts = asked.request.restarts_session() && reply.class() == ReplyClass::Success;
+        self.answer(Ok(reply.to_reply()));
+        if restarts && self.is_listening() {
+            // Postfix forgets all but the connection, and greets as if it were new.
+            self.peer.usage = Usage::default();
+            self.phase = Phase::Opening;
+            self.opening.restart(&mut self.peer);
+        }
+    }
+
+    /// If it was an overlapping envelope that the session ended at, the caller should know.
+    pub(super) fn note_broken_overlap(&mut self, what: Awaited) {
+        if what.overlaps() {
+            self.peer.events.push(Event::OverlapBroken);
+        }
+    }
+}
