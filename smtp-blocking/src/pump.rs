@@ -267,7 +267,7 @@ impl Pump {
         let mut input = [0; READ];
         let result = self.stream.read(&mut input);
         self.heard = Instant::now();
-        let now = self.now();
+        let now = smtp_proto::Instant::from_origin(self.heard - self.origin);
         match result {
             Ok(0) => self.driver.engine.handle_eof(now),
             Ok(n) => {

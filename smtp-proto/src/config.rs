@@ -167,6 +167,10 @@ pub struct Limits {
     pub messages: usize,
     /// Recipients of one message; 100,000.
     pub recipients: usize,
+    /// Octets of a reply that a report keeps; 2,048. It is cut at a line end, and marked.
+    pub reply_kept: usize,
+    /// Octets of all replies that one report keeps; 65,536. Of further ones it keeps 128 each.
+    pub report: usize,
     /// Steps of the conversation that are kept for [`Event::Trace`](crate::Event::Trace) while nobody polls; 256.
     /// Of more, the oldest are dropped and counted.
     pub traces: usize,
@@ -187,6 +191,8 @@ impl Default for Limits {
             in_flight: 4_096,
             messages: 64,
             recipients: 100_000,
+            reply_kept: 2_048,
+            report: 65_536,
             traces: 256,
             chunks: 48,
             challenges: 8,

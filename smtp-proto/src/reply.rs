@@ -130,6 +130,23 @@ impl<'a> ReplyRef<'a> {
             .trim_ascii()
     }
 
+    /// An owned copy of at most so many octets: cut at a line end where it can be, and marked.
+    pub(crate) fn cut(&self, most: usize) -> Reply {
+        const MARK: &[u8] = b"\n[cut]";
+        if self.text.len() <= most {
+            return self.to_reply();
+        }
+        let front = &self.text[..most.saturating_sub(MARK.len())];
+        let end = front
+            .iter()
+            .rposition(|&octet| octet == b'\n')
+            .unwrap_or(front.len());
+        Reply {
+            code: self.code,
+            text: [&front[..end], MARK].concat().into(),
+        }
+    }
+
     /// An owned copy: one allocation.
     pub fn to_reply(&self) -> Reply {
         Reply {

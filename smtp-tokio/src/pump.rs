@@ -241,7 +241,7 @@ impl Pump {
         let result = ready!(Pin::new(stream).poll_read(cx, &mut buffer));
         let received = buffer.filled();
         self.heard = Instant::now();
-        let now = smtp_proto::Instant::from_origin(self.origin.elapsed());
+        let now = smtp_proto::Instant::from_origin(self.heard - self.origin);
         match result {
             Ok(()) if !received.is_empty() => self.driver.engine.handle_input(now, received),
             Ok(()) => self.driver.engine.handle_eof(now),

@@ -132,15 +132,11 @@ impl Awaited {
         )
     }
 
-    /// Whether this reply can answer. The first digit decides; where commands overlap, so do the codes that
-    /// RCPT alone has, because they show a queue that has shifted.
-    pub(crate) fn can_be(self, reply: ReplyRef<'_>, overlapping: bool) -> bool {
+    /// Whether this reply can answer. The first digit decides. `of_rcpt` says that commands overlap and the code is one
+    /// that RCPT alone has: for another command it shows a queue that has shifted.
+    pub(crate) fn can_be(self, reply: ReplyRef<'_>, of_rcpt: bool) -> bool {
         // rule: overlap.codes
-        let of_rcpt = matches!(reply.code().get(), 251 | 252);
-        let takes_them = match self.reply() {
-            Some(MessageReply::Rcpt(_)) | None => true,
-            Some(_) => !overlapping,
-        };
-        self.rule().classes.contains(&reply.class()) && (takes_them || !of_rcpt)
+        let is_rcpt = matches!(self.reply(), Some(MessageReply::Rcpt(_)) | None);
+        self.rule().classes.contains(&reply.class()) && (is_rcpt || !of_rcpt)
     }
 }

@@ -27,8 +27,6 @@ pub(crate) struct Conversation {
     pub(super) jobs: VecDeque<Job>,
     pub(super) next_id: u64,
     pub(super) quit: Quit,
-    /// For the handshake.
-    pub(super) deadline: Option<Deadline>,
     /// [`Event::Ready`] was said.
     pub(super) was_ready: bool,
     /// The latest time that the caller has told.
@@ -37,10 +35,8 @@ pub(crate) struct Conversation {
 
 pub(super) enum Phase {
     Opening,
-    /// A handshake is due, or under way once [`Event::StartTls`] was queued.
-    Handshake {
-        announced: bool,
-    },
+    /// A handshake is due; or under way, until then, once [`Event::StartTls`] was queued.
+    Handshake(Option<Deadline>),
     Ready,
     /// Nothing more is said, because of this error; but replies that are owed are listened to, until then.
     Draining(Box<Error>, Deadline),
@@ -92,7 +88,6 @@ impl Conversation {
             jobs: VecDeque::new(),
             next_id: 0,
             quit: Quit::No,
-            deadline: None,
             was_ready: false,
             now,
         };
@@ -213,7 +208,7 @@ impl Conversation {
     pub(crate) fn hears(&mut self, any: bool) -> bool {
         match self.phase {
             Phase::Leaving(_) | Phase::Closed => false,
-            Phase::Handshake { .. } if any => {
+            Phase::Handshake(_) if any => {
                 // rule: opening.starttls-injection
                 self.lose(ProtocolError::OctetsBehindStartTls.into());
                 false
@@ -234,7 +229,8 @@ impl Conversation {
     pub(crate) fn next_deadline(&self) -> Option<Deadline> {
         match &self.phase {
             Phase::Draining(_, deadline) => Some(*deadline),
-            _ => self.deadline.or(self.peer.pipeline.deadline()),
+            Phase::Handshake(Some(deadline)) => Some(*deadline),
+            _ => self.peer.pipeline.deadline(),
         }
     }
 
@@ -243,11 +239,10 @@ impl Conversation {
         now: Instant,
         facts: TlsFacts,
     ) -> Result<(), Misuse> {
-        if !matches!(self.phase, Phase::Handshake { announced: true }) {
+        if !matches!(self.phase, Phase::Handshake(Some(_))) {
             return Err(Misuse::NoHandshakeWanted);
         }
         self.phase = Phase::Opening;
-        self.deadline = None;
         self.peer.trace(|| Trace::TlsEstablished);
         self.opening.tls_established(now, facts, &mut self.peer);
         Ok(())
@@ -255,7 +250,7 @@ impl Conversation {
 
     pub(crate) fn handle_tls_failed(&mut self, cause: Cause) -> Result<(), Misuse> {
         match self.phase {
-            Phase::Handshake { announced: true } => {
+            Phase::Handshake(Some(_)) => {
                 self.lose(cause);
                 Ok(())
             }
@@ -268,9 +263,9 @@ impl Conversation {
         let announced = self.peer.pipeline.is_taken();
         if announced {
             self.peer.events.push(Event::StartTls);
-            self.deadline = Some(Deadline::new(now, self.peer.config.timeouts.handshake));
         }
-        self.phase = Phase::Handshake { announced };
+        let timeout = self.peer.config.timeouts.handshake;
+        self.phase = Phase::Handshake(announced.then(|| Deadline::new(now, timeout)));
     }
 
     // What is known.
@@ -344,7 +339,7 @@ impl Conversation {
     pub(crate) fn phase(&self) -> &'static str {
         match &self.phase {
             Phase::Opening => "opening",
-            Phase::Handshake { .. } => "handshake",
+            Phase::Handshake(_) => "handshake",
             Phase::Ready => "ready",
             Phase::Draining(..) => "draining",
             Phase::Leaving(_) => "leaving",

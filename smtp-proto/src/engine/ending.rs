@@ -18,10 +18,8 @@ impl Conversation {
             return what.stage();
         }
         match self.phase {
-            Phase::Handshake { .. } if self.peer.config.tls == TlsPolicy::Implicit => {
-                Stage::Connect
-            }
-            Phase::Handshake { .. } => Stage::StartTls,
+            Phase::Handshake(_) if self.peer.config.tls == TlsPolicy::Implicit => Stage::Connect,
+            Phase::Handshake(_) => Stage::StartTls,
             _ if self.sending().is_some() => Stage::Body,
             _ if self.jobs.is_empty() => Stage::Quit,
             _ => match self.jobs.front() {
@@ -106,7 +104,6 @@ impl Conversation {
             self.abort_jobs(error, error, None);
         }
         self.peer.pipeline.shut();
-        self.deadline = None;
         self.quit = Quit::Said;
         self.peer.say(Command::Quit);
         self.phase = Phase::Leaving(result.err().map(Box::new));
@@ -146,7 +143,6 @@ impl Conversation {
 
     pub(super) fn end(&mut self, result: Result<(), Error>) {
         self.phase = Phase::Closed;
-        self.deadline = None;
         self.peer.pipeline.shut();
         // A handshake that has not begun must not begin now.
         self.peer.events.withdraw_handshake();

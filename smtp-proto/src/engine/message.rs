@@ -7,6 +7,7 @@ use crate::error::{Cause, Error, Outcome, Stage};
 use crate::event::MessageId;
 
 use super::awaited::{Awaited, MessageReply};
+use super::kept::Kept;
 use super::peer::Peer;
 use super::plan::{self, Plan, ProceedOn, Travel};
 use super::recipients::Recipients;
@@ -75,6 +76,7 @@ pub(crate) struct Message {
     pub(super) transaction: Option<Transaction>,
     /// How often in a row it was refused as a whole.
     pub(super) refusals: u8,
+    pub(super) kept: Kept,
     /// Why nobody else is named.
     pub(super) ended_by: Option<Error>,
 }
@@ -88,6 +90,7 @@ impl Message {
             recipients,
             transaction: None,
             refusals: 0,
+            kept: Kept::default(),
             ended_by: None,
         }
     }
@@ -301,9 +304,10 @@ impl Message {
         let domains = peer.capabilities.recipient_domains_max();
         while let Some(index) = self.recipients.peek() {
             let path = &self.envelope.forward_paths()[index as usize];
-            let domain = path.domain().unwrap_or_default();
             if let Some(limit) = domains
-                && !peer.usage.has_room(domain, limit)
+                && !peer
+                    .usage
+                    .has_room(path.domain().unwrap_or_default(), limit)
             {
                 self.recipients.exclude(plan::one_domain_more(limit));
                 continue;
@@ -321,7 +325,7 @@ impl Message {
                 return false;
             }
             if let Some(limit) = domains {
-                peer.usage.name(domain, limit);
+                peer.usage.name(path.domain().unwrap_or_default(), limit);
             }
             let envelope = &self.envelope;
             let awaited = Awaited::Message(self.id, MessageReply::Rcpt(index));

@@ -10,7 +10,7 @@
 //! - [`transaction`]: what each reply to a message leads to, and the end of a mail transaction;
 //! - [`message`]: a message and its current mail transaction, and what is sent of it;
 //! - [`plan`]: what this server is given of this message, and how;
-//! - [`recipients`]: where each recipient stands;
+//! - [`recipients`]: where each recipient stands, and [`kept`]: how much of the replies is kept;
 //! - [`peer`]: what is known of the server;
 //! - [`usage`]: what this session has used of the server's limits;
 //! - [`pipeline`]: the output, the replies that are owed for it, and the deadline;
@@ -22,6 +22,7 @@ pub(crate) mod conversation;
 mod ending;
 mod events;
 mod exchange;
+mod kept;
 mod message;
 mod opening;
 pub(crate) mod output;

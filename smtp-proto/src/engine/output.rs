@@ -257,7 +257,7 @@ impl Conversation {
             self.quit = Quit::Taken;
         }
         match &mut self.phase {
-            Phase::Handshake { announced: false } => self.begin_handshake(now),
+            Phase::Handshake(None) => self.begin_handshake(now),
             Phase::Leaving(error) => {
                 let result = leaving(error.take());
                 self.end(result);

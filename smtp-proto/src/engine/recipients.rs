@@ -1,6 +1,7 @@
 //! Where each recipient of a message stands. They are asked in the order of the envelope, in one transaction or in
 //! several; a result is attributed to a recipient, and never a default for all.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::error::Error;
@@ -13,7 +14,8 @@ pub(crate) enum Standing {
     Waiting,
     /// Told that the server takes no more in that transaction: left to the next one, and this is its answer if
     /// there is none.
-    Deferred(Error),
+    /// Boxed, so that a standing is as large as a result, and the list of them becomes the report as it is.
+    Deferred(Box<Error>),
     /// RCPT was said.
     Asked,
     /// 2yz to RCPT.
@@ -184,7 +186,7 @@ impl Recipients {
         self.left += 1;
         self.deferrals += 1;
         self.deferred.get_or_insert(index as usize);
-        self.set(index, Standing::Deferred(error));
+        self.set(index, Standing::Deferred(Box::new(error)));
     }
 
     pub(crate) fn decide(&mut self, index: u32, result: Result<Reply, Error>) {
@@ -257,7 +259,7 @@ impl Recipients {
     pub(crate) fn into_results(self, unnamed: impl Fn() -> Error) -> Vec<Result<Reply, Error>> {
         let result = |standing| match standing {
             Standing::Decided(result) => result,
-            Standing::Deferred(error) => Err(error),
+            Standing::Deferred(error) => Err(*error),
             Standing::Promised(_) | Standing::Waiting | Standing::Asked | Standing::Accepted => {
                 Err(unnamed())
             }

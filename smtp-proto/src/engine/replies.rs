@@ -27,11 +27,12 @@ impl Conversation {
         if !self.peer.pipeline.front_is_given() {
             return self.on_surplus(reply);
         }
-        let overlapping = self.peer.pipeline.is_overlapping();
+        let of_rcpt = matches!(reply.code().get(), 251 | 252);
+        let shifted = of_rcpt && self.peer.pipeline.is_overlapping();
         let Some(owed) = self.peer.pipeline.take_owed(now) else {
             return;
         };
-        if !owed.what.can_be(reply, overlapping) {
+        if !owed.what.can_be(reply, shifted) {
             self.peer.pipeline.put_back(owed);
             return self.on_wrong_class(owed.what, reply);
         }

@@ -39,46 +39,39 @@ impl Message {
             // A server that cannot even reset is not given another message.
             return match class {
                 Success => Ok(Flow::Wait),
-                _ if overlapping => Err(self.overlap_refused(what, reply)),
-                _ => Err(self.rejected(what, reply)),
+                _ if overlapping => {
+                    let error = self.rejected(what, reply, peer);
+                    Err(self.overlap_refused(error))
+                }
+                _ => Err(self.rejected(what, reply, peer)),
             };
         }
+        match class {
+            Success | Intermediate => self.on_acceptance(what, owed, reply, peer),
+            _ => {
+                let error = self.rejected(what, reply, peer);
+                self.on_refusal(what, owed, reply, error, peer)
+            }
+        }
+    }
+
+    /// 2yz or 3yz.
+    fn on_acceptance(
+        &mut self,
+        what: MessageReply,
+        owed: Owed,
+        reply: ReplyRef<'_>,
+        peer: &mut Peer,
+    ) -> Result<Flow, Error> {
+        use MessageReply as M;
+        use ReplyClass::{Intermediate, Success};
         let hopeless = self.is_hopeless();
-        let rejected = self.rejected(what, reply);
         let Some(transaction) = &mut self.transaction else {
             return Ok(Flow::Wait);
         };
-        match (what, class) {
-            (M::Mail { .. }, Success) => Ok(Flow::Wait),
-            (M::Mail { overlapping: true }, _) if reply.code().get() == 503 => {
-                Err(self.overlap_refused(what, reply))
-            }
-            (M::Mail { .. }, _) => {
-                transaction.failure.get_or_insert(rejected);
-                Ok(Flow::Wait)
-            }
-            (M::Rcpt(index), Success) => {
-                self.recipients.accept(index);
-                Ok(Flow::Wait)
-            }
-            // Without a sender, "503 need MAIL first" says nothing about the recipient.
-            (M::Rcpt(_), _) if transaction.failure.is_some() => {
-                self.recipients.pass();
-                Ok(Flow::Wait)
-            }
-            (M::Rcpt(index), _) if transaction.unbegun.is_some() => {
-                let error = transaction.unbegun.clone().unwrap_or(rejected);
-                self.recipients.refuse(index, error);
-                Ok(Flow::Wait)
-            }
+        match (what, reply.class()) {
             (M::Rcpt(index), _) => {
-                match self.may_defer(reply, peer) {
-                    true => {
-                        peer.usage.learn(self.recipients.accepted());
-                        self.recipients.defer(index, rejected);
-                    }
-                    false => self.recipients.refuse(index, rejected),
-                }
+                self.recipients.accept(index);
                 Ok(Flow::Wait)
             }
             (M::Data, Intermediate) if !hopeless => Ok(self.want_body(peer)),
@@ -93,26 +86,10 @@ impl Message {
                 peer.push(Command::LoneDot, Awaited::Message(self.id, M::EndOfData));
                 Ok(Flow::Wait)
             }
-            (M::Data, _) => {
-                if !hopeless {
-                    transaction.failure = Some(rejected);
-                }
-                Ok(Flow::Ended)
-            }
-            (M::Chunk, Success) => Ok(Flow::Wait),
-            (M::Chunk, _) => {
-                // After a refused envelope, or a refused chunk, a refusal says nothing new.
-                if !hopeless {
-                    transaction.failure = Some(rejected);
-                }
-                Ok(Flow::Wait)
-            }
             (M::EndOfData, Intermediate) if transaction.plan.prdr && !hopeless => {
                 transaction.replies_for_each = true;
-                let first = self
-                    .recipients
-                    .next_accepted(0)
-                    .map_or(M::EndOfAll, M::EndOfDataFor);
+                let first = self.recipients.next_accepted(0);
+                let first = first.map_or(M::EndOfAll, M::EndOfDataFor);
                 peer.pipeline
                     .await_next(Awaited::Message(self.id, first), owed);
                 Ok(Flow::Wait)
@@ -122,40 +99,116 @@ impl Message {
                 Ok(Flow::Ended)
             }
             (M::EndOfData | M::EndOfAll, Success) => {
-                self.recipients.succeed(&reply.to_reply());
-                Ok(Flow::Ended)
-            }
-            // Nobody has a message that was refused as a whole, whatever was said of some before.
-            (M::EndOfData | M::EndOfAll, _) => {
-                transaction.failure = Some(transaction.unbegun.clone().unwrap_or(rejected));
+                let reply = self.kept.keep(reply, &peer.config.limits);
+                self.recipients.succeed(&reply);
                 Ok(Flow::Ended)
             }
             (M::EndOfDataFor(index), _) => {
-                let failure = transaction.failure.clone();
-                let prdr = transaction.replies_for_each;
-                match (class, &failure) {
-                    (_, Some(_)) => {}
-                    (Success, None) if prdr => self.recipients.promise(index, reply.to_reply()),
-                    (Success, None) => self.recipients.decide(index, Ok(reply.to_reply())),
-                    (_, None) => self.recipients.decide(index, Err(rejected)),
-                }
-                let next = self
-                    .recipients
-                    .next_accepted(index + 1)
-                    .map(M::EndOfDataFor);
-                match (next.or(prdr.then_some(M::EndOfAll)), failure) {
-                    (None, _) => Ok(Flow::Ended),
-                    // A chunk was refused, or the sender. Whether an LMTP server answers the last chunk once then,
-                    // or once for each recipient, is anyone's guess.
-                    (Some(_), Some(failure)) if !prdr => Err(failure),
-                    (Some(next), _) => {
-                        peer.pipeline
-                            .await_next(Awaited::Message(self.id, next), owed);
-                        Ok(Flow::Wait)
+                if transaction.failure.is_none() {
+                    let promised = transaction.replies_for_each;
+                    let reply = self.kept.keep(reply, &peer.config.limits);
+                    match promised {
+                        true => self.recipients.promise(index, reply),
+                        false => self.recipients.decide(index, Ok(reply)),
                     }
                 }
+                self.after_one(index, owed, peer)
             }
-            (M::Rset { .. }, _) => Ok(Flow::Wait),
+            // MAIL, RSET, a chunk.
+            _ => Ok(Flow::Wait),
+        }
+    }
+
+    /// 4yz or 5yz, with the error that it makes.
+    fn on_refusal(
+        &mut self,
+        what: MessageReply,
+        owed: Owed,
+        reply: ReplyRef<'_>,
+        error: Error,
+        peer: &mut Peer,
+    ) -> Result<Flow, Error> {
+        use MessageReply as M;
+        let hopeless = self.is_hopeless();
+        let Some(transaction) = &mut self.transaction else {
+            return Ok(Flow::Wait);
+        };
+        match what {
+            M::Mail { overlapping: true } if reply.code().get() == 503 => {
+                Err(self.overlap_refused(error))
+            }
+            M::Mail { .. } => {
+                transaction.failure.get_or_insert(error);
+                Ok(Flow::Wait)
+            }
+            // Without a sender, "503 need MAIL first" says nothing about the recipient.
+            M::Rcpt(_) if transaction.failure.is_some() => {
+                self.recipients.pass();
+                Ok(Flow::Wait)
+            }
+            M::Rcpt(index) => {
+                match transaction.unbegun.clone() {
+                    Some(unbegun) => self.recipients.refuse(index, unbegun),
+                    None if self.may_defer(reply, peer) => {
+                        peer.usage.learn(self.recipients.accepted());
+                        self.recipients.defer(index, error);
+                    }
+                    None => self.recipients.refuse(index, error),
+                }
+                Ok(Flow::Wait)
+            }
+            M::Data => {
+                if !hopeless {
+                    transaction.failure = Some(error);
+                }
+                Ok(Flow::Ended)
+            }
+            M::Chunk => {
+                // After a refused envelope, or a refused chunk, a refusal says nothing new.
+                if !hopeless {
+                    transaction.failure = Some(error);
+                }
+                Ok(Flow::Wait)
+            }
+            M::EndOfData if hopeless || matches!(transaction.step, Step::LoneDot) => {
+                Ok(Flow::Ended)
+            }
+            // Nobody has a message that was refused as a whole, whatever was said of some before.
+            M::EndOfData | M::EndOfAll => {
+                transaction.failure = Some(transaction.unbegun.clone().unwrap_or(error));
+                Ok(Flow::Ended)
+            }
+            M::EndOfDataFor(index) => {
+                if transaction.failure.is_none() {
+                    self.recipients.decide(index, Err(error));
+                }
+                self.after_one(index, owed, peer)
+            }
+            M::Rset { .. } => Ok(Flow::Wait),
+        }
+    }
+
+    /// One of several replies to the end of the data has come: the next one is awaited, if there is one.
+    fn after_one(&mut self, index: u32, owed: Owed, peer: &mut Peer) -> Result<Flow, Error> {
+        let Some(transaction) = &self.transaction else {
+            return Ok(Flow::Wait);
+        };
+        let prdr = transaction.replies_for_each;
+        let next = self.recipients.next_accepted(index + 1);
+        let next = next.map(MessageReply::EndOfDataFor);
+        match (
+            next.or(prdr.then_some(MessageReply::EndOfAll)),
+            &transaction.failure,
+        ) {
+            (None, _) => Ok(Flow::Ended),
+            // A chunk was refused, or the sender. Whether an LMTP server answers the last chunk once then, or once
+            // for each recipient, is anyone's guess.
+            (Some(_), Some(failure)) if !prdr => Err(failure.clone()),
+            (Some(next), _) => {
+                peer.pipeline
+                    .await_next(Awaited::Message(self.id, next), owed);
+                Ok(Flow::Wait)
+            }
         }
     }
 
@@ -173,8 +226,7 @@ impl Message {
     }
 
     /// The server does not take what overlaps: this message was not begun.
-    fn overlap_refused(&mut self, what: MessageReply, reply: ReplyRef<'_>) -> Error {
-        let error = self.rejected(what, reply);
+    fn overlap_refused(&mut self, error: Error) -> Error {
         if let Some(transaction) = &mut self.transaction {
             transaction.unbegun = Some(error.not_attempted());
         }
@@ -276,10 +328,11 @@ impl Message {
 
     // Errors.
 
-    fn rejected(&self, what: MessageReply, reply: ReplyRef<'_>) -> Error {
+    fn rejected(&mut self, what: MessageReply, reply: ReplyRef<'_>, peer: &Peer) -> Error {
+        let reply = self.kept.keep(reply, &peer.config.limits);
         self.about(
             what,
-            Error::rejected(Awaited::Message(self.id, what).stage(), reply.to_reply()),
+            Error::rejected(Awaited::Message(self.id, what).stage(), reply),
         )
     }
 
