@@ -163,6 +163,7 @@ impl BodyEncoder {
     }
 
     fn stuffs_dots(&self) -> bool {
+        // rule: chunking.dots
         self.transfer == Transfer::Data
     }
 
@@ -177,6 +178,7 @@ impl BodyEncoder {
             return Ok((&[], 0));
         };
         let body = &body[..body.len().min(MAX_RUN)];
+        // rule: chunking.binary
         if self.transfer == Transfer::Binary {
             return Ok((&[], body.len()));
         }
@@ -187,7 +189,9 @@ impl BodyEncoder {
             false => body.iter().position(|b| !b.is_ascii()).unwrap_or(run),
         };
         match run {
+            // rule: body.nul
             0 if first == 0 && !self.policy.allow_nul => Err(BodyError::Nul),
+            // rule: chunking.body-refused
             0 if !first.is_ascii() && !self.allow_eight_bit => Err(BodyError::EightBit),
             0 => Err(BodyError::LineTooLong),
             run => Ok((insertion, run)),
@@ -197,18 +201,23 @@ impl BodyEncoder {
     /// What must come between the octets before and this one.
     fn insertion(&self, next: u8) -> Result<&'static [u8], BodyError> {
         let insertion: &[u8] = match (self.last, next) {
+            // rule: chunking.line-ends
             (Last::Cr, b'\n') => return Ok(b""),
+            // rule: body.no-smuggling
             (Last::Cr, b'.') if self.stuffs_dots() => b"\n.",
             (Last::Cr, _) => b"\n",
             (Last::Dot, b'.') => return Ok(b""),
             (Last::Dot, b'\n') => b".\r",
             (_, b'\n') => b"\r",
+            // rule: body.dots
             (Last::LineStart, b'.') if self.stuffs_dots() => return Ok(b"."),
             (Last::Dot, _) => return Ok(b"."),
             _ => return Ok(b""),
         };
         match (self.policy.line_endings, self.last) {
+            // rule: body.line-ends-normalised
             (LineEndings::Normalise, _) => Ok(insertion),
+            // rule: body.bare-refused
             (LineEndings::Refuse, Last::Cr) => Err(BodyError::BareCr),
             (LineEndings::Refuse, _) => Err(BodyError::BareLf),
         }
@@ -249,6 +258,7 @@ impl BodyEncoder {
         loop {
             let found = find(at);
             let end = found.unwrap_or(body.len());
+            // rule: body.long-lines
             if self.policy.refuse_long_lines && end - line + carried > MAX_TEXT_LINE {
                 return (line + MAX_TEXT_LINE).saturating_sub(carried);
             }
@@ -396,8 +406,10 @@ impl BodyEncoder {
                 Last::Cr => b"\n",
                 Last::Text | Last::Dot => b"\r\n",
             }),
+            // rule: body.empty
             (Last::LineStart, _) => Ok(b".\r\n"),
             (Last::Cr, LineEndings::Normalise) => Ok(b"\n.\r\n"),
+            // rule: body.final-line-end
             (Last::Text, _) => Ok(b"\r\n.\r\n"),
             (Last::Dot, _) => Ok(b".\r\n.\r\n"),
         }

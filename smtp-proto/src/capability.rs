@@ -138,6 +138,7 @@ impl Capabilities {
         let mut size = None;
         for (keyword, parameters) in extension_lines(reply.borrow()) {
             for extension in Extension::ALL {
+                // rule: opening.capabilities-odd
                 if keyword.eq_ignore_ascii_case(extension.keyword().as_bytes()) {
                     known |= extension.bit();
                     if extension == Extension::Size && size.is_none() {
@@ -150,6 +151,7 @@ impl Capabilities {
             reply: Some(reply),
             known,
             // RFC 1870 section 4: zero says that there is no fixed limit.
+            // rule: opening.size-zero
             size: size.filter(|&size| size != 0),
         }
     }
@@ -227,6 +229,7 @@ impl Capabilities {
         stated
             .next()
             .and_then(parse_number)
+            // rule: limits.nonsense
             .filter(|&limit| limit != 0)
     }
 
@@ -315,12 +318,14 @@ fn extension_lines(reply: ReplyRef<'_>) -> impl Iterator<Item = (&[u8], &[u8])> 
     let ok = reply.class() == ReplyClass::Success;
     reply
         .lines()
+        // rule: opening.first-line-is-no-capability
         .skip(1)
         .filter(move |_| ok)
         .filter_map(|line| {
             let line = line.trim_ascii();
             let end = line
                 .iter()
+                // rule: auth.old-form
                 .position(|b| b.is_ascii_whitespace() || *b == b'=')
                 .unwrap_or(line.len());
             (end > 0).then(|| (&line[..end], line.get(end + 1..).unwrap_or_default()))

@@ -147,6 +147,7 @@ impl Body {
     pub(crate) fn chunked(encoder: BodyEncoder, size: usize, exact: Option<u64>) -> Self {
         let chunks = Chunks {
             size: size.max(1),
+            // rule: chunking.exact-size
             rest: exact,
             announced: false,
             open: None,
@@ -210,6 +211,7 @@ impl Body {
             None if chunks.rest.is_some() => {}
             None => {
                 let open = chunks.open.as_ref().map_or(0, |open| open.left);
+                // rule: chunking.streamed
                 chunks.rest = Some(octets.saturating_sub(open));
             }
         }
@@ -285,7 +287,6 @@ impl Body {
             }
             next.insertion = open.header;
         }
-        // rule: chunking.exact-size
         if self.exact.is_some() && !chunks.announced && next.run as u64 == room {
             next.run -= 1;
             next.held = Some(body[next.run]);
@@ -340,6 +341,7 @@ impl Body {
         self.encoder.record(&[], held.as_slice(), 1);
         let end = self.encoder.finish()?;
         let size = self.encoder.size() + self.encoder.counted_end(end);
+        // rule: chunking.wrong-size
         if self.exact.is_some_and(|exact| exact != size) {
             return Err(BodyError::WrongSize);
         }
@@ -353,6 +355,7 @@ impl Body {
         if chunks.ended {
             return Ok(None);
         }
+        // rule: chunking.final-line-end
         let lacking = (held.as_slice().len() + end.len()) as u64;
         // A chunk that was on offer and not taken is none.
         let open = chunks.open.take().filter(|chunk| !chunk.untouched);
@@ -364,6 +367,7 @@ impl Body {
             (Some(_), _) => return Err(BodyError::WrongSize),
             (None, Some(rest)) if rest != lacking => return Err(BodyError::WrongSize),
             (None, _) => {
+                // rule: chunking.empty
                 out.extend_from_slice(&Insertion::header(lacking, true));
                 lacking
             }

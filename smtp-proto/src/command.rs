@@ -119,6 +119,12 @@ impl Command<'_> {
                 }
                 if let Some((envelope, offered)) = parameters.others {
                     for parameter in envelope.mail_parameters() {
+                        // rule: parameters.auth
+                        // rule: parameters.deliverby-offered
+                        // rule: parameters.dsn-not-offered
+                        // rule: parameters.futurerelease-offered
+                        // rule: parameters.mt-priority
+                        // rule: parameters.requiretls-offered
                         if parameter.offered_in(offered) {
                             write!(f, " {}", parameter.text())?;
                         }
@@ -132,6 +138,7 @@ impl Command<'_> {
                 f.write_str(">")?;
                 if let Some((envelope, index, offered)) = parameters {
                     for parameter in envelope.recipient_parameters(index) {
+                        // rule: parameters.dsn-offered
                         if parameter.offered_in(offered) {
                             write!(f, " {}", parameter.text())?;
                         }

@@ -255,6 +255,7 @@ impl Connection {
         while self.conversation.hears(!input.is_empty()) {
             match self.decoder.decode(&mut input) {
                 Ok(Some(reply)) => self.conversation.on_reply(now, reply),
+                // rule: ends.unfinished-reply
                 Ok(None) => return,
                 Err(error) => return self.conversation.lose(ProtocolError::from(error).into()),
             }

@@ -158,6 +158,7 @@ impl Error {
     /// A refusal by the server, whose first digit decides.
     pub(crate) fn rejected(stage: Stage, reply: Reply) -> Self {
         let outcome = match reply.class() {
+            // rule: parameters.refused-555
             crate::reply::ReplyClass::Permanent => Outcome::Permanent,
             _ => Outcome::Transient,
         };

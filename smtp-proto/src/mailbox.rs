@@ -250,6 +250,7 @@ pub enum AddressProblem {
 }
 
 fn check(address: &str) -> Result<(), AddressProblem> {
+    // rule: transaction.addresses
     if address.is_empty() || address.eq_ignore_ascii_case("postmaster") {
         return Ok(());
     }

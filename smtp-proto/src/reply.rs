@@ -66,6 +66,7 @@ impl ReplyCode {
     /// held to the 0 to 5 of the grammar, since it decides nothing.
     fn parse(line: &[u8]) -> Option<Self> {
         match *line {
+            // rule: replies.not-a-code
             [a @ b'2'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9', ..] => {
                 let digit = |byte: u8| u16::from(byte - b'0');
                 Some(Self(digit(a) * 100 + digit(b) * 10 + digit(c)))
@@ -120,6 +121,8 @@ impl<'a> ReplyRef<'a> {
     /// The enhanced status code (RFC 2034) of the first line, believed only when its class agrees with
     /// the reply code. Servers send them whether they offered ENHANCEDSTATUSCODES or not.
     pub fn enhanced(&self) -> Option<EnhancedCode> {
+        // rule: replies.enhanced-doubled
+        // rule: replies.enhanced-disagrees
         EnhancedCode::parse(self.text).filter(|e| u16::from(e.class) == self.code.0 / 100)
     }
 
@@ -255,6 +258,7 @@ pub struct Printable<'a>(pub &'a [u8]);
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use fmt::Write;
+        // rule: replies.text-is-octets
         for chunk in self.0.utf8_chunks() {
             for c in chunk.valid().chars() {
                 match c {
@@ -438,6 +442,7 @@ impl Decoder {
             }
             self.text.push(b'\n');
         }
+        // rule: ends.endless-reply
         if self.partial.len() + input.len() > self.limits.line {
             return Err(self.line_too_long());
         }
@@ -447,17 +452,20 @@ impl Decoder {
     }
 
     fn add_line(&mut self, code: ReplyCode, text: &[u8]) -> Result<(), ReplyError> {
+        // rule: replies.codes-disagree
         if let Some(first) = self.code
             && first.class() != code.class()
         {
             return Err(ReplyError::CodesDisagree { first, then: code });
         }
+        // rule: ends.longest-reply
         if self.lines == self.limits.lines {
             let limit = self.limits.lines;
             return Err(ReplyError::TooManyLines { limit });
         }
         self.check_octets(self.text.len() + text.len())?;
         self.lines += 1;
+        // rule: replies.codes-differ
         self.code = Some(code);
         self.text.extend_from_slice(text);
         Ok(())
@@ -482,16 +490,21 @@ impl Decoder {
 fn parse_line(line: &[u8]) -> Result<(ReplyCode, &[u8], bool), ReplyError> {
     // A bare LF ends a line too: servers do it (RFC 5321 section 2.3.8 forbids it, and a client gains
     // nothing by insisting). A bare CR is an attempt to hide something.
+    // rule: opening.greeting-bare-lf
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
+    // rule: replies.bare-cr
     if memchr(b'\r', line).is_some() {
         return Err(ReplyError::BareCr);
     }
     let not_a_reply = || ReplyError::NotAReply(line[..line.len().min(80)].into());
+    // rule: opening.greeting-garbage
     let code = ReplyCode::parse(line).ok_or_else(not_a_reply)?;
     match line[3..] {
+        // rule: replies.code-only
         [] => Ok((code, &[], true)),
         [b' ', ref text @ ..] => Ok((code, text, true)),
+        // rule: opening.greeting-in-lines
         [b'-', ref text @ ..] => Ok((code, text, false)),
         _ => Err(not_a_reply()),
     }

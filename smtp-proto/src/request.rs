@@ -208,13 +208,16 @@ impl Request {
         &self,
         capabilities: &Capabilities,
     ) -> Option<(Extension, Option<&str>)> {
+        // rule: requests.utf8
         if self.needs_utf8() && !capabilities.has(Extension::SmtpUtf8) {
             return Some((Extension::SmtpUtf8, None));
         }
         let extension = self.extension?;
+        // rule: requests.xclient-not-offered
         if !capabilities.has(extension) {
             return Some((extension, None));
         }
+        // rule: requests.etrn
         if extension == Extension::Etrn {
             return None;
         }
@@ -223,6 +226,7 @@ impl Request {
             .split(' ')
             .skip(1)
             .filter_map(|word| Some(word.split_once('=')?.0));
+        // rule: requests.xforward-not-offered
         let missing = names.find(|name| {
             let mut listed = capabilities.parameters(extension.keyword());
             !listed.any(|word| word.eq_ignore_ascii_case(name.as_bytes()))
@@ -237,6 +241,7 @@ impl Request {
 
     /// Whether the session begins again after it: the server greets with 220, and EHLO is due.
     pub(crate) fn restarts_session(&self) -> bool {
+        // rule: requests.xforward
         self.extension == Some(Extension::XClient)
     }
 }

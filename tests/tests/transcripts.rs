@@ -1,7 +1,8 @@
 //! The transcript corpus: every file against the engine, whole and cut everywhere, and against both
 //! adapters over a real socket. The format is described in [`smtp_tests::transcript`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -209,6 +210,49 @@ fn every_rule_has_a_transcript_and_every_transcript_a_rule() {
     );
 }
 
+/// The anchors `// rule: NAME` of the engine's source, each with its file.
+fn anchors(directory: &Path, found: &mut Vec<(String, PathBuf)>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            anchors(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let source = std::fs::read_to_string(&path).unwrap();
+            let names = source
+                .lines()
+                .filter_map(|line| line.trim_start().strip_prefix("// rule: "));
+            found.extend(names.map(|name| (name.to_owned(), path.clone())));
+        }
+    }
+}
+
+/// The source, the corpus and the list of rules share one index: a rule is one search away from the line that
+/// decides it.
+#[test]
+fn every_rule_stands_once_in_the_source_and_no_other_does() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../smtp-proto/src");
+    let mut found = Vec::new();
+    anchors(&source, &mut found);
+    let mut files: BTreeMap<&str, Vec<&Path>> = BTreeMap::new();
+    for (name, path) in &found {
+        files.entry(name).or_default().push(path);
+    }
+    let rules: BTreeSet<&str> = RULES.iter().copied().collect();
+    let missing: Vec<_> = RULES
+        .iter()
+        .filter(|rule| !files.contains_key(*rule))
+        .collect();
+    let unknown: Vec<_> = files
+        .iter()
+        .filter(|(name, _)| !rules.contains(*name))
+        .collect();
+    let repeated: Vec<_> = files.iter().filter(|(_, files)| files.len() > 1).collect();
+    assert!(
+        missing.is_empty() && unknown.is_empty() && repeated.is_empty(),
+        "without an anchor: {missing:?}; anchors of no rule: {unknown:?}; more than once: {repeated:?}"
+    );
+}
+
 #[test]
 fn every_transcript_that_the_readme_names_is_there() {
     let readme =
@@ -360,6 +404,7 @@ const RULES: &[&str] = &[
     "transaction.next-waits",
     "transaction.overlap",
     "transaction.overlap-broken",
+    "transaction.overlap-codes",
     "transaction.wrong-class",
     "transaction.421-between-messages",
     "transaction.421-to-rcpt",
@@ -405,6 +450,7 @@ const RULES: &[&str] = &[
     "lmtp.lockstep",
     "lmtp.bdat-chunk-refused",
     "lmtp.bdat",
+    "lmtp.no-overlap",
     "replies.enhanced-doubled",
     "replies.enhanced-disagrees",
     "replies.code-only",
@@ -413,6 +459,7 @@ const RULES: &[&str] = &[
     "replies.codes-disagree",
     "replies.bare-cr",
     "replies.not-a-code",
+    "replies.221-unasked",
     "chunking.wrong-class",
     "chunking.421",
     "chunking.body-refused",

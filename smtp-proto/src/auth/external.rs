@@ -20,6 +20,7 @@ impl Mechanism for External {
         let identity = self.0.as_deref().unwrap_or_default();
         match identity.contains('\0') {
             true => Err(MechanismError::Nul),
+            // rule: auth.external
             false => Ok(Some(secret(&[identity.as_bytes()]))),
         }
     }
@@ -55,6 +56,7 @@ impl Mechanism for Anonymous {
                 "the trace has more than 255 characters (RFC 4505)".into(),
             ));
         }
+        // rule: auth.anonymous
         Ok(Some(secret(&[self.0.as_bytes()])))
     }
 

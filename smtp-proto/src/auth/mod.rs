@@ -325,6 +325,8 @@ impl Credentials {
             (Trust::Unverified, Exposure::Bound) => true,
             (Trust::Unverified, Exposure::Secret | Exposure::Proof) => self.unverified,
             (Trust::Clear { by_choice: true }, Exposure::Proof) => true,
+            // rule: auth.no-password-in-clear
+            // rule: auth.in-clear-permitted
             (Trust::Clear { .. }, _) => self.in_clear,
         }
     }
@@ -356,12 +358,14 @@ impl Credentials {
         let in_clear = matches!(around.trust, Trust::Clear { .. });
         for (mechanism, exposure) in self.all(around) {
             let name = mechanism.name();
+            // rule: auth.mechanism-restricted
             if !around.offered.offers_mechanism(name) || !self.allows(name) {
                 continue;
             }
             // In the clear, after a mechanism that shows nothing, not even where it is permitted: then refusing
             // that one would be the way to get at the password.
             let shows = exposure == Exposure::Secret;
+            // rule: auth.no-clear-behind-hashed
             if !self.permits(exposure, around.trust) || (shows && in_clear && hidden) {
                 choice.withheld = true;
                 continue;
@@ -370,6 +374,7 @@ impl Credentials {
             choice.mechanisms.push(mechanism);
         }
         // The engine takes them from the end.
+        // rule: auth.strongest-first
         choice.mechanisms.reverse();
         choice
     }
@@ -399,6 +404,7 @@ impl Credentials {
                     all.push((Box::new(mechanism), exposure));
                 }
                 let named = identity.is_some();
+                // rule: auth.authorization-id
                 if !named {
                     all.push((Box::new(password::CramMd5(login.clone())), Exposure::Proof));
                 }

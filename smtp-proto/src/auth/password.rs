@@ -29,8 +29,10 @@ impl Mechanism for Plain {
             .iter()
             .any(|field| field.contains(&0))
         {
+            // rule: auth.nul-in-password
             return Err(MechanismError::Nul);
         }
+        // rule: auth.plain
         Ok(Some(secret(&[identity, b"\0", user, b"\0", password])))
     }
 
@@ -64,6 +66,7 @@ impl Mechanism for Login {
     fn respond(&mut self, _challenge: &[u8]) -> Result<Secret, MechanismError> {
         self.step += 1;
         match self.step {
+            // rule: auth.login
             1 => Ok(secret(&[self.login.user.as_bytes()])),
             2 => Ok(secret(&[self.login.secret.as_bytes()])),
             _ => Err(MechanismError::UnexpectedChallenge),
@@ -98,6 +101,7 @@ impl Mechanism for CramMd5 {
             pair[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
             pair[1] = b"0123456789abcdef"[usize::from(byte & 15)];
         }
+        // rule: auth.cram-md5
         Ok(secret(&[self.0.user.as_bytes(), b" ", &digest]))
     }
 }

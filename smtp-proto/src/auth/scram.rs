@@ -41,6 +41,7 @@ pub(super) fn variants(
     allowed: impl Fn(&str) -> bool,
 ) -> Vec<Scram> {
     let mut variants = Vec::new();
+    // rule: auth.scram-without-nonce
     let Some(nonce) = around.nonce else {
         return variants;
     };
@@ -48,7 +49,9 @@ pub(super) fn variants(
     for (hash, plus) in [
         (Hash::Sha256, true),
         (Hash::Sha1, true),
+        // rule: auth.scram-sha-256
         (Hash::Sha256, false),
+        // rule: auth.scram-sha-1
         (Hash::Sha1, false),
     ] {
         let name = hash.name(plus);
@@ -56,13 +59,18 @@ pub(super) fn variants(
             continue;
         }
         let flag = match &binding {
+            // rule: auth.scram-plus
             Some(binding) if plus => Flag::Used(binding.clone()),
             None if plus => continue,
             // Also when the server has offered -PLUS and then not taken it: if it was somebody in between
             // who said so, the server will see by this that it was.
+            // rule: auth.scram-plus-turned-down
+            // rule: auth.scram-plus-not-offered
             Some(_) if allowed(hash.name(true)) => Flag::Unoffered,
+            // rule: auth.scram-plus-not-allowed
             _ => Flag::Unsupported,
         };
+        // rule: auth.scram-nonce-used-once
         let nonce = nonce.text(around.logins * VARIANTS + variants.len());
         variants.push(Scram::new(
             hash,
@@ -204,6 +212,7 @@ impl Scram {
                 "nonce, salt and iteration count are due",
             ));
         };
+        // rule: auth.scram-nonce
         let is_longer = nonce
             .strip_prefix(self.nonce.as_str())
             .is_some_and(|theirs| !theirs.is_empty());
@@ -260,6 +269,7 @@ impl Scram {
         };
         match is_right(key, auth_message, &signature)? {
             true => Ok(()),
+            // rule: auth.scram-wrong-proof
             false => Err(MechanismError::WrongProof),
         }
     }
@@ -278,6 +288,7 @@ impl Mechanism for Scram {
         if self.identity.contains('\0') {
             return Err(MechanismError::Nul);
         }
+        // rule: auth.scram-names
         let (user, password) = (prepare(&self.login.user)?, prepare(&self.login.secret)?);
         let bare = alloc::format!("n={},r={}", sasl_name(&user), self.nonce);
         let first = secret(&[self.header().0.as_bytes(), bare.as_bytes()]);
@@ -303,11 +314,13 @@ impl Mechanism for Scram {
     fn verify(&mut self, data: &[u8]) -> Result<(), MechanismError> {
         match &self.state {
             State::Proven => Ok(()),
+            // rule: auth.scram-proof-with-235
             // Any text may look like base64; this one is meant for us.
             State::Final {
                 server_key,
                 auth_message,
             } if data.starts_with(b"v=") => self.check(server_key, auth_message, data),
+            // rule: auth.scram-unproven
             _ => Err(MechanismError::Unproven),
         }
     }
@@ -318,6 +331,7 @@ impl Mechanism for Scram {
 fn attributes(message: &[u8]) -> Result<Vec<(char, &str)>, MechanismError> {
     let message =
         str::from_utf8(message).map_err(|_| MechanismError::Malformed("it is not UTF-8"))?;
+    // rule: auth.scram-server-error
     if let Some(error) = message.strip_prefix("e=") {
         return Err(MechanismError::Server(
             Printable(error.as_bytes()).to_string().into(),
@@ -332,6 +346,7 @@ fn attributes(message: &[u8]) -> Result<Vec<(char, &str)>, MechanismError> {
         match name.chars().next() {
             Some('m') => return Err(MechanismError::Malformed("it demands an unknown extension")),
             Some(name) if name.is_ascii_alphabetic() => {
+                // rule: auth.scram-malformed
                 if attributes.iter().any(|&(before, _)| before == name) {
                     return Err(MechanismError::Malformed("an attribute comes twice"));
                 }
@@ -352,6 +367,7 @@ fn count(digits: &str, most: u32) -> Result<u32, MechanismError> {
     }
     let asked = digits.parse::<u64>().unwrap_or(u64::MAX);
     match u32::try_from(asked) {
+        // rule: auth.scram-iterations
         Ok(count) if (LEAST_ITERATIONS..=most).contains(&count) => Ok(count),
         _ => Err(MechanismError::Iterations {
             asked,

@@ -38,6 +38,7 @@ impl Mechanism for OAuthBearer {
     fn initial_response(&mut self) -> Result<Option<Secret>, MechanismError> {
         let identity = self.identity.as_deref().unwrap_or(&self.login.user);
         let token = &self.login.secret;
+        // rule: auth.token-control
         if identity.contains(char::is_control) || token.contains(char::is_control) {
             return Err(MechanismError::Control);
         }
@@ -45,6 +46,7 @@ impl Mechanism for OAuthBearer {
             "" => String::new(),
             identity => alloc::format!("a={}", sasl_name(identity)),
         };
+        // rule: auth.oauthbearer
         Ok(Some(secret(&[
             b"n,",
             name.as_bytes(),
@@ -58,6 +60,7 @@ impl Mechanism for OAuthBearer {
     /// it says 535.
     fn respond(&mut self, challenge: &[u8]) -> Result<Secret, MechanismError> {
         self.error = TokenError::parse(challenge);
+        // rule: auth.oauthbearer-refused
         Ok(secret(&[b"\x01"]))
     }
 
@@ -92,6 +95,7 @@ impl Mechanism for XOAuth2 {
         if user.contains(char::is_control) || token.contains(char::is_control) {
             return Err(MechanismError::Control);
         }
+        // rule: auth.xoauth2
         Ok(Some(secret(&[
             b"user=",
             user.as_bytes(),
@@ -104,6 +108,7 @@ impl Mechanism for XOAuth2 {
     /// The only challenge is the server's error, and the only answer an empty one; then it says 535.
     fn respond(&mut self, challenge: &[u8]) -> Result<Secret, MechanismError> {
         self.error = TokenError::parse(challenge);
+        // rule: auth.xoauth2-refused
         Ok(Secret::default())
     }
 

@@ -68,7 +68,9 @@ impl Awaited {
         const GO_ON: &[ReplyClass] = &[Intermediate, Transient, Permanent];
         const ANY: &[ReplyClass] = &[Success, Intermediate, Transient, Permanent];
         let (stage, classes, timeout): (_, _, fn(&Timeouts) -> Duration) = match self {
+            // rule: opening.greeting-timeout
             Awaited::Opening(O::Greeting) => (Greeting, DONE, |t| t.greeting),
+            // rule: opening.wrong-class
             Awaited::Opening(O::Ehlo | O::Helo) => (Ehlo, DONE, |t| t.ehlo),
             Awaited::Opening(O::StartTls) => (StartTls, DONE, |t| t.starttls),
             Awaited::Opening(O::Auth | O::AuthCancel) => (Auth, ANY, |t| t.auth),
@@ -76,14 +78,20 @@ impl Awaited {
                 (Mail, DONE, |t| t.overlap)
             }
             Awaited::Message(_, M::Rset { .. } | M::Mail { .. }) => (Mail, DONE, |t| t.mail),
+            // rule: ends.timeout-in-the-envelope
             Awaited::Message(_, M::Rcpt(_)) => (Rcpt, DONE, |t| t.rcpt),
             Awaited::Message(_, M::Data) => (Data, GO_ON, |t| t.data),
+            // rule: chunking.wrong-class
+            // rule: chunking.timeout
             Awaited::Message(_, M::Chunk) => (Body, DONE, |t| t.block),
             // PRDR answers 353 first.
             Awaited::Message(_, M::EndOfData) => (EndOfMessage, ANY, |t| t.end_of_message),
+            // rule: prdr.timeout
             Awaited::Message(_, M::EndOfDataFor(_) | M::EndOfAll) => {
                 (EndOfMessage, DONE, |t| t.end_of_message)
             }
+            // rule: requests.dialogue
+            // rule: requests.timeout
             Awaited::Request => (Request, DONE, |t| t.request),
         };
         Rule {
@@ -135,7 +143,7 @@ impl Awaited {
     /// Whether this reply can answer. The first digit decides. `of_rcpt` says that commands overlap and the code is one
     /// that RCPT alone has: for another command it shows a queue that has shifted.
     pub(crate) fn can_be(self, reply: ReplyRef<'_>, of_rcpt: bool) -> bool {
-        // rule: overlap.codes
+        // rule: transaction.overlap-codes
         let is_rcpt = matches!(self.reply(), Some(MessageReply::Rcpt(_)) | None);
         self.rule().classes.contains(&reply.class()) && (is_rcpt || !of_rcpt)
     }

@@ -251,6 +251,7 @@ impl Conversation {
     pub(crate) fn handle_tls_failed(&mut self, cause: Cause) -> Result<(), Misuse> {
         match self.phase {
             Phase::Handshake(Some(_)) => {
+                // rule: opening.tls-failed
                 self.lose(cause);
                 Ok(())
             }

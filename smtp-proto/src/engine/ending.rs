@@ -19,6 +19,7 @@ impl Conversation {
         }
         match self.phase {
             Phase::Handshake(_) if self.peer.config.tls == TlsPolicy::Implicit => Stage::Connect,
+            // rule: opening.tls-lost
             Phase::Handshake(_) => Stage::StartTls,
             _ if self.sending().is_some() => Stage::Body,
             _ if self.jobs.is_empty() => Stage::Quit,
@@ -45,6 +46,7 @@ impl Conversation {
         let stage = self.stage();
         let error = match cause {
             Cause::Rejected(reply) => Error::rejected(stage, reply),
+            // rule: opening.tls-untrusted
             Cause::TlsUntrusted(_) => Error::permanent(stage, cause),
             cause => Error::transient(stage, cause),
         };
@@ -69,7 +71,6 @@ impl Conversation {
     /// Stops to speak, and not to listen: what was taken goes out, no chunk is completed, and the replies that are
     /// owed are waited for, all of them as long as for one end of data.
     pub(super) fn drain(&mut self, error: Error) {
-        // rule: ends.drain
         self.peer.pipeline.drop_output();
         if !self.peer.pipeline.awaits_reply() || !matches!(self.phase, Phase::Ready) {
             return self.close(error);
@@ -92,9 +93,9 @@ impl Conversation {
 
     /// Says QUIT, and closes when it is out. This is the only place that says it, and nothing is owed then.
     pub(super) fn leave(&mut self, result: Result<(), Error>) {
-        // rule: ends.quit
         if let Err(error) = &result {
             // QUIT would complete a chunk that was begun, or follow what is not to be said any more.
+            // rule: chunking.eager-overlap
             let in_chunk = self
                 .sending()
                 .is_some_and(|sending| sending.body.left().is_some());
@@ -165,6 +166,7 @@ impl Conversation {
                     self.finish_first();
                 }
                 Job::Request(asked) => {
+                    // rule: requests.lost
                     let said = asked.step == AskedStep::Said;
                     self.answer(Err(if said {
                         error.clone()

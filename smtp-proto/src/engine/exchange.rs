@@ -55,9 +55,11 @@ pub(crate) fn log_in(logins: usize, peer: &mut Peer) -> Result<Option<Box<Exchan
     };
     // Opportunistic TLS that did not come about must not turn into credentials in the clear: it may be an
     // attacker who took STARTTLS out of the EHLO reply, and AUTH with it.
+    // rule: opening.opportunistic-not-with-credentials
     if !credentials.may_use(trust) {
         return fail(withheld());
     }
+    // rule: auth.not-offered
     if !peer.capabilities.has(Extension::Auth) {
         return fail(Cause::AuthUnavailable);
     }
@@ -88,7 +90,6 @@ fn next_mechanism(
     mut mechanisms: Vec<Box<dyn Mechanism>>,
     peer: &mut Peer,
 ) -> Result<Box<Exchange>, Error> {
-    // rule: auth.next-mechanism
     let (mechanism, initial) = loop {
         let Some(mut mechanism) = mechanisms.pop() else {
             return Err(Error::permanent(Stage::Auth, Cause::AuthUnavailable));
@@ -109,9 +110,11 @@ fn next_mechanism(
     });
     let fitting = encoded
         .as_ref()
+        // rule: auth.initial-response-fits
         .filter(|response| fits_auth_line(name, response.len()));
     let command = Command::Auth(name, fitting.map(|response| response.as_str()));
     peer.push(command, Awaited::Opening(OpeningReply::Auth));
+    // rule: auth.initial-response-too-long
     let pending = if fitting.is_none() { initial } else { None };
     Ok(Box::new(Exchange {
         mechanism,
@@ -150,6 +153,7 @@ impl Exchange {
             }
             // 235 is the only success (RFC 4954 section 6): any other 2yz says that the server and we disagree
             // about what was asked.
+            // rule: auth.success-is-235
             ReplyClass::Success if reply.code().get() == 235 => {
                 // RFC 4954 has no data with a success; what looks like some is for the mechanism to judge.
                 let data = STANDARD.decode(reply.plain_text()).unwrap_or_default();
@@ -164,11 +168,18 @@ impl Exchange {
             }
             // The server offered the mechanism, but not for this user; another one may do.
             ReplyClass::Permanent
+                // rule: auth.next-mechanism
+                // rule: auth.scram-next-mechanism
                 if matches!(reply.code().get(), 504 | 534) && !self.rest.is_empty() =>
             {
                 next_mechanism(self.rest, peer).map(|next| (Login::Wait, Some(next)))
             }
             _ => {
+                // rule: auth.refused-535
+                // rule: auth.refused-454
+                // rule: auth.scram-refused
+                // rule: auth.external-refused
+                // rule: auth.anonymous-refused
                 let mut error =
                     Error::rejected(Stage::Auth, reply.to_reply()).with_command(&command);
                 if let Some(token) = self.mechanism.token_error() {
@@ -192,6 +203,7 @@ impl Exchange {
 
     fn answer(&mut self, reply: ReplyRef<'_>, limit: u32) -> Result<Secret, MechanismError> {
         self.challenges += 1;
+        // rule: auth.challenge-flood
         if self.challenges > limit {
             return Err(MechanismError::UnexpectedChallenge);
         }
@@ -199,6 +211,7 @@ impl Exchange {
             return Ok(initial);
         }
         // A multi-line challenge is undecodable by its LF, and rightly so.
+        // rule: auth.undecodable-challenge
         let challenge = STANDARD
             .decode(reply.text().trim_ascii())
             .map_err(|_| MechanismError::Undecodable)?;

@@ -33,6 +33,7 @@ impl Kept {
 mod tests {
     use super::*;
     use crate::reply::ReplyCode;
+    use alloc::string::ToString;
 
     #[test]
     fn a_report_keeps_so_much_of_each_reply_and_of_all() {

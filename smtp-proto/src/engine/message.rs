@@ -152,6 +152,7 @@ impl Message {
             return false;
         };
         transaction.failure.is_some()
+            // rule: transaction.all-refused
             || (self.recipients.all_answered() && self.recipients.accepted() == 0)
     }
 
@@ -214,6 +215,7 @@ impl Message {
         };
         // What became of the chunks before is not known, and one that was refused leaves its transaction in a
         // state that only RSET clears (RFC 3030 section 2).
+        // rule: chunking.overlap
         if plan.travel == Travel::Chunks {
             let reply = MessageReply::Rset { overlapping: true };
             peer.push(Command::Rset, Awaited::Message(self.id, reply));
@@ -268,12 +270,14 @@ impl Message {
             && plan.proceed_on == ProceedOn::AllAccepted
             && accepted < self.recipients.asked()
         {
+            // rule: transaction.all-or-nothing
             transaction.failure = Some(Error::new(
                 Stage::Rcpt,
                 Outcome::NotAttempted,
                 Cause::AllOrNothing,
             ));
         }
+        // rule: chunking.all-refused
         if self.is_hopeless() {
             // Nobody is left to send to. What is still owed for the envelope is waited for.
             return if settled { Flow::Ended } else { Flow::Wait };
@@ -282,7 +286,9 @@ impl Message {
             Travel::Chunks => {
                 let go = match plan.proceed_on {
                     ProceedOn::Nothing => true,
+                    // rule: chunking.first-accepted-is-enough
                     ProceedOn::OneAccepted => accepted > 0,
+                    // rule: chunking.all-or-nothing
                     ProceedOn::AllAnswered | ProceedOn::AllAccepted => settled && accepted > 0,
                 };
                 if go { self.want_body(peer) } else { Flow::Wait }
@@ -304,6 +310,7 @@ impl Message {
         let domains = peer.capabilities.recipient_domains_max();
         while let Some(index) = self.recipients.peek() {
             let path = &self.envelope.forward_paths()[index as usize];
+            // rule: limits.rcptdomainmax
             if let Some(limit) = domains
                 && !peer
                     .usage
@@ -314,6 +321,7 @@ impl Message {
             }
             let mut octets = RCPT_OVERHEAD + path.as_str().len();
             let has_parameters = self.envelope.has_parameters();
+            // rule: parameters.in-flight-limit
             if has_parameters {
                 let lengths = self
                     .envelope
@@ -321,6 +329,7 @@ impl Message {
                     .map(|p| p.text().len() + 1);
                 octets += lengths.sum::<usize>();
             }
+            // rule: transaction.pipelined
             if !peer.pipeline.may_send(pipelines, octets) {
                 return false;
             }
@@ -419,6 +428,7 @@ impl Message {
         let reply = match peer.is_lmtp() {
             false => MessageReply::EndOfData,
             // RFC 2033 section 4.2: one reply for each RCPT that was accepted, in their order.
+            // rule: lmtp.replies-per-recipient
             true => match self.recipients.next_accepted(0) {
                 Some(first) => MessageReply::EndOfDataFor(first),
                 None => return,

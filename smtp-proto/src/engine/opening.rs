@@ -41,6 +41,7 @@ impl Opening {
         if let Channel::Tls(facts) = &peer.config.channel {
             peer.tls = Some(facts.clone());
         } else if peer.config.tls == TlsPolicy::Implicit {
+            // rule: opening.implicit
             return Progress::StartTls;
         }
         peer.pipeline.await_greeting(now);
@@ -49,8 +50,9 @@ impl Opening {
 
     /// The handshake is done. What was learnt before it counts no more (RFC 3207 section 4.2).
     pub(crate) fn tls_established(&mut self, now: Instant, facts: TlsFacts, peer: &mut Peer) {
-        // rule: opening.forget-before-tls
         peer.tls = Some(facts);
+        // rule: opening.capabilities-forgotten-after-tls
+        // rule: parameters.forgotten-after-tls
         peer.capabilities = Capabilities::default();
         match peer.config.tls {
             TlsPolicy::Implicit => peer.pipeline.await_greeting(now),
@@ -75,6 +77,7 @@ impl Opening {
         use OpeningReply::{Auth, AuthCancel, Ehlo, Greeting, Helo, StartTls};
         use ReplyClass::Success;
         match (what, reply.class()) {
+            // rule: opening.nothing-before-greeting
             (Greeting, Success) => {
                 say_hello(peer);
                 Ok(Progress::Wait)
@@ -94,15 +97,18 @@ impl Opening {
                 let mut error = Error::rejected(Stage::Ehlo, reply.to_reply());
                 if let Some(ehlo) = self.ehlo_refused.take() {
                     let helo = reply.to_reply();
+                    // rule: opening.helo-refused-keeps-both
                     error.cause = Cause::HelloRejected { ehlo, helo };
                 }
                 Err(error)
             }
             (StartTls, Success) => Ok(Progress::StartTls),
             (StartTls, _) => match peer.config.tls {
+                // rule: opening.opportunistic-refused
                 TlsPolicy::Opportunistic => self.log_in(peer),
                 _ => {
                     let mut error = Error::rejected(Stage::StartTls, reply.to_reply());
+                    // rule: opening.required-refused
                     error.cause = Cause::TlsUnavailable(Some(reply.to_reply()));
                     Err(error)
                 }
@@ -125,6 +131,7 @@ impl Opening {
                 Some(exchange) => exchange.cancelled(),
                 None => Error::rejected(Stage::Auth, reply.to_reply()),
             }),
+            // rule: opening.greeting-554
             (Greeting | Ehlo, _) => {
                 let stage = Awaited::Opening(what).stage();
                 Err(Error::rejected(stage, reply.to_reply()))
@@ -135,14 +142,18 @@ impl Opening {
     fn after_hello(&mut self, peer: &mut Peer) -> Result<Progress, Error> {
         let offered = peer.capabilities.has(Extension::StartTls);
         match peer.config.tls {
+            // rule: opening.starttls
             TlsPolicy::Opportunistic | TlsPolicy::Required if peer.tls.is_none() && offered => {
                 peer.push(Command::StartTls, Awaited::Opening(OpeningReply::StartTls));
                 Ok(Progress::Wait)
             }
+            // rule: opening.required-not-offered
             TlsPolicy::Required if peer.tls.is_none() => Err(Error::permanent(
                 Stage::StartTls,
                 Cause::TlsUnavailable(None),
             )),
+            // rule: opening.never
+            // rule: opening.opportunistic-not-offered
             _ => self.log_in(peer),
         }
     }
@@ -173,12 +184,18 @@ fn say_hello(peer: &mut Peer) {
 /// TLS is required, which HELO cannot lead to; never inside TLS that STARTTLS has begun, where the server has
 /// understood EHLO before.
 fn may_say_helo(reply: ReplyRef<'_>, peer: &Peer) -> bool {
-    // rule: opening.helo
     let config = &peer.config;
     let was_started =
         config.tls != TlsPolicy::Implicit && !matches!(config.channel, Channel::Tls(_));
+    // rule: opening.ehlo-500-helo
+    // rule: opening.ehlo-502-helo
+    // rule: opening.ehlo-4yz-no-helo
+    // rule: opening.ehlo-550-no-helo
     matches!(reply.code().get(), 500 | 502)
+        // rule: lmtp.no-helo
         && config.protocol == Protocol::Smtp
+        // rule: opening.no-helo-with-required-tls
         && config.tls != TlsPolicy::Required
+        // rule: opening.no-helo-inside-tls
         && !(peer.tls.is_some() && was_started)
 }

@@ -49,6 +49,7 @@ impl Conversation {
         }
         match sending.body.left() {
             None => message.stop(),
+            // rule: chunking.eager-refused
             Some(left) if left > self.peer.config.chunk_size as u64 => {
                 let why = message.why_hopeless();
                 self.drain(
@@ -62,7 +63,6 @@ impl Conversation {
     /// The rest of the body cannot be given, or must not be sent. Where no chunk is open and DATA was not answered,
     /// it costs RSET, and the session goes on. Else the server waits for octets that do not come.
     pub(super) fn give_up(&mut self, error: Error) {
-        // rule: ends.give-up
         let Some(index) = self.position_of_body() else {
             return;
         };
@@ -126,7 +126,9 @@ impl Conversation {
             return true;
         }
         match self.peer.pipelines() {
+            // rule: chunking.window
             true => self.peer.pipeline.chunks() < self.peer.config.limits.chunks.max(1),
+            // rule: chunking.lockstep
             false => self.peer.pipeline.is_settled(),
         }
     }
@@ -259,6 +261,7 @@ impl Conversation {
         match &mut self.phase {
             Phase::Handshake(None) => self.begin_handshake(now),
             Phase::Leaving(error) => {
+                // rule: ends.quit-is-not-waited-for
                 let result = leaving(error.take());
                 self.end(result);
             }

@@ -43,6 +43,8 @@ impl Peer {
 
     /// Whether several commands may be unanswered on this connection.
     pub(crate) fn pipelines(&self) -> bool {
+        // rule: transaction.lockstep
+        // rule: lmtp.lockstep
         self.config.pipelining && self.capabilities.has(Extension::Pipelining)
     }
 
@@ -52,6 +54,7 @@ impl Peer {
 
     /// Whether it is the server that was meant, as far as its certificate can say.
     pub(crate) fn is_verified(&self) -> bool {
+        // rule: opening.tls-verified
         self.tls.as_ref().is_some_and(|facts| facts.verified)
     }
 

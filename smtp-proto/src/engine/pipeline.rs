@@ -97,7 +97,7 @@ impl Pipeline {
 
     /// Whether a command of about `len` octets may be sent now: the only place where a batch ends.
     pub(crate) fn may_send(&self, pipelining: bool, len: usize) -> bool {
-        // rule: pipelining.batch
+        // rule: transaction.in-flight-limit
         self.owed.is_empty() || (pipelining && self.in_flight + len <= self.config.limits.in_flight)
     }
 
@@ -257,6 +257,7 @@ impl Pipeline {
 
     /// Starts the clock of the oldest reply, if its command is written and it is not running.
     pub(crate) fn arm(&mut self, now: Instant) {
+        // rule: ends.dripping-server
         if self.deadline.is_none()
             && let Some(front) = self.owed.front()
             && self.written >= front.end
@@ -289,6 +290,7 @@ impl Pipeline {
     pub(crate) fn offer(&mut self, now: Instant, timeout: Duration) {
         let reply = self.owed.front().filter(|front| front.end > self.taken);
         let reply = reply.map(|front| (front.what.rule().timeout)(&self.config.timeouts));
+        // rule: ends.block-timeout
         let timeout = reply.map_or(timeout, |reply| reply.min(timeout));
         self.write
             .get_or_insert_with(|| Deadline::new(now, timeout));

@@ -61,12 +61,16 @@ impl Plan {
             .mail_parameters()
             .iter()
             .any(|p| p.is_per_recipient_replies());
+        // rule: prdr.not-offered
         let prdr = asks && peer.capabilities.has(Extension::Prdr) && !peer.is_lmtp();
         let proceed_on = match travel {
             _ if envelope.is_all_or_nothing() => ProceedOn::AllAccepted,
             Travel::Data => ProceedOn::Nothing,
             // Under LMTP the last chunk has a reply for each recipient that was accepted by then.
+            // rule: lmtp.bdat
+            // rule: chunking.eager-not-possible
             Travel::Chunks if !peer.pipelines() || peer.is_lmtp() => ProceedOn::AllAnswered,
+            // rule: chunking.eager
             Travel::Chunks if peer.config.chunking == Chunking::Eager => ProceedOn::Nothing,
             Travel::Chunks => ProceedOn::OneAccepted,
         };
@@ -87,17 +91,22 @@ impl Plan {
         let body = match envelope.body_type() {
             BodyType::Binary => Some("BINARYMIME"),
             BodyType::SevenBit => None,
+            // rule: body.8bit-offered
             _ => Some("8BITMIME").filter(|_| offered(Extension::EightBitMime)),
         };
         let mut paths = envelope
             .forward_paths()
             .iter()
             .chain([envelope.reverse_path()]);
+        // rule: body.smtputf8-offered
+        // rule: smtputf8.domain-offered
         let utf8 = offered(Extension::SmtpUtf8)
+            // rule: smtputf8.not-needed
             && (envelope.needs_smtputf8() || !paths.all(|path| path.is_ascii()));
         MailParameters {
             size: envelope
                 .declared_size()
+                // rule: parameters.size
                 .filter(|_| offered(Extension::Size)),
             body,
             utf8,
@@ -108,8 +117,11 @@ impl Plan {
     /// The body as it is to be sent on this connection.
     pub(crate) fn body(&self, envelope: &Envelope, peer: &Peer) -> Body {
         let allow_eight_bit = match envelope.body_type() {
+            // rule: body.7bit-declared
             BodyType::SevenBit => false,
+            // rule: body.8bit-anyway
             BodyType::EightBitAnyway | BodyType::Binary => true,
+            // rule: body.8bit-undeclared
             BodyType::Undeclared | BodyType::EightBit => {
                 peer.capabilities.has(Extension::EightBitMime)
             }
@@ -147,7 +159,7 @@ pub(crate) fn one_domain_more(limit: u64) -> Error {
 
 /// How many recipients this transaction can have (RFC 9422 section 4.2).
 fn room(envelope: &Envelope, left: usize, peer: &Peer) -> Result<usize, Error> {
-    // rule: limits.room
+    // rule: limits.mailmax
     if let Some(limit) = peer.capabilities.mails_max()
         && peer.usage.transactions >= limit
     {
@@ -158,10 +170,12 @@ fn room(envelope: &Envelope, left: usize, peer: &Peer) -> Result<usize, Error> {
     let stated = peer.capabilities.recipients_max();
     let learnt = peer.usage.learnt.map(u64::from).filter(|_| may_split);
     match stated.into_iter().chain(learnt).min() {
+        // rule: limits.rcptmax-refused
         Some(limit) if left as u64 > limit && !may_split => Err(Error::permanent(
             Stage::Mail,
             exceeded("RCPTMAX", limit, left as u64),
         )),
+        // rule: limits.rcptmax-split
         Some(limit) if left as u64 > limit => Ok(limit as usize),
         _ => Ok(left),
     }
@@ -171,11 +185,16 @@ fn room(envelope: &Envelope, left: usize, peer: &Peer) -> Result<usize, Error> {
 fn travel(envelope: &Envelope, peer: &Peer) -> Result<Travel, Cause> {
     let offered = peer.capabilities.has(Extension::Chunking);
     let travel = match peer.config.chunking {
+        // rule: chunking.always
         Chunking::Always if !offered => return Err(Cause::Unsupported(Extension::Chunking)),
+        // rule: chunking.never
         Chunking::Never => Travel::Data,
+        // rule: chunking.offered
         _ if offered => Travel::Chunks,
+        // rule: chunking.not-offered
         _ => Travel::Data,
     };
+    // rule: chunking.binary-not-offered
     if envelope.body_type() == BodyType::Binary && travel == Travel::Data {
         if !peer.capabilities.has(Extension::BinaryMime) {
             return Err(Cause::Unsupported(Extension::BinaryMime));
@@ -196,6 +215,7 @@ fn check(envelope: &mut Envelope, peer: &Peer) -> Result<(), Cause> {
     if let (Some(size), Some(limit)) = (envelope.declared_size(), peer.capabilities.size_limit())
         && size > limit
     {
+        // rule: opening.size-limit
         return Err(Cause::TooLarge { size, limit });
     }
     let needed = match envelope.body_type() {
@@ -203,11 +223,15 @@ fn check(envelope: &mut Envelope, peer: &Peer) -> Result<(), Cause> {
         BodyType::Binary => Some(Extension::BinaryMime),
         _ => None,
     };
+    // rule: body.8bit-not-offered
     if let Some(extension) = needed.filter(|&extension| !offered(extension)) {
         return Err(Cause::Unsupported(extension));
     }
+    // rule: smtputf8.domain-not-offered
     if !offered(Extension::SmtpUtf8) && (envelope.needs_smtputf8() || !envelope.use_ascii_domains())
     {
+        // rule: body.smtputf8-not-offered
+        // rule: smtputf8.flag
         return Err(Cause::Unsupported(Extension::SmtpUtf8));
     }
     if !envelope.has_parameters() {
@@ -218,18 +242,26 @@ fn check(envelope: &mut Envelope, peer: &Peer) -> Result<(), Cause> {
         Err(keyword) => Cause::UnsupportedKeyword(keyword.into()),
     };
     for parameter in envelope.mail_parameters() {
+        // rule: parameters.requiretls-unverified
         if parameter.is_require_tls() && !peer.is_verified() {
             return Err(Cause::TlsUnverified);
         }
+        // rule: parameters.deliverby-not-offered
+        // rule: parameters.futurerelease-not-offered
+        // rule: parameters.requiretls-not-offered
+        // rule: parameters.raw
         if parameter.need() == Need::Required && !parameter.offered_in(&peer.capabilities) {
             return Err(unsupported(parameter.extension()));
         }
+        // rule: parameters.deliverby-minimum
+        // rule: parameters.futurerelease-limits
         if let Some(excluded) = parameter.excluded_by(&peer.capabilities) {
             return Err(Cause::Excluded(Arc::from(excluded)));
         }
     }
     for index in 0..envelope.forward_paths().len() {
         for parameter in envelope.recipient_parameters(index) {
+            // rule: parameters.rrvs
             if parameter.need() == Need::Required && !parameter.offered_in(&peer.capabilities) {
                 return Err(unsupported(parameter.extension()));
             }

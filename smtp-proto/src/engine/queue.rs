@@ -36,7 +36,10 @@ impl Conversation {
                         return;
                     }
                 }
+                // rule: transaction.quit-with-the-last-dot
+                // rule: chunking.quit-with-the-last-chunk
                 None if self.quit == Quit::Wanted => self.leave(Ok(())),
+                // rule: transaction.session-stays-open
                 None => return,
             }
         }
@@ -47,12 +50,13 @@ impl Conversation {
         let Some(Job::Message(message)) = self.jobs.front_mut() else {
             return false;
         };
+        // rule: transaction.next-waits
         if !self.peer.pipeline.is_settled() {
             return false;
         }
         match message.plan(&self.peer) {
+            // rule: transaction.rset-after-failure
             Ok(_) if self.peer.may_hold_transaction => {
-                // rule: transaction.rset
                 let awaited =
                     Awaited::Message(message.id, MessageReply::Rset { overlapping: false });
                 self.peer.push(Command::Rset, awaited);
@@ -72,13 +76,15 @@ impl Conversation {
     /// Nothing follows the end of the data before its reply, but for the next envelope where the caller knows that
     /// the server takes it.
     fn overlap(&mut self) {
-        // rule: overlap.not-in-lmtp
         // A server that gives one reply too few after the data would have the next message's taken for it.
+        // rule: transaction.overlap
+        // rule: lmtp.no-overlap
         if !self.peer.config.overlap || self.peer.is_lmtp() || self.sending().is_some() {
             return;
         }
         let learns = self.peer.config.learn_limits;
         let next = self.jobs.iter_mut().position(|job| match job {
+            // rule: limits.no-overlap-behind-a-part
             Job::Message(message) => !message.has_ended_for_all(learns),
             Job::Request(_) => true,
         });
@@ -102,6 +108,7 @@ impl Conversation {
         let Some(Job::Request(asked)) = self.jobs.front_mut() else {
             return false;
         };
+        // rule: requests.between-messages
         if asked.step != AskedStep::Queued || !self.peer.pipeline.is_settled() {
             return false;
         }
@@ -116,6 +123,7 @@ impl Conversation {
             self.answer(Err(Error::permanent(Stage::Request, cause)));
             return true;
         }
+        // rule: requests.behind-a-failure
         let (command, step) = match self.peer.may_hold_transaction {
             true => (Command::Rset, AskedStep::Reset),
             false => (Command::Request(asked.request.line()), AskedStep::Said),

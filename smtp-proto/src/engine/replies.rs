@@ -19,11 +19,16 @@ impl Conversation {
             .trace(|| Trace::Received(reply.to_reply()));
         match reply.code().get() {
             // RFC 5321 section 3.8: 421 may answer any command, or come unasked, and the server closes.
+            // rule: opening.greeting-421
+            // rule: transaction.421-to-rcpt
+            // rule: chunking.421
+            // rule: requests.421
             421 => return self.lose(Cause::Rejected(reply.to_reply())),
             // It answers QUIT alone, whose reply is not waited for.
             221 => return self.on_goodbye(reply.to_reply()),
             _ => {}
         }
+        // rule: opening.reply-before-command
         if !self.peer.pipeline.front_is_given() {
             return self.on_surplus(reply);
         }
@@ -32,6 +37,7 @@ impl Conversation {
         let Some(owed) = self.peer.pipeline.take_owed(now) else {
             return;
         };
+        // rule: transaction.wrong-class
         if !owed.what.can_be(reply, shifted) {
             self.peer.pipeline.put_back(owed);
             return self.on_wrong_class(owed.what, reply);
@@ -58,10 +64,10 @@ impl Conversation {
     /// A 221 that nobody asked for: the server closes. It answers nothing; where the end of a body is owed an
     /// answer, that may still come.
     fn on_goodbye(&mut self, reply: Reply) {
-        // rule: replies.goodbye
         if matches!(self.phase, Phase::Draining(..)) {
             return;
         }
+        // rule: replies.221-unasked
         let pipeline = &self.peer.pipeline;
         let ends_data = pipeline.front().is_some_and(Awaited::is_end_of_data);
         match pipeline.awaits_decision() {
@@ -88,7 +94,10 @@ impl Conversation {
             None => self.sending().is_some(),
         };
         self.lose(match in_body && refused {
+            // rule: transaction.early-refusal
+            // rule: chunking.early-reply
             true => Cause::Rejected(reply.to_reply()),
+            // rule: transaction.reply-surplus
             false => ProtocolError::Unexpected(reply.to_reply()).into(),
         });
     }
@@ -154,8 +163,12 @@ impl Conversation {
             self.peer.may_hold_transaction = false;
             return;
         }
+        // rule: requests.xclient-refused
         let restarts = asked.request.restarts_session() && reply.class() == ReplyClass::Success;
+        // rule: requests.answered
+        // rule: requests.refusal-is-an-answer
         self.answer(Ok(reply.to_reply()));
+        // rule: requests.xclient
         if restarts && self.is_listening() {
             // Postfix forgets all but the connection, and greets as if it were new.
             self.peer.usage = Usage::default();

@@ -43,6 +43,8 @@ impl Message {
                     let error = self.rejected(what, reply, peer);
                     Err(self.overlap_refused(error))
                 }
+                // rule: transaction.rset-refused
+                // rule: chunking.502
                 _ => Err(self.rejected(what, reply, peer)),
             };
         }
@@ -70,6 +72,7 @@ impl Message {
             return Ok(Flow::Wait);
         };
         match (what, reply.class()) {
+            // rule: transaction.251-252
             (M::Rcpt(index), _) => {
                 self.recipients.accept(index);
                 Ok(Flow::Wait)
@@ -77,15 +80,18 @@ impl Message {
             (M::Data, Intermediate) if !hopeless => Ok(self.want_body(peer)),
             // RFC 2033 section 4.2 lets an LMTP server answer a body for nobody with no reply at all: what would
             // come next is anyone's guess.
+            // rule: lmtp.data-for-nobody
             (M::Data, Intermediate) if peer.is_lmtp() => Err(self.wrong_class(what, reply)),
             (M::Data, Intermediate) => {
-                // rule: transaction.lone-dot
                 // The server wants a body for nobody. An empty one ends this, and whatever it answers, nothing is
                 // delivered (RFC 2920 section 3.1).
+                // rule: transaction.mail-refused-354
+                // rule: transaction.all-refused-354
                 transaction.step = Step::LoneDot;
                 peer.push(Command::LoneDot, Awaited::Message(self.id, M::EndOfData));
                 Ok(Flow::Wait)
             }
+            // rule: prdr.replies-per-recipient
             (M::EndOfData, Intermediate) if transaction.plan.prdr && !hopeless => {
                 transaction.replies_for_each = true;
                 let first = self.recipients.next_accepted(0);
@@ -94,10 +100,13 @@ impl Message {
                     .await_next(Awaited::Message(self.id, first), owed);
                 Ok(Flow::Wait)
             }
+            // rule: prdr.unasked
             (M::EndOfData, Intermediate) => Err(self.wrong_class(what, reply)),
             (M::EndOfData, _) if hopeless || matches!(transaction.step, Step::LoneDot) => {
                 Ok(Flow::Ended)
             }
+            // rule: prdr.one-reply-for-all
+            // rule: ends.final-reply-decides
             (M::EndOfData | M::EndOfAll, Success) => {
                 let reply = self.kept.keep(reply, &peer.config.limits);
                 self.recipients.succeed(&reply);
@@ -134,6 +143,7 @@ impl Message {
             return Ok(Flow::Wait);
         };
         match what {
+            // rule: transaction.overlap-broken
             M::Mail { overlapping: true } if reply.code().get() == 503 => {
                 Err(self.overlap_refused(error))
             }
@@ -142,6 +152,7 @@ impl Message {
                 Ok(Flow::Wait)
             }
             // Without a sender, "503 need MAIL first" says nothing about the recipient.
+            // rule: transaction.mail-refused
             M::Rcpt(_) if transaction.failure.is_some() => {
                 self.recipients.pass();
                 Ok(Flow::Wait)
@@ -150,9 +161,11 @@ impl Message {
                 match transaction.unbegun.clone() {
                     Some(unbegun) => self.recipients.refuse(index, unbegun),
                     None if self.may_defer(reply, peer) => {
+                        // rule: limits.learnt
                         peer.usage.learn(self.recipients.accepted());
                         self.recipients.defer(index, error);
                     }
+                    // rule: transaction.some-refused
                     None => self.recipients.refuse(index, error),
                 }
                 Ok(Flow::Wait)
@@ -163,6 +176,7 @@ impl Message {
                 }
                 Ok(Flow::Ended)
             }
+            // rule: chunking.refused-in-the-middle
             M::Chunk => {
                 // After a refused envelope, or a refused chunk, a refusal says nothing new.
                 if !hopeless {
@@ -174,12 +188,15 @@ impl Message {
                 Ok(Flow::Ended)
             }
             // Nobody has a message that was refused as a whole, whatever was said of some before.
+            // rule: transaction.refused-after-the-body
+            // rule: prdr.final-refusal
             M::EndOfData | M::EndOfAll => {
                 transaction.failure = Some(transaction.unbegun.clone().unwrap_or(error));
                 Ok(Flow::Ended)
             }
             M::EndOfDataFor(index) => {
                 if transaction.failure.is_none() {
+                    // rule: lmtp.refused-after-the-data
                     self.recipients.decide(index, Err(error));
                 }
                 self.after_one(index, owed, peer)
@@ -203,6 +220,7 @@ impl Message {
             (None, _) => Ok(Flow::Ended),
             // A chunk was refused, or the sender. Whether an LMTP server answers the last chunk once then, or once
             // for each recipient, is anyone's guess.
+            // rule: lmtp.bdat-chunk-refused
             (Some(_), Some(failure)) if !prdr => Err(failure.clone()),
             (Some(next), _) => {
                 peer.pipeline
@@ -216,12 +234,13 @@ impl Message {
     /// is left to the next (RFC 5321 section 4.5.3.1.10). Somebody must have been accepted, or the next
     /// transaction would fare no better.
     fn may_defer(&self, reply: ReplyRef<'_>, peer: &Peer) -> bool {
-        // rule: limits.learnt
         let too_many = match reply.enhanced() {
+            // rule: limits.452-of-another-meaning
             Some(code) => (code.subject, code.detail) == (5, 3),
             None => reply.code().get() == 452,
         };
         let may_split = plan::may_split(&self.envelope);
+        // rule: limits.not-learnt
         too_many && peer.config.learn_limits && self.recipients.accepted() > 0 && may_split
     }
 
@@ -241,7 +260,8 @@ impl Message {
         let Some(transaction) = self.transaction.take() else {
             return;
         };
-        // rule: transaction.rset-after-failure
+        // rule: transaction.data-refused
+        // rule: chunking.last-refused
         peer.may_hold_transaction |=
             transaction.failure.is_some() || self.recipients.accepted() == 0;
         match transaction.failure {
@@ -250,6 +270,7 @@ impl Message {
                 // The sender is refused, or what is said of the body holds for all of it.
                 let of_message = matches!(failure.cause, Cause::Body(_) | Cause::Local(_));
                 self.recipients.fail(|index| about(&failure, index));
+                // rule: limits.failure-in-a-part
                 if self.refusals >= REFUSALS || failure.stage == Stage::Mail || of_message {
                     self.ended_by = Some(failure);
                 }
@@ -270,6 +291,7 @@ impl Message {
         peer: &Peer,
     ) {
         let unasked = why.not_attempted();
+        // rule: ends.lost-before-mail
         self.ended_by.get_or_insert_with(|| unasked.clone());
         // What was answered for another message is not told to this one as its own.
         let is_front = peer
@@ -284,6 +306,7 @@ impl Message {
                 ..error.clone()
             },
         };
+        // rule: limits.lost-in-a-part
         let Some(transaction) = &mut self.transaction else {
             return;
         };
@@ -294,20 +317,30 @@ impl Message {
         };
         let failure = match (&transaction.failure, &transaction.step) {
             (Some(failure), _) => failure.clone(),
+            // rule: transaction.421-between-messages
             _ if !pipeline.has_begun(self.id) => unasked,
-            // rule: ends.in-doubt
             // RFC 1047: between the end of the data and its reply, nobody knows. A 421 in place of the reply says
             // that the server did not take the message; under LMTP, that it did not for this recipient.
+            // rule: chunking.eager-lost
             (None, Step::Ended(_)) if pipeline.end_is_given(self.id) => match answered {
+                // rule: ends.lost-after-the-dot
+                // rule: ends.timeout-at-the-dot
+                // rule: ends.garbage-at-the-dot
+                // rule: prdr.lost-in-the-block
                 None => in_doubt(),
                 Some(MessageReply::EndOfDataFor(index)) if !transaction.replies_for_each => {
+                    // rule: lmtp.lost-between-replies
                     self.recipients.decide(index, Err(error.clone()));
                     in_doubt()
                 }
                 Some(_) if pipeline.has_unanswered_overlap(self.id) => unasked,
+                // rule: transaction.421-to-the-dot
                 Some(_) => error.clone(),
             },
             _ if pipeline.has_unanswered_overlap(self.id) => unasked,
+            // rule: ends.lost-in-the-envelope
+            // rule: ends.lost-before-the-dot
+            // rule: chunking.lost
             _ => transaction.unbegun.clone().unwrap_or_else(|| error.clone()),
         };
         self.recipients.fail(|index| about(&failure, index));
