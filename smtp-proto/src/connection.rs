@@ -7,7 +7,7 @@ use core::fmt;
 use crate::capability::Capabilities;
 use crate::config::Config;
 use crate::engine::conversation::Conversation;
-use crate::engine::output::{Fate, Offer};
+use crate::engine::output::Fate;
 use crate::envelope::Envelope;
 use crate::error::{Cause, Error, Misuse, Outcome, ProtocolError};
 use crate::event::{Event, MessageId, RequestId};
@@ -15,6 +15,7 @@ use crate::reply::Decoder;
 use crate::request::Request;
 use crate::time::Instant;
 use crate::tls::TlsFacts;
+use crate::transmit::Transmit;
 
 /// One session with one server, as a state machine without I/O.
 ///
@@ -487,60 +488,5 @@ impl fmt::Debug for Connection {
             .field("jobs", &self.conversation.jobs())
             .field("capabilities", self.capabilities())
             .finish_non_exhaustive()
-    }
-}
-
-/// What to write next. Dropping it writes nothing and changes nothing.
-#[must_use = "nothing counts as sent before `advance`"]
-pub struct Transmit<'a> {
-    conversation: &'a mut Conversation,
-    now: Instant,
-    body: &'a [u8],
-    offer: Offer,
-}
-
-impl Transmit<'_> {
-    /// The octets, in order: first the engine's, then a run of the caller's body. Either may be empty. Both are
-    /// only where there is nothing to write and [`advance`](Self::advance) uses up one octet all the same: the
-    /// last one of a body of [exact size](crate::Envelope::exact_size), which is kept back until
-    /// [`finish_body`](Connection::finish_body) says that no more follows.
-    pub fn parts(&self) -> [&[u8]; 2] {
-        match &self.offer {
-            Offer::Engine => [self.conversation.peer.pipeline.pending(), &[]],
-            Offer::Body { insertion, run, .. } => [insertion, &self.body[..*run]],
-        }
-    }
-
-    /// When the transport must have taken some of it.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.conversation
-            .next_deadline()
-            .map(|deadline| deadline.at)
-    }
-
-    /// Says that the first `n` octets of the parts were written, and returns how many octets of `body` that used
-    /// up. More than there are counts as all.
-    pub fn advance(self, n: usize) -> usize {
-        self.take(n, Fate::Written)
-    }
-
-    /// Says that a write of the first `n` octets of the parts was begun, and is not done: they may reach the server
-    /// from now on. Returns how many octets of `body` that used up; keep them until the write is done, and then
-    /// call [`Connection::handle_written`]. What was begun is not offered again.
-    pub fn begin(self, n: usize) -> usize {
-        self.take(n, Fate::Given)
-    }
-
-    fn take(self, n: usize, fate: Fate) -> usize {
-        self.conversation
-            .take(self.now, &self.offer, self.body, n, fate)
-    }
-}
-
-impl fmt::Debug for Transmit<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The octets may be credentials.
-        let [ours, theirs] = self.parts();
-        write!(f, "Transmit({} + {} octets)", ours.len(), theirs.len())
     }
 }

@@ -215,12 +215,13 @@ mod request;
 mod text;
 mod time;
 mod tls;
+mod transmit;
 
 pub use auth::{Credentials, Mechanism, MechanismError, Nonce, Secret, TokenError};
 pub use body::{BodyEncoder, BodyError, BodyPolicy, LineEndings, MAX_TEXT_LINE};
 pub use capability::{Capabilities, Extension};
 pub use config::{Chunking, Config, Limits, Protocol, Timeouts, TlsPolicy};
-pub use connection::{Connection, Transmit};
+pub use connection::Connection;
 pub use enhanced::EnhancedCode;
 pub use envelope::{BodyType, Envelope, EnvelopeError, Recipient, ToRecipient};
 pub use error::{Cause, Error, Misuse, Outcome, ProtocolError, Stage};
@@ -238,3 +239,4 @@ pub use reply::{
 pub use request::{ClientProtocol, MessageSource, Request, RequestError, XClient, XForward};
 pub use time::Instant;
 pub use tls::{Channel, TlsFacts};
+pub use transmit::Transmit;

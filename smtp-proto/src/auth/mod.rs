@@ -2,6 +2,7 @@
 //! base64, initial responses, the line limit and cancelling.
 
 mod external;
+mod mechanism;
 mod nonce;
 mod password;
 #[cfg(feature = "scram")]
@@ -10,7 +11,6 @@ mod saslprep;
 mod scram;
 mod token;
 
-use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -22,105 +22,9 @@ use zeroize::Zeroizing;
 use crate::capability::Capabilities;
 use crate::tls::TlsFacts;
 
+pub use mechanism::{Mechanism, MechanismError, Secret};
 pub use nonce::Nonce;
 pub use token::TokenError;
-
-/// Octets that are wiped from memory when dropped.
-pub type Secret = Zeroizing<Vec<u8>>;
-
-/// One run of a SASL mechanism. Implement it to bring your own; give it to
-/// [`Credentials::custom`].
-pub trait Mechanism: Send {
-    /// The name as the server's AUTH line has it, in upper case.
-    fn name(&self) -> &str;
-
-    /// Whether somebody who reads the conversation can use it to log in. Such a mechanism runs only over TLS
-    /// with a verified server, unless the caller permits otherwise. One that does not expose its secret also runs
-    /// in the clear where [`TlsPolicy::Never`](crate::TlsPolicy::Never) was chosen.
-    fn exposes_secret(&self) -> bool;
-
-    /// The first response, where the client speaks first; none where the server does.
-    ///
-    /// # Errors
-    /// The credentials cannot be expressed in this mechanism. The next one that is allowed and offered
-    /// is tried then.
-    fn initial_response(&mut self) -> Result<Option<Secret>, MechanismError> {
-        Ok(None)
-    }
-
-    /// The response to a challenge, both without base64.
-    ///
-    /// # Errors
-    /// The challenge is not acceptable; the exchange is cancelled.
-    fn respond(&mut self, challenge: &[u8]) -> Result<Secret, MechanismError>;
-
-    /// Asked when the server has accepted: whether it may be believed. A mechanism that authenticates
-    /// the server as well answers with an error until the proof has come. `data` is the text of the 235
-    /// without base64, where it is any, and else empty: SMTP has no place for data with a success, and
-    /// some servers put it there.
-    ///
-    /// # Errors
-    /// The server has not proved what it had to.
-    fn verify(&mut self, data: &[u8]) -> Result<(), MechanismError> {
-        let _ = data;
-        Ok(())
-    }
-
-    /// Asked when the server has refused: what it told about that in a challenge before.
-    fn token_error(&mut self) -> Option<TokenError> {
-        None
-    }
-}
-
-/// Why a mechanism cannot go on.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum MechanismError {
-    /// The challenge is no base64, or not of one line.
-    #[error("the server's challenge is not base64")]
-    Undecodable,
-    /// More challenges than the mechanism has, or than the limit allows.
-    #[error("the server sent a challenge where none belongs")]
-    UnexpectedChallenge,
-    /// A NUL octet in the credentials, which the mechanism cannot carry.
-    #[error("the user name or password holds a NUL octet")]
-    Nul,
-    /// A control character in credentials that have no place for one.
-    #[error("the user name, the token or the trace holds a control character")]
-    Control,
-    /// A user name or password with a character that SASLprep (RFC 4013) prohibits.
-    #[error("the user name or password holds a character that SASLprep prohibits (RFC 4013)")]
-    Prohibited,
-    /// The server's message is not of the form that the mechanism demands.
-    #[error("the server's message is malformed: {0}")]
-    Malformed(&'static str),
-    /// The server's nonce is not ours and something behind it: it is the answer to somebody else, or an
-    /// old one.
-    #[error("the server's nonce does not extend ours")]
-    Nonce,
-    /// The server asks for too little work to protect the password, or for more than we do for it.
-    #[error("the server asks for {asked} iterations, and from {least} to {most} are acceptable")]
-    Iterations {
-        /// What the server asks for.
-        asked: u64,
-        /// RFC 7677 section 4.
-        least: u32,
-        /// [`Limits::scram_iterations`](crate::Limits::scram_iterations).
-        most: u32,
-    },
-    /// The server reports an error in the mechanism's own way; its words, made printable.
-    #[error("the server reports an error: {0}")]
-    Server(Arc<str>),
-    /// The server accepts, and has not shown that it knows the password.
-    #[error("the server accepts without a proof that it knows the password")]
-    Unproven,
-    /// The server's proof is wrong: it does not know the password.
-    #[error("the server's proof that it knows the password is wrong")]
-    WrongProof,
-    /// Anything else, in the mechanism's own words.
-    #[error("{0}")]
-    Other(Cow<'static, str>),
-}
 
 /// How to log in, and what that may cost. Secrets are wiped when the last clone is dropped, and never
 /// shown by `Debug`.
