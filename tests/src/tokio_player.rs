@@ -168,14 +168,17 @@ async fn send_one_by_one(
         match *job {
             Job::Message(message) if index + 1 == transcript.jobs.len() => {
                 let message = &transcript.messages[message];
-                match fuse
-                    .run(session.send_last(message.envelope.clone(), content(message)))
-                    .await
-                {
-                    Some(result) => observed.reports.push(Some(report(message, result))),
-                    None => must_be_closed(transcript, &mut session).await?,
+                loop {
+                    match fuse
+                        .run(session.send_last(message.envelope.clone(), content(message)))
+                        .await
+                    {
+                        Some(result) => observed.reports.push(Some(report(message, result))),
+                        None if session.is_usable().await => continue,
+                        None => must_be_closed(transcript, &mut session).await?,
+                    }
+                    return Ok(Some(session));
                 }
-                return Ok(Some(session));
             }
             job => submit(transcript, &mut session, job, observed, fuse).await?,
         }
@@ -197,12 +200,18 @@ async fn submit(
     match job {
         Job::Message(index) => {
             let message = &transcript.messages[index];
-            match fuse
-                .run(session.send(message.envelope.clone(), content(message)))
-                .await
-            {
-                Some(result) => observed.reports.push(Some(report(message, result))),
-                None => must_be_closed(transcript, session).await?,
+            loop {
+                match fuse
+                    .run(session.send(message.envelope.clone(), content(message)))
+                    .await
+                {
+                    Some(result) => observed.reports.push(Some(report(message, result))),
+                    // Nothing of it was said: the future was dropped while it looked at what had
+                    // arrived before.
+                    None if session.is_usable().await => continue,
+                    None => must_be_closed(transcript, session).await?,
+                }
+                break;
             }
         }
         Job::Request(index) => {
@@ -223,12 +232,8 @@ async fn submit(
     Ok(())
 }
 
-/// After a future was dropped, the session says that it is closed, and why; or nothing was said for it, because it
-/// was still looking at what had arrived before. Then the server sees no more of it.
+/// After a future was dropped that had begun to speak, the session says that it is closed, and why.
 async fn must_be_closed(transcript: &Transcript, session: &mut Session) -> Result<(), Failure> {
-    if session.is_usable().await {
-        return Ok(());
-    }
     match session
         .transaction("a@example.org", ["b@example.net"])
         .await
