@@ -3,7 +3,8 @@
 use core::fmt;
 
 use crate::date_time::seconds_of;
-use crate::reply::{Printable, Reply, ReplyClass, ReplyRef};
+use crate::reply::{Reply, ReplyClass, ReplyRef};
+use crate::text::Printable;
 
 /// A service extension that the engine knows by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -233,10 +233,9 @@ pub use parameter::{
     ByMode, Mail, MailParameter, Need, Notify, Parameter, ParameterError, Rcpt, RcptParameter, Ret,
     RrvsAction,
 };
-pub use reply::{
-    Decoder, Printable, Reply, ReplyClass, ReplyCode, ReplyError, ReplyLimits, ReplyRef,
-};
+pub use reply::{Decoder, Reply, ReplyClass, ReplyCode, ReplyError, ReplyLimits, ReplyRef};
 pub use request::{ClientProtocol, MessageSource, Request, RequestError, XClient, XForward};
+pub use text::Printable;
 pub use time::Instant;
 pub use tls::{Channel, TlsFacts};
 pub use transmit::Transmit;

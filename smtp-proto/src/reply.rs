@@ -10,6 +10,7 @@ use core::fmt;
 use memchr::memchr;
 
 use crate::enhanced::EnhancedCode;
+use crate::text::Printable;
 
 /// The first digit of a reply code, which is conclusive (RFC 5321 section 4.2.1): a client needs no
 /// other to decide what to do next.
@@ -241,44 +242,6 @@ impl fmt::Display for Reply {
 impl fmt::Debug for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.borrow(), f)
-    }
-}
-
-/// Bytes from a stranger, made fit for an error line, a log or a terminal: valid UTF-8 stays, control
-/// characters, invalid bytes and characters that reorder or hide text are written as escapes.
-///
-/// ```
-/// use smtp_proto::Printable;
-///
-/// assert_eq!(Printable(b"caf\xc3\xa9 \x1b[31m\xff").to_string(), "café \\x1b[31m\\xff");
-/// ```
-#[derive(Clone, Copy, Debug)]
-pub struct Printable<'a>(pub &'a [u8]);
-
-impl fmt::Display for Printable<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use fmt::Write;
-        // rule: replies.text-is-octets
-        for chunk in self.0.utf8_chunks() {
-            for c in chunk.valid().chars() {
-                match c {
-                    '\0'..='\x1f' | '\x7f' => write!(f, "\\x{:02x}", u32::from(c))?,
-                    // C1 controls, bidirectional overrides, invisible and line-separating characters.
-                    '\u{80}'..='\u{9f}'
-                    | '\u{ad}'
-                    | '\u{61c}'
-                    | '\u{200b}'..='\u{200f}'
-                    | '\u{2028}'..='\u{202e}'
-                    | '\u{2060}'..='\u{206f}'
-                    | '\u{feff}' => write!(f, "\\u{{{:x}}}", u32::from(c))?,
-                    c => f.write_char(c)?,
-                }
-            }
-            for byte in chunk.invalid() {
-                write!(f, "\\x{byte:02x}")?;
-            }
-        }
-        Ok(())
     }
 }
 

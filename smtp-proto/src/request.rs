@@ -8,7 +8,7 @@ use core::fmt::{self, Write};
 use core::net::IpAddr;
 
 use crate::capability::{Capabilities, Extension};
-use crate::reply::Printable;
+use crate::text::Printable;
 use crate::text::push_xtext;
 
 /// The longest command line, in octets without its CRLF (RFC 5321 section 4.5.3.1.4).

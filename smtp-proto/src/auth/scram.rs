@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use super::saslprep::prepare;
 use super::{Login, Mechanism, MechanismError, Secret, Surroundings, sasl_name, secret};
-use crate::reply::Printable;
+use crate::text::Printable;
 use crate::tls::TlsFacts;
 
 /// RFC 7677 section 4, and RFC 5802 section 5.1 for SHA-1.

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::{Login, Mechanism, MechanismError, Secret, sasl_name, secret};
-use crate::reply::Printable;
+use crate::text::Printable;
 
 /// OAUTHBEARER (RFC 7628).
 pub(super) struct OAuthBearer {

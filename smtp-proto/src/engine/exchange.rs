@@ -12,7 +12,8 @@ use crate::auth::{Mechanism, MechanismError, Secret, Surroundings};
 use crate::capability::Extension;
 use crate::command::{Command, fits_auth_line};
 use crate::error::{Cause, Error, ProtocolError, Stage};
-use crate::reply::{Printable, ReplyClass, ReplyRef};
+use crate::reply::{ReplyClass, ReplyRef};
+use crate::text::Printable;
 
 use super::awaited::{Awaited, OpeningReply};
 use super::peer::Peer;
