@@ -3,15 +3,13 @@
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
+use smtp_adapter::{Error, Failures, Terms, interleave, share, unreachable};
 use smtp_proto::Channel;
 use socket2::{Domain, Socket, Type};
 
-use crate::addresses::{Failures, interleave, share, unreachable};
-use crate::error::Error;
 use crate::pump::Pump;
 use crate::session::Session;
 use crate::stream::Transport;
-use crate::terms::Terms;
 
 /// A server and the terms of the sessions with it; [`connect`](Self::connect) opens one.
 ///
@@ -41,7 +39,7 @@ pub struct Connector {
 }
 
 impl Connector {
-    crate::connector_methods!();
+    smtp_adapter::connector_methods!();
 
     /// Resolves the server's name, connects to the first of its addresses that answers, or to the Unix socket,
     /// and opens the session: greeting, EHLO, STARTTLS, AUTH.

@@ -104,40 +104,24 @@
 //! numbers for each session, and inside TLS bound to it (-PLUS): by `tls-exporter` under TLS 1.3 and
 //! `tls-server-end-point` under 1.2.
 
-mod addresses;
 mod bulk;
-#[cfg(feature = "rustls")]
-mod certificate;
 mod connector;
-mod driver;
-#[cfg(all(feature = "rustls", feature = "scram"))]
-mod end_point;
-mod error;
 #[cfg(feature = "rustls")]
 mod handshake;
 mod pump;
 mod session;
 mod stream;
-mod terms;
-#[cfg(feature = "rustls")]
-mod tls;
-
-/// What smtp-tokio shares with this crate; not for others, and without any promise.
-#[doc(hidden)]
-pub mod shared {
-    pub use crate::addresses::{Failures, interleave, unreachable};
-    pub use crate::driver::{Driver, FOREVER, LAST_WORDS};
-    pub use crate::terms::{Observer, SessionTerms, Terms};
-    #[cfg(feature = "rustls")]
-    pub use crate::tls::{TlsSettings, established};
-}
 
 use std::io::BufRead;
 
 pub use bulk::{Bulk, Message};
 pub use connector::Connector;
-pub use error::Error;
 pub use session::{Session, Transaction};
+#[doc(inline)]
+pub use smtp_adapter::Error;
+#[cfg(feature = "rustls")]
+#[doc(inline)]
+pub use smtp_adapter::TlsInfo;
 pub use smtp_proto;
 pub use smtp_proto::{
     AddressError, BodyPolicy, BodyType, ByMode, Capabilities, Cause, Chunking, ClientName,
@@ -147,8 +131,6 @@ pub use smtp_proto::{
     Timeouts, TlsPolicy, ToMailbox, ToRecipient, TokenError, Trace, XClient, XForward,
 };
 pub use stream::Transport;
-#[cfg(feature = "rustls")]
-pub use tls::TlsInfo;
 
 /// Sends one message: connects to `server` (port 25 where none is given), encrypts where the server
 /// offers it, logs in where credentials are given, sends, and says QUIT.

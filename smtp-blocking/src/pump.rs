@@ -4,9 +4,9 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::driver::{Driver, LAST_WORDS};
+use smtp_adapter::{Driver, LAST_WORDS, Observer, SessionTerms};
+
 use crate::stream::{Stream, Transport};
-use crate::terms::{Observer, SessionTerms};
 
 /// The longest that one system call may block. It is also what a stream's timeout stays at while all
 /// deadlines are farther away, which saves two system calls for each reply.
@@ -344,7 +344,7 @@ impl Pump {
     #[cfg(feature = "rustls")]
     fn handshake(&mut self) {
         use crate::handshake::{self, HandshakeError};
-        use crate::tls;
+        use smtp_adapter::established;
         use smtp_proto::Cause;
 
         let fail = |engine: &mut smtp_proto::Connection, cause| {
@@ -385,7 +385,7 @@ impl Pump {
                 return;
             }
         }
-        let (info, facts) = tls::established(&tls, &settings.verifier);
+        let (info, facts) = established(&tls, &settings.verifier);
         self.driver.tls_info = Some(info);
         self.stream.tls = Some(Box::new(tls));
         let now = self.now();

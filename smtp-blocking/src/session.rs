@@ -2,9 +2,9 @@
 
 use std::io::{self, BufRead, Write};
 
+use smtp_adapter::Error;
 use smtp_proto::{Envelope, MessageId, Reply, Report, Request, ToMailbox, ToRecipient};
 
-use crate::error::Error;
 use crate::pump::Pump;
 
 /// A session in which mail can be sent: greeting, EHLO, TLS and AUTH are done.
@@ -152,7 +152,7 @@ impl Session {
         !self.pump.driver.is_closed()
     }
 
-    crate::session_methods!();
+    smtp_adapter::session_methods!();
 }
 
 impl Pump {

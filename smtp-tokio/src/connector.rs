@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use smtp_blocking::shared::{Failures, Terms, interleave, unreachable};
+use smtp_adapter::{Failures, Terms, interleave, unreachable};
 use smtp_proto::Channel;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
@@ -45,7 +45,7 @@ pub struct Connector {
 }
 
 impl Connector {
-    smtp_blocking::connector_methods!();
+    smtp_adapter::connector_methods!();
 
     /// Resolves the server's name, connects to the first of its addresses that answers, or to the Unix socket,
     /// and opens the session: greeting, EHLO, STARTTLS, AUTH. Dropped on the way, it closes the connection.

@@ -41,7 +41,7 @@
 //!
 //! # Trust, deadlines, features
 //!
-//! As in `smtp-blocking`, whose TLS settings and errors these are: credentials go to a verified server or nowhere;
+//! As in `smtp-blocking`, which has the same TLS settings and errors: credentials go to a verified server or nowhere;
 //! every reply has a deadline; the feature
 //! `rustls` (default) is TLS by rustls with the ring provider and the system's trust store, and `scram`
 //! (default) the SCRAM mechanisms of AUTH. Computing what a SCRAM server asks for keeps the thread for that
@@ -57,16 +57,19 @@ mod stream;
 pub use bulk::{Bulk, Iter, Message, iter};
 pub use connector::Connector;
 pub use session::{Session, Transaction};
+#[doc(inline)]
+pub use smtp_adapter::Error;
 #[cfg(feature = "rustls")]
-pub use smtp_blocking::TlsInfo;
-pub use smtp_blocking::{
+#[doc(inline)]
+pub use smtp_adapter::TlsInfo;
+pub use smtp_proto;
+pub use smtp_proto::{
     AddressError, BodyPolicy, BodyType, ByMode, Capabilities, Cause, Chunking, ClientName,
-    Credentials, EnhancedCode, Envelope, EnvelopeError, Error, Extension, Limits, LineEndings,
+    Credentials, EnhancedCode, Envelope, EnvelopeError, Extension, Limits, LineEndings,
     MailParameter, Mailbox, Mechanism, MechanismError, Need, Notify, Outcome, ParameterError,
     RcptParameter, Recipient, Reply, Report, Request, RequestError, Ret, RrvsAction, Secret, Stage,
     Timeouts, TlsPolicy, ToMailbox, ToRecipient, TokenError, Trace, XClient, XForward,
 };
-pub use smtp_proto;
 
 use tokio::io::AsyncBufRead;
 

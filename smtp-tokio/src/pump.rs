@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use smtp_blocking::shared::{Driver, FOREVER, LAST_WORDS, Observer, SessionTerms};
+use smtp_adapter::{Driver, FOREVER, LAST_WORDS, Observer, SessionTerms};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -351,7 +351,7 @@ impl Pump {
 
     #[cfg(feature = "rustls")]
     async fn handshake(&mut self) {
-        use smtp_blocking::shared::established;
+        use smtp_adapter::established;
         use smtp_proto::Cause;
 
         let (Some(settings), Some(stream)) = (self.driver.tls_settings.take(), self.stream.take())

@@ -8,7 +8,7 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
-use smtp_blocking::shared::Failures;
+use smtp_adapter::Failures;
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long an attempt stays alone before the next one begins beside it: the Connection Attempt Delay of RFC 8305

@@ -179,7 +179,7 @@ impl Session {
         !self.pump.driver.is_closed()
     }
 
-    smtp_blocking::session_methods!();
+    smtp_adapter::session_methods!();
 }
 
 impl Pump {

@@ -16,7 +16,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-use smtp_blocking::TlsInfo;
+use smtp_adapter::TlsInfo;
 use smtp_proto::{
     Capabilities, Cause, Chunking, Credentials, Envelope, Error, Extension, MailParameter, Mailbox,
     Notify, Outcome, RcptParameter, Recipient, Reply, Report, Request, Ret, Stage, TlsPolicy,
@@ -593,11 +593,7 @@ impl Adapter {
     }
 
     /// Opens a session, with the server's name checked where it is encrypted.
-    pub fn connect(
-        self,
-        server: &Server,
-        manner: &Manner,
-    ) -> Result<Session, smtp_blocking::Error> {
+    pub fn connect(self, server: &Server, manner: &Manner) -> Result<Session, smtp_adapter::Error> {
         let trace = Arc::<Mutex<Vec<Trace>>>::default();
         let observed = trace.clone();
         let observer = move |step: &Trace| observed.lock().unwrap().push(step.clone());
@@ -654,7 +650,7 @@ impl Session {
         &mut self,
         envelope: Envelope,
         message: &[u8],
-    ) -> Result<Report, smtp_blocking::Error> {
+    ) -> Result<Report, smtp_adapter::Error> {
         held!(&mut self.held, session => session.send(envelope, message))
     }
 
@@ -663,7 +659,7 @@ impl Session {
         &mut self,
         envelope: Envelope,
         message: &[u8],
-    ) -> Result<Report, smtp_blocking::Error> {
+    ) -> Result<Report, smtp_adapter::Error> {
         held!(&mut self.held, session => session.send_last(envelope, message))
     }
 
@@ -678,7 +674,7 @@ impl Session {
     }
 
     /// A command outside a transaction.
-    pub fn request(&mut self, request: Request) -> Result<Reply, smtp_blocking::Error> {
+    pub fn request(&mut self, request: Request) -> Result<Reply, smtp_adapter::Error> {
         held!(&mut self.held, session => session.request(request))
     }
 

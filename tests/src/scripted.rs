@@ -198,7 +198,7 @@ impl Traces {
 }
 
 /// The report of a message, also where its sender had an error.
-pub(crate) fn report(message: &Message, result: Result<Report, smtp_blocking::Error>) -> Report {
+pub(crate) fn report(message: &Message, result: Result<Report, smtp_adapter::Error>) -> Report {
     match result {
         Ok(report) => report,
         Err(error) => error

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use clap::{CommandFactory, Parser, ValueEnum};
 use serde_json::{Value, json};
-use smtp_blocking::TlsInfo;
+use smtp_adapter::TlsInfo;
 use smtp_proto::{
     BodyType, ByMode, Cause, ClientName, Credentials, Envelope, Error, MailParameter, Mailbox,
     Notify, Outcome, ParameterError, Printable, RcptParameter, Reply, Report, Ret, RrvsAction,
@@ -1038,7 +1038,7 @@ pub struct SessionFacts {
 
 impl SessionFacts {
     /// Of a session that did not come about.
-    pub fn failed(error: &smtp_blocking::Error) -> Self {
+    pub fn failed(error: &smtp_adapter::Error) -> Self {
         Self {
             tls: error.tls_info().cloned(),
             round_trips: error.round_trips(),
@@ -1052,8 +1052,8 @@ impl SessionFacts {
 #[derive(Clone, Debug)]
 pub struct Ending(pub Result<Report, (Error, Option<String>)>);
 
-impl From<&smtp_blocking::Error> for Ending {
-    fn from(error: &smtp_blocking::Error) -> Self {
+impl From<&smtp_adapter::Error> for Ending {
+    fn from(error: &smtp_adapter::Error) -> Self {
         Self(Err((error.error().clone(), Some(error.to_string()))))
     }
 }

@@ -51,7 +51,7 @@ macro_rules! connector {
     }};
 }
 
-fn run(error: Option<smtp_blocking::Error>, verified: bool) -> Run {
+fn run(error: Option<smtp_adapter::Error>, verified: bool) -> Run {
     let error = error.map(|error| (error.stage(), error.cause().clone(), error.to_string()));
     Run { error, verified }
 }

@@ -1,5 +1,5 @@
-//! The terms of a session, for this crate's connector and for smtp-tokio's: what to reach, what to agree
-//! on, and whom to trust. Nothing here does I/O, but for reading the system's trust store.
+//! The terms of a session, for the connectors of both adapters: what to reach, what to agree on, and whom
+//! to trust. Nothing here does I/O, but for reading the system's trust store.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -9,6 +9,7 @@ use std::time::Duration;
 use smtp_proto::{Cause, Channel, ClientName, Config, Protocol, Stage, TlsPolicy, Trace};
 
 use crate::error::Error;
+use crate::names::{default_client_name, split_server};
 
 /// Is called for each line of the conversation.
 pub type Observer = Arc<dyn Fn(&Trace) + Send + Sync>;
@@ -266,7 +267,7 @@ macro_rules! connector_methods {
         /// `192.0.2.1:2525`, `[2001:db8::1]:25`). It is resolved by `connect`.
         pub fn new(server: &str) -> Self {
             Self {
-                terms: $crate::shared::Terms::new(server),
+                terms: $crate::Terms::new(server),
             }
         }
 
@@ -295,13 +296,13 @@ macro_rules! connector_methods {
         }
 
         /// When to encrypt. Where this is not said, it is from the first octet on port 465; where the server offers
-        /// it for credentials with [`permit_in_clear`]($crate::Credentials::permit_in_clear) and on a Unix socket;
+        /// it for credentials with [`permit_in_clear`](crate::Credentials::permit_in_clear) and on a Unix socket;
         /// always, for other credentials; and else where the server offers it.
         ///
-        /// [`Required`]($crate::TlsPolicy::Required) and [`Implicit`]($crate::TlsPolicy::Implicit) verify the
+        /// [`Required`](crate::TlsPolicy::Required) and [`Implicit`](crate::TlsPolicy::Implicit) verify the
         /// server: its certificate must be trusted, and for the name that was connected to or
         /// [`server_name`](Self::server_name). Where none of the three was chosen, credentials with
-        /// [`permit_unverified`]($crate::Credentials::permit_unverified) do without.
+        /// [`permit_unverified`](crate::Credentials::permit_unverified) do without.
         #[must_use]
         pub fn tls(mut self, policy: $crate::smtp_proto::TlsPolicy) -> Self {
             self.terms.tls = Some(policy);
@@ -310,7 +311,7 @@ macro_rules! connector_methods {
 
         /// Accepts any server, if `false`, whatever the policy: the session is encrypted, and somebody in between
         /// may read it. Credentials are not sent to such a server, unless
-        /// [`permit_unverified`]($crate::Credentials::permit_unverified) permits that as well.
+        /// [`permit_unverified`](crate::Credentials::permit_unverified) permits that as well.
         #[must_use]
         pub fn verify(mut self, yes: bool) -> Self {
             self.terms.accept_any = !yes;
@@ -318,7 +319,7 @@ macro_rules! connector_methods {
         }
 
         /// The name that the server's certificate must be for, whatever the policy, instead of the one that is
-        /// connected to. Under [`Opportunistic`]($crate::TlsPolicy::Opportunistic) and without it, a server that is
+        /// connected to. Under [`Opportunistic`](crate::TlsPolicy::Opportunistic) and without it, a server that is
         /// not verified ends nothing, as between mail servers.
         #[must_use]
         pub fn server_name(mut self, name: &str) -> Self {
@@ -338,7 +339,7 @@ macro_rules! connector_methods {
         }
 
         /// Shows the server this certificate, in PEM with those that lead to its authority, where it asks for
-        /// one. With [`Credentials::external`]($crate::Credentials::external) it is also how to log in.
+        /// one. With [`Credentials::external`](crate::Credentials::external) it is also how to log in.
         ///
         /// # Errors
         /// Text without a certificate or a private key, or that is no PEM. Whether the two belong together is
@@ -397,7 +398,7 @@ macro_rules! connector_methods {
         /// Sends the next envelope in one batch with the end of the data before it: one round trip for
         /// each message of a bulk delivery instead of two. Only for a server that is known to take it;
         /// what happens with one that does not is told at
-        /// [`Config::overlap`]($crate::smtp_proto::Config::overlap).
+        /// [`Config::overlap`](crate::smtp_proto::Config::overlap).
         #[must_use]
         pub fn overlap(mut self, yes: bool) -> Self {
             self.terms.config.overlap = yes;
@@ -440,7 +441,7 @@ macro_rules! connector_methods {
         /// own time.
         #[must_use]
         pub fn connect_timeout(mut self, timeout: ::core::time::Duration) -> Self {
-            self.terms.connect_timeout = timeout.min($crate::shared::FOREVER);
+            self.terms.connect_timeout = timeout.min($crate::FOREVER);
             self
         }
 
@@ -471,117 +472,9 @@ macro_rules! connector_methods {
     };
 }
 
-/// `host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address.
-fn split_server(server: &str) -> Result<(&str, Option<u16>), String> {
-    let invalid = || format!("\"{server}\" is no server; write HOST, HOST:PORT or [IPV6]:PORT");
-    let (host, port) = match server.strip_prefix('[') {
-        Some(rest) => {
-            let (host, rest) = rest.split_once(']').ok_or_else(invalid)?;
-            let port = match rest {
-                "" => None,
-                rest => Some(rest.strip_prefix(':').ok_or_else(invalid)?),
-            };
-            (host, port)
-        }
-        None if server.matches(':').count() > 1 => (server, None),
-        None => server
-            .split_once(':')
-            .map_or((server, None), |(host, port)| (host, Some(port))),
-    };
-    if host.is_empty() || host.contains(char::is_whitespace) {
-        return Err(invalid());
-    }
-    match port.map(str::parse::<u16>) {
-        Some(Ok(0)) | Some(Err(_)) => Err(invalid()),
-        Some(Ok(port)) => Ok((host, Some(port))),
-        None => Ok((host, None)),
-    }
-}
-
-/// The name of this host, where it is one that servers accept in EHLO; else the address literal.
-fn default_client_name(host: &str, local: Option<IpAddr>) -> ClientName {
-    // `ClientName` takes an underscore too, for whoever chooses such a name. Exim refuses it by default.
-    let is_plain = host
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.');
-    // Nor is a name that ends in a number one: it would be read as an address.
-    let last = host.rsplit('.').next().unwrap_or_default();
-    let is_number = last.bytes().all(|octet| octet.is_ascii_digit());
-    match ClientName::parse(host) {
-        Ok(name) if is_plain && host.contains('.') && !is_number => name,
-        _ => local.unwrap_or(IpAddr::from([127, 0, 0, 1])).into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn servers() {
-        for (server, expected) in [
-            ("mx.example.net", Some(("mx.example.net", None))),
-            ("mx.example.net:587", Some(("mx.example.net", Some(587)))),
-            ("192.0.2.1:25", Some(("192.0.2.1", Some(25)))),
-            ("[2001:db8::1]:25", Some(("2001:db8::1", Some(25)))),
-            ("[2001:db8::1]", Some(("2001:db8::1", None))),
-            ("2001:db8::1", Some(("2001:db8::1", None))),
-            ("", None),
-            (":25", None),
-            ("a:", None),
-            ("a:0", None),
-            ("a:65536", None),
-            ("a:x", None),
-            ("[::1", None),
-            ("[::1]25", None),
-            ("a b", None),
-        ] {
-            assert_eq!(split_server(server).ok(), expected, "{server}");
-        }
-    }
-
-    #[test]
-    fn default_client_names() {
-        let local = Some(IpAddr::from([192, 0, 2, 1]));
-        for host in [
-            "mx.example.net",
-            "mx-1.example.net",
-            "1.example.net",
-            "MX.Example",
-            "a.b",
-        ] {
-            assert_eq!(default_client_name(host, local).as_str(), host);
-        }
-        let long = format!("{}.example", "a".repeat(64));
-        for host in [
-            "",
-            "mx",
-            "localhost",
-            "shop_1.shop_internal",
-            "mx_1.example.net",
-            "-mx.example.net",
-            "mx-.example.net",
-            "mx.example.net-",
-            "mx.example.net.",
-            ".example.net",
-            "mx..example",
-            "m x.example",
-            "[192.0.2.7]",
-            "192.0.2.7",
-            "b\u{fc}cher.example",
-            "mx\u{fffd}.example",
-            &long,
-        ] {
-            assert_eq!(
-                default_client_name(host, local).as_str(),
-                "[192.0.2.1]",
-                "{host:?}"
-            );
-        }
-        let v6 = Some("2001:db8::1".parse().unwrap());
-        assert_eq!(default_client_name("mx", v6).as_str(), "[IPv6:2001:db8::1]");
-        assert_eq!(default_client_name("mx", None).as_str(), "[127.0.0.1]");
-    }
 
     #[test]
     fn default_ports() {

@@ -33,7 +33,7 @@ pub fn interleave(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr
 /// How long the next address may take, where `count` addresses have not been tried and this time is left for
 /// them. Those that fail at once leave their time to the others. `None` if the time is over. That is so below a
 /// millisecond, the unit in which the system waits.
-pub(crate) fn share(left: Duration, count: usize) -> Option<Duration> {
+pub fn share(left: Duration, count: usize) -> Option<Duration> {
     let count = u32::try_from(count).unwrap_or(u32::MAX).max(1);
     (left >= Duration::from_millis(1)).then(|| (left / count).max(LEAST_SHARE).min(left))
 }

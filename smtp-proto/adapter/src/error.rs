@@ -12,9 +12,11 @@ use smtp_proto::{Cause, EnvelopeError, Outcome, Report, Stage};
 /// `Display` is one line:
 ///
 /// ```
-/// let error = smtp_blocking::send_mail("localhost", "a@b@c", &["d@example.net"], &b""[..], None);
+/// use smtp_adapter::{Error, smtp_proto::Envelope};
+///
+/// let invalid = Envelope::new("a@b@c", ["d@example.net"]).unwrap_err();
 /// assert_eq!(
-///     error.unwrap_err().to_string(),
+///     Error::from(invalid).to_string(),
 ///     "local: sender: invalid address \"a@b@c\": '@' may not stand in the local part; a space or \
 ///      special character needs double quotes (permanent, do not send again unchanged)"
 /// );

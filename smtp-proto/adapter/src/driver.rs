@@ -362,7 +362,7 @@ impl fmt::Debug for Driver {
 macro_rules! session_methods {
     () => {
         /// What the server offers.
-        pub fn capabilities(&self) -> &$crate::Capabilities {
+        pub fn capabilities(&self) -> &$crate::smtp_proto::Capabilities {
             self.pump.driver.engine.capabilities()
         }
 

@@ -1,0 +1,33 @@
+//! What the adapters `smtp-blocking` and `smtp-tokio` share around the engine of [`smtp_proto`]: how to reach
+//! a server and on which terms, TLS settings, errors, and the half of a session that does no I/O.
+//!
+//! Use one of the adapters. They export the types that their users see, [`Error`] and `TlsInfo`, under the
+//! same names. Everything else here is for the adapters alone, and may change with any release. So each
+//! adapter depends on exactly one version of this crate.
+//!
+//! Nothing here opens a socket or reads a clock. From the system come the host's name, the trust store and
+//! random numbers.
+//!
+//! # Features
+//!
+//! `rustls` (default), `scram` (default) and `idna`, as the adapters document them.
+
+mod addresses;
+#[cfg(feature = "rustls")]
+mod certificate;
+mod driver;
+#[cfg(all(feature = "rustls", feature = "scram"))]
+mod end_point;
+mod error;
+mod names;
+mod terms;
+#[cfg(feature = "rustls")]
+mod tls;
+
+pub use addresses::{Failures, interleave, share, unreachable};
+pub use driver::{Driver, FOREVER, LAST_WORDS};
+pub use error::Error;
+pub use smtp_proto;
+pub use terms::{Observer, SessionTerms, Terms};
+#[cfg(feature = "rustls")]
+pub use tls::{Identity, TlsInfo, TlsSettings, TrustStore, Verifier, established};

@@ -1,0 +1,118 @@
+//! The names of the server and of this host: how they are written, and which ones will do.
+
+use std::net::IpAddr;
+
+use smtp_proto::ClientName;
+
+/// `host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address.
+pub(crate) fn split_server(server: &str) -> Result<(&str, Option<u16>), String> {
+    let invalid = || format!("\"{server}\" is no server; write HOST, HOST:PORT or [IPV6]:PORT");
+    let (host, port) = match server.strip_prefix('[') {
+        Some(rest) => {
+            let (host, rest) = rest.split_once(']').ok_or_else(invalid)?;
+            let port = match rest {
+                "" => None,
+                rest => Some(rest.strip_prefix(':').ok_or_else(invalid)?),
+            };
+            (host, port)
+        }
+        None if server.matches(':').count() > 1 => (server, None),
+        None => server
+            .split_once(':')
+            .map_or((server, None), |(host, port)| (host, Some(port))),
+    };
+    if host.is_empty() || host.contains(char::is_whitespace) {
+        return Err(invalid());
+    }
+    match port.map(str::parse::<u16>) {
+        Some(Ok(0)) | Some(Err(_)) => Err(invalid()),
+        Some(Ok(port)) => Ok((host, Some(port))),
+        None => Ok((host, None)),
+    }
+}
+
+/// The name of this host, where it is one that servers accept in EHLO; else the address literal.
+pub(crate) fn default_client_name(host: &str, local: Option<IpAddr>) -> ClientName {
+    // `ClientName` takes an underscore too, for whoever chooses such a name. Exim refuses it by default.
+    let is_plain = host
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.');
+    // Nor is a name that ends in a number one: it would be read as an address.
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let is_number = last.bytes().all(|octet| octet.is_ascii_digit());
+    match ClientName::parse(host) {
+        Ok(name) if is_plain && host.contains('.') && !is_number => name,
+        _ => local.unwrap_or(IpAddr::from([127, 0, 0, 1])).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers() {
+        for (server, expected) in [
+            ("mx.example.net", Some(("mx.example.net", None))),
+            ("mx.example.net:587", Some(("mx.example.net", Some(587)))),
+            ("192.0.2.1:25", Some(("192.0.2.1", Some(25)))),
+            ("[2001:db8::1]:25", Some(("2001:db8::1", Some(25)))),
+            ("[2001:db8::1]", Some(("2001:db8::1", None))),
+            ("2001:db8::1", Some(("2001:db8::1", None))),
+            ("", None),
+            (":25", None),
+            ("a:", None),
+            ("a:0", None),
+            ("a:65536", None),
+            ("a:x", None),
+            ("[::1", None),
+            ("[::1]25", None),
+            ("a b", None),
+        ] {
+            assert_eq!(split_server(server).ok(), expected, "{server}");
+        }
+    }
+
+    #[test]
+    fn default_client_names() {
+        let local = Some(IpAddr::from([192, 0, 2, 1]));
+        for host in [
+            "mx.example.net",
+            "mx-1.example.net",
+            "1.example.net",
+            "MX.Example",
+            "a.b",
+        ] {
+            assert_eq!(default_client_name(host, local).as_str(), host);
+        }
+        let long = format!("{}.example", "a".repeat(64));
+        for host in [
+            "",
+            "mx",
+            "localhost",
+            "shop_1.shop_internal",
+            "mx_1.example.net",
+            "-mx.example.net",
+            "mx-.example.net",
+            "mx.example.net-",
+            "mx.example.net.",
+            ".example.net",
+            "mx..example",
+            "m x.example",
+            "[192.0.2.7]",
+            "192.0.2.7",
+            "b\u{fc}cher.example",
+            "mx\u{fffd}.example",
+            &long,
+        ] {
+            assert_eq!(
+                default_client_name(host, local).as_str(),
+                "[192.0.2.1]",
+                "{host:?}"
+            );
+        }
+        let v6 = Some("2001:db8::1".parse().unwrap());
+        assert_eq!(default_client_name("mx", v6).as_str(), "[IPv6:2001:db8::1]");
+        assert_eq!(default_client_name("mx", None).as_str(), "[127.0.0.1]");
+    }
+}
