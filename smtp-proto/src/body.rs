@@ -162,6 +162,11 @@ impl BodyEncoder {
         }
     }
 
+    /// Whether a body that ends with this octet needs nothing behind it.
+    pub(crate) fn may_end_with(&self, octet: u8) -> bool {
+        self.transfer == Transfer::Binary || octet == b'\n'
+    }
+
     fn stuffs_dots(&self) -> bool {
         // rule: chunking.dots
         self.transfer == Transfer::Data

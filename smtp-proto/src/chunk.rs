@@ -287,9 +287,15 @@ impl Body {
             }
             next.insertion = open.header;
         }
-        if self.exact.is_some() && !chunks.announced && next.run as u64 == room {
-            next.run -= 1;
-            next.held = Some(body[next.run]);
+        if open.last && next.run as u64 == room {
+            let end = body[next.run - 1];
+            if self.exact.is_some() && !chunks.announced {
+                next.run -= 1;
+                next.held = Some(end);
+            } else if !self.encoder.may_end_with(end) {
+                // These are not the octets that were announced: those left room for a line end.
+                return Err(BodyError::WrongSize);
+            }
         }
         Ok(next)
     }
@@ -500,6 +506,17 @@ mod tests {
                     (&b"BDAT 12 LAST\r\n"[..], 12, None)
                 );
             }
+        }
+    }
+
+    /// Other octets than the announced ones never complete a text without its last line end.
+    #[test]
+    fn what_was_not_announced_does_not_end_the_data() {
+        for exact in [None, Some(3)] {
+            let encoder = BodyEncoder::chunked(BodyPolicy::default(), true);
+            let mut body = Body::chunked(encoder, 9, exact);
+            assert_eq!(body.announce_rest(b"x"), Ok(()));
+            assert_eq!(body.next(b"xyz").err(), Some(BodyError::WrongSize));
         }
     }
 }
