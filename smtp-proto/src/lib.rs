@@ -134,6 +134,10 @@
 //! | octets of text per reply | 16,384 | [`ReplyLimits::octets`] |
 //! | octets of unanswered commands | 4,096 | [`Limits::in_flight`] |
 //! | messages and requests queued | 64 | [`Limits::messages`] |
+//! | recipients of a message | 100,000 | [`Limits::recipients`] |
+//! | octets of a reply that a report keeps | 2,048 | [`Limits::reply_kept`] |
+//! | octets of all replies that a report keeps | 65,536, then 128 of each | [`Limits::report`] |
+//! | steps kept for [`Event::Trace`] | 256 | [`Limits::traces`] |
 //! | unanswered chunks | 48 | [`Limits::chunks`] |
 //! | octets of a chunk of a body of unknown size | 65,536 | [`Config::chunk_size`] |
 //! | challenges per AUTH | 8 | [`Limits::challenges`] |

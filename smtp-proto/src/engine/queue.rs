@@ -36,8 +36,8 @@ impl Conversation {
                         return;
                     }
                 }
-                // rule: transaction.quit-with-the-last-dot
-                // rule: chunking.quit-with-the-last-chunk
+                // rule: transaction.quit-after-the-last-dot
+                // rule: chunking.quit-after-the-last-chunk
                 None if self.quit == Quit::Wanted => self.leave(Ok(())),
                 // rule: transaction.session-stays-open
                 None => return,
