@@ -364,12 +364,13 @@ impl Body {
         // rule: chunking.final-line-end
         let lacking = (held.as_slice().len() + end.len()) as u64;
         // A chunk that was on offer and not taken is none.
-        let open = chunks.open.take().filter(|chunk| !chunk.untouched);
-        let octets = match (&open, chunks.rest) {
+        chunks.open.take_if(|chunk| chunk.untouched);
+        let octets = match (&chunks.open, chunks.rest) {
             (Some(open), _) if open.last && open.left == lacking => {
                 out.extend_from_slice(&open.header);
                 open.octets
             }
+            // It stays open: whatever is said now would complete it.
             (Some(_), _) => return Err(BodyError::WrongSize),
             (None, Some(rest)) if rest != lacking => return Err(BodyError::WrongSize),
             (None, _) => {
@@ -380,6 +381,7 @@ impl Body {
         };
         out.extend_from_slice(held.as_slice());
         out.extend_from_slice(end);
+        chunks.open = None;
         Ok(Some(Sent { octets, last: true }))
     }
 }
@@ -517,6 +519,13 @@ mod tests {
             let mut body = Body::chunked(encoder, 9, exact);
             assert_eq!(body.announce_rest(b"x"), Ok(()));
             assert_eq!(body.next(b"xyz").err(), Some(BodyError::WrongSize));
+
+            // Fewer: the chunk stays open, and nothing else may be said.
+            let next = body.next(b"xy").unwrap();
+            let all = next.insertion.len() + next.run;
+            body.record(&next.insertion, b"xy", next.held, all);
+            assert_eq!(body.finish(&mut Vec::new()), Err(BodyError::WrongSize));
+            assert_eq!(body.left(), Some(1));
         }
     }
 }
