@@ -258,7 +258,7 @@ impl Pump {
         }
         self.read();
         self.take_events();
-        // A server that drips octets is no reason to forget the deadline.
+        // The deadline holds while the server sends, one octet at a time or more.
         self.handle_timeout();
     }
 

@@ -162,7 +162,7 @@ impl BodyEncoder {
         }
     }
 
-    /// Whether a body that ends with this octet needs nothing behind it.
+    /// Whether this octet can be the last one on the wire.
     pub(crate) fn may_end_with(&self, octet: u8) -> bool {
         self.transfer == Transfer::Binary || octet == b'\n'
     }

@@ -14,9 +14,7 @@ use std::sync::mpsc::Receiver;
 use smtp_blocking::{Connector, Session};
 use smtp_proto::{Cause, Error, Misuse, Request};
 
-use crate::scripted::{
-    self, Cue, End, Traces, Way, connector_of, not_asked, not_attempted, report,
-};
+use crate::scripted::{self, Cue, End, Traces, Way, connector_of, not_asked, report};
 use crate::transcript::{Failure, Job, Message, Observed, Transcript};
 
 /// Plays a transcript, and checks all that it expects.
@@ -40,18 +38,7 @@ fn run_client(
     let mut observed = Observed::default();
     match connector.connect_over(socket) {
         Err(error) => {
-            let error = error.error();
-            observed.reports = transcript
-                .messages
-                .iter()
-                .map(|m| Some(not_attempted(m, error)))
-                .collect();
-            observed.answers = transcript
-                .requests
-                .iter()
-                .map(|_| not_asked(error))
-                .collect();
-            observed.closed = Some(Err(error.clone()));
+            observed = Observed::unopened(transcript, error.error());
         }
         Ok(session) => {
             observed.ready = true;

@@ -208,8 +208,25 @@ pub(crate) fn report(message: &Message, result: Result<Report, smtp_adapter::Err
     }
 }
 
+impl Observed {
+    /// What is seen where no session was opened, for this reason.
+    pub(crate) fn unopened(transcript: &Transcript, error: &Error) -> Self {
+        let messages = transcript.messages.iter();
+        Self {
+            reports: messages.map(|m| Some(not_attempted(m, error))).collect(),
+            answers: transcript
+                .requests
+                .iter()
+                .map(|_| not_asked(error))
+                .collect(),
+            closed: Some(Err(error.clone())),
+            ..Self::default()
+        }
+    }
+}
+
 /// The report of a message that had none.
-pub(crate) fn not_attempted(message: &Message, error: &Error) -> Report {
+fn not_attempted(message: &Message, error: &Error) -> Report {
     Report::not_attempted(message.envelope.forward_paths().len(), error)
 }
 

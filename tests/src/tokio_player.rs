@@ -14,9 +14,7 @@ use smtp_proto::{Cause, Error, Misuse, Outcome, Request};
 use smtp_tokio::{Connector, Session};
 use tokio::io::BufReader;
 
-use crate::scripted::{
-    self, Cue, End, Traces, Way, connector_of, not_asked, not_attempted, report,
-};
+use crate::scripted::{self, Cue, End, Traces, Way, connector_of, not_asked, report};
 use crate::transcript::{Failure, Job, Message, Observed, Transcript};
 
 /// Plays a transcript, and checks all that it expects.
@@ -120,18 +118,7 @@ fn run_client(
         match fuse.run(connector.connect_over(stream)).await {
             None => {}
             Some(Err(error)) => {
-                let error = error.error();
-                observed.reports = transcript
-                    .messages
-                    .iter()
-                    .map(|m| Some(not_attempted(m, error)))
-                    .collect();
-                observed.answers = transcript
-                    .requests
-                    .iter()
-                    .map(|_| not_asked(error))
-                    .collect();
-                observed.closed = Some(Err(error.clone()));
+                observed = Observed::unopened(transcript, error.error());
             }
             Some(Ok(session)) => {
                 observed.ready = true;

@@ -100,7 +100,7 @@ impl TrustStore {
     fn chains(&self, provider: &Arc<CryptoProvider>) -> Result<&WebPkiServerVerifier, String> {
         let chains = self.chains.get_or_init(|| {
             let mut roots = RootCertStore::empty();
-            // A certificate of the store that cannot be read is no obstacle: the others still count.
+            // A certificate of the store that cannot be read is left out. The others count.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             // A server's own certificate vouches for itself alone.
             for anchor in self
@@ -183,7 +183,7 @@ pub(crate) fn settings(
 #[derive(Debug)]
 pub struct Verifier {
     trust: Arc<TrustStore>,
-    /// What the certificate must be for, or why there is no such name.
+    /// The name that the certificate must show, or why it cannot be used.
     name: Result<ServerName<'static>, String>,
     must_verify: bool,
     provider: Arc<CryptoProvider>,

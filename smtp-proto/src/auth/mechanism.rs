@@ -59,7 +59,7 @@ pub trait Mechanism: Send {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MechanismError {
-    /// The challenge is no base64, or not of one line.
+    /// The challenge is not base64, or has several lines.
     #[error("the server's challenge is not base64")]
     Undecodable,
     /// More challenges than the mechanism has, or than the limit allows.

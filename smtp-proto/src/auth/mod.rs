@@ -53,7 +53,7 @@ pub(crate) enum Exposure {
     Proof,
     /// Nothing of use: the answer is good in this TLS connection alone, or the connection itself is the proof.
     Bound,
-    /// Nothing, because there is no secret and no identity.
+    /// Neither a secret nor an identity.
     Nothing,
 }
 
