@@ -5,7 +5,7 @@
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
 
-use crate::body::{BodyEncoder, BodyError};
+use crate::body::{BodyEncoder, BodyError, BodyPart};
 
 /// `BDAT 18446744073709551615 LAST` and its line end.
 const LONGEST_HEADER: usize = 32;
@@ -81,10 +81,8 @@ struct Chunk {
 struct Chunks {
     /// The most octets of the caller's in one chunk.
     size: usize,
-    /// The octets of all that is left of the body, where they are known: they are the last chunk.
-    rest: Option<u64>,
-    /// The caller has said which octets are the rest, and they fit.
-    announced: bool,
+    /// The octets of the whole body, where they were promised: they are one chunk.
+    whole: Option<u64>,
     open: Option<Chunk>,
     /// The last chunk has gone out.
     ended: bool,
@@ -124,8 +122,8 @@ pub(crate) struct Body {
     chunks: Option<Chunks>,
     /// The octets that were promised, as SIZE counts them.
     exact: Option<u64>,
-    /// The octet that would complete the promised size. It goes out with the end of the body: until then nobody
-    /// knows whether more follows, and the server must not take the front of a body for the whole.
+    /// The octet that would complete the last chunk. It goes out with the end of the body where nobody has said that
+    /// no more follows: the server must not take the front of a body for the whole.
     held: Option<u8>,
     /// Octets of the caller's that were taken.
     pub(crate) octets: u64,
@@ -148,8 +146,7 @@ impl Body {
         let chunks = Chunks {
             size: size.max(1),
             // rule: chunking.exact-size
-            rest: exact,
-            announced: false,
+            whole: exact,
             open: None,
             ended: false,
         };
@@ -167,8 +164,15 @@ impl Body {
     pub(crate) fn chunk_size(&self) -> Option<usize> {
         self.chunks
             .as_ref()
-            .filter(|chunks| chunks.rest.is_none())
+            .filter(|chunks| chunks.whole.is_none())
             .map(|chunks| chunks.size)
+    }
+
+    /// Whether the next octets that are offered decide the size of a chunk.
+    pub(crate) fn is_sizing(&self) -> bool {
+        self.chunks
+            .as_ref()
+            .is_some_and(|chunks| !chunks.ended && chunks.open.is_none())
     }
 
     /// Whether a chunk is needed before more octets can go out.
@@ -184,43 +188,10 @@ impl Body {
         Some(self.chunks.as_ref()?.open.as_ref()?.left)
     }
 
-    /// Says that `rest` is all that is left, so that it can be the last chunk; or what follows the chunk that
-    /// is on offer can, because that one is promised as it is.
-    pub(crate) fn announce_rest(&mut self, rest: &[u8]) -> Result<(), BodyError> {
-        let Some(chunks) = self
-            .chunks
-            .as_mut()
-            .filter(|chunks| !chunks.announced && !chunks.ended)
-        else {
-            return Ok(());
-        };
-        if self.held.is_some() {
-            return if rest.is_empty() {
-                Ok(())
-            } else {
-                Err(BodyError::WrongSize)
-            };
-        }
-        let (octets, end) = self.encoder.measure(rest);
-        let octets = octets + end?.finish()?.len() as u64;
-        match self.exact {
-            Some(exact) if exact != self.encoder.size() + octets => {
-                return Err(BodyError::WrongSize);
-            }
-            Some(_) => chunks.announced = true,
-            None if chunks.rest.is_some() => {}
-            None => {
-                let open = chunks.open.as_ref().map_or(0, |open| open.left);
-                // rule: chunking.streamed
-                chunks.rest = Some(octets.saturating_sub(open));
-            }
-        }
-        Ok(())
-    }
-
-    /// What goes out next for the front of `body`. Nothing does only where `body` is empty, or where one octet is
-    /// kept back.
-    pub(crate) fn next(&mut self, body: &[u8]) -> Result<Next, BodyError> {
+    /// What goes out next for the front of this part. Nothing does only where the part is empty, or where one octet
+    /// is kept back.
+    pub(crate) fn next(&mut self, part: BodyPart<'_>) -> Result<Next, BodyError> {
+        let (body, is_last) = (part.bytes(), part.is_last());
         let Some(chunks) = &mut self.chunks else {
             let (insertion, mut run) = self.encoder.next(body)?;
             if let Some(exact) = self.exact
@@ -250,7 +221,16 @@ impl Body {
         let open = match &mut chunks.open {
             Some(open) => open,
             none => {
-                let (octets, last) = match chunks.rest {
+                let (octets, last) = match chunks.whole {
+                    _ if is_last => {
+                        let (octets, end) = self.encoder.measure(body);
+                        let octets = octets + end?.finish()?.len() as u64;
+                        // rule: chunking.streamed
+                        match chunks.whole {
+                            Some(whole) if whole != octets => return Err(BodyError::WrongSize),
+                            _ => (octets, true),
+                        }
+                    }
                     Some(octets) => (octets, true),
                     None => {
                         let (octets, end) =
@@ -289,11 +269,11 @@ impl Body {
         }
         if open.last && next.run as u64 == room {
             let end = body[next.run - 1];
-            if self.exact.is_some() && !chunks.announced {
+            if !is_last {
                 next.run -= 1;
                 next.held = Some(end);
-            } else if !self.encoder.may_end_with(end) {
-                // These are not the octets that were announced: those left room for a line end.
+            } else if body.len() > next.run || !self.encoder.may_end_with(end) {
+                // These are not the octets that the size was made of.
                 return Err(BodyError::WrongSize);
             }
         }
@@ -365,14 +345,14 @@ impl Body {
         let lacking = (held.as_slice().len() + end.len()) as u64;
         // A chunk that was on offer and not taken is none.
         chunks.open.take_if(|chunk| chunk.untouched);
-        let octets = match (&chunks.open, chunks.rest) {
+        let octets = match (&chunks.open, chunks.whole) {
             (Some(open), _) if open.last && open.left == lacking => {
                 out.extend_from_slice(&open.header);
                 open.octets
             }
             // It stays open: whatever is said now would complete it.
             (Some(_), _) => return Err(BodyError::WrongSize),
-            (None, Some(rest)) if rest != lacking => return Err(BodyError::WrongSize),
+            (None, Some(whole)) if whole != lacking => return Err(BodyError::WrongSize),
             (None, _) => {
                 // rule: chunking.empty
                 out.extend_from_slice(&Insertion::header(lacking, true));
@@ -432,12 +412,21 @@ mod tests {
     }
 
     /// Offers `body` in pieces of `cut` octets, of which `take` go out at a time.
-    fn send(mut sending: Body, body: &[u8], cut: usize, take: usize) -> Result<Vec<u8>, BodyError> {
+    fn send(
+        mut sending: Body,
+        body: &[u8],
+        cut: usize,
+        take: usize,
+        says_last: bool,
+    ) -> Result<Vec<u8>, BodyError> {
         let mut wire = Vec::new();
-        for piece in body.chunks(cut) {
-            let mut piece = piece;
+        let mut pieces = body.chunks(cut).peekable();
+        while let Some(mut piece) = pieces.next() {
             while !piece.is_empty() {
-                let next = sending.next(piece)?;
+                let next = sending.next(match says_last && pieces.peek().is_none() {
+                    true => BodyPart::Last(piece),
+                    false => BodyPart::Next(piece),
+                })?;
                 let run = &piece[..next.run];
                 let offer = [&next.insertion[..], run].concat();
                 let n = offer.len().min(take);
@@ -449,10 +438,8 @@ mod tests {
         Ok(wire)
     }
 
-    /// Each body of up to five of the octets that matter, each promise and each cut: the data ends where the
-    /// promise was kept, and nowhere else.
-    #[test]
-    fn only_a_promise_that_is_kept_ends_the_data() {
+    /// Each body of up to five of the octets that matter.
+    fn bodies() -> Vec<Vec<u8>> {
         let mut bodies = vec![Vec::new()];
         let mut from = 0;
         for _ in 0..5 {
@@ -462,47 +449,87 @@ mod tests {
             }
             from = until;
         }
+        bodies
+    }
+
+    fn chunked(size: usize, exact: Option<u64>) -> Body {
+        Body::chunked(
+            BodyEncoder::chunked(BodyPolicy::default(), true),
+            size,
+            exact,
+        )
+    }
+
+    /// Each body, each promise and each cut: the data ends where the promise was kept, and nowhere else.
+    #[test]
+    fn only_a_promise_that_is_kept_ends_the_data() {
         let policy = BodyPolicy::default();
-        for body in &bodies {
+        for body in &bodies() {
             let whole = normalised(body);
             for exact in 0..=whole.len() as u64 + 2 {
+                let kept = exact == whole.len() as u64;
+                let expected = match kept {
+                    true => {
+                        Ok([alloc::format!("BDAT {exact} LAST\r\n").as_bytes(), &whole].concat())
+                    }
+                    false => Err(BodyError::WrongSize),
+                };
                 for cut in 1..=body.len().max(1) {
-                    for take in [1, usize::MAX] {
-                        let what = (body.escape_ascii(), exact, cut, take);
-                        let kept = exact == whole.len() as u64;
+                    for (take, says_last) in [
+                        (1, false),
+                        (1, true),
+                        (usize::MAX, false),
+                        (usize::MAX, true),
+                    ] {
+                        let what = (body.escape_ascii(), exact, cut, take, says_last);
                         let data = Body::new(BodyEncoder::new(policy, true), Some(exact));
-                        let data = send(data, body, cut, take);
+                        let data = send(data, body, cut, take, says_last);
                         assert_eq!(data.is_ok(), kept, "{what:?}");
-                        let chunk =
-                            Body::chunked(BodyEncoder::chunked(policy, true), 3, Some(exact));
-                        let expected =
-                            [alloc::format!("BDAT {exact} LAST\r\n").as_bytes(), &whole].concat();
-                        let chunk = send(chunk, body, cut, take);
-                        assert_eq!(
-                            chunk,
-                            if kept {
-                                Ok(expected)
-                            } else {
-                                Err(BodyError::WrongSize)
-                            },
-                            "{what:?}"
-                        );
+                        let chunk = send(chunked(3, Some(exact)), body, cut, take, says_last);
+                        assert_eq!(chunk, expected, "{what:?}");
                     }
                 }
             }
         }
     }
 
-    /// What is announced as the rest goes out at once, and what does not fit is found before.
+    /// Each body, each chunk size and each cut, without a promise: the chunks are the whole body, and end once.
     #[test]
-    fn an_announced_rest_is_not_kept_back() {
+    fn chunks_are_the_body() {
+        for body in &bodies() {
+            let whole = normalised(body);
+            for cut in 1..=body.len().max(1) {
+                for (size, take) in [(1, 1), (2, usize::MAX), (3, 1), (9, usize::MAX)] {
+                    for says_last in [false, true] {
+                        let what = (body.escape_ascii(), cut, size, take, says_last);
+                        let wire = send(chunked(size, None), body, cut, take, says_last);
+                        let (mut wire, mut data) = (&wire.unwrap()[..], Vec::new());
+                        loop {
+                            let end = wire.iter().position(|&octet| octet == b'\n').unwrap();
+                            let header = core::str::from_utf8(&wire[..end]).unwrap();
+                            let mut words = header.trim_end().split(' ').skip(1);
+                            let octets: usize = words.next().unwrap().parse().unwrap();
+                            data.extend(&wire[end + 1..][..octets]);
+                            wire = &wire[end + 1 + octets..];
+                            if words.next() == Some("LAST") {
+                                break;
+                            }
+                        }
+                        assert_eq!((wire, data), (&b""[..], whole.clone()), "{what:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// What is the rest goes out at once, and what does not fit is found before.
+    #[test]
+    fn the_rest_is_not_kept_back() {
         for (exact, fits) in [(11, false), (12, true), (13, false)] {
-            let encoder = BodyEncoder::chunked(BodyPolicy::default(), true);
-            let mut body = Body::chunked(encoder, 3, Some(exact));
-            let rest = b"Subject: x\r\n";
-            assert_eq!(body.announce_rest(rest).is_ok(), fits);
-            if fits {
-                let next = body.next(rest).unwrap();
+            let mut body = chunked(3, Some(exact));
+            let next = body.next(BodyPart::Last(b"Subject: x\r\n"));
+            assert_eq!(next.is_ok(), fits);
+            if let Ok(next) = next {
                 assert_eq!(
                     (&next.insertion[..], next.run, next.held),
                     (&b"BDAT 12 LAST\r\n"[..], 12, None)
@@ -511,17 +538,25 @@ mod tests {
         }
     }
 
-    /// Other octets than the announced ones never complete a text without its last line end.
+    /// A caller that gives other octets after it has said which are the last: they never complete the chunk.
     #[test]
-    fn what_was_not_announced_does_not_end_the_data() {
+    fn other_octets_than_the_last_do_not_end_the_data() {
         for exact in [None, Some(3)] {
-            let encoder = BodyEncoder::chunked(BodyPolicy::default(), true);
-            let mut body = Body::chunked(encoder, 9, exact);
-            assert_eq!(body.announce_rest(b"x"), Ok(()));
-            assert_eq!(body.next(b"xyz").err(), Some(BodyError::WrongSize));
+            for more in [BodyPart::Last(b"xyz"), BodyPart::Next(b"xyz")] {
+                let mut body = chunked(9, exact);
+                assert!(body.next(BodyPart::Last(b"x")).is_ok());
+                let next = body.next(more);
+                let kept_back = next.map(|next| (next.run, next.held));
+                assert!(
+                    matches!(kept_back, Err(BodyError::WrongSize) | Ok((2, Some(b'z')))),
+                    "{kept_back:?}"
+                );
+            }
 
             // Fewer: the chunk stays open, and nothing else may be said.
-            let next = body.next(b"xy").unwrap();
+            let mut body = chunked(9, exact);
+            assert!(body.next(BodyPart::Last(b"x")).is_ok());
+            let next = body.next(BodyPart::Last(b"xy")).unwrap();
             let all = next.insertion.len() + next.run;
             body.record(&next.insertion, b"xy", next.held, all);
             assert_eq!(body.finish(&mut Vec::new()), Err(BodyError::WrongSize));

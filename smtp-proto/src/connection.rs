@@ -1,9 +1,11 @@
 //! The public surface of the engine.
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::fmt;
 
+use bytes::BufMut;
+
+use crate::body::BodyPart;
 use crate::capability::Capabilities;
 use crate::config::Config;
 use crate::engine::conversation::Conversation;
@@ -21,8 +23,7 @@ use crate::transmit::Transmit;
 ///
 /// Its methods are of three kinds.
 ///
-/// - **The application speaks**: [`submit`](Self::submit), [`announce_rest`](Self::announce_rest),
-///   [`finish_body`](Self::finish_body), [`fail_body`](Self::fail_body), [`request`](Self::request),
+/// - **The application speaks**: [`submit`](Self::submit), [`finish_body`](Self::finish_body), [`fail_body`](Self::fail_body), [`request`](Self::request),
 ///   [`quit`](Self::quit), [`abort`](Self::abort). A call that does not fit is a [`Misuse`] and changes nothing.
 /// - **The transport reports**: the `handle_…` methods. They do not fail; bad news becomes an event.
 /// - **The engine answers**: the `poll_…` methods, which may be called at any time, in any order and again. After
@@ -174,42 +175,6 @@ impl Connection {
             .and_then(|sending| sending.body.chunk_size())
     }
 
-    /// Says that `rest` is all that is left of the body which is wanted now, so that it can be the last
-    /// chunk. Offer it to [`poll_transmit`](Self::poll_transmit) then, and call
-    /// [`finish_body`](Self::finish_body). Without BDAT it changes nothing.
-    ///
-    /// ```
-    /// # use smtp_proto::*;
-    /// # let now = Instant::default();
-    /// # let mut engine = Connection::new(Config::new(ClientName::parse("client.example.org")?), now);
-    /// # engine.submit(Envelope::new("alice@example.org", ["bob@example.net"])?)?;
-    /// # let mut drain = |engine: &mut Connection| while let Some(t) = engine.poll_transmit(now, b"") { t.advance(usize::MAX); };
-    /// # engine.handle_input(now, b"220 mx.example.net\r\n");
-    /// # drain(&mut engine);
-    /// # engine.handle_input(now, b"250-mx.example.net\r\n250-PIPELINING\r\n250 CHUNKING\r\n");
-    /// # drain(&mut engine);
-    /// # engine.handle_input(now, b"250 ok\r\n250 ok\r\n");
-    /// // CHUNKING is offered, and a recipient is accepted: the body is wanted.
-    /// assert!(engine.wants_body());
-    /// let mut body = &b"Subject: hello\r\n\r\n.\r\n"[..];
-    /// engine.announce_rest(body)?;
-    /// let mut sent = Vec::new();
-    /// while let Some(transmit) = engine.poll_transmit(now, body) {
-    ///     let octets = transmit.parts().concat();
-    ///     body = &body[transmit.advance(octets.len())..];
-    ///     sent.extend_from_slice(&octets);
-    /// }
-    /// engine.finish_body()?;
-    /// assert_eq!(sent, b"BDAT 21 LAST\r\nSubject: hello\r\n\r\n.\r\n");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`Misuse::NoBodyWanted`].
-    pub fn announce_rest(&mut self, rest: &[u8]) -> Result<(), Misuse> {
-        self.conversation.announce_rest(rest)
-    }
-
     /// Says that the body which is wanted now has no more octets than were offered and advanced.
     ///
     /// # Errors
@@ -324,19 +289,24 @@ impl Connection {
         self.conversation.handle_tls_failed(cause)
     }
 
-    /// What to write next, if anything. `body` is the front of what is left of the body that is wanted; it may be
-    /// empty, and it is not looked at while no body is wanted. Until they are advanced, octets that were offered
-    /// stay a prefix of every later offer, as long as the caller's stay the same. Their content is stable; their
-    /// address is not.
+    /// What to write next, if anything. `body` is the next part of the body that is wanted, or its last one
+    /// ([`BodyPart`]). It may be empty, and it is not looked at while no body is wanted. Until they are advanced,
+    /// octets that were offered stay a prefix of every later offer, as long as the caller's stay the same. Their
+    /// content is stable; their address is not.
     ///
     /// Where writes complete late, as with io_uring, say by [`Transmit::begin`] that one was begun: a reply may
     /// come before the completion does.
-    pub fn poll_transmit<'a>(&'a mut self, now: Instant, body: &'a [u8]) -> Option<Transmit<'a>> {
-        let offer = self.conversation.offer(now, body)?;
+    pub fn poll_transmit<'a>(
+        &'a mut self,
+        now: Instant,
+        body: impl Into<BodyPart<'a>>,
+    ) -> Option<Transmit<'a>> {
+        let part = body.into();
+        let offer = self.conversation.offer(now, part)?;
         Some(Transmit {
             conversation: &mut self.conversation,
             now,
-            body,
+            body: part.bytes(),
             offer,
         })
     }
@@ -360,59 +330,60 @@ impl Connection {
     /// engine.handle_written(now, gathered);
     /// # Ok::<(), AddressError>(())
     /// ```
-    pub fn poll_transmit_into(
+    pub fn poll_transmit_into<'a>(
         &mut self,
         now: Instant,
-        body: &[u8],
-        out: &mut [u8],
+        body: impl Into<BodyPart<'a>>,
+        mut out: &mut [u8],
     ) -> (usize, usize) {
-        let mut gathered = 0;
-        let used = self.gather(now, body, out.len(), |octets| {
-            out[gathered..gathered + octets.len()].copy_from_slice(octets);
-            gathered += octets.len();
-        });
-        (gathered, used)
+        let room = out.len();
+        let used = self.poll_transmit_onto(now, body, &mut out);
+        (room - out.len(), used)
     }
 
-    /// The same behind what `out` holds already, up to so many octets in all. Returns how many of `body` that has
-    /// used up.
-    pub fn poll_transmit_onto(
+    /// The same for whatever octets can be put into, as long as it has room: a `Vec`, a `BytesMut`, or either of
+    /// them with a [`limit`](BufMut::limit). Returns how many octets of `body` that has used up.
+    ///
+    /// ```
+    /// use bytes::{BufMut, BytesMut};
+    /// use smtp_proto::*;
+    ///
+    /// let now = Instant::default();
+    /// let mut engine = Connection::new(Config::new(ClientName::parse("client.example.org")?), now);
+    /// engine.handle_input(now, b"220 mx.example.net\r\n");
+    /// let mut out = BytesMut::new();
+    /// engine.poll_transmit_onto(now, b"", &mut (&mut out).limit(16 * 1024));
+    /// assert_eq!(&out[..], b"EHLO client.example.org\r\n");
+    /// // The socket has taken all of it.
+    /// engine.handle_written(now, out.len());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn poll_transmit_onto<'a>(
         &mut self,
         now: Instant,
-        body: &[u8],
-        out: &mut Vec<u8>,
-        most: usize,
+        body: impl Into<BodyPart<'a>>,
+        out: &mut impl BufMut,
     ) -> usize {
-        let room = most.saturating_sub(out.len());
-        self.gather(now, body, room, |octets| out.extend_from_slice(octets))
-    }
-
-    fn gather(
-        &mut self,
-        now: Instant,
-        body: &[u8],
-        room: usize,
-        mut put: impl FnMut(&[u8]),
-    ) -> usize {
-        let (mut left, mut rest) = (room, body);
-        while left > 0 {
+        let mut left = body.into();
+        let whole = left.bytes().len();
+        while out.has_remaining_mut() {
             // More than there is room for would be looked at again; but what is to be a chunk is offered whole.
-            let offer = match self.chunk_size() {
-                Some(_) => rest,
-                None => &rest[..rest.len().min(left)],
+            let part = match self.conversation.sizes_next_chunk() {
+                true => left,
+                false => left.front(out.remaining_mut()),
             };
-            let Some(transmit) = self.poll_transmit(now, offer) else {
+            let Some(transmit) = self.poll_transmit(now, part) else {
                 break;
             };
-            let before = left;
-            for part in transmit.parts() {
-                let fits = part.len().min(left);
-                put(&part[..fits]);
-                left -= fits;
+            let mut gathered = 0;
+            for octets in transmit.parts() {
+                let fits = octets.len().min(out.remaining_mut());
+                out.put_slice(&octets[..fits]);
+                gathered += fits;
             }
-            rest = &rest[transmit.take(before - left, Fate::Gathered)..];
+            left = left.after(transmit.take(gathered, Fate::Gathered));
         }
-        body.len() - rest.len()
+        whole - left.bytes().len()
     }
 
     /// What has happened, oldest first.

@@ -222,7 +222,7 @@ mod tls;
 mod transmit;
 
 pub use auth::{Credentials, Mechanism, MechanismError, Nonce, Secret, TokenError};
-pub use body::{BodyEncoder, BodyError, BodyPolicy, LineEndings, MAX_TEXT_LINE};
+pub use body::{BodyEncoder, BodyError, BodyPart, BodyPolicy, LineEndings, MAX_TEXT_LINE};
 pub use capability::{Capabilities, Extension};
 pub use config::{Chunking, Config, Limits, Protocol, Timeouts, TlsPolicy};
 pub use connection::Connection;

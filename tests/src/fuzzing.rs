@@ -494,7 +494,7 @@ const REPLIES: [&str; 32] = [
 /// | `m` x | `submit` with x as flags |
 /// | `n` x | time passes, then `handle_timeout` |
 /// | `o` | transmit everything |
-/// | `q` | `announce_rest`, of all the body that there is |
+/// | `q` | all the body that there is is offered as the last part of it, until more comes |
 /// | `r` x | `request`, of kind x |
 /// | `s` x y z | `submit` with x as flags, y as more of them, and z as exact size less 1, if it is not 0 |
 ///
@@ -520,8 +520,9 @@ struct Session {
     cut: bool,
     now: Instant,
     peer: Peer,
-    /// What is left of the body.
+    /// What is left of the body, and whether that is all of it.
     body: Vec<u8>,
+    says_last: bool,
     /// What was offered last and not advanced, and whether it is of a body.
     offered: Vec<u8>,
     offered_body: bool,
@@ -556,6 +557,7 @@ impl Session {
             cut,
             now,
             body: vec![],
+            says_last: false,
             offered: vec![],
             offered_body: false,
             wire: vec![],
@@ -576,7 +578,10 @@ impl Session {
         match input.byte() % 32 {
             0 | 16 => _ = self.connection.quit(),
             1 => _ = self.connection.abort("enough"),
-            2 => self.body.extend_from_slice(input.string()),
+            2 => {
+                self.body.extend_from_slice(input.string());
+                self.says_last = false;
+            }
             3 => {
                 let letter = input.byte();
                 let reply = REPLIES[usize::from(letter.wrapping_sub(b'A') % 32) % REPLIES.len()];
@@ -588,6 +593,7 @@ impl Session {
             6 => self.finish_body(),
             7 => {
                 self.body = input.string().to_vec();
+                self.says_last = false;
                 self.forget_offered_body();
             }
             8 => {
@@ -615,10 +621,7 @@ impl Session {
             }
             13 => self.submit(input.byte(), 0, 0),
             14 => self.pass_time(input.byte()),
-            17 => {
-                let wanted = self.connection.wants_body();
-                assert_eq!(self.connection.announce_rest(&self.body).is_ok(), wanted);
-            }
+            17 => self.says_last = true,
             18 => self.request(input.byte()),
             19 => self.submit(input.byte(), input.byte(), input.byte()),
             _ => {
@@ -655,7 +658,6 @@ impl Session {
         assert_eq!(connection.quit(), Err(Misuse::Closed));
         assert_eq!(connection.abort("again"), Err(Misuse::Closed));
         assert_eq!(connection.finish_body(), Err(Misuse::NoBodyWanted));
-        assert_eq!(connection.announce_rest(b"x"), Err(Misuse::NoBodyWanted));
         assert_eq!(
             connection.handle_tls_established(self.now),
             Err(Misuse::NoHandshakeWanted)
@@ -769,6 +771,7 @@ impl Session {
             self.peer.ending = self.peer.behind_data;
             self.peer.chunk_ends = self.peer.is_in_chunk();
             self.body.clear();
+            self.says_last = false;
             self.forget_offered_body();
         }
     }
@@ -790,7 +793,7 @@ impl Session {
     fn transmit(&mut self, offer: usize, n: usize) -> bool {
         self.learn_whose_body();
         let wants_body = self.connection.wants_body();
-        let look = |connection: &mut Connection, body: &[u8]| {
+        let look = |connection: &mut Connection, body: BodyPart<'_>| {
             let transmit = connection.poll_transmit(self.now, body)?;
             assert!(!format!("{transmit:?}").contains(SECRET));
             Some(transmit.parts().map(<[u8]>::to_vec))
@@ -799,8 +802,11 @@ impl Session {
         let is_body = wants_body
             && (self.peer.behind_data
                 || (self.peer.is_in_chunk() && !self.peer.chunk_ends)
-                || look(&mut self.connection, b"").is_none());
-        let body = &self.body[..offer];
+                || look(&mut self.connection, BodyPart::Next(b"")).is_none());
+        let body = match self.says_last && offer == self.body.len() {
+            true => BodyPart::Last(&self.body),
+            false => BodyPart::Next(&self.body[..offer]),
+        };
         let parts = look(&mut self.connection, body);
         let timeout = self.connection.poll_timeout();
         assert_eq!(

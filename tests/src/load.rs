@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use smtp_proto::{Chunking, ClientName, Config, Connection, Envelope, Event, Report, TlsPolicy};
+use smtp_proto::{
+    BodyPart, Chunking, ClientName, Config, Connection, Envelope, Event, Report, TlsPolicy,
+};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::peer::{Dialogue, Options};
@@ -292,7 +294,6 @@ fn in_memory(
         }
         transmit(&mut engine, now, &[], &mut wire);
         while engine.wants_body() {
-            engine.announce_rest(body).expect("the body is wanted");
             transmit(&mut engine, now, body, &mut wire);
             engine.finish_body().expect("the body is wanted");
             transmit(&mut engine, now, &[], &mut wire);
@@ -309,7 +310,7 @@ fn transmit(
     mut body: &[u8],
     wire: &mut Vec<u8>,
 ) {
-    while let Some(transmit) = engine.poll_transmit(now, body) {
+    while let Some(transmit) = engine.poll_transmit(now, BodyPart::Last(body)) {
         let before = wire.len();
         for part in transmit.parts() {
             wire.extend_from_slice(part);

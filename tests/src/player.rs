@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use smtp_proto::{Cause, Connection, Event, Instant, MessageId, Misuse, RequestId};
+use smtp_proto::{BodyPart, Cause, Connection, Event, Instant, MessageId, Misuse, RequestId};
 
 use crate::transcript::{Action, Failure, Job, Message, Observed, Transcript, difference};
 
@@ -224,7 +224,7 @@ impl<'t> Player<'t> {
             self.take_events()?;
             self.distract()?;
             let wants_body = self.engine.wants_body();
-            self.fill_chunk()?;
+            self.fill_chunk();
             let piece = self.body.piece();
             if self.is_random() && self.random.one_in(3) {
                 self.poll_twice(piece)?;
@@ -241,7 +241,7 @@ impl<'t> Player<'t> {
                 let more = self.how_many(usize::MAX);
                 if !self.body.grow(more) {
                     // As many chunks as may be are unanswered, or there is no more for now.
-                    if self.body.is_held() || !self.body.piece().is_empty() {
+                    if self.body.is_held() || !self.body.piece().bytes().is_empty() {
                         return Ok(());
                     }
                     self.engine
@@ -290,18 +290,12 @@ impl<'t> Player<'t> {
     }
 
     /// Gathers the next chunk: its border is where there are octets enough for it, or where the body is
-    /// held, however the rest is cut. What fits into one is announced as the last.
-    fn fill_chunk(&mut self) -> Result<(), String> {
-        let Some(size) = self.engine.chunk_size() else {
-            return Ok(());
-        };
-        self.body.grow(usize::MAX);
-        if self.body.is_held() || self.body.rest.len() > size || self.body.rest.is_empty() {
-            return Ok(());
+    /// held, however the rest is cut. What fits into one is offered as the last.
+    fn fill_chunk(&mut self) {
+        if let Some(size) = self.engine.chunk_size() {
+            self.body.grow(usize::MAX);
+            self.body.is_last |= !self.body.is_held() && self.body.rest.len() <= size;
         }
-        self.engine
-            .announce_rest(self.body.rest)
-            .map_err(|misuse| misuse.to_string())
     }
 
     /// Nothing is on offer but what has gone out already.
@@ -323,7 +317,7 @@ impl<'t> Player<'t> {
     }
 
     /// Polls are idempotent: what is on offer and the deadline stay as they are.
-    fn poll_twice(&mut self, piece: &[u8]) -> Result<(), String> {
+    fn poll_twice(&mut self, piece: BodyPart<'_>) -> Result<(), String> {
         let mut poll = || {
             let offer = self
                 .engine
@@ -473,7 +467,6 @@ impl<'t> Player<'t> {
                 Ok(())
             }
             2 if !self.engine.wants_body() => {
-                refused(self.engine.announce_rest(b"x"), Misuse::NoBodyWanted)?;
                 refused(self.engine.finish_body(), Misuse::NoBodyWanted)
             }
             3 if !self.handshake_due => refused(
@@ -544,6 +537,8 @@ struct Body<'t> {
     offered: usize,
     /// How much of `rest` may be offered before the server has said something; the next hold is first.
     holds: VecDeque<usize>,
+    /// All of `rest` is offered, and as the last part.
+    is_last: bool,
 }
 
 impl<'t> Body<'t> {
@@ -552,11 +547,15 @@ impl<'t> Body<'t> {
             rest: &message.body,
             offered: 0,
             holds: message.holds.iter().copied().collect(),
+            is_last: false,
         }
     }
 
-    fn piece(&self) -> &'t [u8] {
-        &self.rest[..self.offered]
+    fn piece(&self) -> BodyPart<'t> {
+        match self.is_last {
+            true => BodyPart::Last(self.rest),
+            false => BodyPart::Next(&self.rest[..self.offered]),
+        }
     }
 
     fn end(&self) -> usize {

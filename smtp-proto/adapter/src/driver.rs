@@ -6,9 +6,10 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use bytes::BufMut;
 use smtp_proto::{
-    Chunking, Connection, Event, Instant, MessageId, Misuse, Outcome, Reply, Report, RequestId,
-    Stage,
+    BodyPart, Chunking, Connection, Event, Instant, MessageId, Misuse, Outcome, Reply, Report,
+    RequestId, Stage,
 };
 
 use crate::error::Error;
@@ -205,17 +206,22 @@ impl Driver {
                     return used;
                 }
             }
-            if !self.send_chunk(now) {
+            if !self.send_chunk(now, false) {
                 return used;
             }
             self.chunk_due = false;
         }
     }
 
-    /// Gathers the rest of the chunk. Whether that is all of it.
-    fn send_chunk(&mut self, now: Instant) -> bool {
+    /// Gathers the rest of the chunk, which may be the last of the body. Whether that is all of it.
+    fn send_chunk(&mut self, now: Instant, is_last: bool) -> bool {
         let chunk = std::mem::take(&mut self.chunk);
-        self.chunk_at += self.take(now, &chunk[self.chunk_at..]);
+        let rest = &chunk[self.chunk_at..];
+        let part = match is_last {
+            true => BodyPart::Last(rest),
+            false => BodyPart::Next(rest),
+        };
+        self.chunk_at += self.take(now, part);
         self.chunk = chunk;
         let sent = self.chunk_at == self.chunk.len();
         if sent {
@@ -238,21 +244,17 @@ impl Driver {
     /// Ends the body, as far as that is possible now. Whether it has ended: else something must be written, or
     /// a reply waited for.
     pub fn end_body(&mut self, now: Instant) -> bool {
-        if !self.has_no_chunk() {
-            if self.chunk_at == 0 {
-                let _ = self.engine.announce_rest(&self.chunk);
-            }
-            if !self.send_chunk(now) && self.engine.wants_body() {
-                return false;
-            }
+        if !self.has_no_chunk() && !self.send_chunk(now, true) && self.engine.wants_body() {
+            return false;
         }
         let _ = self.engine.finish_body();
         true
     }
 
-    fn take(&mut self, now: Instant, body: &[u8]) -> usize {
+    fn take<'a>(&mut self, now: Instant, body: impl Into<BodyPart<'a>>) -> usize {
+        let room = GATHER.saturating_sub(self.out.len());
         self.engine
-            .poll_transmit_onto(now, body, &mut self.out, GATHER)
+            .poll_transmit_onto(now, body, &mut (&mut self.out).limit(room))
     }
 
     /// The caller cannot give the rest of the body, for this reason.

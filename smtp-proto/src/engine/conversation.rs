@@ -152,19 +152,18 @@ impl Conversation {
         Ok(())
     }
 
+    /// Whether the next octets of the body that are offered decide the size of a chunk.
+    pub(crate) fn sizes_next_chunk(&self) -> bool {
+        self.sending()
+            .is_some_and(|sending| sending.body.is_sizing())
+    }
+
     fn wanted_body(&mut self) -> Result<&mut Sending, Misuse> {
         let listens = self.is_listening();
         let sending = self
             .sending_mut()
             .filter(|sending| listens && !sending.complete);
         sending.ok_or(Misuse::NoBodyWanted)
-    }
-
-    pub(crate) fn announce_rest(&mut self, rest: &[u8]) -> Result<(), Misuse> {
-        if let Err(error) = self.wanted_body()?.body.announce_rest(rest) {
-            self.give_up(Error::permanent(Stage::Body, error));
-        }
-        Ok(())
     }
 
     pub(crate) fn fail_body(&mut self, outcome: Outcome, reason: &str) -> Result<(), Misuse> {

@@ -1,5 +1,6 @@
 //! The output: when the body may be sent, when it ends, and what leaves the engine.
 
+use crate::body::BodyPart;
 use crate::chunk::{Insertion, Next};
 use crate::error::{Cause, Error, Stage};
 use crate::event::{Event, MessageId, Trace};
@@ -135,8 +136,8 @@ impl Conversation {
 
     // What leaves.
 
-    /// What to write next, given the front of what is left of the body.
-    pub(crate) fn offer(&mut self, now: Instant, body: &[u8]) -> Option<Offer> {
+    /// What to write next, given this part of the body.
+    pub(crate) fn offer(&mut self, now: Instant, body: BodyPart<'_>) -> Option<Offer> {
         self.at(now);
         if matches!(self.phase, Phase::Draining(..) | Phase::Closed) {
             return None;
@@ -180,7 +181,7 @@ impl Conversation {
             Err(error) => {
                 self.give_up(Error::permanent(Stage::Body, error));
                 // There may be something else to say then, and nothing of this body.
-                self.offer(now, &[])
+                self.offer(now, BodyPart::Next(&[]))
             }
         }
     }

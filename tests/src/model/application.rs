@@ -28,19 +28,7 @@ impl World<'_> {
                     .fail_body(Outcome::Permanent, "the source has failed");
                 return;
             }
-            let rest = &planned.body[feed.used..];
-            let fits = self
-                .engine
-                .connection
-                .chunk_size()
-                .is_some_and(|size| rest.len() <= size);
-            if feed.visible == planned.body.len()
-                && fits
-                && !self.engine.has_begun()
-                && self.dice.chance(600)
-            {
-                let _ = self.engine.connection.announce_rest(rest);
-            }
+            feed.says_last = feed.visible == planned.body.len() && self.dice.chance(600);
         } else if feed.used == feed.visible {
             feed.ended = true;
             self.note(|| format!("-- the body of m{message} is finished"));
@@ -114,6 +102,7 @@ impl World<'_> {
                         visible: 0,
                         wake,
                         ended: false,
+                        says_last: false,
                     });
                 }
                 Event::Finished(id, report) => {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use smtp_proto::{Connection, Error, Instant, MessageId, Reply, Report, RequestId};
+use smtp_proto::{BodyPart, Connection, Error, Instant, MessageId, Reply, Report, RequestId};
 
 use super::Failure;
 use super::books::About;
@@ -35,6 +35,8 @@ pub(super) struct Feed {
     pub(super) visible: usize,
     pub(super) wake: Instant,
     pub(super) ended: bool,
+    /// All of it is there, and the engine is told so.
+    pub(super) says_last: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -154,7 +156,9 @@ impl<'s> World<'s> {
             }
             self.take_events()?;
         }
-        if self.engine.event().is_some() || self.engine.offer(self.now, b"x").is_some() {
+        if self.engine.event().is_some()
+            || self.engine.offer(self.now, BodyPart::Next(b"x")).is_some()
+        {
             return Err(Failure::new("after the end", "something follows Closed"));
         }
         if self.closed == Some(Ok(())) {
@@ -345,12 +349,16 @@ impl<'s> World<'s> {
         self.engine.hear(self.now, &octets);
     }
 
-    fn body(&self) -> &'s [u8] {
+    fn body(&self) -> BodyPart<'s> {
         match &self.feed {
             Some(feed) if !feed.ended && self.engine.connection.wants_body() => {
-                &self.scene.messages[feed.message].body[feed.used..feed.visible]
+                let octets = &self.scene.messages[feed.message].body[feed.used..feed.visible];
+                match feed.says_last {
+                    true => BodyPart::Last(octets),
+                    false => BodyPart::Next(octets),
+                }
             }
-            _ => &[],
+            _ => BodyPart::Next(&[]),
         }
     }
 

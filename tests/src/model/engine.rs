@@ -3,7 +3,7 @@
 //! Three transports are played: one that writes at once, one whose completions come late (io_uring), and
 //! one that gathers octets before it writes them.
 
-use smtp_proto::{Cause, Connection, Event, Instant, Outcome};
+use smtp_proto::{BodyPart, Cause, Connection, Event, Instant, Outcome};
 
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -21,7 +21,7 @@ impl Engine {
     }
 
     /// How many octets are on offer. An offer of none must be taken all the same.
-    pub(crate) fn offer(&mut self, now: Instant, body: &[u8]) -> Option<usize> {
+    pub(crate) fn offer(&mut self, now: Instant, body: BodyPart<'_>) -> Option<usize> {
         let transmit = self.connection.poll_transmit(now, body)?;
         Some(transmit.parts().iter().map(|part| part.len()).sum())
     }
@@ -30,7 +30,7 @@ impl Engine {
     pub(crate) fn write(
         &mut self,
         now: Instant,
-        body: &[u8],
+        body: BodyPart<'_>,
         n: usize,
         wire: &mut Vec<u8>,
     ) -> usize {
@@ -47,7 +47,7 @@ impl Engine {
     pub(crate) fn begin(
         &mut self,
         now: Instant,
-        body: &[u8],
+        body: BodyPart<'_>,
         n: usize,
         wire: &mut Vec<u8>,
     ) -> usize {
@@ -79,7 +79,7 @@ impl Engine {
     pub(crate) fn gather(
         &mut self,
         now: Instant,
-        body: &[u8],
+        body: BodyPart<'_>,
         room: usize,
         buffer: &mut Vec<u8>,
     ) -> Option<usize> {

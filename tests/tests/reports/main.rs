@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use script::{Script, config, eager_overlap, envelope};
-use smtp_proto::{Cause, Envelope, Event, MessageId, Protocol};
+use smtp_proto::{BodyPart, Cause, Envelope, Event, MessageId, Protocol};
 
 mod script;
 
@@ -222,8 +222,10 @@ fn the_clock_of_a_reply_starts_when_its_command_is_written() {
     script.server("250 sender\r\n250 b\r\n");
     // The chunk goes out octet by octet, over more than the time for a reply.
     let mut body = &[b'x'; 50][..];
-    script.engine.announce_rest(body).unwrap();
-    while let Some(transmit) = script.engine.poll_transmit(script.now, body) {
+    while let Some(transmit) = script
+        .engine
+        .poll_transmit(script.now, BodyPart::Last(body))
+    {
         body = &body[transmit.advance(1)..];
         script.pass(Duration::from_millis(20));
     }
@@ -263,7 +265,6 @@ fn up_to_the_last_chunk() -> (Script, MessageId) {
     script.pump(b"");
     script.server("250 sender\r\n250 b\r\n");
     assert!(script.engine.wants_body());
-    let _ = script.engine.announce_rest(b"x\r\n");
     script.begin(b"x\r\n");
     (script, id)
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use smtp_proto::{
-    Cause, Chunking, ClientName, Config, Connection, Envelope, Event, Instant, MessageId, Outcome,
-    Protocol, Report, TlsPolicy,
+    BodyPart, Cause, Chunking, ClientName, Config, Connection, Envelope, Event, Instant, MessageId,
+    Outcome, Protocol, Report, TlsPolicy,
 };
 
 pub(crate) fn config() -> Config {
@@ -73,12 +73,16 @@ impl Script {
 
     /// Writes all that is on offer, and offers this of a body. Returns how much of it was used.
     pub(crate) fn pump(&mut self, body: &[u8]) -> usize {
-        let mut used = 0;
-        while let Some(transmit) = self.engine.poll_transmit(self.now, &body[used..]) {
-            let octets = transmit.parts().concat();
-            self.written.extend_from_slice(&octets);
-            used += transmit.advance(octets.len());
-        }
+        self.pump_part(BodyPart::Next(body))
+    }
+
+    fn pump_part(&mut self, body: BodyPart<'_>) -> usize {
+        let from = self.written.len();
+        let used = self
+            .engine
+            .poll_transmit_onto(self.now, body, &mut self.written);
+        self.engine
+            .handle_written(self.now, self.written.len() - from);
         self.take_events();
         used
     }
@@ -100,9 +104,9 @@ impl Script {
         used
     }
 
-    /// Begins to write all that is on offer; no write completes.
+    /// Begins to write all that is on offer, and the rest of the body; no write completes.
     pub(crate) fn begin(&mut self, mut body: &[u8]) {
-        while let Some(transmit) = self.engine.poll_transmit(self.now, body) {
+        while let Some(transmit) = self.engine.poll_transmit(self.now, BodyPart::Last(body)) {
             let octets = transmit.parts().concat();
             body = &body[transmit.begin(octets.len())..];
         }
@@ -113,8 +117,7 @@ impl Script {
     #[track_caller]
     pub(crate) fn body(&mut self, body: &str) {
         assert!(self.engine.wants_body(), "no body is wanted");
-        let _ = self.engine.announce_rest(body.as_bytes());
-        assert_eq!(self.pump(body.as_bytes()), body.len());
+        assert_eq!(self.pump_part(BodyPart::Last(body.as_bytes())), body.len());
         self.engine.finish_body().unwrap();
         self.pump(b"");
     }
