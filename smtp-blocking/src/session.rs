@@ -3,7 +3,10 @@
 use std::io::{self, BufRead, Write};
 
 use smtp_adapter::Error;
-use smtp_proto::{Envelope, MessageId, Reply, Report, Request, ToMailbox, ToRecipient};
+use smtp_proto::{
+    Envelope, MessageId, Reply, Report, Request,
+    envelope::{ToMailbox, ToRecipient},
+};
 
 use crate::pump::Pump;
 

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use smtp_blocking::{
-    Cause, Connector, Credentials, Envelope, LineEndings, Outcome, Stage, TlsPolicy, Trace,
+    Cause, Connector, Credentials, Envelope, Outcome, Stage, TlsPolicy, body::LineEndings,
+    event::Trace,
 };
 use smtp_tests::receiver::{Options, Receiver, make_client_certificate};
 
@@ -223,7 +224,7 @@ fn a_message_that_cannot_be_read_is_not_delivered() {
 #[test]
 fn a_bare_lf_is_refused_where_the_policy_says_so() {
     let (receiver, connector) = receiver();
-    let mut policy = smtp_blocking::BodyPolicy::default();
+    let mut policy = smtp_blocking::body::BodyPolicy::default();
     policy.line_endings = LineEndings::Refuse;
     let mut session = connector.body_policy(policy).connect().unwrap();
     let error = session

@@ -199,7 +199,7 @@ enum Transfer {
 /// and how many of them follow verbatim; [`advance`](BodyEncoder::advance) records what went out.
 ///
 /// ```
-/// use smtp_proto::{BodyEncoder, BodyPolicy};
+/// use smtp_proto::body::{BodyEncoder, BodyPolicy};
 ///
 /// let mut encoder = BodyEncoder::new(BodyPolicy::default(), true);
 /// let (mut body, mut wire) = (&b"one\n.two"[..], Vec::new());

@@ -126,7 +126,7 @@ impl Capabilities {
     /// Reads the reply to EHLO. Its first line is a greeting and names no extension.
     ///
     /// ```
-    /// use smtp_proto::{Capabilities, Extension, Reply, ReplyCode};
+    /// use smtp_proto::{Capabilities, Extension, Reply, reply::ReplyCode};
     ///
     /// let text = b"mx.example.net\npipelining\nSIZE 0\nAUTH=LOGIN\nAUTH PLAIN LOGIN\n";
     /// let offered = Capabilities::parse(Reply::new(ReplyCode::new(250).unwrap(), text));
@@ -165,7 +165,7 @@ impl Capabilities {
     /// Whether the server offers this EHLO keyword, in any case, known to the engine or not.
     ///
     /// ```
-    /// use smtp_proto::{Capabilities, Reply, ReplyCode};
+    /// use smtp_proto::{Capabilities, Reply, reply::ReplyCode};
     ///
     /// let offered = Capabilities::parse(Reply::new(ReplyCode::new(250).unwrap(), b"mx\nCONPERM\n"));
     /// assert!(offered.offers("conperm") && !offered.offers("mx"));
@@ -211,7 +211,7 @@ impl Capabilities {
     /// number is as if it were not stated, and none is too large to read.
     ///
     /// ```
-    /// use smtp_proto::{Capabilities, Reply, ReplyCode};
+    /// use smtp_proto::{Capabilities, Reply, reply::ReplyCode};
     ///
     /// let text = b"mx.example.net\nLIMITS RCPTMAX=20 MAILMAX=0";
     /// let offered = Capabilities::parse(Reply::new(ReplyCode::new(250).unwrap(), text));
@@ -254,15 +254,15 @@ impl Capabilities {
     /// [`ByMode::Return`], where it states one other than zero (RFC 2852).
     ///
     /// ```
-    /// use smtp_proto::{Capabilities, Reply, ReplyCode};
+    /// use smtp_proto::{Capabilities, Reply, reply::ReplyCode};
     ///
     /// let text = b"mx.example.net\nDELIVERBY 240";
     /// let offered = Capabilities::parse(Reply::new(ReplyCode::new(250).unwrap(), text));
     /// assert_eq!(offered.deliver_by_minimum(), Some(240));
     /// ```
     ///
-    /// [`MailParameter::deliver_by`]: crate::MailParameter::deliver_by
-    /// [`ByMode::Return`]: crate::ByMode::Return
+    /// [`MailParameter::deliver_by`]: crate::parameter::MailParameter::deliver_by
+    /// [`ByMode::Return`]: crate::parameter::ByMode::Return
     pub fn deliver_by_minimum(&self) -> Option<u32> {
         let seconds = self.parameters("DELIVERBY").next().and_then(parse_number)?;
         Some(u32::try_from(seconds).unwrap_or(u32::MAX)).filter(|&seconds| seconds != 0)
@@ -272,7 +272,7 @@ impl Capabilities {
     /// date-time (RFC 3339) that ends it, as the server writes it. None where either is malformed.
     ///
     /// ```
-    /// use smtp_proto::{Capabilities, Reply, ReplyCode};
+    /// use smtp_proto::{Capabilities, Reply, reply::ReplyCode};
     ///
     /// let text = b"mx.example.net\nFUTURERELEASE 86400 2027-01-02T00:00:00Z";
     /// let offered = Capabilities::parse(Reply::new(ReplyCode::new(250).unwrap(), text));

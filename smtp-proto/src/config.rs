@@ -45,7 +45,7 @@ pub enum TlsPolicy {
 ///
 /// let mut config = Config::new(ClientName::parse("client.example.org")?);
 /// config.chunking = Chunking::Never; // a server whose BDAT is known to be broken
-/// # Ok::<(), smtp_proto::AddressError>(())
+/// # Ok::<(), smtp_proto::envelope::AddressError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Chunking {
@@ -208,7 +208,7 @@ impl Default for Limits {
 ///
 /// let mut config = Config::new(ClientName::parse("client.example.org")?);
 /// config.tls = TlsPolicy::Required;
-/// # Ok::<(), smtp_proto::AddressError>(())
+/// # Ok::<(), smtp_proto::envelope::AddressError>(())
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]

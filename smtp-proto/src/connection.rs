@@ -319,6 +319,7 @@ impl Connection {
     ///
     /// ```
     /// use smtp_proto::*;
+    /// use smtp_proto::envelope::AddressError;
     ///
     /// let now = Instant::default();
     /// let mut engine = Connection::new(Config::new(ClientName::parse("client.example.org")?), now);

@@ -18,7 +18,7 @@ impl EnhancedCode {
     /// Reads a code at the start of `text`, ended by a space, a line end or the end of the text.
     ///
     /// ```
-    /// use smtp_proto::EnhancedCode;
+    /// use smtp_proto::reply::EnhancedCode;
     ///
     /// let code = EnhancedCode::parse(b"4.2.2 mailbox full").unwrap();
     /// assert_eq!((code.class, code.subject, code.detail), (4, 2, 2));
@@ -32,7 +32,7 @@ impl EnhancedCode {
     /// that RFC 5248 made. The class is not part of it, since it says only how lasting the trouble is.
     ///
     /// ```
-    /// use smtp_proto::EnhancedCode;
+    /// use smtp_proto::reply::EnhancedCode;
     ///
     /// let code = EnhancedCode::parse(b"4.5.3 later").unwrap();
     /// assert_eq!(code.name(), Some("too many recipients"));

@@ -5,13 +5,15 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use crate::mailbox::{AddressError, Mailbox, ToMailbox};
+use crate::mailbox::Mailbox;
 use crate::parameter::{MailParameter, RcptParameter};
+
+pub use crate::mailbox::{AddressError, AddressProblem, MAX_DOMAIN, MAX_MAILBOX, ToMailbox};
 
 /// A recipient with parameters of its own. One that has none can be given as an address.
 ///
 /// ```
-/// use smtp_proto::{Envelope, Notify, RcptParameter, Recipient};
+/// use smtp_proto::{Envelope, Recipient, parameter::{Notify, RcptParameter}};
 ///
 /// let carol = Recipient::new("carol@example.net")?.parameter(RcptParameter::notify(Notify::NEVER));
 /// let envelope = Envelope::new("alice@example.org", [Recipient::new("bob@example.net")?, carol])?;
@@ -108,13 +110,13 @@ pub enum BodyType {
 /// The envelope of one message: who sends, who receives, and what is declared of the body.
 ///
 /// ```
-/// use smtp_proto::{BodyType, Envelope};
+/// use smtp_proto::{Envelope, envelope::BodyType};
 ///
 /// let envelope = Envelope::new("alice@example.org", &["bob@example.net", "carol@example.net"])?
 ///     .size(1_234)
 ///     .body(BodyType::EightBit);
 /// assert_eq!(envelope.forward_paths().len(), 2);
-/// # Ok::<(), smtp_proto::EnvelopeError>(())
+/// # Ok::<(), smtp_proto::envelope::EnvelopeError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
@@ -203,17 +205,17 @@ impl Envelope {
     /// (`BDAT n LAST`, RFC 3030).
     ///
     /// A body that does not keep it is not delivered, by DATA or by BDAT: its end is not sent, and the message
-    /// fails permanently with [`BodyError::WrongSize`](crate::BodyError::WrongSize).
+    /// fails permanently with [`BodyError::WrongSize`](crate::body::BodyError::WrongSize).
     ///
     /// ```
-    /// use smtp_proto::{BodyType, Envelope};
+    /// use smtp_proto::{Envelope, envelope::BodyType};
     ///
     /// let picture = [0u8, 10, 13, 255];
     /// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?
     ///     .body(BodyType::Binary)
     ///     .exact_size(picture.len() as u64);
     /// assert_eq!(envelope.exact_size_octets(), Some(4));
-    /// # Ok::<(), smtp_proto::EnvelopeError>(())
+    /// # Ok::<(), smtp_proto::envelope::EnvelopeError>(())
     /// ```
     #[must_use]
     pub fn exact_size(mut self, octets: u64) -> Self {
@@ -245,7 +247,7 @@ impl Envelope {
     ///
     /// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?.smtputf8(true);
     /// assert!(envelope.needs_smtputf8());
-    /// # Ok::<(), smtp_proto::EnvelopeError>(())
+    /// # Ok::<(), smtp_proto::envelope::EnvelopeError>(())
     /// ```
     #[must_use]
     pub fn smtputf8(mut self, yes: bool) -> Self {
@@ -262,7 +264,7 @@ impl Envelope {
     /// let staff = (0..500).map(|n| format!("user{n}@example.net"));
     /// let envelope = Envelope::new("alice@example.org", staff)?.reopenable(true);
     /// assert!(envelope.is_reopenable());
-    /// # Ok::<(), smtp_proto::EnvelopeError>(())
+    /// # Ok::<(), smtp_proto::envelope::EnvelopeError>(())
     /// ```
     #[must_use]
     pub fn reopenable(mut self, yes: bool) -> Self {
@@ -283,12 +285,12 @@ impl Envelope {
     /// of its own. It takes the place of an earlier one of the same name.
     ///
     /// ```
-    /// use smtp_proto::{Envelope, Notify, RcptParameter};
+    /// use smtp_proto::{Envelope, parameter::{Notify, RcptParameter}};
     ///
     /// let envelope = Envelope::new("alice@example.org", ["bob@example.net", "carol@example.net"])?
     ///     .recipient_parameter(RcptParameter::notify(Notify::FAILURE).required());
     /// assert_eq!(envelope.recipient_parameters(1).next().unwrap().to_string(), "NOTIFY=FAILURE");
-    /// # Ok::<(), smtp_proto::EnvelopeError>(())
+    /// # Ok::<(), smtp_proto::envelope::EnvelopeError>(())
     /// ```
     #[must_use]
     pub fn recipient_parameter(mut self, parameter: RcptParameter) -> Self {

@@ -101,7 +101,7 @@ impl fmt::Display for Outcome {
 /// `Display` is one line for the person who reads the log:
 ///
 /// ```
-/// # use smtp_proto::{Cause, Error, Outcome, Reply, ReplyCode, Stage};
+/// # use smtp_proto::{Cause, Error, Outcome, Reply, Stage, reply::ReplyCode};
 /// let reply = Reply::new(ReplyCode::new(550).unwrap(), b"5.1.1 no such user");
 /// let error = Error::new(Stage::Rcpt, Outcome::Permanent, Cause::Rejected(reply))
 ///     .with_command("RCPT TO:<bob@example.net>");

@@ -119,7 +119,7 @@ impl Report {
     /// not count beside another failure.
     ///
     /// ```
-    /// use smtp_proto::{Cause, Error, Outcome, Reply, ReplyCode, Report, Stage};
+    /// use smtp_proto::{Cause, Error, Outcome, Reply, Report, Stage, reply::ReplyCode};
     ///
     /// let refused = |code, outcome| {
     ///     let reply = Reply::new(ReplyCode::new(code).unwrap(), b"no");

@@ -90,8 +90,8 @@
 //! # What a server offers
 //!
 //! Nothing is sent that the current EHLO reply does not offer. A parameter is
-//! [*required*](MailParameter::required), and then a server that does not offer its extension is not given
-//! the message, or sent [*if offered*](MailParameter::if_offered), and left out otherwise. A message that is
+//! [*required*](parameter::MailParameter::required), and then a server that does not offer its extension is not given
+//! the message, or sent [*if offered*](parameter::MailParameter::if_offered), and left out otherwise. A message that is
 //! withheld so fails before MAIL, permanently, with [`Cause::Unsupported`] or
 //! [`Cause::UnsupportedKeyword`].
 //!
@@ -159,7 +159,7 @@
 //! | clear text, by [`TlsPolicy::Never`] | [`permit_in_clear`] | yes | [`permit_in_clear`] | yes |
 //! | clear text, because TLS was not offered | [`permit_in_clear`] | [`permit_in_clear`] | [`permit_in_clear`] | yes |
 //!
-//! An own mechanism that [exposes its secret](Mechanism::exposes_secret) is as PLAIN. In the clear, no mechanism that
+//! An own mechanism that [exposes its secret](auth::Mechanism::exposes_secret) is as PLAIN. In the clear, no mechanism that
 //! exposes it is tried after one that does not.
 //!
 //! [`permit_unverified`]: Credentials::permit_unverified
@@ -193,14 +193,39 @@
 //! `std` (default) changes no behaviour; it lets dependencies use the standard library, which makes the
 //! search for line ends faster. `idna` lets [`Mailbox::to_ascii`] convert domains beyond ASCII.
 //! `scram` adds the SCRAM mechanisms and their hash functions.
+//!
+//! [`BodyType::Binary`]: envelope::BodyType::Binary
+//! [`BodyType::EightBit`]: envelope::BodyType::EightBit
+//! [`EnhancedCode`]: reply::EnhancedCode
+//! [`MAX_DOMAIN`]: envelope::MAX_DOMAIN
+//! [`MAX_MAILBOX`]: envelope::MAX_MAILBOX
+//! [`MailParameter::auth`]: parameter::MailParameter::auth
+//! [`MailParameter::deliver_by`]: parameter::MailParameter::deliver_by
+//! [`MailParameter::envelope_id`]: parameter::MailParameter::envelope_id
+//! [`MailParameter::hold_for`]: parameter::MailParameter::hold_for
+//! [`MailParameter::hold_until`]: parameter::MailParameter::hold_until
+//! [`MailParameter::per_recipient_replies`]: parameter::MailParameter::per_recipient_replies
+//! [`MailParameter::priority`]: parameter::MailParameter::priority
+//! [`MailParameter::raw`]: parameter::MailParameter::raw
+//! [`MailParameter::require_tls`]: parameter::MailParameter::require_tls
+//! [`MailParameter::ret`]: parameter::MailParameter::ret
+//! [`Misuse`]: error::Misuse
+//! [`RcptParameter::notify`]: parameter::RcptParameter::notify
+//! [`RcptParameter::original_recipient`]: parameter::RcptParameter::original_recipient
+//! [`RcptParameter::raw`]: parameter::RcptParameter::raw
+//! [`RcptParameter::valid_since`]: parameter::RcptParameter::valid_since
+//! [`ReplyLimits::line`]: reply::ReplyLimits::line
+//! [`ReplyLimits::lines`]: reply::ReplyLimits::lines
+//! [`ReplyLimits::octets`]: reply::ReplyLimits::octets
+//! [`Trace`]: event::Trace
 #![no_std]
 
 extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
-mod auth;
-mod body;
+pub mod auth;
+pub mod body;
 mod capability;
 mod chunk;
 mod command;
@@ -209,37 +234,36 @@ mod connection;
 mod date_time;
 mod engine;
 mod enhanced;
-mod envelope;
-mod error;
-mod event;
+pub mod envelope;
+pub mod error;
+pub mod event;
 mod mailbox;
-mod parameter;
-mod reply;
-mod request;
+pub mod parameter;
+pub mod reply;
+pub mod request;
 mod text;
 mod time;
 mod tls;
 mod transmit;
 
-pub use auth::{Credentials, Mechanism, MechanismError, Nonce, Secret, TokenError};
-pub use body::{BodyEncoder, BodyError, BodyPart, BodyPolicy, LineEndings, MAX_TEXT_LINE};
+#[doc(inline)]
+pub use auth::Credentials;
+#[doc(inline)]
+pub use body::BodyPart;
 pub use capability::{Capabilities, Extension};
 pub use config::{Chunking, Config, Limits, Protocol, Timeouts, TlsPolicy};
 pub use connection::Connection;
-pub use enhanced::EnhancedCode;
-pub use envelope::{BodyType, Envelope, EnvelopeError, Recipient, ToRecipient};
-pub use error::{Cause, Error, Misuse, Outcome, ProtocolError, Stage};
-pub use event::{Event, MessageId, Report, RequestId, Trace};
-pub use mailbox::{
-    AddressError, AddressProblem, ClientName, MAX_DOMAIN, MAX_MAILBOX, Mailbox, ToMailbox,
-};
-pub use parameter::{
-    ByMode, Mail, MailParameter, Need, Notify, Parameter, ParameterError, Rcpt, RcptParameter, Ret,
-    RrvsAction,
-};
-pub use reply::{Decoder, Reply, ReplyClass, ReplyCode, ReplyError, ReplyLimits, ReplyRef};
-pub use request::{ClientProtocol, MessageSource, Request, RequestError, XClient, XForward};
-pub use text::Printable;
+#[doc(inline)]
+pub use envelope::{Envelope, Recipient};
+#[doc(inline)]
+pub use error::{Cause, Error, Outcome, Stage};
+#[doc(inline)]
+pub use event::{Event, MessageId, Report};
+pub use mailbox::{ClientName, Mailbox};
+#[doc(inline)]
+pub use reply::Reply;
+#[doc(inline)]
+pub use request::Request;
 pub use time::Instant;
 pub use tls::{Channel, TlsFacts};
 pub use transmit::Transmit;

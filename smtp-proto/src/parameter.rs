@@ -63,7 +63,7 @@ pub struct Parameter<K> {
 /// A parameter of MAIL. Cloning it copies no text.
 ///
 /// ```
-/// use smtp_proto::{ByMode, Envelope, MailParameter, Ret};
+/// use smtp_proto::{Envelope, parameter::{ByMode, MailParameter, Ret}};
 ///
 /// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?
 ///     .parameter(MailParameter::ret(Ret::Headers))
@@ -78,7 +78,7 @@ pub type MailParameter = Parameter<Mail>;
 /// A parameter of RCPT. Cloning it copies no text.
 ///
 /// ```
-/// use smtp_proto::{Envelope, Notify, RcptParameter, Recipient};
+/// use smtp_proto::{Envelope, Recipient, parameter::{Notify, RcptParameter}};
 ///
 /// let bob = Recipient::new("bob@example.net")?
 ///     .parameter(RcptParameter::notify(Notify::SUCCESS | Notify::FAILURE));
@@ -94,12 +94,12 @@ impl<K> Parameter<K> {
     /// name; [`offered_by`](Self::offered_by) names another one.
     ///
     /// ```
-    /// use smtp_proto::{MailParameter, RcptParameter};
+    /// use smtp_proto::parameter::{MailParameter, RcptParameter};
     ///
     /// let conperm = MailParameter::raw("CONPERM", None)?;
     /// let tagged = RcptParameter::raw("X-TAG", Some("7"))?.offered_by("X-TAGS");
     /// assert!(MailParameter::raw("SIZE", Some("1")).is_err());
-    /// # Ok::<(), smtp_proto::ParameterError>(())
+    /// # Ok::<(), smtp_proto::parameter::ParameterError>(())
     /// ```
     ///
     /// # Errors
@@ -153,6 +153,7 @@ impl<K> Parameter<K> {
     ///
     /// ```
     /// # use smtp_proto::*;
+    /// # use smtp_proto::parameter::{ParameterError, RcptParameter};
     /// let tagged = RcptParameter::raw("X-TAG", Some("7"))?.offered_by("X-TAGS");
     /// assert_eq!(tagged.to_string(), "X-TAG=7");
     /// # Ok::<(), ParameterError>(())
@@ -169,6 +170,7 @@ impl<K> Parameter<K> {
     ///
     /// ```
     /// # use smtp_proto::*;
+    /// # use smtp_proto::parameter::{MailParameter, Need, Ret};
     /// assert_eq!(MailParameter::ret(Ret::Full).required().need(), Need::Required);
     /// ```
     #[must_use]
@@ -182,6 +184,7 @@ impl<K> Parameter<K> {
     ///
     /// ```
     /// # use smtp_proto::*;
+    /// # use smtp_proto::parameter::{MailParameter, Need, ParameterError};
     /// let hold = MailParameter::hold_for(60)?.if_offered();
     /// assert_eq!(hold.need(), Need::IfOffered);
     /// # Ok::<(), ParameterError>(())
@@ -199,6 +202,7 @@ impl<K> Parameter<K> {
     ///
     /// ```
     /// # use smtp_proto::*;
+    /// # use smtp_proto::parameter::{MailParameter, Ret};
     /// assert_eq!(MailParameter::ret(Ret::Full).name(), "RET");
     /// ```
     pub fn name(&self) -> &str {
@@ -211,6 +215,7 @@ impl<K> Parameter<K> {
     ///
     /// ```
     /// # use smtp_proto::*;
+    /// # use smtp_proto::parameter::{Need, Notify, RcptParameter};
     /// assert_eq!(RcptParameter::notify(Notify::NEVER).need(), Need::IfOffered);
     /// ```
     pub fn need(&self) -> Need {
@@ -297,6 +302,7 @@ impl MailParameter {
     ///
     /// ```
     /// # use smtp_proto::*;
+    /// # use smtp_proto::parameter::{MailParameter, Ret};
     /// assert_eq!(MailParameter::ret(Ret::Headers).to_string(), "RET=HDRS");
     /// ```
     pub fn ret(ret: Ret) -> Self {
@@ -312,6 +318,7 @@ impl MailParameter {
     ///
     /// ```
     /// # use smtp_proto::*;
+    /// # use smtp_proto::parameter::{MailParameter, ParameterError};
     /// let id = MailParameter::envelope_id("run 7")?;
     /// assert_eq!(id.to_string(), "ENVID=run+207");
     /// # Ok::<(), ParameterError>(())
@@ -340,6 +347,7 @@ impl MailParameter {
     ///
     /// ```
     /// # use smtp_proto::*;
+    /// # use smtp_proto::parameter::{ByMode, MailParameter, ParameterError};
     /// let soon = MailParameter::deliver_by(120, ByMode::Notify, true)?;
     /// assert_eq!(soon.to_string(), "BY=120;NT");
     /// assert!(MailParameter::deliver_by(0, ByMode::Return, false).is_err());
@@ -367,6 +375,7 @@ impl MailParameter {
     ///
     /// ```
     /// # use smtp_proto::*;
+    /// # use smtp_proto::parameter::{MailParameter, ParameterError};
     /// assert_eq!(MailParameter::priority(-4)?.to_string(), "MT-PRIORITY=-4");
     /// # Ok::<(), ParameterError>(())
     /// ```
@@ -385,6 +394,7 @@ impl MailParameter {
     ///
     /// ```
     /// # use smtp_proto::*;
+    /// # use smtp_proto::parameter::{MailParameter, ParameterError};
     /// assert_eq!(MailParameter::hold_for(3_600)?.to_string(), "HOLDFOR=3600");
     /// # Ok::<(), ParameterError>(())
     /// ```
@@ -403,6 +413,7 @@ impl MailParameter {
     ///
     /// ```
     /// # use smtp_proto::*;
+    /// # use smtp_proto::parameter::{MailParameter, ParameterError};
     /// let new_year = MailParameter::hold_until("2027-01-01T00:00:00+01:00")?;
     /// assert_eq!(new_year.to_string(), "HOLDUNTIL=2027-01-01T00:00:00+01:00");
     /// # Ok::<(), ParameterError>(())
@@ -421,6 +432,7 @@ impl MailParameter {
     ///
     /// ```
     /// # use smtp_proto::*;
+    /// # use smtp_proto::parameter::{MailParameter, Need};
     /// assert_eq!(MailParameter::require_tls().if_offered().need(), Need::Required);
     /// ```
     pub fn require_tls() -> Self {
@@ -432,6 +444,7 @@ impl MailParameter {
     ///
     /// ```
     /// # use smtp_proto::*;
+    /// # use smtp_proto::parameter::MailParameter;
     /// assert_eq!(MailParameter::per_recipient_replies().to_string(), "PRDR");
     /// ```
     pub fn per_recipient_replies() -> Self {
@@ -443,6 +456,7 @@ impl MailParameter {
     ///
     /// ```
     /// # use smtp_proto::*;
+    /// # use smtp_proto::parameter::MailParameter;
     /// let alice = Mailbox::parse("e=mc2@example.com").unwrap();
     /// assert_eq!(MailParameter::auth(Some(&alice)).to_string(), "AUTH=e+3Dmc2@example.com");
     /// assert_eq!(MailParameter::auth(None).to_string(), "AUTH=<>");
@@ -503,7 +517,7 @@ impl MailParameter {
 /// of the other three, joined by `|`. Joined with any of them, `NEVER` is gone.
 ///
 /// ```
-/// use smtp_proto::Notify;
+/// use smtp_proto::parameter::Notify;
 ///
 /// assert_eq!((Notify::DELAY | Notify::SUCCESS).to_string(), "SUCCESS,DELAY");
 /// assert_eq!(Notify::NEVER | Notify::FAILURE, Notify::FAILURE);
@@ -561,6 +575,7 @@ impl RcptParameter {
     ///
     /// ```
     /// # use smtp_proto::*;
+    /// # use smtp_proto::parameter::{Notify, RcptParameter};
     /// let notify = RcptParameter::notify(Notify::SUCCESS | Notify::DELAY);
     /// assert_eq!(notify.to_string(), "NOTIFY=SUCCESS,DELAY");
     /// ```
@@ -573,7 +588,7 @@ impl RcptParameter {
     /// takes.
     ///
     /// ```
-    /// use smtp_proto::{Mailbox, RcptParameter};
+    /// use smtp_proto::{Mailbox, parameter::RcptParameter};
     ///
     /// let plus = RcptParameter::original_recipient(&Mailbox::parse("bob+x@example.net")?)?;
     /// assert_eq!(plus.to_string(), "ORCPT=rfc822;bob+2Bx@example.net");
@@ -600,6 +615,7 @@ impl RcptParameter {
     ///
     /// ```
     /// # use smtp_proto::*;
+    /// # use smtp_proto::parameter::{ParameterError, RcptParameter};
     /// let x400 = RcptParameter::original_recipient_of("x400", "/C=de/")?;
     /// assert_eq!(x400.to_string(), "ORCPT=x400;/C+3Dde/");
     /// # Ok::<(), ParameterError>(())
@@ -637,6 +653,7 @@ impl RcptParameter {
     ///
     /// ```
     /// # use smtp_proto::*;
+    /// # use smtp_proto::parameter::{ParameterError, RcptParameter, RrvsAction};
     /// let same_owner = RcptParameter::valid_since("2014-04-03T23:01:00Z", Some(RrvsAction::Reject))?;
     /// assert_eq!(same_owner.to_string(), "RRVS=2014-04-03T23:01:00Z;R");
     /// # Ok::<(), ParameterError>(())

@@ -9,8 +9,8 @@ use core::fmt;
 
 use memchr::memchr;
 
-use crate::enhanced::EnhancedCode;
-use crate::text::Printable;
+pub use crate::enhanced::EnhancedCode;
+pub use crate::text::Printable;
 
 /// The first digit of a reply code, which is conclusive (RFC 5321 section 4.2.1): a client needs no
 /// other to decide what to do next.
@@ -29,7 +29,7 @@ pub enum ReplyClass {
 /// A three-digit reply code whose first digit is 2 to 5.
 ///
 /// ```
-/// use smtp_proto::{ReplyClass, ReplyCode};
+/// use smtp_proto::reply::{ReplyClass, ReplyCode};
 ///
 /// let code = ReplyCode::new(451).unwrap();
 /// assert_eq!(code.class(), ReplyClass::Transient);
@@ -311,7 +311,7 @@ pub enum ReplyError {
 /// Cuts a stream of bytes into replies.
 ///
 /// ```
-/// use smtp_proto::{Decoder, ReplyLimits};
+/// use smtp_proto::reply::{Decoder, ReplyLimits};
 ///
 /// let mut decoder = Decoder::new(ReplyLimits::default());
 /// let mut input: &[u8] = b"250-mx.example.net\r\n25";

@@ -25,7 +25,7 @@ const MAX_LINE: usize = 510;
 ///     Request::raw("RSET").unwrap_err().to_string(),
 ///     "RSET is not to be written by hand; use the engine, which resets by itself"
 /// );
-/// # Ok::<(), smtp_proto::RequestError>(())
+/// # Ok::<(), smtp_proto::request::RequestError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -93,12 +93,12 @@ impl Request {
     /// attributes. The session begins again after it, with EHLO.
     ///
     /// ```
-    /// use smtp_proto::{Request, XClient};
+    /// use smtp_proto::{Request, request::XClient};
     ///
     /// let client = "2001:db8::1".parse().unwrap();
     /// let request = Request::xclient([XClient::Addr(Some(client)), XClient::Name(None)])?;
     /// assert_eq!(request.to_string(), "XCLIENT ADDR=IPV6:2001:db8::1 NAME=[UNAVAILABLE]");
-    /// # Ok::<(), smtp_proto::RequestError>(())
+    /// # Ok::<(), smtp_proto::request::RequestError>(())
     /// ```
     ///
     /// # Errors
@@ -111,11 +111,11 @@ impl Request {
     /// Needs XFORWARD, with each of the attributes. What one line cannot hold can be told in several.
     ///
     /// ```
-    /// use smtp_proto::{Request, XForward};
+    /// use smtp_proto::{Request, request::XForward};
     ///
     /// let request = Request::xforward([XForward::Helo(Some("a b".into())), XForward::Port(Some(25))])?;
     /// assert_eq!(request.to_string(), "XFORWARD HELO=a+20b PORT=25");
-    /// # Ok::<(), smtp_proto::RequestError>(())
+    /// # Ok::<(), smtp_proto::request::RequestError>(())
     /// ```
     ///
     /// # Errors

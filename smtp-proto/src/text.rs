@@ -8,7 +8,7 @@ use core::fmt::{self, Write};
 /// characters, invalid bytes and characters that reorder or hide text are written as escapes.
 ///
 /// ```
-/// use smtp_proto::Printable;
+/// use smtp_proto::reply::Printable;
 ///
 /// assert_eq!(Printable(b"caf\xc3\xa9 \x1b[31m\xff").to_string(), "café \\x1b[31m\\xff");
 /// ```

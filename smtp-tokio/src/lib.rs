@@ -64,11 +64,9 @@ pub use smtp_adapter::Error;
 pub use smtp_adapter::TlsInfo;
 pub use smtp_proto;
 pub use smtp_proto::{
-    AddressError, BodyPolicy, BodyType, ByMode, Capabilities, Cause, Chunking, ClientName,
-    Credentials, EnhancedCode, Envelope, EnvelopeError, Extension, Limits, LineEndings,
-    MailParameter, Mailbox, Mechanism, MechanismError, Need, Notify, Outcome, ParameterError,
-    RcptParameter, Recipient, Reply, Report, Request, RequestError, Ret, RrvsAction, Secret, Stage,
-    Timeouts, TlsPolicy, ToMailbox, ToRecipient, TokenError, Trace, XClient, XForward,
+    Capabilities, Cause, Chunking, ClientName, Credentials, Envelope, Extension, Limits, Mailbox,
+    Outcome, Recipient, Reply, Report, Request, Stage, Timeouts, TlsPolicy, auth, body, envelope,
+    event, parameter, reply, request,
 };
 
 use tokio::io::AsyncBufRead;
@@ -91,8 +89,8 @@ pub async fn send_mail<A, R>(
     credentials: Option<Credentials>,
 ) -> Result<Report, Error>
 where
-    A: ToMailbox,
-    R: IntoIterator<Item: ToRecipient>,
+    A: envelope::ToMailbox,
+    R: IntoIterator<Item: envelope::ToRecipient>,
 {
     let envelope = Envelope::new(sender, recipients)?;
     let connector = Connector::new(server).credentials(credentials);

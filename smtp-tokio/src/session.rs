@@ -5,7 +5,10 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use smtp_proto::{Envelope, MessageId, Reply, Report, Request, ToMailbox, ToRecipient};
+use smtp_proto::{
+    Envelope, MessageId, Reply, Report, Request,
+    envelope::{ToMailbox, ToRecipient},
+};
 use tokio::io::{AsyncBufRead, AsyncWrite};
 
 use crate::Error;

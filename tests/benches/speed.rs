@@ -8,8 +8,8 @@ use std::sync::Arc;
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
 use smtp_proto::{
-    ClientName, Config, Connection, Decoder, Envelope, Event, Instant, Mailbox, ReplyLimits,
-    TlsPolicy,
+    ClientName, Config, Connection, Envelope, Event, Instant, Mailbox, TlsPolicy,
+    reply::{Decoder, ReplyLimits},
 };
 use smtp_tests::load;
 
@@ -151,7 +151,7 @@ mod body {
         let mut engine = open_session();
         begin(
             &mut engine,
-            load::envelope(5).body(smtp_proto::BodyType::SevenBit),
+            load::envelope(5).body(smtp_proto::envelope::BodyType::SevenBit),
         );
         bencher
             .counter(BytesCount::of_slice(&body))

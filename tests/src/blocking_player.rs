@@ -12,7 +12,7 @@ use std::net::TcpStream;
 use std::sync::mpsc::Receiver;
 
 use smtp_blocking::{Connector, Session};
-use smtp_proto::{Cause, Error, Misuse, Request};
+use smtp_proto::{Cause, Error, Request, error::Misuse};
 
 use crate::scripted::{self, Cue, End, Traces, Way, connector_of, not_asked, report};
 use crate::transcript::{Failure, Job, Message, Observed, Transcript};

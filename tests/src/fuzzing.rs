@@ -9,6 +9,16 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use smtp_proto::*;
+use smtp_proto::{
+    auth::{Mechanism, MechanismError, Nonce, Secret},
+    body::{BodyEncoder, BodyError, BodyPolicy, LineEndings, MAX_TEXT_LINE},
+    envelope::BodyType,
+    error::Misuse,
+    event::RequestId,
+    parameter::{ByMode, MailParameter, Notify, RcptParameter, Ret},
+    reply::{Decoder, ReplyClass, ReplyCode, ReplyError, ReplyLimits},
+    request::{XClient, XForward},
+};
 
 /// The octets of an input, taken from the front; zeros where there are no more.
 struct Input<'a>(&'a [u8]);

@@ -8,7 +8,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use smtp_proto::{BodyPart, Cause, Connection, Event, Instant, MessageId, Misuse, RequestId};
+use smtp_proto::{
+    BodyPart, Cause, Connection, Event, Instant, MessageId, error::Misuse, event::RequestId,
+};
 
 use crate::transcript::{Action, Failure, Job, Message, Observed, Transcript, difference};
 

@@ -18,9 +18,10 @@ use rcgen::{
 };
 use smtp_adapter::TlsInfo;
 use smtp_proto::{
-    Capabilities, Cause, Chunking, Credentials, Envelope, Error, Extension, MailParameter, Mailbox,
-    Notify, Outcome, RcptParameter, Recipient, Reply, Report, Request, Ret, Stage, TlsPolicy,
-    Trace,
+    Capabilities, Cause, Chunking, Credentials, Envelope, Error, Extension, Mailbox, Outcome,
+    Recipient, Reply, Report, Request, Stage, TlsPolicy,
+    event::Trace,
+    parameter::{MailParameter, Notify, RcptParameter, Ret},
 };
 use tokio::runtime::Runtime;
 

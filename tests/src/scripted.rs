@@ -11,7 +11,7 @@ use std::time::Duration;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
-use smtp_proto::{Error, Reply, Report, Trace};
+use smtp_proto::{Error, Reply, Report, event::Trace};
 
 use crate::transcript::{Action, Failure, Message, Observed, Transcript, difference};
 

@@ -17,9 +17,12 @@ use clap::{CommandFactory, Parser, ValueEnum};
 use serde_json::{Value, json};
 use smtp_adapter::TlsInfo;
 use smtp_proto::{
-    BodyType, ByMode, Cause, ClientName, Credentials, Envelope, Error, MailParameter, Mailbox,
-    Notify, Outcome, ParameterError, Printable, RcptParameter, Reply, Report, Ret, RrvsAction,
-    Stage, Timeouts, TlsPolicy, Trace,
+    Cause, ClientName, Credentials, Envelope, Error, Mailbox, Outcome, Reply, Report, Stage,
+    Timeouts, TlsPolicy,
+    envelope::BodyType,
+    event::Trace,
+    parameter::{ByMode, MailParameter, Notify, ParameterError, RcptParameter, Ret, RrvsAction},
+    reply::Printable,
 };
 
 use crate::receiver;
@@ -1471,7 +1474,7 @@ pub fn say(line: fmt::Arguments<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use smtp_proto::{BodyEncoder, BodyPolicy};
+    use smtp_proto::body::{BodyEncoder, BodyPolicy};
 
     use super::*;
 

@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::sync::mpsc::Receiver;
 use std::task::Poll;
 
-use smtp_proto::{Cause, Error, Misuse, Outcome, Request};
+use smtp_proto::{Cause, Error, Outcome, Request, error::Misuse};
 use smtp_tokio::{Connector, Session};
 use tokio::io::BufReader;
 

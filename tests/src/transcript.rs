@@ -91,10 +91,15 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use smtp_proto::{
-    BodyError, BodyType, ByMode, Cause, Chunking, ClientName, ClientProtocol, Config, Credentials,
-    Envelope, Error, LineEndings, MailParameter, Mailbox, MechanismError, MessageSource, Nonce,
-    Notify, Outcome, Protocol, ProtocolError, RcptParameter, Recipient, Reply, ReplyError, Report,
-    Request, Ret, RrvsAction, Timeouts, TlsFacts, TlsPolicy, XClient, XForward,
+    Cause, Chunking, ClientName, Config, Credentials, Envelope, Error, Mailbox, Outcome, Protocol,
+    Recipient, Reply, Report, Request, Timeouts, TlsFacts, TlsPolicy,
+    auth::{MechanismError, Nonce},
+    body::{BodyError, LineEndings},
+    envelope::BodyType,
+    error::ProtocolError,
+    parameter::{ByMode, MailParameter, Notify, RcptParameter, Ret, RrvsAction},
+    reply::ReplyError,
+    request::{ClientProtocol, MessageSource, XClient, XForward},
 };
 
 /// One conversation, and what must come of it.
@@ -1211,7 +1216,7 @@ mod tests {
     #[test]
     fn a_difference_is_seen() {
         let transcript = Transcript::parse("x", WHOLE).unwrap();
-        let reply = |code| Reply::new(smtp_proto::ReplyCode::new(code).unwrap(), b"x");
+        let reply = |code| Reply::new(smtp_proto::reply::ReplyCode::new(code).unwrap(), b"x");
         let report = |codes: [u16; 2]| {
             Some(Report {
                 recipients: codes.map(|code| Ok(reply(code))).into(),

@@ -9,7 +9,7 @@
 use std::sync::LazyLock;
 
 use smtp_blocking::Connector;
-use smtp_proto::{Chunking, Envelope, MailParameter, TlsPolicy, Trace};
+use smtp_proto::{Chunking, Envelope, TlsPolicy, event::Trace, parameter::MailParameter};
 use smtp_tests::exim::Exim;
 use smtp_tests::real::{self, Adapter, Manner, address};
 

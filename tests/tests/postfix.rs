@@ -9,10 +9,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use smtp_blocking::{
-    BodyType, Cause, Connector, Credentials, Envelope, Extension, Notify, Outcome, RcptParameter,
-    Request, Stage, TlsPolicy, Trace, XClient, XForward,
+    Cause, Connector, Credentials, Envelope, Extension, Outcome, Request, Stage, TlsPolicy,
+    envelope::BodyType,
+    event::Trace,
+    parameter::{Notify, RcptParameter},
+    request::{XClient, XForward},
 };
-use smtp_proto::{ClientProtocol, MessageSource};
+use smtp_proto::request::{ClientProtocol, MessageSource};
 use smtp_tests::dovecot::Dovecot;
 use smtp_tests::postfix::Postfix;
 use smtp_tests::real::{self, Adapter, Manner, NAME, Server, address, awkward};

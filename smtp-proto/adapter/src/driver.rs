@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::BufMut;
 use smtp_proto::{
-    BodyPart, Chunking, Connection, Event, Instant, MessageId, Misuse, Outcome, Reply, Report,
-    RequestId, Stage,
+    BodyPart, Chunking, Connection, Event, Instant, MessageId, Outcome, Reply, Report, Stage,
+    error::Misuse, event::RequestId,
 };
 
 use crate::error::Error;

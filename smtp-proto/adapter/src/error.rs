@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use smtp_proto::{Cause, EnvelopeError, Outcome, Report, Stage};
+use smtp_proto::{Cause, Outcome, Report, Stage, envelope::EnvelopeError};
 
 /// Why a session could not be opened, or a message reached nobody: the engine's error, what the
 /// operating system said where it said something, and what became of each recipient where a message was

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use smtp_proto::{Cause, Channel, ClientName, Config, Protocol, Stage, TlsPolicy, Trace};
+use smtp_proto::{Cause, Channel, ClientName, Config, Protocol, Stage, TlsPolicy, event::Trace};
 
 use crate::error::Error;
 use crate::names::{default_client_name, split_server};
@@ -203,7 +203,7 @@ impl Terms {
                     format!("no random numbers for AUTH: {error}").into(),
                 ))
             })?;
-            config.nonce = Some(smtp_proto::Nonce::from_octets(octets));
+            config.nonce = Some(smtp_proto::auth::Nonce::from_octets(octets));
         }
         #[cfg(feature = "rustls")]
         let tls = match config.tls {
@@ -376,7 +376,7 @@ macro_rules! connector_methods {
         /// SCRAM is not safe.
         #[doc(hidden)]
         #[must_use]
-        pub fn fixed_nonce(mut self, nonce: Option<$crate::smtp_proto::Nonce>) -> Self {
+        pub fn fixed_nonce(mut self, nonce: Option<$crate::smtp_proto::auth::Nonce>) -> Self {
             self.terms.config.nonce = nonce;
             self
         }
@@ -431,7 +431,7 @@ macro_rules! connector_methods {
 
         /// What may stand in a body.
         #[must_use]
-        pub fn body_policy(mut self, policy: $crate::smtp_proto::BodyPolicy) -> Self {
+        pub fn body_policy(mut self, policy: $crate::smtp_proto::body::BodyPolicy) -> Self {
             self.terms.config.body = policy;
             self
         }
@@ -463,7 +463,7 @@ macro_rules! connector_methods {
         #[must_use]
         pub fn observe(
             mut self,
-            observer: impl Fn(&$crate::smtp_proto::Trace) + Send + Sync + 'static,
+            observer: impl Fn(&$crate::smtp_proto::event::Trace) + Send + Sync + 'static,
         ) -> Self {
             self.terms.observer = Some(::std::sync::Arc::new(observer));
             self.terms.config.trace = true;

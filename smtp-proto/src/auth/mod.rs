@@ -133,7 +133,7 @@ impl Credentials {
     /// A mechanism of the caller's own; `mechanism` makes a new run of it for each attempt.
     ///
     /// ```
-    /// use smtp_proto::{Credentials, Mechanism, MechanismError, Secret};
+    /// use smtp_proto::{Credentials, auth::{Mechanism, MechanismError, Secret}};
     ///
     /// /// SECURID (RFC 2808): user name and passcode of a token card.
     /// struct SecurId;

@@ -10,12 +10,12 @@ use base64::engine::general_purpose::STANDARD;
 /// part again.
 ///
 /// ```
-/// use smtp_proto::{ClientName, Config, Nonce};
+/// use smtp_proto::{ClientName, Config, auth::Nonce};
 ///
 /// # fn random() -> [u8; 18] { [7; 18] }
 /// let mut config = Config::new(ClientName::parse("client.example.org")?);
 /// config.nonce = Some(Nonce::from_octets(random())); // from a cryptographic generator
-/// # Ok::<(), smtp_proto::AddressError>(())
+/// # Ok::<(), smtp_proto::envelope::AddressError>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Nonce([u8; 18]);

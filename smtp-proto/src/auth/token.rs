@@ -121,7 +121,7 @@ impl Mechanism for XOAuth2 {
 /// printable line of them.
 ///
 /// ```
-/// use smtp_proto::TokenError;
+/// use smtp_proto::auth::TokenError;
 ///
 /// let error = TokenError::parse(br#"{"status":"invalid_token","scope":"mail"}"#).unwrap();
 /// assert_eq!(error.to_string(), "invalid_token, scope mail");

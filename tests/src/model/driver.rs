@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use smtp_proto::{BodyPart, Connection, Error, Instant, MessageId, Reply, Report, RequestId};
+use smtp_proto::{
+    BodyPart, Connection, Error, Instant, MessageId, Reply, Report, event::RequestId,
+};
 
 use super::Failure;
 use super::books::About;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use smtp_proto::{Chunking, ClientName, Config, Envelope, MailParameter, Protocol, TlsPolicy};
+use smtp_proto::{
+    Chunking, ClientName, Config, Envelope, Protocol, TlsPolicy, parameter::MailParameter,
+};
 
 use super::dice::Dice;
 use super::server::Traits;
