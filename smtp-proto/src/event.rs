@@ -2,17 +2,54 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt;
 
 use crate::error::{Cause, Error, Outcome};
 use crate::reply::Reply;
 
-/// A message of this connection, in the order of submission.
+/// A message of this connection.
+///
+/// ```
+/// # use smtp_proto::*;
+/// # let config = Config::new(ClientName::parse("client.example.org")?);
+/// # let mut engine = Connection::new(config, Instant::default());
+/// let first = engine.submit(Envelope::new("alice@example.org", ["bob@example.net"])?)?;
+/// let second = engine.submit(Envelope::new("alice@example.org", ["carol@example.net"])?)?;
+/// assert_eq!((first.get(), second.get()), (1, 2));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId(pub(crate) u64);
 
 /// A request of this connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub(crate) u64);
+
+impl MessageId {
+    /// Its number. Messages and requests are counted together, from 1, in the order in which they were given.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl RequestId {
+    /// Its number. Messages and requests are counted together, from 1, in the order in which they were given.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// Something that the caller should know or do.
 #[derive(Clone, Debug, PartialEq, Eq)]
