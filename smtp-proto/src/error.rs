@@ -11,6 +11,7 @@ use crate::body::BodyError;
 use crate::capability::Extension;
 use crate::envelope::EnvelopeError;
 use crate::reply::{Reply, ReplyError};
+use crate::time::Seconds;
 
 /// Where in a session something went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -220,7 +221,7 @@ pub enum Cause {
         helo: Reply,
     },
     /// The time for one reply, one handshake or one block of the body ran out.
-    #[error("timed out after {} s", .0.as_secs_f32())]
+    #[error("timed out after {} s", Seconds(*.0))]
     TimedOut(Duration),
     /// The connection ended without a word.
     #[error("the connection was lost")]

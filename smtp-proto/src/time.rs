@@ -54,8 +54,48 @@ impl Sub for Instant {
     }
 }
 
+/// A duration in seconds, as a decimal number. It is printed without floating point, which costs a small device
+/// 13 KB of flash.
+pub(crate) struct Seconds(pub(crate) Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.as_secs())?;
+        let (mut fraction, mut digits) = (self.0.subsec_nanos(), 9);
+        if fraction == 0 {
+            return Ok(());
+        }
+        while fraction.is_multiple_of(10) {
+            fraction /= 10;
+            digits -= 1;
+        }
+        write!(f, ".{fraction:0digits$}")
+    }
+}
+
 impl fmt::Debug for Instant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "+{:?}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+
+    use super::*;
+
+    #[test]
+    fn seconds_are_decimal_numbers() {
+        for (duration, text) in [
+            (Duration::ZERO, "0"),
+            (Duration::from_secs(300), "300"),
+            (Duration::from_millis(300), "0.3"),
+            (Duration::from_millis(1_050), "1.05"),
+            (Duration::from_nanos(1), "0.000000001"),
+            (Duration::MAX, "18446744073709551615.999999999"),
+        ] {
+            assert_eq!(Seconds(duration).to_string(), text);
+        }
     }
 }
