@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::io::{self, BufRead};
 
+use bytes::Buf;
+use bytes::buf::Reader;
 use smtp_proto::{Envelope, MessageId, Report};
 
 use crate::pump::Pump;
@@ -39,6 +41,32 @@ where
             envelope: envelope.reopenable(false),
             open,
         }
+    }
+}
+
+impl Message<()> {
+    /// A message that lies in memory: a slice, [`Bytes`](bytes::Bytes), or another [`Buf`] that can be cloned.
+    ///
+    /// ```no_run
+    /// use bytes::Bytes;
+    /// use smtp_blocking::{Connector, Envelope, Message};
+    ///
+    /// let newsletter = Bytes::from("Subject: news\r\n\r\nThere is news.\r\n");
+    /// let messages = ["bob@example.net", "carol@example.net"].map(|reader| {
+    ///     let envelope = Envelope::new("alice@example.org", [reader]).unwrap();
+    ///     Message::from_bytes(envelope, newsletter.clone())
+    /// });
+    /// let mut session = Connector::new("mx.example.net").connect()?;
+    /// for report in session.send_all(messages).and_quit() {
+    ///     println!("{:?}", report.recipients);
+    /// }
+    /// # Ok::<(), smtp_blocking::Error>(())
+    /// ```
+    pub fn from_bytes<B: Buf + Clone>(
+        envelope: Envelope,
+        message: B,
+    ) -> Message<impl FnMut() -> io::Result<Reader<B>> + Clone> {
+        Message::new(envelope, move || Ok(message.clone().reader()))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, Write};
 
+use bytes::Buf;
 use smtp_adapter::Error;
 use smtp_proto::{
     Envelope, MessageId, Reply, Report, Request,
@@ -76,6 +77,26 @@ impl Session {
     /// reached somebody is a [`Report`], with the errors of the others in it.
     pub fn send(&mut self, envelope: Envelope, message: impl BufRead) -> Result<Report, Error> {
         self.send_then(envelope, message, false)
+    }
+
+    /// Sends a whole message that lies in memory: a slice, [`Bytes`](bytes::Bytes), or any other [`Buf`].
+    ///
+    /// ```no_run
+    /// use smtp_blocking::{Connector, Envelope};
+    ///
+    /// let mut session = Connector::new("mx.example.net").connect()?;
+    /// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
+    /// let report = session.send_bytes(envelope, &b"Subject: hello\r\n\r\nHello, Bob.\r\n"[..])?;
+    /// for (index, error) in report.failures() {
+    ///     eprintln!("recipient {}: {error}", index + 1);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_bytes(&mut self, envelope: Envelope, message: impl Buf) -> Result<Report, Error> {
+        self.send(envelope, message.reader())
     }
 
     fn send_then(

@@ -5,8 +5,9 @@ use std::net::{IpAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Buf;
 use smtp_blocking::{
-    Cause, Connector, Credentials, Envelope, Outcome, Stage, TlsPolicy, body::LineEndings,
+    Cause, Connector, Credentials, Envelope, Message, Outcome, Stage, TlsPolicy, body::LineEndings,
     event::Trace,
 };
 use smtp_tests::receiver::{Options, Receiver, make_client_certificate};
@@ -56,6 +57,20 @@ fn one_call_forwards_one_message() {
         (Stage::Rcpt, Outcome::Permanent)
     );
     assert_eq!(error.report().unwrap().recipients.len(), 1);
+}
+
+/// Two slices in a row: what is in memory need not be in one piece.
+#[test]
+fn messages_in_memory_arrive() {
+    let (receiver, connector) = receiver();
+    let envelope = || Envelope::new("a@example.org", ["b@example.net"]).unwrap();
+    let message = || Buf::chain(&MESSAGE[..9], &MESSAGE[9..]);
+    let mut session = connector.connect().unwrap();
+    let report = session.send_bytes(envelope(), message()).unwrap();
+    assert!(report.is_success());
+    let messages = [(); 2].map(|()| Message::from_bytes(envelope(), MESSAGE));
+    assert!(session.send_all(messages).all(|report| report.is_success()));
+    assert_eq!([0, 1, 2].map(|n| receiver.stored(n)), [MESSAGE; 3]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
+use bytes::Bytes;
 use memchr::memchr;
 
 pub use crate::enhanced::EnhancedCode;
@@ -219,6 +220,20 @@ impl Reply {
     /// The text of all lines as the server sent it, bytes, separated by single LFs.
     pub fn text(&self) -> &[u8] {
         &self.text
+    }
+
+    /// The text as [`Bytes`] of their own, which share it.
+    ///
+    /// ```
+    /// use smtp_proto::{Reply, reply::ReplyCode};
+    ///
+    /// let reply = Reply::new(ReplyCode::new(250).unwrap(), b"2.0.0 queued as 4711");
+    /// let id = reply.text_bytes().slice(16..);
+    /// drop(reply);
+    /// assert_eq!(id, "4711");
+    /// ```
+    pub fn text_bytes(&self) -> Bytes {
+        Bytes::from_owner(self.text.clone())
     }
 
     /// The text line by line.

@@ -1,15 +1,17 @@
 //! Many messages over one session.
 
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::{Future, Ready, poll_fn, ready};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Buf;
 use futures_core::Stream;
 use smtp_proto::{Envelope, MessageId, Report};
 use tokio::io::AsyncBufRead;
 
+use crate::in_memory::InMemory;
 use crate::pump::Pump;
 use crate::session::Session;
 
@@ -45,6 +47,35 @@ where
             envelope: envelope.reopenable(false),
             open,
         }
+    }
+}
+
+impl Message<()> {
+    /// A message that lies in memory: a slice, [`Bytes`](bytes::Bytes), or another [`Buf`] that can be cloned.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), smtp_tokio::Error> {
+    /// use bytes::Bytes;
+    /// use smtp_tokio::{Connector, Envelope, Message};
+    ///
+    /// let newsletter = Bytes::from("Subject: news\r\n\r\nThere is news.\r\n");
+    /// let messages = ["bob@example.net", "carol@example.net"].map(|reader| {
+    ///     let envelope = Envelope::new("alice@example.org", [reader]).unwrap();
+    ///     Message::from_bytes(envelope, newsletter.clone())
+    /// });
+    /// let mut session = Connector::new("mx.example.net").connect().await?;
+    /// let mut reports = session.send_all(smtp_tokio::iter(messages)).and_quit();
+    /// while let Some(report) = reports.next().await {
+    ///     println!("{:?}", report.recipients);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_bytes<B: Buf + Clone>(
+        envelope: Envelope,
+        message: B,
+    ) -> Message<impl FnMut() -> Ready<io::Result<InMemory<B>>> + Clone> {
+        Message::new(envelope, move || ready(Ok(InMemory::new(message.clone()))))
     }
 }
 

@@ -49,6 +49,7 @@
 
 mod bulk;
 mod connector;
+mod in_memory;
 mod pump;
 mod race;
 mod session;
@@ -56,6 +57,7 @@ mod stream;
 
 pub use bulk::{Bulk, Iter, Message, iter};
 pub use connector::Connector;
+pub use in_memory::InMemory;
 pub use session::{Session, Transaction};
 #[doc(inline)]
 pub use smtp_adapter::Error;

@@ -5,6 +5,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
+use bytes::Buf;
 use smtp_proto::{
     Envelope, MessageId, Reply, Report, Request,
     envelope::{ToMailbox, ToRecipient},
@@ -12,6 +13,7 @@ use smtp_proto::{
 use tokio::io::{AsyncBufRead, AsyncWrite};
 
 use crate::Error;
+use crate::in_memory::InMemory;
 use crate::pump::Pump;
 
 /// A session in which mail can be sent: greeting, EHLO, TLS and AUTH are done.
@@ -100,6 +102,33 @@ impl Session {
         message: impl AsyncBufRead,
     ) -> Result<Report, Error> {
         self.send_then(envelope, message, false).await
+    }
+
+    /// Sends a whole message that lies in memory: a slice, [`Bytes`](bytes::Bytes), or any other [`Buf`].
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use smtp_tokio::{Connector, Envelope};
+    ///
+    /// let mut session = Connector::new("mx.example.net").connect().await?;
+    /// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
+    /// let message = &b"Subject: hello\r\n\r\nHello, Bob.\r\n"[..];
+    /// let report = session.send_bytes(envelope, message).await?;
+    /// for (index, error) in report.failures() {
+    ///     eprintln!("recipient {}: {error}", index + 1);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_bytes(
+        &mut self,
+        envelope: Envelope,
+        message: impl Buf,
+    ) -> Result<Report, Error> {
+        self.send(envelope, InMemory::new(message)).await
     }
 
     async fn send_then(

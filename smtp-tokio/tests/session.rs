@@ -3,9 +3,12 @@
 
 use std::time::Duration;
 
+use bytes::Buf;
 use smtp_tests::receiver::{Options, Receiver, make_client_certificate};
 use smtp_tests::watchdog::within_limit;
-use smtp_tokio::{Cause, Connector, Credentials, Envelope, Outcome, Stage, Timeouts, TlsPolicy};
+use smtp_tokio::{
+    Cause, Connector, Credentials, Envelope, Message, Outcome, Stage, Timeouts, TlsPolicy,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Its certificate is trusted, and so it is given credentials.
@@ -46,6 +49,23 @@ async fn sessions_move_between_threads() {
     session.await.unwrap().unwrap().quit().await;
     assert_eq!([receiver.stored(0), receiver.stored(1)], [MESSAGE, MESSAGE]);
     assert!(receiver.messages()[0].tls);
+}
+
+/// Two slices in a row: what is in memory need not be in one piece.
+#[tokio::test]
+async fn messages_in_memory_arrive() {
+    let (receiver, connector) = receiver();
+    let envelope = || Envelope::new("a@example.org", ["b@example.net"]).unwrap();
+    let message = || Buf::chain(&MESSAGE[..9], &MESSAGE[9..]);
+    let mut session = connector.connect().await.unwrap();
+    let report = session.send_bytes(envelope(), message()).await.unwrap();
+    assert!(report.is_success());
+    let messages = [(); 2].map(|()| Message::from_bytes(envelope(), MESSAGE));
+    let mut reports = session.send_all(smtp_tokio::iter(messages));
+    while let Some(report) = reports.next().await {
+        assert!(report.is_success());
+    }
+    assert_eq!([0, 1, 2].map(|n| receiver.stored(n)), [MESSAGE; 3]);
 }
 
 /// A local part as long as those of SRS, VERP and reply tokens. Only the server knows whether it takes one.
