@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use crate::auth::{Credentials, Nonce};
+use crate::auth::Credentials;
 use crate::body::BodyPolicy;
 use crate::mailbox::ClientName;
 use crate::reply::ReplyLimits;
@@ -223,8 +223,6 @@ pub struct Config {
     pub tls: TlsPolicy,
     /// None by default.
     pub credentials: Option<Credentials>,
-    /// For SCRAM, and drawn freshly for each connection. None by default, and then SCRAM is not tried.
-    pub nonce: Option<Nonce>,
     /// Uses PIPELINING where it is offered; true by default.
     pub pipelining: bool,
     /// Sends the next envelope in one batch with the end of the data before it (RFC 2920 section 3.1),
@@ -264,7 +262,6 @@ impl Config {
             channel: Channel::Network,
             tls: TlsPolicy::Opportunistic,
             credentials: None,
-            nonce: None,
             pipelining: true,
             overlap: false,
             chunking: Chunking::Auto,

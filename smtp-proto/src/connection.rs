@@ -5,6 +5,7 @@ use core::fmt;
 
 use bytes::BufMut;
 
+use crate::auth::Nonce;
 use crate::body::BodyPart;
 use crate::capability::Capabilities;
 use crate::config::Config;
@@ -114,10 +115,19 @@ pub struct Connection {
 impl Connection {
     /// A session on a transport that is connected now.
     pub fn new(config: impl Into<Arc<Config>>, now: Instant) -> Self {
+        Self::with_nonce(config, now, None)
+    }
+
+    /// The same, with what SCRAM needs beside a password. Without a nonce SCRAM is not tried.
+    pub fn with_nonce(
+        config: impl Into<Arc<Config>>,
+        now: Instant,
+        nonce: impl Into<Option<Nonce>>,
+    ) -> Self {
         let config: Arc<Config> = config.into();
         Self {
             decoder: Decoder::new(config.limits.reply),
-            conversation: Conversation::new(config, now),
+            conversation: Conversation::new(config, now, nonce.into()),
         }
     }
 

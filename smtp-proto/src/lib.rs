@@ -167,8 +167,8 @@
 //!
 //! | mechanism | RFC | shows its secret | needs |
 //! |---|---|---|---|
-//! | SCRAM-SHA-256-PLUS, SCRAM-SHA-1-PLUS | 5802, 7677, 9266, 5929 | no | feature `scram`, [`Config::nonce`], [`TlsFacts`] |
-//! | SCRAM-SHA-256, SCRAM-SHA-1 | 5802, 7677 | no | feature `scram`, [`Config::nonce`] |
+//! | SCRAM-SHA-256-PLUS, SCRAM-SHA-1-PLUS | 5802, 7677, 9266, 5929 | no | feature `scram`, [`Connection::with_nonce`], [`TlsFacts`] |
+//! | SCRAM-SHA-256, SCRAM-SHA-1 | 5802, 7677 | no | feature `scram`, [`Connection::with_nonce`] |
 //! | CRAM-MD5 | 2195 | no | |
 //! | PLAIN | 4616 | password | |
 //! | LOGIN | none | password | |

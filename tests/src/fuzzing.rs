@@ -555,13 +555,15 @@ struct Message {
 impl Session {
     fn run(data: &[u8], cut: bool) -> Self {
         let mut input = Input(data);
-        let (mut config, permitted) = configuration(input.byte(), input.byte());
+        let (kind, limits) = (input.byte(), input.byte());
+        let (mut config, permitted) = configuration(kind, limits);
+        let nonce = (limits & 128 != 0).then(|| Nonce::from_octets([0; 18]));
         if input.0.first().is_some_and(|octet| *octet > 127) {
             configure_chunks(&mut config, input.byte());
         }
         let now = Instant::default();
         let mut session = Self {
-            connection: Connection::new(config.clone(), now),
+            connection: Connection::with_nonce(config.clone(), now, nonce),
             peer: Peer::new(&config, permitted),
             config,
             cut,
@@ -1039,7 +1041,6 @@ fn configuration(kind: u8, limits: u8) -> (Config, bool) {
         _ => Some(Credentials::custom(|| Box::new(Distrustful))),
     };
     // No more work for SCRAM than must be.
-    config.nonce = Some(Nonce::from_octets([0; 18])).filter(|_| limits & 128 != 0);
     config.limits.scram_iterations = 4_096;
     config.trace = kind & 128 == 0;
     config.limits.in_flight = [4_096, 0, 64, 100][usize::from(limits & 3)];

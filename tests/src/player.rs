@@ -9,7 +9,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use smtp_proto::{
-    BodyPart, Cause, Connection, Event, Instant, MessageId, error::Misuse, event::RequestId,
+    BodyPart, Cause, Connection, Event, Instant, MessageId, auth::Nonce, error::Misuse,
+    event::RequestId,
 };
 
 use crate::transcript::{Action, Failure, Job, Message, Observed, Transcript, difference};
@@ -104,7 +105,7 @@ impl<'t> Player<'t> {
             cut,
             random: Random::new(seed),
             secrets: transcript.secrets(),
-            engine: Connection::new(config, now),
+            engine: Connection::with_nonce(config, now, transcript.nonce.map(Nonce::from_octets)),
             now,
             submitted: 0,
             messages: Vec::new(),

@@ -117,7 +117,6 @@ macro_rules! connector_of {
             protocol,
             tls,
             credentials,
-            nonce,
             pipelining,
             overlap,
             chunking,
@@ -132,7 +131,7 @@ macro_rules! connector_of {
             .client_name(client_name)
             .tls(tls)
             .credentials(credentials)
-            .fixed_nonce(nonce)
+            .fixed_nonce($transcript.nonce)
             .pipelining(pipelining)
             .overlap(overlap)
             .chunking(chunking)

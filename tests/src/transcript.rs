@@ -93,7 +93,7 @@ use base64::engine::general_purpose::STANDARD;
 use smtp_proto::{
     Cause, Chunking, ClientName, Config, Credentials, Envelope, Error, Mailbox, Outcome, Protocol,
     Recipient, Reply, Report, Request, Timeouts, TlsFacts, TlsPolicy,
-    auth::{MechanismError, Nonce},
+    auth::MechanismError,
     body::{BodyError, LineEndings},
     envelope::BodyType,
     error::ProtocolError,
@@ -113,6 +113,8 @@ pub struct Transcript {
     pub engine_only: Option<String>,
     /// How the client is set up.
     pub config: Config,
+    /// For SCRAM.
+    pub nonce: Option<[u8; 18]>,
     /// The name that the server's certificate must be valid for.
     pub server_name: Option<String>,
     /// What the engine is told of its handshake.
@@ -702,11 +704,22 @@ impl Parser {
             .settings
             .remove("end-point")
             .map(|hash| hash.into_bytes().into());
+        let nonce = match self.settings.remove("nonce") {
+            None => None,
+            Some(nonce) => {
+                let octets = STANDARD
+                    .decode(nonce)
+                    .ok()
+                    .and_then(|octets| octets.try_into().ok());
+                Some(octets.ok_or("`nonce` is 18 octets in base64")?)
+            }
+        };
         Ok(Transcript {
             name: name.to_owned(),
             rules: self.rules,
             engine_only: self.engine_only,
             config: config(self.settings)?,
+            nonce,
             server_name,
             tls_facts,
             messages: self.messages,
@@ -1010,15 +1023,6 @@ fn config(mut settings: BTreeMap<String, String>) -> Result<Config, String> {
         config.credentials = config
             .credentials
             .map(|credentials| credentials.authorization_id(&identity));
-    }
-    if let Some(nonce) = take("nonce") {
-        let octets = STANDARD
-            .decode(nonce)
-            .ok()
-            .and_then(|octets| octets.try_into().ok());
-        config.nonce = Some(Nonce::from_octets(
-            octets.ok_or("`nonce` is 18 octets in base64")?,
-        ));
     }
     if let Some(names) = take("auth") {
         let names: Vec<&str> = names.split(',').collect();

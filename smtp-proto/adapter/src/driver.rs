@@ -102,7 +102,7 @@ impl Driver {
             finished: VecDeque::new(),
             answers: VecDeque::new(),
             closed: None,
-            engine: Connection::new(config, Instant::default()),
+            engine: Connection::with_nonce(config, Instant::default(), terms.nonce),
         }
     }
 

@@ -6,7 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use smtp_proto::{Cause, Channel, ClientName, Config, Protocol, Stage, TlsPolicy, event::Trace};
+use smtp_proto::{
+    Cause, Channel, ClientName, Config, Protocol, Stage, TlsPolicy, auth::Nonce, event::Trace,
+};
 
 use crate::error::Error;
 use crate::names::{default_client_name, split_server};
@@ -39,6 +41,8 @@ pub struct Terms {
     /// The client's own certificate.
     #[cfg(feature = "rustls")]
     pub identity: Option<Arc<crate::tls::Identity>>,
+    /// For tests, instead of a random one.
+    pub fixed_nonce: Option<[u8; 18]>,
     /// For the conversation.
     pub observer: Option<Observer>,
     /// For EHLO.
@@ -52,6 +56,8 @@ pub struct Terms {
 pub struct SessionTerms {
     /// The engine's configuration.
     pub config: Config,
+    /// For SCRAM.
+    pub nonce: Option<Nonce>,
     /// For the handshake, unless there is to be none.
     #[cfg(feature = "rustls")]
     pub tls: Option<crate::tls::TlsSettings>,
@@ -74,6 +80,7 @@ impl Terms {
             trust: Arc::default(),
             #[cfg(feature = "rustls")]
             identity: None,
+            fixed_nonce: None,
             observer: None,
             client_name: None,
             config: Config::new(placeholder),
@@ -186,6 +193,31 @@ impl Terms {
         })
     }
 
+    #[cfg(not(feature = "scram"))]
+    fn nonce(&self) -> Result<Option<Nonce>, Error> {
+        Ok(None)
+    }
+
+    /// A new one for each session, where it may be needed.
+    #[cfg(feature = "scram")]
+    fn nonce(&self) -> Result<Option<Nonce>, Error> {
+        if self.config.credentials.is_none() {
+            return Ok(None);
+        }
+        let octets = match self.fixed_nonce {
+            Some(octets) => octets,
+            None => {
+                let mut octets = [0; 18];
+                getrandom::fill(&mut octets).map_err(|error| {
+                    let cause = format!("no random numbers for AUTH: {error}");
+                    Error::local(Cause::Local(cause.into()))
+                })?;
+                octets
+            }
+        };
+        Ok(Some(Nonce::from_octets(octets)))
+    }
+
     /// What the session needs, on a stream of this kind whose local end is `local`.
     pub fn session(&self, channel: Channel, local: Option<IpAddr>) -> Result<SessionTerms, Error> {
         let mut config = self.config.clone();
@@ -195,16 +227,7 @@ impl Terms {
             Some(name) => name.clone(),
             None => default_client_name(&gethostname::gethostname().to_string_lossy(), local),
         };
-        #[cfg(feature = "scram")]
-        if config.credentials.is_some() && config.nonce.is_none() {
-            let mut octets = [0; 18];
-            getrandom::fill(&mut octets).map_err(|error| {
-                Error::local(Cause::Local(
-                    format!("no random numbers for AUTH: {error}").into(),
-                ))
-            })?;
-            config.nonce = Some(smtp_proto::auth::Nonce::from_octets(octets));
-        }
+        let nonce = self.nonce()?;
         #[cfg(feature = "rustls")]
         let tls = match config.tls {
             TlsPolicy::Never => None,
@@ -241,6 +264,7 @@ impl Terms {
         }
         Ok(SessionTerms {
             config,
+            nonce,
             #[cfg(feature = "rustls")]
             tls,
         })
@@ -376,8 +400,8 @@ macro_rules! connector_methods {
         /// SCRAM is not safe.
         #[doc(hidden)]
         #[must_use]
-        pub fn fixed_nonce(mut self, nonce: Option<$crate::smtp_proto::auth::Nonce>) -> Self {
-            self.terms.config.nonce = nonce;
+        pub fn fixed_nonce(mut self, octets: Option<[u8; 18]>) -> Self {
+            self.terms.fixed_nonce = octets;
             self
         }
 

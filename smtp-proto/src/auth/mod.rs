@@ -93,7 +93,7 @@ impl Login {
 
 impl Credentials {
     /// A user name and a password: SCRAM-SHA-256-PLUS, SCRAM-SHA-1-PLUS, SCRAM-SHA-256, SCRAM-SHA-1
-    /// (with the feature `scram`, and [`Config::nonce`](crate::Config::nonce)), CRAM-MD5, PLAIN or LOGIN,
+    /// (with the feature `scram`, and [`Connection::with_nonce`](crate::Connection::with_nonce)), CRAM-MD5, PLAIN or LOGIN,
     /// the first of these that the server offers and that may be used on the connection.
     ///
     /// Where the server turns out not to take a mechanism that it offers (504, 534), the next one is
@@ -383,7 +383,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) trust: Trust,
     /// None outside TLS.
     pub(crate) tls: Option<&'a TlsFacts>,
-    pub(crate) nonce: Option<Nonce>,
+    pub(crate) nonce: Option<&'a Nonce>,
     /// How often this session has logged in before: no exchange may share its nonce with another one.
     pub(crate) logins: usize,
     /// [`Limits::scram_iterations`](crate::Limits::scram_iterations).

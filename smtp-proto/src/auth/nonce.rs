@@ -5,19 +5,21 @@ use alloc::string::String;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// The client's nonce for SCRAM, drawn by the caller, since the engine draws no random numbers. Draw it
-/// freshly for each connection: whoever has seen an exchange under the same nonce could play the server's
-/// part again.
+/// The client's nonce for SCRAM. The caller draws it, because the engine draws no random numbers.
+///
+/// It cannot be copied, so that each connection needs its own: whoever has seen an exchange under the same nonce
+/// could play the server's part again.
 ///
 /// ```
-/// use smtp_proto::{ClientName, Config, auth::Nonce};
+/// use smtp_proto::{ClientName, Config, Connection, Instant, auth::Nonce};
 ///
 /// # fn random() -> [u8; 18] { [7; 18] }
-/// let mut config = Config::new(ClientName::parse("client.example.org")?);
-/// config.nonce = Some(Nonce::from_octets(random())); // from a cryptographic generator
+/// let config = Config::new(ClientName::parse("client.example.org")?);
+/// let nonce = Nonce::from_octets(random()); // from a cryptographic generator
+/// let engine = Connection::with_nonce(config, Instant::default(), nonce);
 /// # Ok::<(), smtp_proto::envelope::AddressError>(())
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub struct Nonce([u8; 18]);
 
 impl Nonce {
@@ -31,7 +33,7 @@ impl Nonce {
         not(feature = "scram"),
         expect(dead_code, reason = "only SCRAM has a nonce")
     )]
-    pub(super) fn text(self, exchange: usize) -> String {
+    pub(super) fn text(&self, exchange: usize) -> String {
         let mut text = STANDARD.encode(self.0);
         if exchange > 0 {
             text += &alloc::format!("{exchange}");

@@ -6,6 +6,7 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 
+use crate::auth::Nonce;
 use crate::config::Config;
 use crate::envelope::Envelope;
 use crate::error::{Cause, Error, Misuse, Outcome, ProtocolError, Stage};
@@ -80,10 +81,10 @@ pub(super) enum AskedStep {
 }
 
 impl Conversation {
-    pub(crate) fn new(config: Arc<Config>, now: Instant) -> Self {
+    pub(crate) fn new(config: Arc<Config>, now: Instant, nonce: Option<Nonce>) -> Self {
         let mut conversation = Self {
             peer: Peer::new(config),
-            opening: Opening::default(),
+            opening: Opening::new(nonce),
             phase: Phase::Opening,
             jobs: VecDeque::new(),
             next_id: 0,

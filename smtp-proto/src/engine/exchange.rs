@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use crate::auth::{Mechanism, MechanismError, Secret, Surroundings};
+use crate::auth::{Mechanism, MechanismError, Nonce, Secret, Surroundings};
 use crate::capability::Extension;
 use crate::command::{Command, fits_auth_line};
 use crate::error::{Cause, Error, ProtocolError, Stage};
@@ -38,7 +38,11 @@ pub(crate) struct Exchange {
 }
 
 /// Begins to log in. `logins` is how often that was done before on this connection.
-pub(crate) fn log_in(logins: usize, peer: &mut Peer) -> Result<Option<Box<Exchange>>, Error> {
+pub(crate) fn log_in(
+    nonce: Option<&Nonce>,
+    logins: usize,
+    peer: &mut Peer,
+) -> Result<Option<Box<Exchange>>, Error> {
     let config = peer.config.clone();
     let Some(credentials) = &config.credentials else {
         return Ok(None);
@@ -68,7 +72,7 @@ pub(crate) fn log_in(logins: usize, peer: &mut Peer) -> Result<Option<Box<Exchan
         offered: &peer.capabilities,
         trust,
         tls: peer.tls.as_ref(),
-        nonce: config.nonce,
+        nonce,
         logins,
         iterations: config.limits.scram_iterations,
     });

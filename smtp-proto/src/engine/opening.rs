@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 
+use crate::auth::Nonce;
 use crate::capability::{Capabilities, Extension};
 use crate::command::Command;
 use crate::config::{Protocol, TlsPolicy};
@@ -26,17 +27,27 @@ pub(crate) enum Progress {
 }
 
 /// Where the opening stands, beyond the one reply that the pipeline awaits.
-#[derive(Default)]
 pub(crate) struct Opening {
     /// The 500 or 502 that led to HELO.
     ehlo_refused: Option<Reply>,
     /// Boxed, because it is there for a moment and the session for long.
     exchange: Option<Box<Exchange>>,
+    /// For SCRAM.
+    nonce: Option<Nonce>,
     /// How often a login was begun: XCLIENT makes it necessary again.
     logins: usize,
 }
 
 impl Opening {
+    pub(crate) fn new(nonce: Option<Nonce>) -> Self {
+        Self {
+            ehlo_refused: None,
+            exchange: None,
+            nonce,
+            logins: 0,
+        }
+    }
+
     pub(crate) fn start(&mut self, now: Instant, peer: &mut Peer) -> Progress {
         if let Channel::Tls(facts) = &peer.config.channel {
             peer.tls = Some(facts.clone());
@@ -159,7 +170,7 @@ impl Opening {
     }
 
     fn log_in(&mut self, peer: &mut Peer) -> Result<Progress, Error> {
-        self.exchange = exchange::log_in(self.logins, peer)?;
+        self.exchange = exchange::log_in(self.nonce.as_ref(), self.logins, peer)?;
         match self.exchange {
             None => Ok(Progress::Ready),
             Some(_) => {
