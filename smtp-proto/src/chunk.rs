@@ -3,9 +3,10 @@
 //! begun must be completed, or the connection is of no more use.
 
 use alloc::vec::Vec;
-use core::fmt::{self, Write};
+use core::fmt;
 
 use crate::body::{BodyEncoder, BodyError, BodyPart};
+use crate::command::Command;
 
 /// `BDAT 18446744073709551615 LAST` and its line end.
 const LONGEST_HEADER: usize = 32;
@@ -34,11 +35,7 @@ impl Insertion {
 
     fn header(octets: u64, last: bool) -> Self {
         let mut header = Self::EMPTY;
-        let _ = write!(
-            header,
-            "BDAT {octets}{}\r\n",
-            if last { " LAST" } else { "" }
-        );
+        Command::Bdat { octets, last }.write_to(&mut header);
         header
     }
 
@@ -179,6 +176,15 @@ impl Body {
     pub(crate) fn is_between_chunks(&self) -> bool {
         self.chunks.as_ref().is_some_and(|chunks| {
             !chunks.ended && chunks.open.as_ref().is_none_or(|chunk| chunk.untouched)
+        })
+    }
+
+    /// The chunk that was begun.
+    pub(crate) fn open_chunk(&self) -> Option<Command<'static>> {
+        let open = self.chunks.as_ref()?.open.as_ref()?;
+        Some(Command::Bdat {
+            octets: open.octets,
+            last: open.last,
         })
     }
 

@@ -44,6 +44,11 @@ pub(crate) enum Command<'a> {
     Mail(&'a Mailbox, MailParameters<'a>),
     Rcpt(&'a Mailbox, RcptParameters<'a>),
     Data,
+    /// RFC 3030. The octets follow it.
+    Bdat {
+        octets: u64,
+        last: bool,
+    },
     /// The dot that ends a body which was never wanted.
     LoneDot,
     Rset,
@@ -55,7 +60,7 @@ pub(crate) enum Command<'a> {
 impl Command<'_> {
     /// Appends the line with its CRLF, and returns its length in octets.
     pub(crate) fn write(self, out: &mut Vec<u8>) -> usize {
-        /// Formatting straight into the buffer; it cannot fail.
+        /// Formatting straight into the buffer.
         struct Sink<'a>(&'a mut Vec<u8>);
         impl fmt::Write for Sink<'_> {
             fn write_str(&mut self, s: &str) -> fmt::Result {
@@ -68,9 +73,15 @@ impl Command<'_> {
             // A buffer that grows leaves a copy of the secret behind: make it large enough first.
             out.reserve(self.secret_len() + 64);
         }
-        let _ = self.format(&mut Sink(out), false);
-        out.extend_from_slice(b"\r\n");
+        self.write_to(&mut Sink(out));
         out.len() - before
+    }
+
+    /// Writes the line with its CRLF. This is the only place that writes one into the command stream.
+    pub(crate) fn write_to(self, out: &mut dyn fmt::Write) {
+        // Neither of the two that are written to can fail.
+        let _ = self.format(out, false);
+        let _ = out.write_str("\r\n");
     }
 
     /// The line for people: credentials redacted, no line end.
@@ -147,6 +158,9 @@ impl Command<'_> {
                 Ok(())
             }
             Command::Data => f.write_str("DATA"),
+            Command::Bdat { octets, last } => {
+                write!(f, "BDAT {octets}{}", if last { " LAST" } else { "" })
+            }
             Command::LoneDot => f.write_str("."),
             Command::Rset => f.write_str("RSET"),
             Command::Quit => f.write_str("QUIT"),

@@ -189,6 +189,16 @@ impl Error {
         }
     }
 
+    /// Whether it is a BDAT that the server seems not to know, although it offers CHUNKING.
+    fn is_chunking_unknown(&self) -> bool {
+        let is_bdat = self
+            .command
+            .as_deref()
+            .is_some_and(|command| command.starts_with("BDAT "));
+        let code = self.reply().map(|reply| reply.code().get());
+        is_bdat && matches!(code, Some(500 | 502 | 504))
+    }
+
     /// Whether the server may have delivered the message all the same.
     pub fn maybe_delivered(&self) -> bool {
         self.outcome == Outcome::InDoubt
@@ -201,7 +211,11 @@ impl fmt::Display for Error {
         if let Some(command) = &self.command {
             write!(f, "{command}: ")?;
         }
-        write!(f, "{} ({})", self.cause, self.outcome)
+        write!(f, "{}", self.cause)?;
+        if self.is_chunking_unknown() {
+            f.write_str("; it offers CHUNKING and may not know it: set Chunking::Never")?;
+        }
+        write!(f, " ({})", self.outcome)
     }
 }
 
@@ -364,6 +378,12 @@ pub enum ProtocolError {
     /// A reply whose first digit cannot answer the command, as 250 to DATA or 354 to RCPT.
     #[error("protocol error: {0} is no answer to this command")]
     WrongClass(Reply),
+    /// One challenge after another in an AUTH exchange, without an end.
+    #[error("protocol error: more than {limit} challenges in one AUTH exchange")]
+    TooManyChallenges {
+        /// [`Limits::challenges`](crate::Limits::challenges).
+        limit: u32,
+    },
     /// Octets arrived behind the 220 to STARTTLS and before the handshake: an injection
     /// (RFC 3207 section 4.2).
     #[error("protocol error: unencrypted octets behind the reply to STARTTLS")]

@@ -548,6 +548,7 @@ fn describe_protocol_error(error: &ProtocolError) -> String {
         ProtocolError::Malformed(ReplyError::CodesDisagree { .. }) => "codes-disagree".into(),
         ProtocolError::Unexpected(reply) => format!("unexpected {}", reply.code()),
         ProtocolError::WrongClass(reply) => format!("wrong-class {}", reply.code()),
+        ProtocolError::TooManyChallenges { limit } => format!("too-many-challenges {limit}"),
         ProtocolError::OctetsBehindStartTls => "octets-behind-starttls".into(),
         other => format!("({other})"),
     }

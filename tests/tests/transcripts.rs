@@ -339,6 +339,7 @@ const RULES: &[&str] = &[
     "opening.tls-lost",
     "opening.implicit",
     "auth.plain",
+    "auth.prompts-are-not-read",
     "auth.initial-response-fits",
     "auth.initial-response-too-long",
     "auth.login",

@@ -37,6 +37,12 @@ pub trait Mechanism: Send {
     /// The challenge is not acceptable; the exchange is cancelled.
     fn respond(&mut self, challenge: &[u8]) -> Result<Secret, MechanismError>;
 
+    /// Whether its responses depend on the challenges. Where they do not, a challenge need not be base64, and
+    /// [`respond`](Self::respond) is given none of it. True by default.
+    fn reads_challenges(&self) -> bool {
+        true
+    }
+
     /// Asked when the server has accepted: whether it may be believed. A mechanism that authenticates
     /// the server as well answers with an error until the proof has come. `data` is the text of the 235
     /// without base64, where it is any, and else empty: SMTP has no place for data with a success, and
@@ -62,7 +68,7 @@ pub enum MechanismError {
     /// The challenge is not base64, or has several lines.
     #[error("the server's challenge is not base64")]
     Undecodable,
-    /// More challenges than the mechanism has, or than the limit allows.
+    /// More challenges than the mechanism has.
     #[error("the server sent a challenge where none belongs")]
     UnexpectedChallenge,
     /// A NUL octet in the credentials, which the mechanism cannot carry.

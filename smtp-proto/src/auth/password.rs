@@ -42,7 +42,7 @@ impl Mechanism for Plain {
 }
 
 /// LOGIN, which no RFC defines: the user name for the first prompt and the password for the second,
-/// whatever the prompts say; servers write them differently, some with a NUL.
+/// whatever the prompts say. Servers write them differently, some with a NUL, some without base64.
 pub(super) struct Login {
     login: Arc<Account>,
     step: u8,
@@ -61,6 +61,10 @@ impl Mechanism for Login {
 
     fn exposes_secret(&self) -> bool {
         true
+    }
+
+    fn reads_challenges(&self) -> bool {
+        false
     }
 
     fn respond(&mut self, _challenge: &[u8]) -> Result<Secret, MechanismError> {

@@ -38,8 +38,8 @@ pub(crate) enum MessageReply {
     /// The recipient, by its position in the envelope.
     Rcpt(u32),
     Data,
-    /// A chunk that is not the last.
-    Chunk,
+    /// A chunk that is not the last, of so many octets.
+    Chunk(u64),
     EndOfData,
     /// LMTP and PRDR: the recipient that this reply decides about.
     EndOfDataFor(u32),
@@ -83,7 +83,7 @@ impl Awaited {
             Awaited::Message(_, M::Data) => (Data, GO_ON, |t| t.data),
             // rule: chunking.wrong-class
             // rule: chunking.timeout
-            Awaited::Message(_, M::Chunk) => (Body, DONE, |t| t.block),
+            Awaited::Message(_, M::Chunk(_)) => (Body, DONE, |t| t.block),
             // PRDR answers 353 first.
             Awaited::Message(_, M::EndOfData) => (EndOfMessage, ANY, |t| t.end_of_message),
             // rule: prdr.timeout

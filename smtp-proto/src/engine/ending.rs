@@ -30,14 +30,26 @@ impl Conversation {
         }
     }
 
-    /// The error, about the command whose reply is owed next.
+    /// The error, about the command whose reply is owed next, or the chunk that is on its way.
     pub(super) fn about_front(&self, error: Error) -> Error {
         match self.peer.pipeline.front() {
-            Some(Awaited::Message(id, what)) => match self.message(id) {
+            Some(what) => self.about(what, error),
+            None => match self.sending().and_then(|sending| sending.body.open_chunk()) {
+                Some(chunk) => error.with_command(&chunk.redacted()),
+                None => error,
+            },
+        }
+    }
+
+    /// The error, about the command that this is the reply to.
+    pub(super) fn about(&self, what: Awaited, error: Error) -> Error {
+        match what {
+            Awaited::Message(id, what) => match self.message(id) {
                 Some(message) => message.about(what, error),
                 None => error,
             },
-            _ => error,
+            Awaited::Opening(what) => self.opening.about(what, error, &self.peer.config),
+            Awaited::Request => error,
         }
     }
 

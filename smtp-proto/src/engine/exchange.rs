@@ -137,7 +137,7 @@ impl Exchange {
         reply: ReplyRef<'_>,
         peer: &mut Peer,
     ) -> Result<(Login, Option<Box<Self>>), Error> {
-        let command = Command::Auth(self.mechanism.name(), None).redacted();
+        let command = self.command();
         match reply.class() {
             ReplyClass::Intermediate => {
                 match self.answer(reply, peer.config.limits.challenges) {
@@ -147,7 +147,7 @@ impl Exchange {
                         peer.push(Command::AuthResponse(&response), awaited);
                     }
                     Err(error) => {
-                        self.cancelled = Some(error.into());
+                        self.cancelled = Some(error);
                         peer.push(
                             Command::AuthCancel,
                             Awaited::Opening(OpeningReply::AuthCancel),
@@ -200,27 +200,39 @@ impl Exchange {
 
     /// The reply to `*`: 501, if the server keeps to RFC 4954 section 4. The exchange has failed in any case.
     pub(crate) fn cancelled(self) -> Error {
-        let cause = self
-            .cancelled
-            .unwrap_or(Cause::Mechanism(MechanismError::UnexpectedChallenge));
-        Error::permanent(Stage::Auth, cause)
+        let command = self.command();
+        let error = match self.cancelled {
+            Some(cause @ Cause::Protocol(_)) => Error::transient(Stage::Auth, cause),
+            Some(cause) => Error::permanent(Stage::Auth, cause),
+            None => Error::permanent(Stage::Auth, MechanismError::UnexpectedChallenge),
+        };
+        error.with_command(&command)
     }
 
-    fn answer(&mut self, reply: ReplyRef<'_>, limit: u32) -> Result<Secret, MechanismError> {
+    /// AUTH, for an error.
+    pub(crate) fn command(&self) -> String {
+        Command::Auth(self.mechanism.name(), None).redacted()
+    }
+
+    fn answer(&mut self, reply: ReplyRef<'_>, limit: u32) -> Result<Secret, Cause> {
         self.challenges += 1;
         // rule: auth.challenge-flood
         if self.challenges > limit {
-            return Err(MechanismError::UnexpectedChallenge);
+            return Err(ProtocolError::TooManyChallenges { limit }.into());
         }
         if let Some(initial) = self.pending.take() {
             return Ok(initial);
+        }
+        // rule: auth.prompts-are-not-read
+        if !self.mechanism.reads_challenges() {
+            return Ok(self.mechanism.respond(&[])?);
         }
         // A multi-line challenge is undecodable by its LF, and rightly so.
         // rule: auth.undecodable-challenge
         let challenge = STANDARD
             .decode(reply.text().trim_ascii())
             .map_err(|_| MechanismError::Undecodable)?;
-        self.mechanism.respond(&challenge)
+        Ok(self.mechanism.respond(&challenge)?)
     }
 }
 

@@ -49,8 +49,12 @@ pub(super) enum Step {
     /// No more chunks are sent, because one was refused, nobody is left to send to, or the body cannot be given;
     /// replies are owed.
     Stopped,
-    /// The end of the body was said. The caller may still be to say that it has no more of it.
-    Ended(Option<Sending>),
+    /// The end of the body was said, in a chunk of so many octets. The caller may still be to say that it has no
+    /// more of it.
+    Ended {
+        sending: Option<Sending>,
+        chunk: Option<u64>,
+    },
     /// The dot was said that ends a body which was never sent: no recipient was accepted, and DATA was answered
     /// 354 all the same.
     LoneDot,
@@ -120,7 +124,7 @@ impl Message {
         matches!(
             &self.transaction,
             Some(Transaction {
-                step: Step::Ended(_),
+                step: Step::Ended { .. },
                 ..
             })
         )
@@ -129,7 +133,12 @@ impl Message {
     pub(crate) fn sending(&self) -> Option<&Sending> {
         match &self.transaction {
             Some(Transaction {
-                step: Step::Body(sending) | Step::Ended(Some(sending)),
+                step:
+                    Step::Body(sending)
+                    | Step::Ended {
+                        sending: Some(sending),
+                        ..
+                    },
                 ..
             }) => Some(sending),
             _ => None,
@@ -139,7 +148,12 @@ impl Message {
     pub(crate) fn sending_mut(&mut self) -> Option<&mut Sending> {
         match &mut self.transaction {
             Some(Transaction {
-                step: Step::Body(sending) | Step::Ended(Some(sending)),
+                step:
+                    Step::Body(sending)
+                    | Step::Ended {
+                        sending: Some(sending),
+                        ..
+                    },
                 ..
             }) => Some(sending),
             _ => None,
@@ -370,10 +384,11 @@ impl Message {
     /// A chunk was taken to its end, which was begun when so many round trips were done.
     pub(crate) fn chunk_sent(&mut self, sent: Sent, trip: u64, peer: &mut Peer) {
         match sent.last {
-            true => self.expect_end(trip, peer),
-            false => peer
-                .pipeline
-                .await_reply(Awaited::Message(self.id, MessageReply::Chunk), trip),
+            true => self.expect_end(Some(sent.octets), trip, peer),
+            false => peer.pipeline.await_reply(
+                Awaited::Message(self.id, MessageReply::Chunk(sent.octets)),
+                trip,
+            ),
         }
     }
 
@@ -395,35 +410,38 @@ impl Message {
     /// The body is complete: its end is said, and the replies that decide are awaited. Returns the last chunk,
     /// where there is one that is still to go out.
     pub(crate) fn end_body(&mut self, peer: &mut Peer) -> Result<Option<Sent>, Error> {
-        if self.has_ended() {
-            self.step(Step::Ended(None));
-            return Ok(None);
-        }
-        let Some(Transaction {
+        let mut chunk = None;
+        if let Some(Transaction {
             step: Step::Body(sending),
             plan,
             ..
         }) = &mut self.transaction
-        else {
-            return Ok(None);
-        };
-        let chunked = plan.travel == Travel::Chunks;
-        let end = sending.body.finish(peer.pipeline.output());
-        let end = end.map_err(|error| Error::permanent(Stage::Body, error))?;
-        if end.is_some() {
+        {
+            let chunked = plan.travel == Travel::Chunks;
+            let end = sending.body.finish(peer.pipeline.output());
+            let end = end.map_err(|error| Error::permanent(Stage::Body, error))?;
+            chunk = end.filter(|_| chunked);
             let trip = peer.pipeline.round_trips();
-            self.expect_end(trip, peer);
-            self.step(Step::Ended(None));
+            self.expect_end(chunk.map(|sent| sent.octets), trip, peer);
         }
-        Ok(end.filter(|_| chunked))
+        if let Some(Transaction {
+            step: Step::Ended { sending, .. },
+            ..
+        }) = &mut self.transaction
+        {
+            *sending = None;
+        }
+        Ok(chunk)
     }
 
-    fn expect_end(&mut self, trip: u64, peer: &mut Peer) {
-        if let Some(transaction) = &mut self.transaction
-            && let Step::Body(sending) =
-                core::mem::replace(&mut transaction.step, Step::Ended(None))
-        {
-            transaction.step = Step::Ended(Some(sending));
+    /// The end of the body was said, in this chunk.
+    fn expect_end(&mut self, chunk: Option<u64>, trip: u64, peer: &mut Peer) {
+        if let Some(transaction) = &mut self.transaction {
+            let sending = match core::mem::replace(&mut transaction.step, Step::Stopped) {
+                Step::Body(sending) => Some(sending),
+                _ => None,
+            };
+            transaction.step = Step::Ended { sending, chunk };
         }
         let reply = match peer.is_lmtp() {
             false => MessageReply::EndOfData,

@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 use crate::auth::Nonce;
 use crate::capability::{Capabilities, Extension};
 use crate::command::Command;
-use crate::config::{Protocol, TlsPolicy};
+use crate::config::{Config, Protocol, TlsPolicy};
 use crate::error::{Cause, Error, ProtocolError, Stage};
 use crate::reply::{Reply, ReplyClass, ReplyRef};
 use crate::time::Instant;
@@ -150,6 +150,26 @@ impl Opening {
         }
     }
 
+    /// The error about this reply, with the command that it is about.
+    pub(crate) fn about(&self, what: OpeningReply, error: Error, config: &Config) -> Error {
+        use OpeningReply::{Auth, AuthCancel, Ehlo, Greeting, Helo, StartTls};
+        // What was not said after this reply is not its fault.
+        if error.command.is_some() || error.stage != Awaited::Opening(what).stage() {
+            return error;
+        }
+        let command = match what {
+            Greeting => return error,
+            Ehlo => hello(config).redacted(),
+            Helo => Command::Helo(&config.client_name).redacted(),
+            StartTls => Command::StartTls.redacted(),
+            Auth | AuthCancel => match &self.exchange {
+                Some(exchange) => exchange.command(),
+                None => return error,
+            },
+        };
+        error.with_command(&command)
+    }
+
     fn after_hello(&mut self, peer: &mut Peer) -> Result<Progress, Error> {
         let offered = peer.capabilities.has(Extension::StartTls);
         match peer.config.tls {
@@ -183,12 +203,14 @@ impl Opening {
 
 fn say_hello(peer: &mut Peer) {
     let config = peer.config.clone();
-    let name = &config.client_name;
-    let command = match config.protocol {
-        Protocol::Smtp => Command::Ehlo(name),
-        Protocol::Lmtp => Command::Lhlo(name),
-    };
-    peer.push(command, Awaited::Opening(OpeningReply::Ehlo));
+    peer.push(hello(&config), Awaited::Opening(OpeningReply::Ehlo));
+}
+
+fn hello(config: &Config) -> Command<'_> {
+    match config.protocol {
+        Protocol::Smtp => Command::Ehlo(&config.client_name),
+        Protocol::Lmtp => Command::Lhlo(&config.client_name),
+    }
 }
 
 /// HELO is for servers that do not know EHLO: never after a 4yz, which only asks to come back later; never where

@@ -168,7 +168,7 @@ impl Pipeline {
         let is_chunk = |owed: &&Owed| {
             matches!(
                 owed.what.reply(),
-                Some(MessageReply::Chunk | MessageReply::EndOfData)
+                Some(MessageReply::Chunk(_) | MessageReply::EndOfData)
             )
         };
         self.owed.iter().filter(is_chunk).count()

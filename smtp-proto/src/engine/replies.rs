@@ -53,7 +53,10 @@ impl Conversation {
                         self.peer.events.push(Event::Ready);
                     }
                 }
-                Err(error) => self.fail(error),
+                Err(error) => {
+                    let error = self.opening.about(what, error, &self.peer.config);
+                    self.fail(error);
+                }
             },
             Awaited::Message(id, what) => self.on_message_reply(id, what, owed, reply),
         }
@@ -108,7 +111,10 @@ impl Conversation {
                 Some(message) => message.wrong_class(message_reply, reply),
                 None => return,
             },
-            _ => Error::transient(what.stage(), ProtocolError::WrongClass(reply.to_reply())),
+            _ => {
+                let error = ProtocolError::WrongClass(reply.to_reply());
+                self.about(what, Error::transient(what.stage(), error))
+            }
         };
         self.note_broken_overlap(what);
         self.close(error);

@@ -14,7 +14,7 @@ use crate::event::Report;
 use crate::reply::{ReplyClass, ReplyRef};
 
 use super::awaited::{Awaited, MessageReply};
-use super::message::{Flow, Message, Step};
+use super::message::{Flow, Message, Step, Transaction};
 use super::peer::Peer;
 use super::pipeline::Owed;
 use super::plan;
@@ -177,7 +177,7 @@ impl Message {
                 Ok(Flow::Ended)
             }
             // rule: chunking.refused-in-the-middle
-            M::Chunk => {
+            M::Chunk(_) => {
                 // After a refused envelope, or a refused chunk, a refusal says nothing new.
                 if !hopeless {
                     transaction.failure = Some(error);
@@ -294,11 +294,11 @@ impl Message {
         // rule: ends.lost-before-mail
         self.ended_by.get_or_insert_with(|| unasked.clone());
         // What was answered for another message is not told to this one as its own.
-        let is_front = peer
-            .pipeline
-            .front()
-            .is_some_and(|what| what.message() == Some(self.id));
-        let error = &match is_front {
+        let is_own = match peer.pipeline.front() {
+            Some(what) => what.message() == Some(self.id),
+            None => self.sending().is_some(),
+        };
+        let error = &match is_own {
             true => error.clone(),
             false => Error {
                 command: None,
@@ -322,7 +322,7 @@ impl Message {
             // RFC 1047: between the end of the data and its reply, nobody knows. A 421 in place of the reply says
             // that the server did not take the message; under LMTP, that it did not for this recipient.
             // rule: chunking.eager-lost
-            (None, Step::Ended(_)) if pipeline.end_is_given(self.id) => match answered {
+            (None, Step::Ended { .. }) if pipeline.end_is_given(self.id) => match answered {
                 // rule: ends.lost-after-the-dot
                 // rule: ends.timeout-at-the-dot
                 // rule: ends.garbage-at-the-dot
@@ -391,7 +391,24 @@ impl Message {
                 path(index).map(|path| Command::Rcpt(path, None))
             }
             M::Data => Some(Command::Data),
-            M::Chunk | M::EndOfData | M::EndOfAll => None,
+            M::Chunk(octets) => Some(Command::Bdat {
+                octets,
+                last: false,
+            }),
+            M::EndOfData | M::EndOfAll => match &self.transaction {
+                Some(Transaction {
+                    step:
+                        Step::Ended {
+                            chunk: Some(octets),
+                            ..
+                        },
+                    ..
+                }) => Some(Command::Bdat {
+                    octets: *octets,
+                    last: true,
+                }),
+                _ => None,
+            },
         };
         if let M::Rcpt(index) | M::EndOfDataFor(index) = what {
             error.recipient = Some(index as usize);

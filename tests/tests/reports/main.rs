@@ -8,6 +8,7 @@ use script::{Script, config, eager_overlap, envelope};
 use smtp_proto::{BodyPart, Cause, Envelope, Event, MessageId, Protocol};
 
 mod script;
+mod words;
 
 const PIPELINED: &str = "250-mx.example.net\r\n250 PIPELINING\r\n";
 const CHUNKED: &str = "250-mx.example.net\r\n250-PIPELINING\r\n250 CHUNKING\r\n";

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use smtp_proto::{
-    BodyPart, Cause, Chunking, ClientName, Config, Connection, Envelope, Event, Instant, MessageId,
-    Outcome, Protocol, Report, TlsPolicy,
+    BodyPart, Cause, Chunking, ClientName, Config, Connection, Envelope, Error, Event, Instant,
+    MessageId, Outcome, Protocol, Report, TlsPolicy,
 };
 
 pub(crate) fn config() -> Config {
@@ -36,17 +36,21 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    /// Opens a session with a server that answers EHLO so.
-    pub(crate) fn open(config: Config, capabilities: &str) -> Self {
+    /// A session that has heard nothing.
+    pub(crate) fn new(config: Config) -> Self {
         let now = Instant::from_origin(Duration::from_secs(1_000));
-        let lmtp = config.protocol == Protocol::Lmtp;
-        let engine = Connection::new(config, now);
-        let mut script = Self {
-            engine,
+        Self {
+            engine: Connection::new(config, now),
             now,
             events: Vec::new(),
             written: Vec::new(),
-        };
+        }
+    }
+
+    /// Opens a session with a server that answers EHLO so.
+    pub(crate) fn open(config: Config, capabilities: &str) -> Self {
+        let lmtp = config.protocol == Protocol::Lmtp;
+        let mut script = Self::new(config);
         script.server("220 mx.example.net\r\n");
         script.client(if lmtp {
             "LHLO client.example.org\r\n"
@@ -143,11 +147,24 @@ impl Script {
 
     #[track_caller]
     pub(crate) fn report(&self, id: MessageId) -> Vec<String> {
+        words(self.whole_report(id))
+    }
+
+    /// Why this recipient did not get the message.
+    #[track_caller]
+    pub(crate) fn error(&self, id: MessageId, recipient: usize) -> &Error {
+        self.whole_report(id).recipients[recipient]
+            .as_ref()
+            .unwrap_err()
+    }
+
+    #[track_caller]
+    fn whole_report(&self, id: MessageId) -> &Report {
         let report = self.events.iter().find_map(|event| match event {
             Event::Finished(finished, report) if *finished == id => Some(report),
             _ => None,
         });
-        words(report.unwrap_or_else(|| panic!("no report; {:?}", self.events)))
+        report.unwrap_or_else(|| panic!("no report; {:?}", self.events))
     }
 
     pub(crate) fn is_finished(&self, id: MessageId) -> bool {
@@ -174,7 +191,7 @@ impl Script {
 
 /// Each result as "ok 250", "permanent 552", "temporary", "in doubt" or "not attempted".
 pub(crate) fn words(report: &Report) -> Vec<String> {
-    let word = |result: &Result<smtp_proto::Reply, smtp_proto::Error>| match result {
+    let word = |result: &Result<smtp_proto::Reply, Error>| match result {
         Ok(reply) => format!("ok {}", reply.code()),
         Err(error) => {
             let outcome = match error.outcome {
