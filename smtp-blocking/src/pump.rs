@@ -169,7 +169,7 @@ impl Pump {
             return octets;
         }
         if self.stream.socket.octets > before {
-            self.driver.engine.handle_given(octets);
+            self.driver.engine.handle_given(now, octets);
         }
         0
     }

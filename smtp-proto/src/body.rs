@@ -52,7 +52,8 @@ pub enum LineEndings {
 ///     engine.handle_input(now, reply);
 /// }
 /// // CHUNKING is offered, and a recipient is accepted.
-/// assert!(engine.wants_body());
+/// assert_eq!(engine.poll_event(), Some(Event::Ready));
+/// assert!(matches!(engine.poll_event(), Some(Event::BodyWanted(_))));
 /// let body = b"Subject: hello\r\n\r\n.\r\n";
 /// let (gathered, used) = engine.poll_transmit_into(now, BodyPart::Last(body), &mut out);
 /// assert_eq!(&out[..gathered], b"BDAT 21 LAST\r\nSubject: hello\r\n\r\n.\r\n");

@@ -241,15 +241,15 @@ impl Connection {
     /// A write of the `n` octets after those that are written was begun, so that they may reach the server; to say
     /// so again does no harm. For what was taken by [`poll_transmit_into`](Self::poll_transmit_into); a synchronous write that failed has begun
     /// nothing, and one that succeeded needs [`handle_written`](Self::handle_written) alone.
-    pub fn handle_given(&mut self, n: usize) {
-        self.conversation.peer.pipeline.give(n as u64);
+    pub fn handle_given(&mut self, now: Instant, n: usize) {
+        self.conversation.at(now).peer.pipeline.give(n as u64);
     }
 
     /// The transport has taken the next `n` octets that were taken from the engine. The clocks of replies run from
     /// here. For what was taken by [`poll_transmit_into`](Self::poll_transmit_into) or [`Transmit::begin`]; what
     /// was [advanced](Transmit::advance) is written.
     pub fn handle_written(&mut self, now: Instant, n: usize) {
-        self.conversation.at(now).peer.pipeline.write(n as u64, now);
+        self.conversation.at(now).peer.pipeline.write(n as u64);
     }
 
     /// The connection is lost, for this cause: [`Cause::Disconnected`] at the end of the input, or

@@ -127,6 +127,8 @@ pub struct Envelope {
     all_or_nothing: bool,
     size_is_exact: bool,
     smtputf8: bool,
+    /// All addresses are, as is found out once: there may be many, and many transactions.
+    is_ascii: bool,
     reopenable: bool,
     /// Few messages have parameters, and those without pay one pointer for it.
     parameters: Option<Box<Parameters>>,
@@ -171,9 +173,14 @@ impl Envelope {
         if forward_paths.is_empty() {
             return Err(EnvelopeError::NoRecipients);
         }
+        let is_ascii = forward_paths
+            .iter()
+            .chain([&reverse_path])
+            .all(Mailbox::is_ascii);
         Ok(Self {
             reverse_path,
             forward_paths,
+            is_ascii,
             size: None,
             body: BodyType::Undeclared,
             all_or_nothing: false,
@@ -306,9 +313,16 @@ impl Envelope {
             .forward_paths
             .iter_mut()
             .chain([&mut self.reverse_path]);
-        paths
-            .filter(|path| !path.is_ascii())
-            .all(|path| path.to_ascii().map(|ascii| *path = ascii).is_some())
+        self.is_ascii = self.is_ascii
+            || paths
+                .filter(|path| !path.is_ascii())
+                .all(|path| path.to_ascii().map(|ascii| *path = ascii).is_some());
+        self.is_ascii
+    }
+
+    /// Whether all addresses are ASCII.
+    pub(crate) fn is_ascii(&self) -> bool {
+        self.is_ascii
     }
 
     /// The sender, which may be null.

@@ -398,12 +398,14 @@ impl Pump {
 /// Tells the engine what has become of the octets that the stream has accepted. Where TLS holds some back, all were
 /// given as soon as anything was.
 fn settle(stream: &mut Stream, driver: &mut Driver, unsettled: &mut usize, origin: Instant) {
+    let now = || smtp_proto::Instant::from_origin(origin.elapsed());
     if stream.is_flushed() {
-        let now = smtp_proto::Instant::from_origin(origin.elapsed());
-        driver.engine.handle_written(now, std::mem::take(unsettled));
+        driver
+            .engine
+            .handle_written(now(), std::mem::take(unsettled));
         stream.begin_count();
     } else if stream.has_moved() {
-        driver.engine.handle_given(*unsettled);
+        driver.engine.handle_given(now(), *unsettled);
     }
 }
 

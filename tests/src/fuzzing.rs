@@ -776,8 +776,8 @@ impl Session {
     }
 
     fn finish_body(&mut self) {
-        let wanted = self.connection.wants_body();
         self.learn_whose_body();
+        let wanted = self.connection.wants_body();
         assert_eq!(self.connection.finish_body().is_ok(), wanted);
         if wanted {
             self.peer.ending = self.peer.behind_data;
@@ -788,9 +788,10 @@ impl Session {
         }
     }
 
-    /// Whose body is wanted, is said by the last event that says so.
+    /// Whose body is wanted, is said by the last event that says so. Until then none is, and where that is what the
+    /// engine waits for, there is no timeout.
     fn learn_whose_body(&mut self) {
-        if self.connection.wants_body() {
+        if self.connection.wants_body() || self.connection.poll_timeout().is_none() {
             while self.poll_event() {}
         }
     }

@@ -132,6 +132,19 @@ impl Awaited {
         matches!(self.reply(), Some(EndOfData | EndOfDataFor(_) | EndOfAll))
     }
 
+    /// The same for a command that overlaps nothing.
+    pub(super) fn alone(self) -> Self {
+        match self {
+            Awaited::Message(id, MessageReply::Rset { .. }) => {
+                Awaited::Message(id, MessageReply::Rset { overlapping: false })
+            }
+            Awaited::Message(id, MessageReply::Mail { .. }) => {
+                Awaited::Message(id, MessageReply::Mail { overlapping: false })
+            }
+            other => other,
+        }
+    }
+
     pub(crate) fn overlaps(self) -> bool {
         use MessageReply::{Mail, Rset};
         matches!(

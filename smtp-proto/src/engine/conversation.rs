@@ -7,6 +7,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 
 use crate::auth::Nonce;
+use crate::capability::Capabilities;
 use crate::config::Config;
 use crate::envelope::Envelope;
 use crate::error::{Cause, Error, Misuse, Outcome, ProtocolError, Stage};
@@ -30,8 +31,6 @@ pub(crate) struct Conversation {
     pub(super) quit: Quit,
     /// [`Event::Ready`] was said.
     pub(super) was_ready: bool,
-    /// The latest time that the caller has told.
-    pub(super) now: Instant,
 }
 
 pub(super) enum Phase {
@@ -39,8 +38,9 @@ pub(super) enum Phase {
     /// A handshake is due; or under way, until then, once [`Event::StartTls`] was queued.
     Handshake(Option<Deadline>),
     Ready,
-    /// Nothing more is said, because of this error; but replies that are owed are listened to, until then.
-    Draining(Box<Error>, Deadline),
+    /// Nothing more is said, because of this error; but replies that are owed are listened to, until then. Where no
+    /// time is set, it is when the caller tells the time again.
+    Draining(Box<Error>, Option<Deadline>),
     /// QUIT goes out, and then the connection closes, with this error if there is one.
     Leaving(Option<Box<Error>>),
     Closed,
@@ -83,25 +83,32 @@ pub(super) enum AskedStep {
 impl Conversation {
     pub(crate) fn new(config: Arc<Config>, now: Instant, nonce: Option<Nonce>) -> Self {
         let mut conversation = Self {
-            peer: Peer::new(config),
+            peer: Peer::new(config, now),
             opening: Opening::new(nonce),
             phase: Phase::Opening,
             jobs: VecDeque::new(),
             next_id: 0,
             quit: Quit::No,
             was_ready: false,
-            now,
         };
-        if conversation.opening.start(now, &mut conversation.peer) == Progress::StartTls {
-            conversation.begin_handshake(now);
+        if conversation.opening.start(&mut conversation.peer) == Progress::StartTls {
+            conversation.begin_handshake();
         }
         conversation
     }
 
     /// The caller has told the time.
     pub(crate) fn at(&mut self, now: Instant) -> &mut Self {
-        self.now = self.now.max(now);
+        self.peer.pipeline.set_now(now);
+        if let Phase::Draining(_, deadline @ None) = &mut self.phase {
+            let timeout = self.peer.config.timeouts.end_of_message;
+            *deadline = Some(Deadline::new(self.peer.pipeline.now(), timeout));
+        }
         self
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.peer.pipeline.now()
     }
 
     // The application speaks.
@@ -140,8 +147,11 @@ impl Conversation {
     }
 
     fn enqueue(&mut self, job: Job) {
-        // Few are submitted at a time.
-        self.jobs.reserve_exact(1);
+        // Few are submitted at a time, and one of them is large.
+        match self.jobs.len() {
+            ..4 => self.jobs.reserve_exact(1),
+            _ => self.jobs.reserve(1),
+        }
         self.jobs.push_back(job);
         self.proceed();
     }
@@ -150,7 +160,15 @@ impl Conversation {
         self.wanted_body()?.complete = true;
         self.peer.pipeline.offer_nothing();
         self.proceed();
+        self.await_time();
         Ok(())
+    }
+
+    /// If the caller's words made the session drain: the time that he has told last may be long past.
+    fn await_time(&mut self) {
+        if let Phase::Draining(_, deadline) = &mut self.phase {
+            *deadline = None;
+        }
     }
 
     /// Whether the next octets of the body that are offered decide the size of a chunk.
@@ -160,11 +178,10 @@ impl Conversation {
     }
 
     fn wanted_body(&mut self) -> Result<&mut Sending, Misuse> {
-        let listens = self.is_listening();
-        let sending = self
-            .sending_mut()
-            .filter(|sending| listens && !sending.complete);
-        sending.ok_or(Misuse::NoBodyWanted)
+        match self.wants_body() {
+            true => self.sending_mut().ok_or(Misuse::NoBodyWanted),
+            false => Err(Misuse::NoBodyWanted),
+        }
     }
 
     pub(crate) fn fail_body(&mut self, outcome: Outcome, reason: &str) -> Result<(), Misuse> {
@@ -174,6 +191,7 @@ impl Conversation {
             outcome,
             Cause::Local(reason.into()),
         ));
+        self.await_time();
         Ok(())
     }
 
@@ -220,7 +238,7 @@ impl Conversation {
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         self.at(now);
         if let Some(deadline) = self.next_deadline()
-            && now >= deadline.at
+            && self.now() >= deadline.at
         {
             self.lose(Cause::TimedOut(deadline.after));
         }
@@ -228,7 +246,7 @@ impl Conversation {
 
     pub(crate) fn next_deadline(&self) -> Option<Deadline> {
         match &self.phase {
-            Phase::Draining(_, deadline) => Some(*deadline),
+            Phase::Draining(_, deadline) => *deadline,
             Phase::Handshake(Some(deadline)) => Some(*deadline),
             _ => self.peer.pipeline.deadline(),
         }
@@ -242,9 +260,9 @@ impl Conversation {
         if !matches!(self.phase, Phase::Handshake(Some(_))) {
             return Err(Misuse::NoHandshakeWanted);
         }
-        self.phase = Phase::Opening;
+        self.at(now).phase = Phase::Opening;
         self.peer.trace(|| Trace::TlsEstablished);
-        self.opening.tls_established(now, facts, &mut self.peer);
+        self.opening.tls_established(facts, &mut self.peer);
         Ok(())
     }
 
@@ -259,20 +277,31 @@ impl Conversation {
         }
     }
 
-    pub(super) fn begin_handshake(&mut self, now: Instant) {
+    pub(super) fn begin_handshake(&mut self) {
+        // What was learnt in the clear counts no more (RFC 3207 section 4.2).
+        // rule: opening.capabilities-forgotten-after-tls
+        // rule: parameters.forgotten-after-tls
+        self.peer.capabilities = Capabilities::default();
         // What was said and not yet taken comes first.
         let announced = self.peer.pipeline.is_taken();
         if announced {
             self.peer.events.push(Event::StartTls);
         }
-        let timeout = self.peer.config.timeouts.handshake;
-        self.phase = Phase::Handshake(announced.then(|| Deadline::new(now, timeout)));
+        let deadline = Deadline::new(self.now(), self.peer.config.timeouts.handshake);
+        self.phase = Phase::Handshake(announced.then_some(deadline));
     }
 
     // What is known.
 
     pub(crate) fn poll_event(&mut self) -> Option<Event> {
         let event = self.peer.events.pop();
+        if let Some(Event::BodyWanted(id)) = event
+            && let Some(index) = self.position(id)
+            && let Some(Job::Message(message)) = self.jobs.get_mut(index)
+            && let Some(sending) = message.sending_mut()
+        {
+            sending.announced = true;
+        }
         if event.is_none() && self.is_idle() {
             // An idle session keeps no buffer.
             self.jobs = VecDeque::new();
@@ -283,10 +312,10 @@ impl Conversation {
     }
 
     pub(super) fn message(&self, id: MessageId) -> Option<&Message> {
-        self.jobs.iter().find_map(|job| match job {
-            Job::Message(message) if message.id == id => Some(message),
+        match self.jobs.get(self.position(id)?) {
+            Some(Job::Message(message)) => Some(message),
             _ => None,
-        })
+        }
     }
 
     /// The message with this number, for what is known of it by now.
@@ -294,35 +323,52 @@ impl Conversation {
         self.message(id)
     }
 
+    /// Jobs are numbered one after the other, and leave in this order.
     pub(super) fn position(&self, id: MessageId) -> Option<usize> {
-        self.jobs
-            .iter()
-            .position(|job| matches!(job, Job::Message(message) if message.id == id))
+        let first = match self.jobs.front()? {
+            Job::Message(message) => message.id.get(),
+            Job::Request(asked) => asked.id.get(),
+        };
+        let position = usize::try_from(id.get().checked_sub(first)?).ok()?;
+        (position < self.jobs.len()).then_some(position)
+    }
+
+    /// The messages of which something was said, with their positions.
+    fn begun(&self) -> impl Iterator<Item = (usize, &Message)> {
+        let messages = self.jobs.iter().map_while(|job| match job {
+            Job::Message(message) if message.is_under_way() || message.is_over() => Some(message),
+            _ => None,
+        });
+        messages.enumerate()
     }
 
     pub(super) fn position_of_body(&self) -> Option<usize> {
-        self.jobs
-            .iter()
-            .position(|job| matches!(job, Job::Message(message) if message.sending().is_some()))
+        self.begun()
+            .find(|(_, message)| message.sending().is_some())
+            .map(|(index, _)| index)
     }
 
     /// The body that is being sent.
     pub(crate) fn sending(&self) -> Option<&Sending> {
-        self.jobs.iter().find_map(|job| match job {
-            Job::Message(message) => message.sending(),
-            Job::Request(_) => None,
-        })
+        self.begun().find_map(|(_, message)| message.sending())
     }
 
     pub(super) fn sending_mut(&mut self) -> Option<&mut Sending> {
-        self.jobs.iter_mut().find_map(|job| match job {
-            Job::Message(message) => message.sending_mut(),
-            Job::Request(_) => None,
-        })
+        let index = self.position_of_body()?;
+        match self.jobs.get_mut(index) {
+            Some(Job::Message(message)) => message.sending_mut(),
+            _ => None,
+        }
+    }
+
+    /// The body that the caller is asked for, and has heard of.
+    fn wanted(&self) -> Option<&Sending> {
+        self.sending()
+            .filter(|sending| self.is_listening() && sending.announced && !sending.complete)
     }
 
     pub(crate) fn wants_body(&self) -> bool {
-        self.is_listening() && self.sending().is_some_and(|sending| !sending.complete)
+        self.wanted().is_some()
     }
 
     pub(crate) fn is_idle(&self) -> bool {

@@ -76,6 +76,8 @@ impl Conversation {
             (Phase::Draining(..), _) => {}
             (_, Cause::Protocol(_)) => self.close(error),
             _ if self.peer.pipeline.awaits_decision() => self.drain(error),
+            // What is owed for commands decides nothing, and QUIT does not go out while something is owed.
+            _ if self.peer.pipeline.awaits_reply() => self.close(error),
             _ => self.leave(Err(error)),
         }
     }
@@ -87,8 +89,8 @@ impl Conversation {
         if !self.peer.pipeline.awaits_reply() || !matches!(self.phase, Phase::Ready) {
             return self.close(error);
         }
-        let deadline = Deadline::new(self.now, self.peer.config.timeouts.end_of_message);
-        self.phase = Phase::Draining(Box::new(error), deadline);
+        let deadline = Deadline::new(self.now(), self.peer.config.timeouts.end_of_message);
+        self.phase = Phase::Draining(Box::new(error), Some(deadline));
     }
 
     /// Closes when nothing is owed any more that would decide.
@@ -179,7 +181,7 @@ impl Conversation {
                 }
                 Job::Request(asked) => {
                     // rule: requests.lost
-                    let said = asked.step == AskedStep::Said;
+                    let said = asked.step == AskedStep::Said && self.peer.pipeline.front_is_given();
                     self.answer(Err(if said {
                         error.clone()
                     } else {

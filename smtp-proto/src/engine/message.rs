@@ -33,6 +33,8 @@ pub(crate) enum Flow {
 /// The body that is being sent.
 pub(crate) struct Sending {
     pub(crate) body: Body,
+    /// The caller has been told that it is wanted. Nothing that he says before is about this body.
+    pub(crate) announced: bool,
     /// The caller has no more of it. Its last chunk may still have to wait for its turn.
     pub(crate) complete: bool,
     /// The round trips that were done when the last chunk was begun.
@@ -188,8 +190,7 @@ impl Message {
 
     /// What this server is given of it, or why it is not.
     pub(crate) fn plan(&mut self, peer: &Peer) -> Result<Plan, Error> {
-        let first = self.recipients.left() == self.recipients.len();
-        Plan::new(&mut self.envelope, self.recipients.left(), first, peer)
+        Plan::new(&mut self.envelope, &self.recipients, peer)
     }
 
     /// It is not given to this server, or no further: the first transaction that would name them does not come.
@@ -321,7 +322,10 @@ impl Message {
     /// Names the recipients, as far as there is room. Whether all of this transaction's are named.
     fn say_recipients(&mut self, peer: &mut Peer) -> bool {
         let pipelines = peer.pipelines();
-        let domains = peer.capabilities.recipient_domains_max();
+        let domains = self
+            .transaction
+            .as_ref()
+            .and_then(|transaction| transaction.plan.domains);
         while let Some(index) = self.recipients.peek() {
             let path = &self.envelope.forward_paths()[index as usize];
             // rule: limits.rcptdomainmax
@@ -372,6 +376,7 @@ impl Message {
             let body = transaction.plan.body(&self.envelope, peer);
             transaction.step = Step::Body(Sending {
                 body,
+                announced: false,
                 complete: false,
                 began_at: 0,
             });

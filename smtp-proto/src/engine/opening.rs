@@ -8,7 +8,6 @@ use crate::command::Command;
 use crate::config::{Config, Protocol, TlsPolicy};
 use crate::error::{Cause, Error, ProtocolError, Stage};
 use crate::reply::{Reply, ReplyClass, ReplyRef};
-use crate::time::Instant;
 use crate::tls::{Channel, TlsFacts};
 
 use super::awaited::{Awaited, OpeningReply};
@@ -48,25 +47,22 @@ impl Opening {
         }
     }
 
-    pub(crate) fn start(&mut self, now: Instant, peer: &mut Peer) -> Progress {
+    pub(crate) fn start(&mut self, peer: &mut Peer) -> Progress {
         if let Channel::Tls(facts) = &peer.config.channel {
             peer.tls = Some(facts.clone());
         } else if peer.config.tls == TlsPolicy::Implicit {
             // rule: opening.implicit
             return Progress::StartTls;
         }
-        peer.pipeline.await_greeting(now);
+        peer.pipeline.await_greeting();
         Progress::Wait
     }
 
-    /// The handshake is done. What was learnt before it counts no more (RFC 3207 section 4.2).
-    pub(crate) fn tls_established(&mut self, now: Instant, facts: TlsFacts, peer: &mut Peer) {
+    /// The handshake is done.
+    pub(crate) fn tls_established(&mut self, facts: TlsFacts, peer: &mut Peer) {
         peer.tls = Some(facts);
-        // rule: opening.capabilities-forgotten-after-tls
-        // rule: parameters.forgotten-after-tls
-        peer.capabilities = Capabilities::default();
         match peer.config.tls {
-            TlsPolicy::Implicit => peer.pipeline.await_greeting(now),
+            TlsPolicy::Implicit => peer.pipeline.await_greeting(),
             _ => say_hello(peer),
         }
     }

@@ -33,6 +33,9 @@ impl Conversation {
     // The body.
 
     pub(super) fn want_body(&mut self, id: MessageId) {
+        if !self.is_listening() {
+            return;
+        }
         self.peer.events.push(Event::BodyWanted(id));
     }
 
@@ -148,7 +151,7 @@ impl Conversation {
                 Phase::Leaving(_) => timeouts.quit,
                 _ => timeouts.block,
             };
-            self.peer.pipeline.offer(now, timeout);
+            self.peer.pipeline.offer(timeout);
             return Some(Offer::Engine);
         }
         let wanted = self.wants_body() && self.may_go_on();
@@ -171,7 +174,7 @@ impl Conversation {
                 run,
                 held,
             }) => {
-                self.peer.pipeline.offer(now, timeouts.block);
+                self.peer.pipeline.offer(timeouts.block);
                 Some(Offer::Body {
                     insertion,
                     run,
@@ -199,8 +202,8 @@ impl Conversation {
         match offer {
             Offer::Engine => {
                 self.peer.pipeline.take(n);
-                self.settle(now, fate, n > 0);
-                self.on_engine_output_taken(now);
+                self.settle(fate, n > 0);
+                self.on_engine_output_taken();
                 0
             }
             Offer::Body {
@@ -233,7 +236,7 @@ impl Conversation {
                     });
                     message.chunk_sent(sent, began_at, &mut self.peer);
                 }
-                self.settle(now, fate, n > 0 || used > 0);
+                self.settle(fate, n > 0 || used > 0);
                 if completed.is_some() {
                     self.stop_hopeless(index);
                     self.proceed();
@@ -243,16 +246,16 @@ impl Conversation {
         }
     }
 
-    fn settle(&mut self, now: Instant, fate: Fate, any: bool) {
+    fn settle(&mut self, fate: Fate, any: bool) {
         match fate {
-            Fate::Written if any => self.peer.pipeline.write_all(now),
-            Fate::Given => self.peer.pipeline.give_all(),
+            Fate::Written if any => self.peer.pipeline.write_all(),
+            Fate::Given if any => self.peer.pipeline.give_all(),
             Fate::Gathered if any => self.peer.pipeline.offer_nothing(),
-            Fate::Written | Fate::Gathered => {}
+            _ => {}
         }
     }
 
-    fn on_engine_output_taken(&mut self, now: Instant) {
+    fn on_engine_output_taken(&mut self) {
         if !self.peer.pipeline.is_taken() {
             return;
         }
@@ -260,7 +263,7 @@ impl Conversation {
             self.quit = Quit::Taken;
         }
         match &mut self.phase {
-            Phase::Handshake(None) => self.begin_handshake(now),
+            Phase::Handshake(None) => self.begin_handshake(),
             Phase::Leaving(error) => {
                 // rule: ends.quit-is-not-waited-for
                 let result = leaving(error.take());

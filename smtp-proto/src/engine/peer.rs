@@ -7,6 +7,7 @@ use crate::capability::{Capabilities, Extension};
 use crate::command::Command;
 use crate::config::{Config, Protocol, TlsPolicy};
 use crate::event::{Event, Trace};
+use crate::time::Instant;
 use crate::tls::{Channel, TlsFacts};
 
 use super::awaited::Awaited;
@@ -29,9 +30,9 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(config: Arc<Config>) -> Self {
+    pub(crate) fn new(config: Arc<Config>, now: Instant) -> Self {
         Self {
-            pipeline: Pipeline::new(config.clone()),
+            pipeline: Pipeline::new(config.clone(), now),
             events: Events::new(config.limits.traces),
             capabilities: Capabilities::default(),
             tls: None,

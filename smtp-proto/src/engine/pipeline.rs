@@ -9,8 +9,10 @@
 //!
 //! Every octet of the output has its place in one stream, and three offsets in it count. *Taken*: it has left the
 //! engine. *Given*: a write of it was begun, so it may reach the server. *Written*: the transport has it. A reply
-//! can only answer what was given. The clock of a reply runs from when its command was written, or from the reply
-//! before it, whichever is later.
+//! can only answer what was given, and shows that this is written. The clock of a reply runs from when its command
+//! was written, or from the reply before it, whichever is later.
+//!
+//! The time is the latest that the caller has told. It is kept here, so that no clock can run from an earlier one.
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -36,6 +38,13 @@ pub(crate) struct Owed {
     end: u64,
     /// The round trips that were done when that command was said.
     trip: u64,
+}
+
+impl Owed {
+    /// The place in the stream where that command begins.
+    fn start(&self) -> u64 {
+        self.end - self.octets as u64
+    }
 }
 
 /// A point in time, and the duration that led to it, for the error line.
@@ -65,7 +74,11 @@ pub(crate) struct Pipeline {
     in_flight: usize,
     taken: u64,
     given: u64,
+    /// As the caller has told, and as a reply has shown before that.
     written: u64,
+    answered: u64,
+    /// The latest time that the caller has told.
+    now: Instant,
     /// For the front of `owed`, once its command is written.
     deadline: Option<Deadline>,
     /// For the transport, which must take something of what it was offered or given.
@@ -76,7 +89,7 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    pub(crate) fn new(config: Arc<Config>) -> Self {
+    pub(crate) fn new(config: Arc<Config>, now: Instant) -> Self {
         Self {
             config,
             out: Vec::new(),
@@ -87,10 +100,22 @@ impl Pipeline {
             taken: 0,
             given: 0,
             written: 0,
+            answered: 0,
+            now,
             deadline: None,
             write: None,
             round_trips: 0,
         }
+    }
+
+    /// The caller has told the time.
+    pub(crate) fn set_now(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+    }
+
+    /// The latest time that the caller has told.
+    pub(crate) fn now(&self) -> Instant {
+        self.now
     }
 
     // What may be said.
@@ -151,9 +176,9 @@ impl Pipeline {
     }
 
     /// Awaits the greeting.
-    pub(crate) fn await_greeting(&mut self, now: Instant) {
+    pub(crate) fn await_greeting(&mut self) {
         self.await_reply(Awaited::Opening(OpeningReply::Greeting), self.round_trips);
-        self.arm(now);
+        self.arm();
     }
 
     /// The place in the stream where all that was said ends.
@@ -198,17 +223,17 @@ impl Pipeline {
 
     /// Whether more than one message is being spoken of.
     pub(crate) fn is_overlapping(&self) -> bool {
-        let first = self.owed.front().and_then(|owed| owed.what.message());
-        self.owed
-            .iter()
-            .any(|owed| owed.what.overlaps() || owed.what.message() != first)
+        // Replies come in the order of messages, so the two ends tell.
+        let [first, last] = [self.owed.front(), self.owed.back()]
+            .map(|owed| owed.and_then(|owed| owed.what.message()));
+        first != last || self.owed.front().is_some_and(|owed| owed.what.overlaps())
     }
 
-    /// Whether a reply is owed that decides about a message, for octets that may have reached the server.
+    /// Whether a reply is owed that decides about a message, for octets that the server has or may yet be given.
     pub(crate) fn awaits_decision(&self) -> bool {
         self.owed
             .iter()
-            .any(|owed| owed.what.is_end_of_data() && self.given >= owed.end)
+            .any(|owed| owed.what.is_end_of_data() && self.taken >= owed.end)
     }
 
     /// Whether the first command of this message may have reached the server.
@@ -239,13 +264,16 @@ impl Pipeline {
             .is_some_and(|owed| self.given >= owed.end)
     }
 
-    /// A reply has come.
-    pub(crate) fn take_owed(&mut self, now: Instant) -> Option<Owed> {
+    /// A reply has come. When it is dealt with, [`arm`](Self::arm) the next one.
+    pub(crate) fn take_owed(&mut self) -> Option<Owed> {
         let owed = self.owed.pop_front()?;
         self.round_trips = self.round_trips.max(owed.trip + 1);
         self.in_flight -= owed.octets;
         self.deadline = None;
-        self.arm(now);
+        self.answered = self.answered.max(owed.end);
+        if self.is_written_as_given() {
+            self.write = None;
+        }
         Some(owed)
     }
 
@@ -256,15 +284,26 @@ impl Pipeline {
     }
 
     /// Starts the clock of the oldest reply, if its command is written and it is not running.
-    pub(crate) fn arm(&mut self, now: Instant) {
+    pub(crate) fn arm(&mut self) {
+        // Where nothing of it was given before all the others were answered, it overlaps nothing.
+        let given = self.given;
+        let alone = |owed: &&mut Owed| owed.what.overlaps() && owed.start() >= given;
+        for owed in self.owed.iter_mut().take_while(alone) {
+            owed.what = owed.what.alone();
+        }
         // rule: ends.dripping-server
         if self.deadline.is_none()
             && let Some(front) = self.owed.front()
-            && self.written >= front.end
+            && self.written.max(self.answered) >= front.end
         {
             let timeout = front.what.rule().timeout;
-            self.deadline = Some(Deadline::new(now, timeout(&self.config.timeouts)));
+            self.deadline = Some(Deadline::new(self.now, timeout(&self.config.timeouts)));
         }
+    }
+
+    /// Whether the transport has taken all that it was given.
+    fn is_written_as_given(&self) -> bool {
+        self.written.max(self.answered) >= self.given
     }
 
     pub(crate) fn deadline(&self) -> Option<Deadline> {
@@ -287,18 +326,19 @@ impl Pipeline {
     }
 
     /// Something is on offer: the transport has this long to take some of it, or as long as for the reply to it.
-    pub(crate) fn offer(&mut self, now: Instant, timeout: Duration) {
+    pub(crate) fn offer(&mut self, timeout: Duration) {
         let reply = self.owed.front().filter(|front| front.end > self.taken);
         let reply = reply.map(|front| (front.what.rule().timeout)(&self.config.timeouts));
         // rule: ends.block-timeout
         let timeout = reply.map_or(timeout, |reply| reply.min(timeout));
+        let now = self.now;
         self.write
             .get_or_insert_with(|| Deadline::new(now, timeout));
     }
 
     /// Nothing is on offer.
     pub(crate) fn offer_nothing(&mut self) {
-        if self.written >= self.given {
+        if self.is_written_as_given() {
             self.write = None;
         }
     }
@@ -318,29 +358,40 @@ impl Pipeline {
         self.taken += n as u64;
     }
 
-    /// A write of the `n` octets after those that are written was begun.
+    /// A write of the `n` octets after those that are written was begun. More than there are counts as all.
     pub(crate) fn give(&mut self, n: u64) {
-        self.given = self.given.max((self.written + n).min(self.taken));
-    }
-
-    /// The transport has taken the next `n` octets.
-    pub(crate) fn write(&mut self, n: u64, now: Instant) {
-        self.written = (self.written + n).min(self.taken);
-        self.given = self.given.max(self.written);
-        if n > 0 {
-            self.write = None;
-        }
-        self.arm(now);
-    }
-
-    /// All that was taken is written: what [`write`](Self::write) has to be told where nothing is gathered.
-    pub(crate) fn write_all(&mut self, now: Instant) {
-        self.write(self.taken - self.written, now);
+        self.given = self
+            .given
+            .max(self.written.saturating_add(n).min(self.taken));
+        self.expect_progress();
     }
 
     /// All that was taken was given.
     pub(crate) fn give_all(&mut self) {
-        self.given = self.taken;
+        self.give(u64::MAX);
+    }
+
+    /// The transport has taken the next `n` octets. More than there are counts as all.
+    pub(crate) fn write(&mut self, n: u64) {
+        self.written = self.written.saturating_add(n).min(self.taken);
+        self.given = self.given.max(self.written);
+        if n > 0 {
+            self.write = None;
+            self.expect_progress();
+        }
+        self.arm();
+    }
+
+    /// All that was taken is written: what [`write`](Self::write) has to be told where nothing is gathered.
+    pub(crate) fn write_all(&mut self) {
+        self.write(u64::MAX);
+    }
+
+    /// The transport has so long to take something of what it was given.
+    fn expect_progress(&mut self) {
+        if !self.is_written_as_given() {
+            self.offer(self.config.timeouts.block);
+        }
     }
 
     /// Whether all that was said was taken.

@@ -13,6 +13,7 @@ use crate::error::{Cause, Error, Outcome, Stage};
 use crate::parameter::Need;
 
 use super::peer::Peer;
+use super::recipients::Recipients;
 
 /// How one transaction goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub(crate) struct Plan {
     pub(crate) travel: Travel,
     /// How many recipients it may name.
     pub(crate) room: usize,
+    /// How many domains the recipients of the session may have.
+    pub(crate) domains: Option<u64>,
     /// A reply for each recipient is asked for (PRDR).
     pub(crate) prdr: bool,
     pub(crate) proceed_on: ProceedOn,
@@ -43,19 +46,22 @@ pub(crate) enum ProceedOn {
 }
 
 impl Plan {
-    /// `left` recipients are still to be named; it is the message's first transaction, or a later one.
+    /// These recipients are still to be named, in the message's first transaction or a later one.
     pub(crate) fn new(
         envelope: &mut Envelope,
-        left: usize,
-        first: bool,
+        recipients: &Recipients,
         peer: &Peer,
     ) -> Result<Self, Error> {
-        let room = room(envelope, left, peer)?;
+        let first = recipients.left() == recipients.len();
+        let room = room(envelope, recipients.left(), peer)?;
         let withheld = |cause| Error::permanent(Stage::Mail, cause);
         let travel = travel(envelope, peer).map_err(withheld)?;
         if first {
             check(envelope, peer).map_err(withheld)?;
-            check_domains(envelope, peer)?;
+        }
+        let domains = peer.capabilities.recipient_domains_max();
+        if let Some(limit) = domains {
+            check_domains(envelope, recipients, limit, peer)?;
         }
         let asks = envelope
             .mail_parameters()
@@ -77,6 +83,7 @@ impl Plan {
         Ok(Self {
             travel,
             room,
+            domains,
             prdr,
             proceed_on,
         })
@@ -94,15 +101,11 @@ impl Plan {
             // rule: body.8bit-offered
             _ => Some("8BITMIME").filter(|_| offered(Extension::EightBitMime)),
         };
-        let mut paths = envelope
-            .forward_paths()
-            .iter()
-            .chain([envelope.reverse_path()]);
         // rule: body.smtputf8-offered
         // rule: smtputf8.domain-offered
         let utf8 = offered(Extension::SmtpUtf8)
             // rule: smtputf8.not-needed
-            && (envelope.needs_smtputf8() || !paths.all(|path| path.is_ascii()));
+            && (envelope.needs_smtputf8() || !envelope.is_ascii());
         MailParameters {
             size: envelope
                 .declared_size()
@@ -272,14 +275,16 @@ fn check(envelope: &mut Envelope, peer: &Peer) -> Result<(), Cause> {
 
 /// Whether somebody may be named where the server states how many domains a session may have (RFC 9422 section
 /// 4.3), or everybody where all are to be accepted.
-fn check_domains(envelope: &Envelope, peer: &Peer) -> Result<(), Error> {
-    let Some(limit) = peer.capabilities.recipient_domains_max() else {
-        return Ok(());
-    };
-    let mut domains = envelope
-        .forward_paths()
-        .iter()
-        .map(|path| path.domain().unwrap_or_default());
+fn check_domains(
+    envelope: &Envelope,
+    recipients: &Recipients,
+    limit: u64,
+    peer: &Peer,
+) -> Result<(), Error> {
+    let paths = envelope.forward_paths();
+    let mut domains = recipients
+        .waiting()
+        .map(|index| paths[index].domain().unwrap_or_default());
     let may_begin = match envelope.is_all_or_nothing() {
         false => domains.any(|domain| peer.usage.has_room(domain, limit)),
         true => {

@@ -87,6 +87,13 @@ impl Recipients {
         self.left
     }
 
+    /// Those that are to be asked, by their positions.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = usize> {
+        let from = self.list.iter().enumerate().skip(self.first);
+        from.filter(|(_, standing)| standing.may_be_asked())
+            .map(|(index, _)| index)
+    }
+
     /// Those that have an error of their own by now.
     pub(crate) fn refused(&self) -> impl Iterator<Item = (usize, &Error)> {
         self.list

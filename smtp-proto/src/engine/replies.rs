@@ -34,7 +34,7 @@ impl Conversation {
         }
         let of_rcpt = matches!(reply.code().get(), 251 | 252);
         let shifted = of_rcpt && self.peer.pipeline.is_overlapping();
-        let Some(owed) = self.peer.pipeline.take_owed(now) else {
+        let Some(owed) = self.peer.pipeline.take_owed() else {
             return;
         };
         // rule: transaction.wrong-class
@@ -46,7 +46,7 @@ impl Conversation {
             Awaited::Request => self.on_answer(reply),
             Awaited::Opening(what) => match self.opening.on_reply(what, reply, &mut self.peer) {
                 Ok(Progress::Wait) => {}
-                Ok(Progress::StartTls) => self.begin_handshake(now),
+                Ok(Progress::StartTls) => self.begin_handshake(),
                 Ok(Progress::Ready) => {
                     self.phase = Phase::Ready;
                     if !core::mem::replace(&mut self.was_ready, true) {
@@ -60,6 +60,7 @@ impl Conversation {
             },
             Awaited::Message(id, what) => self.on_message_reply(id, what, owed, reply),
         }
+        self.peer.pipeline.arm();
         self.proceed();
         self.end_of_drain();
     }
@@ -139,10 +140,7 @@ impl Conversation {
             self.peer.may_hold_transaction = false;
         }
         match message.on_reply(what, owed, reply, &mut self.peer) {
-            Ok(Flow::Wait) => {
-                self.peer.pipeline.arm(self.now);
-                self.stop_hopeless(index);
-            }
+            Ok(Flow::Wait) => self.stop_hopeless(index),
             Ok(Flow::BodyWanted) => self.want_body(id),
             Ok(Flow::Ended) => message.conclude(&mut self.peer),
             Err(error) => {

@@ -58,10 +58,22 @@ pub(crate) struct Said {
 /// Something that demands a reply.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Demand {
+    pub(crate) kind: Kind,
     /// Where it ends in the client's octets.
     pub(crate) end: usize,
     /// How many replies it demands. Where nobody knows how many, all that there can be.
     pub(crate) replies: usize,
+}
+
+/// How long a client waits for the reply depends on this (RFC 5321 section 4.5.3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// RSET and MAIL.
+    First,
+    Chunk,
+    End,
+    /// Whose timeouts are the same in all scenes.
+    Other,
 }
 
 impl Said {

@@ -3,10 +3,12 @@
 //! The clock of a reply runs from the later of two moments: its command was written, and the reply before it
 //! came.
 
+use std::time::Duration;
+
 use smtp_proto::{Cause, Instant};
 
 use super::Failure;
-use super::books::About;
+use super::books::{About, Kind, Said};
 use super::driver::World;
 
 /// Checks the timeout by which the session ended, if it did.
@@ -17,6 +19,7 @@ pub(crate) fn check(world: &World<'_>) -> Result<(), Failure> {
     let (Cause::TimedOut(after), Some((at, writes))) = (&error.cause, world.time_up) else {
         return Ok(());
     };
+    let lmtp = world.scene.traits.lmtp;
     let said = &world.server.books.said;
     let leaves = said.iter().any(|said| said.about == About::Leaving);
     // There the client waits for what nobody knows.
@@ -42,15 +45,22 @@ pub(crate) fn check(world: &World<'_>) -> Result<(), Failure> {
         .iter()
         .enumerate()
         .find(|(place, demand)| {
-            let replies = whole
-                .iter()
-                .filter(|said| said.answers == Some(*place))
-                .count();
-            Some(*place) >= last_answered && replies < demand.replies
+            let replies = whole.iter().filter(|said| said.answers == Some(*place));
+            // One reply that is for all, or PRDR's last one of many.
+            let is_last = |said: &&Said| matches!(said.about, About::End(_) | About::EndOfAll(_));
+            let is_done = replies.clone().any(|said| is_last(&said) && !lmtp);
+            Some(*place) >= last_answered && replies.count() < demand.replies && !is_done
         });
+    // A reply shows that what it answers was written, whenever the completion comes.
+    let is_answered = owed.is_some_and(|(place, _)| last_answered == Some(place));
+    // How many replies LMTP gives to the end of what it has refused is anyone's guess.
+    if !(lmtp && is_answered) {
+        check_duration(world, owed.map(|(_, demand)| demand.kind), *after)?;
+    }
     // Before the greeting nothing is owed but that.
     let start = match owed.and_then(|(_, demand)| when(&world.writes, demand.end)) {
         _ if whole.is_empty() => Some(world.writes[0].1),
+        _ if is_answered => last_reply,
         Some(written) => last_reply.max(Some(written)),
         None if owed.is_none() => {
             return Err(Failure::new("timed out, nothing owed", format!("{error}")));
@@ -67,5 +77,28 @@ pub(crate) fn check(world: &World<'_>) -> Result<(), Failure> {
                 ..Failure::new("timed out too early", what)
             })
         }
+    }
+}
+
+/// The time is that of the command whose reply is owed, and not of another one.
+fn check_duration(world: &World<'_>, kind: Option<Kind>, after: Duration) -> Result<(), Failure> {
+    let config = &world.scene.config;
+    let timeouts = &config.timeouts;
+    let own = match kind {
+        Some(Kind::First) if config.overlap => [timeouts.mail, timeouts.overlap],
+        Some(Kind::First) => [timeouts.mail; 2],
+        Some(Kind::Chunk) => [timeouts.block; 2],
+        Some(Kind::End) => [timeouts.end_of_message; 2],
+        Some(Kind::Other) => [timeouts.rcpt; 2],
+        // The greeting, or a session that only listens.
+        None => return Ok(()),
+    };
+    // A session that only listens waits once, for all that is owed.
+    match own.contains(&after) || after == timeouts.end_of_message {
+        true => Ok(()),
+        false => Err(Failure::new(
+            "the time of another command",
+            format!("{after:?} for {kind:?}"),
+        )),
     }
 }

@@ -453,7 +453,7 @@ impl<'s> World<'s> {
     fn give_gathered(&mut self, n: usize) {
         let (n, from) = (n.min(self.gathered.len()), self.given.len());
         if n > 0 {
-            self.engine.given(n);
+            self.engine.given(self.now, n);
             self.given.extend(self.gathered.drain(..n));
             self.record_given(from);
             self.record_written();

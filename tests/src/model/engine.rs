@@ -90,8 +90,8 @@ impl Engine {
     }
 
     /// A write of the next `n` octets that were gathered was begun.
-    pub(crate) fn given(&mut self, n: usize) {
-        self.connection.handle_given(n);
+    pub(crate) fn given(&mut self, now: Instant, n: usize) {
+        self.connection.handle_given(now, n);
     }
 
     /// The transport has taken the next `n` octets that were gathered.

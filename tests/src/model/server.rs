@@ -2,7 +2,7 @@
 
 use smtp_proto::Instant;
 
-use super::books::{About, Books, Demand, ReplyIndex, Said, Transaction};
+use super::books::{About, Books, Demand, Kind, ReplyIndex, Said, Transaction};
 use super::dice::Dice;
 use super::lexer::{Lexer, Token, tag};
 
@@ -160,13 +160,19 @@ impl Server {
     fn note(&mut self, token: &Token, end: usize) {
         let books = &mut self.books;
         if !matches!(token, Token::ChunkBegins { .. }) {
-            let ends = matches!(token, Token::ChunkEnds { last: true } | Token::DataEnds);
-            let replies = if ends && self.traits.lmtp {
+            let kind = match token {
+                Token::ChunkEnds { last: true } | Token::DataEnds => Kind::End,
+                Token::ChunkEnds { last: false } => Kind::Chunk,
+                Token::Line(line) if line == b"RSET" || line.starts_with(b"MAIL ") => Kind::First,
+                _ => Kind::Other,
+            };
+            let prdr = books.transactions.last().is_some_and(|last| last.prdr);
+            let replies = if kind == Kind::End && (self.traits.lmtp || prdr) {
                 usize::MAX
             } else {
                 1
             };
-            books.demands.push(Demand { end, replies });
+            books.demands.push(Demand { kind, end, replies });
         }
         let last = books.transactions.last_mut();
         match token {
