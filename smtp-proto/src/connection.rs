@@ -399,7 +399,11 @@ impl Connection {
 
     /// What has happened, oldest first.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.conversation.poll_event()
+        let event = self.conversation.poll_event();
+        if event.is_none() && self.is_idle() {
+            self.decoder.release();
+        }
+        event
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called, if nothing happens before. It may

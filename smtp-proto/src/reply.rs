@@ -368,6 +368,14 @@ impl Decoder {
         self.partial.is_empty() && (self.spent || self.lines == 0)
     }
 
+    /// Gives back the room of replies that were read.
+    pub(crate) fn release(&mut self) {
+        if self.is_empty() {
+            (self.partial, self.text) = (Vec::new(), Vec::new());
+            self.spent = false;
+        }
+    }
+
     /// Takes bytes off the front of `input` up to the end of one reply and returns it, or takes all of
     /// them and returns `None` because the reply goes on.
     ///
