@@ -93,7 +93,10 @@ impl Opening {
                 peer.capabilities = Capabilities::parse(reply.to_reply());
                 self.after_hello(peer)
             }
-            (Helo, Success) => self.after_hello(peer),
+            (Helo, Success) => {
+                self.ehlo_refused = None;
+                self.after_hello(peer)
+            }
             (Ehlo, _) if may_say_helo(reply, peer) => {
                 self.ehlo_refused = Some(reply.to_reply());
                 let config = peer.config.clone();
