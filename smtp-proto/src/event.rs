@@ -65,7 +65,8 @@ pub enum Event {
     /// At least one recipient was accepted, or nobody was asked yet under
     /// [`Chunking::Eager`](crate::Chunking::Eager): the body may be sent. What was refused so far is in
     /// [`refused`](crate::Connection::refused). It comes again, for the body from its beginning, where the
-    /// recipients of a [reopenable](crate::Envelope::reopenable) message are split.
+    /// recipients of a [reopenable](crate::Envelope::reopenable) message are split; one that was not polled by
+    /// then is dropped, because its body has ended.
     BodyWanted(MessageId),
     /// The reply to a request, whatever its class, or why there is none: exactly one for each that was
     /// made, always.

@@ -35,6 +35,8 @@ impl Events {
                     self.drop_oldest_trace();
                 }
             }
+            // An earlier one is for a body that has ended since. A split message has many bodies.
+            Event::BodyWanted(_) => self.queue.retain(|earlier| *earlier != event),
             _ => {}
         }
         self.queue.push_back(event);
