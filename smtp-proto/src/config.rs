@@ -4,9 +4,15 @@ use core::time::Duration;
 
 use crate::auth::Credentials;
 use crate::body::BodyPolicy;
-use crate::mailbox::ClientName;
+use crate::mailbox::{ClientName, MAX_DOMAIN};
 use crate::reply::ReplyLimits;
 use crate::tls::Channel;
+
+/// One command may have so many octets, whatever [`Limits::in_flight`] is: [`Config::max_heap`] counts them.
+const LONG_COMMAND: usize = 4_096;
+
+/// A server that allows more domains than this is left to count them itself: the list would be too long.
+pub(crate) const MAX_DOMAINS: usize = 1_024;
 
 /// Which of the two sisters is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -151,9 +157,8 @@ impl Timeouts {
     }
 }
 
-/// What bounds the memory of one session, whatever the server does: `reply.line + reply.octets` for the
-/// reply being read, [`in_flight`](Limits::in_flight) for commands and as much again for what is
-/// expected in return, and the envelopes of [`messages`](Limits::messages).
+/// What bounds the memory of one session, whatever the server does and however seldom the caller polls.
+/// [`Config::max_heap`] says in octets what these limits come to, and [Memory](crate#memory) shows how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
@@ -272,5 +277,54 @@ impl Config {
             limits: Limits::default(),
             trace: false,
         }
+    }
+
+    /// The most octets of heap that one session takes, whatever the server and the caller do, by the table of
+    /// [Memory](crate#memory). `messages` is how many messages and requests are queued, or have results that were not
+    /// polled: [`Limits::messages`] at most. `recipients` is how many recipients these have together.
+    ///
+    /// ```
+    /// use smtp_proto::{ClientName, Config};
+    ///
+    /// let mut config = Config::new(ClientName::parse("client.example.org")?);
+    /// assert_eq!(config.max_heap(0, 0), 1_220_608);
+    /// assert_eq!(config.max_heap(1, 5), 1_220_608 + 71_680 + 5 * 1_400);
+    /// config.trace = true;
+    /// assert_eq!(config.max_heap(0, 0), 1_220_608 + 4_309_376);
+    /// # Ok::<(), smtp_proto::AddressError>(())
+    /// ```
+    pub fn max_heap(&self, messages: usize, recipients: usize) -> usize {
+        let limits = &self.limits;
+        let (line, reply) = (limits.reply.line, limits.reply.octets);
+        let commands = limits.in_flight.max(LONG_COMMAND);
+        let traces = match self.trace {
+            true => limits.traces.saturating_add(1),
+            false => 0,
+        };
+        // In the order of the table, for a machine of 64 bits. A buffer that grows counts three times: it may double,
+        // and the smaller one is there until its octets are moved.
+        let terms = [
+            (3, line.saturating_add(reply)),
+            // The reply to EHLO and three in errors; and the names of mechanisms, four octets for each of theirs, in
+            // a text that grows, and then once more as they are kept.
+            (20, reply),
+            // The output, of which as much may be taken as is pending; and 40 octets for a reply that is awaited,
+            // where three commands have 35 octets at least (RSET, MAIL and RCPT).
+            (24, commands),
+            // An awaited reply.
+            (128, limits.chunks),
+            // A copy tries out whether all recipients would fit.
+            (2 * MAX_DOMAINS, MAX_DOMAIN + 96),
+            (1, 8_192),
+            // The message and its events; four replies and their commands that are no recipient's own.
+            (messages, limits.report.max(reply).saturating_add(6_144)),
+            // A standing (96), its error while it is deferred (96), the line of RCPT in it (524), 128 octets of a
+            // reply (144), and the address as A-labels (514).
+            (recipients, 1_400),
+            // An event, and a reply or a command.
+            (traces, reply.max(commands).saturating_add(384)),
+        ];
+        let octets = terms.map(|(count, octets)| count.saturating_mul(octets));
+        octets.into_iter().fold(0, usize::saturating_add)
     }
 }

@@ -70,7 +70,7 @@
 //! 3. Octets that were offered stay a prefix of every later offer until they are advanced, so that
 //!    completion-based I/O may hold them.
 //! 4. How the input is cut never matters.
-//! 5. Memory is bounded by [`Limits`].
+//! 5. Memory is bounded by [`Limits`]: [`Config::max_heap`] is the formula.
 //! 6. A reply is attributed by position. One that answers nothing ends the connection, 421 excepted.
 //! 7. The first digit of a reply code decides. One that cannot answer the command is a protocol error.
 //! 8. STARTTLS is a hard edge: nothing is sent after it, nothing that arrives after its 220 is
@@ -145,6 +145,31 @@
 //! | octets in a domain | 255 | [`MAX_DOMAIN`] |
 //! | octets in a mailbox | 498 | [`MAX_MAILBOX`] |
 //! | AUTH line with an initial response | 512 octets | RFC 4954 section 4 |
+//!
+//! # Memory
+//!
+//! The heap of a session is bounded, whatever the server does and however seldom the caller polls.
+//! [`Config::max_heap`] computes this table. A test holds it against the worst servers and the worst callers.
+//!
+//! | for | octets at most | default |
+//! |---|---|---:|
+//! | the reply that is being read | 3 × ([`ReplyLimits::line`] + [`ReplyLimits::octets`]) | 61,440 |
+//! | the reply to EHLO, replies in errors, a login | 20 × [`ReplyLimits::octets`] | 327,680 |
+//! | unanswered commands | 24 × [`Limits::in_flight`] (4,096 if that is more) | 98,304 |
+//! | unanswered chunks | 128 × [`Limits::chunks`] | 6,144 |
+//! | domains, only where the server states RCPTDOMAINMAX | 2 × 1,024 × 351 | 718,848 |
+//! | everything else | 8,192 | 8,192 |
+//! | **one session** | the sum of these | **1,220,608** |
+//! | each message or request that is queued, or whose result was not polled | [`Limits::report`] ([`ReplyLimits::octets`] if that is more) + 6,144 | 71,680 |
+//! | each recipient of these messages | 1,400 | 1,400 |
+//! | all traces, only with [`Config::trace`] | ([`Limits::traces`] + 1) × ([`ReplyLimits::octets`] or commands in flight, the larger, + 384) | 4,309,376 |
+//!
+//! A factor of 2 or 3 stands for a buffer that doubles when it grows, and for the move to the larger one. The caller's
+//! own envelopes and configuration are not in the table. A single command that is longer than
+//! [`Limits::in_flight`] and 4,096 octets, by raw parameters or a token, counts in place of these.
+//!
+//! Few sessions come near it. One that is idle keeps the reply to EHLO and no buffer, some 700 octets with the
+//! [`Connection`] itself. A message to five recipients takes 2,500 octets more while it is sent.
 //!
 //! # Mechanisms of AUTH
 //!

@@ -3,8 +3,8 @@
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 
-/// A server that allows more domains than this is left to count them itself: the list would be too long.
-const MAX_DOMAINS: u64 = 1_024;
+/// The list that [`Config::max_heap`](crate::Config::max_heap) counts.
+const MAX_DOMAINS: u64 = crate::config::MAX_DOMAINS as u64;
 
 /// The domains of recipients, in lower case.
 #[derive(Clone, Debug, Default)]
