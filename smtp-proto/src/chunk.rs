@@ -8,6 +8,9 @@ use core::fmt;
 use crate::body::{BodyEncoder, BodyError, BodyPart};
 use crate::command::Command;
 
+/// The most octets of the caller's in one chunk that is not the last. On the wire they become twice as many at most.
+const MAX_CHUNK: usize = u32::MAX as usize / 2;
+
 /// `BDAT 18446744073709551615 LAST` and its line end.
 const LONGEST_HEADER: usize = 32;
 
@@ -141,7 +144,7 @@ impl Body {
     /// A body in chunks of `size` octets, or in a single one where the octets of all of it are known.
     pub(crate) fn chunked(encoder: BodyEncoder, size: usize, exact: Option<u64>) -> Self {
         let chunks = Chunks {
-            size: size.max(1),
+            size: size.clamp(1, MAX_CHUNK),
             // rule: chunking.exact-size
             whole: exact,
             open: None,

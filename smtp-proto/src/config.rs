@@ -12,7 +12,7 @@ use crate::tls::Channel;
 const LONG_COMMAND: usize = 4_096;
 
 /// A server that allows more domains than this is left to count them itself: the list would be too long.
-pub(crate) const MAX_DOMAINS: usize = 1_024;
+pub(crate) const MAX_DOMAINS: usize = 256;
 
 /// Which of the two sisters is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -240,8 +240,8 @@ pub struct Config {
     pub overlap: bool,
     /// Automatic by default.
     pub chunking: Chunking,
-    /// The most octets of one chunk, where the size of the body is not known in advance; 65,536. The adapters
-    /// gather so much before they send it.
+    /// The most octets of one chunk, where the size of the body is not known in advance; 65,536, and 2,147,483,647 at
+    /// most. The adapters gather so much before they send it.
     pub chunk_size: usize,
     /// Takes a 452 or 4.5.3 to a RCPT, behind others that were accepted, for the number of recipients that
     /// the server takes in one transaction, where it states none (RFC 5321 section 4.5.3.1.10), and tries the
@@ -287,11 +287,11 @@ impl Config {
     /// use smtp_proto::{ClientName, Config};
     ///
     /// let mut config = Config::new(ClientName::parse("client.example.org")?);
-    /// assert_eq!(config.max_heap(0, 0), 1_220_608);
-    /// assert_eq!(config.max_heap(1, 5), 1_220_608 + 71_680 + 5 * 1_400);
+    /// assert_eq!(config.max_heap(0, 0), 681_472);
+    /// assert_eq!(config.max_heap(1, 5), 681_472 + 71_680 + 5 * 1_400);
     /// config.trace = true;
-    /// assert_eq!(config.max_heap(0, 0), 1_220_608 + 4_309_376);
-    /// # Ok::<(), smtp_proto::AddressError>(())
+    /// assert_eq!(config.max_heap(0, 0), 681_472 + 4_309_376);
+    /// # Ok::<(), smtp_proto::envelope::AddressError>(())
     /// ```
     pub fn max_heap(&self, messages: usize, recipients: usize) -> usize {
         let limits = &self.limits;

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::engine::conversation::Conversation;
 use crate::engine::output::Fate;
 use crate::envelope::Envelope;
-use crate::error::{Cause, Error, Misuse, Outcome, ProtocolError};
+use crate::error::{Cause, Error, Misuse, Outcome};
 use crate::event::{Event, MessageId, RequestId};
 use crate::reply::Decoder;
 use crate::request::Request;
@@ -105,7 +105,7 @@ use crate::transmit::Transmit;
 ///
 /// # Buffers
 ///
-/// The output buffer, the queues and the partial reply are released when the session is idle and
+/// The output buffer, the queues and the partial reply are released when the session is idle or closed, and
 /// [`poll_event`](Self::poll_event) has returned nothing.
 pub struct Connection {
     decoder: Decoder,
@@ -233,7 +233,7 @@ impl Connection {
                 Ok(Some(reply)) => self.conversation.on_reply(now, reply),
                 // rule: ends.unfinished-reply
                 Ok(None) => return,
-                Err(error) => return self.conversation.lose(ProtocolError::from(error).into()),
+                Err(error) => return self.conversation.on_malformed(error),
             }
         }
     }
@@ -400,7 +400,7 @@ impl Connection {
     /// What has happened, oldest first.
     pub fn poll_event(&mut self) -> Option<Event> {
         let event = self.conversation.poll_event();
-        if event.is_none() && self.is_idle() {
+        if event.is_none() && (self.is_idle() || self.is_closed()) {
             self.decoder.release();
         }
         event

@@ -157,9 +157,9 @@
 //! | the reply to EHLO, replies in errors, a login | 20 × [`ReplyLimits::octets`] | 327,680 |
 //! | unanswered commands | 24 × [`Limits::in_flight`] (4,096 if that is more) | 98,304 |
 //! | unanswered chunks | 128 × [`Limits::chunks`] | 6,144 |
-//! | domains, only where the server states RCPTDOMAINMAX | 2 × 1,024 × 351 | 718,848 |
+//! | domains, only where the server states RCPTDOMAINMAX | 2 × 256 × 351 | 179,712 |
 //! | everything else | 8,192 | 8,192 |
-//! | **one session** | the sum of these | **1,220,608** |
+//! | **one session** | the sum of these | **681,472** |
 //! | each message or request that is queued, or whose result was not polled | [`Limits::report`] ([`ReplyLimits::octets`] if that is more) + 6,144 | 71,680 |
 //! | each recipient of these messages | 1,400 | 1,400 |
 //! | all traces, only with [`Config::trace`] | ([`Limits::traces`] + 1) × ([`ReplyLimits::octets`] or commands in flight, the larger, + 384) | 4,309,376 |

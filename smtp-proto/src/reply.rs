@@ -100,6 +100,14 @@ pub struct ReplyRef<'a> {
 }
 
 impl<'a> ReplyRef<'a> {
+    /// The same with another text.
+    pub(crate) fn with_text<'b>(self, text: &'b [u8]) -> ReplyRef<'b> {
+        ReplyRef {
+            code: self.code,
+            text,
+        }
+    }
+
     /// The reply code, that of the last line where they differ.
     pub fn code(&self) -> ReplyCode {
         self.code

@@ -344,6 +344,7 @@ const RULES: &[&str] = &[
     "auth.initial-response-too-long",
     "auth.login",
     "auth.cram-md5",
+    "auth.echo-redacted",
     "auth.strongest-first",
     "auth.xoauth2",
     "auth.xoauth2-refused",

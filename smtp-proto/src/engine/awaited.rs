@@ -39,7 +39,7 @@ pub(crate) enum MessageReply {
     Rcpt(u32),
     Data,
     /// A chunk that is not the last, of so many octets.
-    Chunk(u64),
+    Chunk(u32),
     EndOfData,
     /// LMTP and PRDR: the recipient that this reply decides about.
     EndOfDataFor(u32),

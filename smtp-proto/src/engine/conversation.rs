@@ -302,8 +302,8 @@ impl Conversation {
         {
             sending.announced = true;
         }
-        if event.is_none() && self.is_idle() {
-            // An idle session keeps no buffer.
+        if event.is_none() && (self.is_idle() || self.is_closed()) {
+            // Such a session keeps no buffer.
             self.jobs = VecDeque::new();
             self.peer.pipeline.release();
             self.peer.events.release();

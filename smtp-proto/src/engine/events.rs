@@ -13,6 +13,8 @@ pub(crate) struct Events {
     most_traces: usize,
     /// Traces that were dropped since the last one was polled.
     missed: u64,
+    /// [`Event::OverlapBroken`] was said.
+    overlap_broken: bool,
 }
 
 impl Events {
@@ -23,12 +25,17 @@ impl Events {
             traces: 0,
             most_traces,
             missed: 0,
+            overlap_broken: false,
         }
     }
 
     pub(crate) fn push(&mut self, event: Event) {
         match event {
             Event::Finished(..) | Event::Answered(..) => self.results += 1,
+            Event::Trace(_) if self.most_traces == 0 => {
+                self.missed += 1;
+                return;
+            }
             Event::Trace(_) => {
                 self.traces += 1;
                 if self.traces > self.most_traces {
@@ -37,6 +44,8 @@ impl Events {
             }
             // An earlier one is for a body that has ended since. A split message has many bodies.
             Event::BodyWanted(_) => self.queue.retain(|earlier| *earlier != event),
+            // Once is enough.
+            Event::OverlapBroken if core::mem::replace(&mut self.overlap_broken, true) => return,
             _ => {}
         }
         self.queue.push_back(event);

@@ -35,7 +35,12 @@ pub(crate) struct Exchange {
     challenges: u32,
     /// Why `*` was sent.
     cancelled: Option<Cause>,
+    /// The responses that were sent, in base64: what must not come back in an error.
+    sent: Vec<Zeroizing<String>>,
 }
+
+/// So many octets in a row of what was sent are redacted in a reply. Less would hide words of the server's.
+const TELLING: usize = 4;
 
 /// Begins to log in. `logins` is how often that was done before on this connection.
 pub(crate) fn log_in(
@@ -119,6 +124,7 @@ fn next_mechanism(
         .filter(|response| fits_auth_line(name, response.len()));
     let command = Command::Auth(name, fitting.map(|response| response.as_str()));
     peer.push(command, Awaited::Opening(OpeningReply::Auth));
+    let is_fitting = fitting.is_some();
     // rule: auth.initial-response-too-long
     let pending = if fitting.is_none() { initial } else { None };
     Ok(Box::new(Exchange {
@@ -127,6 +133,7 @@ fn next_mechanism(
         pending,
         challenges: 0,
         cancelled: None,
+        sent: encoded.filter(|_| is_fitting).into_iter().collect(),
     }))
 }
 
@@ -143,6 +150,7 @@ impl Exchange {
                 match self.answer(reply, peer.config.limits.challenges) {
                     Ok(response) => {
                         let response = encode(&response);
+                        self.sent.push(response.clone());
                         let awaited = Awaited::Opening(OpeningReply::Auth);
                         peer.push(Command::AuthResponse(&response), awaited);
                     }
@@ -207,6 +215,35 @@ impl Exchange {
             None => Error::permanent(Stage::Auth, MechanismError::UnexpectedChallenge),
         };
         error.with_command(&command)
+    }
+
+    /// The text without what was sent, if it has any of it.
+    pub(crate) fn redact(&self, text: &[u8]) -> Option<Vec<u8>> {
+        let is_base64 =
+            |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'+' | b'/' | b'=');
+        let was_sent = |run: &[u8]| {
+            run.len() >= TELLING
+                && self.sent.iter().any(|response| {
+                    response
+                        .as_bytes()
+                        .windows(run.len())
+                        .any(|part| part == run)
+                })
+        };
+        let mut redacted = None;
+        let mut at = 0;
+        for run in text.split(|octet| !is_base64(octet)) {
+            if was_sent(run) {
+                let (out, from) = redacted.get_or_insert_with(|| (Vec::new(), 0));
+                out.extend_from_slice(&text[*from..at]);
+                out.extend_from_slice(b"****");
+                *from = at + run.len();
+            }
+            at += run.len() + 1;
+        }
+        let (mut out, from) = redacted?;
+        out.extend_from_slice(&text[from..]);
+        Some(out)
     }
 
     /// AUTH, for an error.

@@ -390,10 +390,13 @@ impl Message {
     pub(crate) fn chunk_sent(&mut self, sent: Sent, trip: u64, peer: &mut Peer) {
         match sent.last {
             true => self.expect_end(Some(sent.octets), trip, peer),
-            false => peer.pipeline.await_reply(
-                Awaited::Message(self.id, MessageReply::Chunk(sent.octets)),
-                trip,
-            ),
+            false => {
+                // No chunk is larger.
+                let octets = u32::try_from(sent.octets).unwrap_or(u32::MAX);
+                let reply = MessageReply::Chunk(octets);
+                peer.pipeline
+                    .await_reply(Awaited::Message(self.id, reply), trip);
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! From the greeting to the first transaction: greeting → EHLO/HELO/LHLO → STARTTLS → EHLO → AUTH.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use crate::auth::Nonce;
 use crate::capability::{Capabilities, Extension};
@@ -147,6 +148,13 @@ impl Opening {
                 Err(Error::rejected(stage, reply.to_reply()))
             }
         }
+    }
+
+    /// The text of a reply without the secrets that a server echoes, if it does: some repeat what they did not
+    /// understand.
+    // rule: auth.echo-redacted
+    pub(crate) fn redact(&self, text: &[u8]) -> Option<Vec<u8>> {
+        self.exchange.as_ref()?.redact(text)
     }
 
     /// The error about this reply, with the command that it is about.

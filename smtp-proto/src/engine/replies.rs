@@ -2,7 +2,7 @@
 
 use crate::error::{Cause, Error, ProtocolError, Stage};
 use crate::event::{Event, MessageId, Trace};
-use crate::reply::{Reply, ReplyClass, ReplyRef};
+use crate::reply::{Reply, ReplyClass, ReplyError, ReplyRef};
 use crate::time::Instant;
 
 use super::awaited::{Awaited, MessageReply};
@@ -13,7 +13,23 @@ use super::pipeline::Owed;
 use super::usage::Usage;
 
 impl Conversation {
+    /// What is no reply, or more than a limit allows.
+    pub(crate) fn on_malformed(&mut self, mut error: ReplyError) {
+        if let ReplyError::NotAReply(line) = &mut error
+            && let Some(redacted) = self.opening.redact(line)
+        {
+            *line = redacted.into();
+        }
+        self.lose(ProtocolError::from(error).into());
+    }
+
     pub(crate) fn on_reply(&mut self, now: Instant, reply: ReplyRef<'_>) {
+        let heard = reply;
+        let redacted = self.opening.redact(reply.text());
+        let reply = match &redacted {
+            Some(text) => reply.with_text(text),
+            None => reply,
+        };
         self.at(now)
             .peer
             .trace(|| Trace::Received(reply.to_reply()));
@@ -44,7 +60,15 @@ impl Conversation {
         }
         match owed.what {
             Awaited::Request => self.on_answer(reply),
-            Awaited::Opening(what) => match self.opening.on_reply(what, reply, &mut self.peer) {
+            // A mechanism reads what was said, and nobody else does.
+            Awaited::Opening(what) => match self.opening.on_reply(
+                what,
+                match reply.class() {
+                    ReplyClass::Success | ReplyClass::Intermediate => heard,
+                    _ => reply,
+                },
+                &mut self.peer,
+            ) {
                 Ok(Progress::Wait) => {}
                 Ok(Progress::StartTls) => self.begin_handshake(),
                 Ok(Progress::Ready) => {

@@ -392,7 +392,7 @@ impl Message {
             }
             M::Data => Some(Command::Data),
             M::Chunk(octets) => Some(Command::Bdat {
-                octets,
+                octets: octets.into(),
                 last: false,
             }),
             M::EndOfData | M::EndOfAll => match &self.transaction {

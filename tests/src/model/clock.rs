@@ -47,8 +47,8 @@ pub(crate) fn check(world: &World<'_>) -> Result<(), Failure> {
         .find(|(place, demand)| {
             let replies = whole.iter().filter(|said| said.answers == Some(*place));
             // One reply that is for all, or PRDR's last one of many.
-            let is_last = |said: &&Said| matches!(said.about, About::End(_) | About::EndOfAll(_));
-            let is_done = replies.clone().any(|said| is_last(&said) && !lmtp);
+            let is_last = |said: &Said| matches!(said.about, About::End(_) | About::EndOfAll(_));
+            let is_done = replies.clone().any(|said| is_last(said) && !lmtp);
             Some(*place) >= last_answered && replies.count() < demand.replies && !is_done
         });
     // A reply shows that what it answers was written, whenever the completion comes.
