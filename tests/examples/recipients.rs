@@ -2,7 +2,10 @@
 //!
 //! ```console
 //! $ cargo run --release -p smtp-tests --example recipients
+//! $ cargo run --release -p smtp-tests --example recipients -- LMTP 1000    # one mode, to count its instructions
 //! ```
+//!
+//! `.ci/linear` counts instructions, which are the same whatever else the machine does.
 
 use std::time::{Duration, Instant as Clock};
 
@@ -22,6 +25,12 @@ struct Mode {
     refuses: bool,
     /// Each recipient has a domain of its own.
     domains: bool,
+    /// SMTPUTF8 is offered.
+    utf8: bool,
+    /// All RCPTs are one batch, and answered 251.
+    batch: bool,
+    /// A message for each recipient, all in the queue.
+    messages: bool,
 }
 
 const PLAIN: Mode = Mode {
@@ -31,9 +40,12 @@ const PLAIN: Mode = Mode {
     learnt: None,
     refuses: false,
     domains: false,
+    utf8: false,
+    batch: false,
+    messages: false,
 };
 
-const MODES: [Mode; 9] = [
+const MODES: [Mode; 12] = [
     PLAIN,
     Mode {
         name: "LMTP",
@@ -76,11 +88,34 @@ const MODES: [Mode; 9] = [
         domains: true,
         ..PLAIN
     },
+    Mode {
+        name: "SMTPUTF8, RCPTMAX=1",
+        utf8: true,
+        stated: Some(1),
+        ..PLAIN
+    },
+    Mode {
+        name: "one batch",
+        batch: true,
+        ..PLAIN
+    },
+    Mode {
+        name: "many messages",
+        messages: true,
+        ..PLAIN
+    },
 ];
 
 const COUNTS: [usize; 3] = [1_000, 10_000, 100_000];
 
 fn main() {
+    let mut arguments = std::env::args().skip(1);
+    if let (Some(name), Some(count)) = (arguments.next(), arguments.next()) {
+        let mode = MODES.into_iter().find(|mode| mode.name == name);
+        let count = count.parse().expect("a number of recipients");
+        deliver(mode.expect("a mode of the table"), count);
+        return;
+    }
     println!("nanoseconds for each recipient\n");
     println!(
         "{:>20} {:>9} {:>9} {:>9} {:>7}",
@@ -111,13 +146,23 @@ fn deliver(mode: Mode, count: usize) -> Duration {
     if mode.lmtp {
         config.protocol = Protocol::Lmtp;
     }
+    if mode.batch {
+        config.limits.in_flight = usize::MAX;
+    }
+    if mode.messages {
+        config.limits.messages = count;
+    }
     let domain = |n: usize| if mode.domains { n } else { 0 };
-    let to = (0..count).map(|n| format!("user{n}@d{}.example.net", domain(n)));
-    let envelope = Envelope::new("a@example.org", to)
-        .expect("they are addresses")
-        .reopenable(true);
+    let to: Vec<_> = (0..count)
+        .map(|n| format!("user{n}@d{}.example.net", domain(n)))
+        .collect();
+    let envelopes: Vec<_> = to
+        .chunks(if mode.messages { 1 } else { count })
+        .map(|to| Envelope::new("a@example.org", to).expect("they are addresses"))
+        .map(|envelope| envelope.reopenable(true))
+        .collect();
     let start = Clock::now();
-    let report = converse(mode, config, envelope);
+    let report = converse(mode, config, envelopes);
     let time = start.elapsed();
     let delivered = report.iter().filter(|outcome| outcome.is_none()).count();
     assert_eq!(
@@ -129,10 +174,13 @@ fn deliver(mode: Mode, count: usize) -> Duration {
     time
 }
 
-fn converse(mode: Mode, config: Config, envelope: Envelope) -> Vec<Option<Outcome>> {
+fn converse(mode: Mode, config: Config, envelopes: Vec<Envelope>) -> Vec<Option<Outcome>> {
     let now = Instant::default();
     let mut engine = Connection::new(config, now);
-    engine.submit(envelope).expect("there is room");
+    let (mut owed, mut results) = (envelopes.len(), Vec::new());
+    for envelope in envelopes {
+        engine.submit(envelope).expect("there is room");
+    }
     engine.handle_input(now, b"220 hi\r\n");
     let mut server = Server {
         mode,
@@ -166,8 +214,12 @@ fn converse(mode: Mode, config: Config, envelope: Envelope) -> Vec<Option<Outcom
             if let Event::Finished(_, report) = event {
                 let outcome =
                     |result: Result<_, smtp_proto::Error>| result.err().map(|error| error.outcome);
-                return report.recipients.into_iter().map(outcome).collect();
+                results.extend(report.recipients.into_iter().map(outcome));
+                owed -= 1;
             }
+        }
+        if owed == 0 {
+            return results;
         }
     }
 }
@@ -196,6 +248,9 @@ impl Server {
                     replies
                         .extend_from_slice(format!("250-LIMITS RCPTMAX={stated}\r\n").as_bytes());
                 }
+                if self.mode.utf8 {
+                    replies.extend_from_slice(b"250-SMTPUTF8\r\n");
+                }
                 replies.extend_from_slice(b"250 PIPELINING\r\n");
             }
             [b'M', ..] => {
@@ -207,6 +262,10 @@ impl Server {
             }
             [b'R', b'C', ..] if self.accepted == limit => {
                 replies.extend_from_slice(b"452 4.5.3 too many\r\n");
+            }
+            [b'R', b'C', ..] if self.mode.batch => {
+                self.accepted += 1;
+                replies.extend_from_slice(b"251 2.1.5 ok\r\n");
             }
             [b'R', b'C', ..] => {
                 self.accepted += 1;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use script::{Script, config, eager_overlap, envelope};
 use smtp_proto::{BodyPart, Cause, Envelope, Event, MessageId, Protocol};
 
+mod calls;
 mod script;
 mod words;
 
