@@ -188,7 +188,8 @@ impl Connection {
     /// Says that the body which is wanted now has no more octets than were offered and advanced.
     ///
     /// # Errors
-    /// [`Misuse::NoBodyWanted`].
+    /// [`Misuse::NoBodyWanted`]. That is no mistake where the server has refused the message meanwhile, or has taken
+    /// the [last part](BodyPart::Last) of it already.
     pub fn finish_body(&mut self) -> Result<(), Misuse> {
         self.conversation.finish_body()
     }
@@ -238,16 +239,20 @@ impl Connection {
         }
     }
 
-    /// A write of the `n` octets after those that are written was begun, so that they may reach the server; to say
-    /// so again does no harm. For what was taken by [`poll_transmit_into`](Self::poll_transmit_into); a synchronous write that failed has begun
-    /// nothing, and one that succeeded needs [`handle_written`](Self::handle_written) alone.
+    /// A write of the `n` octets after those that are written was begun, so that they may reach the server. More than
+    /// there are counts as all. To say it again does no harm.
+    ///
+    /// It is for what was taken by [`poll_transmit_into`](Self::poll_transmit_into). A synchronous write that failed
+    /// has begun nothing, and one that succeeded needs [`handle_written`](Self::handle_written) alone.
     pub fn handle_given(&mut self, now: Instant, n: usize) {
         self.conversation.at(now).peer.pipeline.give(n as u64);
     }
 
-    /// The transport has taken the next `n` octets that were taken from the engine. The clocks of replies run from
-    /// here. For what was taken by [`poll_transmit_into`](Self::poll_transmit_into) or [`Transmit::begin`]; what
-    /// was [advanced](Transmit::advance) is written.
+    /// The transport has taken the next `n` octets that were taken from the engine. More than there are counts as
+    /// all. The clocks of replies run from here.
+    ///
+    /// It is for what was taken by [`poll_transmit_into`](Self::poll_transmit_into) or [`Transmit::begin`]. What was
+    /// [advanced](Transmit::advance) is written.
     pub fn handle_written(&mut self, now: Instant, n: usize) {
         self.conversation.at(now).peer.pipeline.write(n as u64);
     }
@@ -414,7 +419,7 @@ impl Connection {
             .map(|deadline| deadline.at)
     }
 
-    /// Whether a body is being sent: more of it may be offered, or
+    /// Whether a body is being sent, and its [`Event::BodyWanted`] was polled: more of it may be offered, or
     /// [`finish_body`](Self::finish_body) called.
     pub fn wants_body(&self) -> bool {
         self.conversation.wants_body()

@@ -67,6 +67,8 @@ pub enum Event {
     /// [`refused`](crate::Connection::refused). It comes again, for the body from its beginning, where the
     /// recipients of a [reopenable](crate::Envelope::reopenable) message are split; one that was not polled by
     /// then is dropped, because its body has ended.
+    ///
+    /// No body is wanted before this event was polled, so that what is said for one message never ends the next.
     BodyWanted(MessageId),
     /// The reply to a request, whatever its class, or why there is none: exactly one for each that was
     /// made, always.

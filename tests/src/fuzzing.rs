@@ -821,6 +821,8 @@ impl Session {
             false => BodyPart::Next(&self.body[..offer]),
         };
         let parts = look(&mut self.connection, body);
+        // A body that must not be sent has ended by this look.
+        let is_body = is_body && self.connection.wants_body();
         let timeout = self.connection.poll_timeout();
         assert_eq!(
             look(&mut self.connection, body),

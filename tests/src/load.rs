@@ -1,6 +1,7 @@
 //! Loads of mail for the benchmarks, and the ways to deliver them: by the engine alone, by the blocking
 //! and by the tokio adapter.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -258,7 +259,7 @@ fn in_memory(
     });
     let (mut messages, mut submitted) = (messages.into_iter(), 0);
     let (mut wire, mut replies) = (Vec::new(), Vec::new());
-    let mut round_trips = 0;
+    let (mut round_trips, mut events) = (0, VecDeque::new());
     peer.greet(&mut replies);
     loop {
         // What the peer says to all that it was told is one round trip.
@@ -268,7 +269,8 @@ fn in_memory(
             engine.handle_input(now, &replies);
             replies.clear();
         }
-        while let Some(event) = engine.poll_event() {
+        take_events(&mut engine, &mut events);
+        while let Some(event) = events.pop_front() {
             match event {
                 Event::Finished(_, report) => {
                     delivered(&report);
@@ -293,14 +295,21 @@ fn in_memory(
             let _ = engine.quit();
         }
         transmit(&mut engine, now, &[], &mut wire);
+        take_events(&mut engine, &mut events);
         while engine.wants_body() {
             transmit(&mut engine, now, body, &mut wire);
             engine.finish_body().expect("the body is wanted");
             transmit(&mut engine, now, &[], &mut wire);
+            // The next body is wanted when its event was polled.
+            take_events(&mut engine, &mut events);
         }
         peer.take(&wire, &mut replies);
         wire.clear();
     }
+}
+
+fn take_events(engine: &mut Connection, events: &mut VecDeque<Event>) {
+    events.extend(std::iter::from_fn(|| engine.poll_event()));
 }
 
 /// Takes what the engine has to send, and of `body` what it wants.

@@ -385,7 +385,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) tls: Option<&'a TlsFacts>,
     pub(crate) nonce: Option<&'a Nonce>,
     /// How often this session has logged in before: no exchange may share its nonce with another one.
-    pub(crate) logins: usize,
+    pub(crate) logins: u32,
     /// [`Limits::scram_iterations`](crate::Limits::scram_iterations).
     pub(crate) iterations: u32,
 }

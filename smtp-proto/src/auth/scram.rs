@@ -71,7 +71,7 @@ pub(super) fn variants(
             _ => Flag::Unsupported,
         };
         // rule: auth.scram-nonce-used-once
-        let nonce = nonce.text(around.logins * VARIANTS + variants.len());
+        let nonce = nonce.text(around.logins as usize * VARIANTS + variants.len());
         variants.push(Scram::new(
             hash,
             flag,

@@ -13,8 +13,6 @@ pub(crate) struct Events {
     most_traces: usize,
     /// Traces that were dropped since the last one was polled.
     missed: u64,
-    /// [`Event::OverlapBroken`] was said.
-    overlap_broken: bool,
 }
 
 impl Events {
@@ -25,7 +23,6 @@ impl Events {
             traces: 0,
             most_traces,
             missed: 0,
-            overlap_broken: false,
         }
     }
 
@@ -44,8 +41,6 @@ impl Events {
             }
             // An earlier one is for a body that has ended since. A split message has many bodies.
             Event::BodyWanted(_) => self.queue.retain(|earlier| *earlier != event),
-            // Once is enough.
-            Event::OverlapBroken if core::mem::replace(&mut self.overlap_broken, true) => return,
             _ => {}
         }
         self.queue.push_back(event);

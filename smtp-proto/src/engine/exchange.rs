@@ -45,7 +45,7 @@ const TELLING: usize = 4;
 /// Begins to log in. `logins` is how often that was done before on this connection.
 pub(crate) fn log_in(
     nonce: Option<&Nonce>,
-    logins: usize,
+    logins: u32,
     peer: &mut Peer,
 ) -> Result<Option<Box<Exchange>>, Error> {
     let config = peer.config.clone();

@@ -35,7 +35,7 @@ pub(crate) struct Opening {
     /// For SCRAM.
     nonce: Option<Nonce>,
     /// How often a login was begun: XCLIENT makes it necessary again.
-    logins: usize,
+    logins: u32,
 }
 
 impl Opening {

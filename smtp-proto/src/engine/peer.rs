@@ -27,6 +27,8 @@ pub(crate) struct Peer {
     /// The last transaction failed, and the server may still hold it: one server takes new recipients under the
     /// old sender then.
     pub(crate) may_hold_transaction: bool,
+    /// [`Event::OverlapBroken`] was said. Once is enough.
+    pub(crate) overlap_is_broken: bool,
 }
 
 impl Peer {
@@ -38,6 +40,7 @@ impl Peer {
             tls: None,
             usage: Usage::default(),
             may_hold_transaction: false,
+            overlap_is_broken: false,
             config,
         }
     }

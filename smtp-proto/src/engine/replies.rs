@@ -207,7 +207,7 @@ impl Conversation {
 
     /// If it was an overlapping envelope that the session ended at, the caller should know.
     pub(super) fn note_broken_overlap(&mut self, what: Awaited) {
-        if what.overlaps() {
+        if what.overlaps() && !core::mem::replace(&mut self.peer.overlap_is_broken, true) {
             self.peer.events.push(Event::OverlapBroken);
         }
     }
