@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use smtp_blocking::{Connector, Message, Session};
-use smtp_tests::send::{Ending, Options, Printer, SessionFacts};
+use smtp_blocking::{Message, Session};
+use smtp_tests::send::{Ending, Options, Printer, SessionFacts, server_for};
 
 fn main() -> ExitCode {
     let options = match Options::parse_args() {
@@ -27,9 +27,8 @@ fn forward(
 ) -> Result<SessionFacts, smtp_proto::Error> {
     let items = options.prepare()?;
     let server = options.start_server()?;
-    let connector =
-        smtp_tests::connector_for!(Connector, options, &server.address, server.own_pem());
-    let mut session = match connector.connect() {
+    let terms = server_for(options, &server.address, server.own_pem())?;
+    let mut session = match Session::connect(&terms) {
         Ok(session) => session,
         Err(error) => {
             let (ending, facts) = (Ending::from(&error), SessionFacts::failed(&error));

@@ -49,14 +49,14 @@ impl Message<()> {
     ///
     /// ```no_run
     /// use bytes::Bytes;
-    /// use smtp_blocking::{Connector, Envelope, Message};
+    /// use smtp_blocking::{Envelope, Message, Server, Session};
     ///
     /// let newsletter = Bytes::from("Subject: news\r\n\r\nThere is news.\r\n");
     /// let messages = ["bob@example.net", "carol@example.net"].map(|reader| {
     ///     let envelope = Envelope::new("alice@example.org", [reader]).unwrap();
     ///     Message::from_bytes(envelope, newsletter.clone())
     /// });
-    /// let mut session = Connector::new("mx.example.net").connect()?;
+    /// let mut session = Session::connect(&Server::new("mx.example.net"))?;
     /// for report in session.send_all(messages).and_quit() {
     ///     println!("{:?}", report.recipients);
     /// }
@@ -72,20 +72,20 @@ impl Message<()> {
 
 impl Session {
     /// Sends message after message, two round trips each, or one with
-    /// [`Connector::overlap`](crate::Connector::overlap). Each has its own report, in order, and a failure
+    /// [`Server::overlap`](crate::Server::overlap). Each has its own report, in order, and a failure
     /// of one does not touch the others. When the session is lost, the message under way is in doubt or
     /// has failed, as its stage says, and all later ones are *not attempted*, safe to send elsewhere; the
     /// same when a message cannot be read, because half a message cannot be taken back otherwise.
     ///
     /// A message with more recipients than the server takes in one transaction, as it says by LIMITS (RFC
-    /// 9422) or shows where [`Connector::learn_limits`](crate::Connector::learn_limits) allows to learn from
+    /// 9422) or shows where [`Server::learn_limits`](crate::Server::learn_limits) allows to learn from
     /// it, is sent in several, and has one report.
     ///
     /// ```no_run
     /// use std::{fs::File, io::BufReader};
-    /// use smtp_blocking::{Connector, Envelope, Message};
+    /// use smtp_blocking::{Envelope, Message, Server, Session};
     ///
-    /// let mut session = Connector::new("mx.example.net").connect()?;
+    /// let mut session = Session::connect(&Server::new("mx.example.net"))?;
     /// let messages = ["1.eml", "2.eml"].map(|path| {
     ///     let envelope = Envelope::new("alice@example.org", ["bob@example.net"]).unwrap();
     ///     Message::new(envelope, move || File::open(path).map(BufReader::new))

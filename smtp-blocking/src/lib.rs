@@ -1,20 +1,20 @@
 //! SMTP and LMTP over blocking sockets: the engine of [`smtp_proto`] with connections, TLS and timeouts.
 //!
-//! [`send_mail`] forwards one message. [`Connector`] says how to reach a server and opens a [`Session`];
+//! [`send_mail`] forwards one message. [`Server`] says how to reach a server, and [`Session::connect`] opens a session with it;
 //! [`Session::send`] sends a message from any [`BufRead`] in constant memory, and
 //! [`Session::transaction`] gives a [`Transaction`] to write it into.
 //!
 //! # Who is trusted
 //!
 //! The server is always verified: it must sign the handshake with the key of its certificate, the certificate must
-//! be trusted and valid now, and it must be for the name that was connected to, or for [`Connector::server_name`].
+//! be trusted and valid now, and it must be for the name that was connected to, or for [`Server::server_name`].
 //! The policy decides what a failure means.
 //!
 //! | policy | a server that is not verified |
 //! |---|---|
-//! | [`TlsPolicy::Opportunistic`] | ends nothing, as between mail servers; with [`Connector::server_name`], ends the session |
+//! | [`TlsPolicy::Opportunistic`] | ends nothing, as between mail servers; with [`Server::server_name`], ends the session |
 //! | [`TlsPolicy::Required`], [`TlsPolicy::Implicit`] | ends the session |
-//! | any, with [`Connector::verify`]`(false)` | ends nothing |
+//! | any, with [`Server::verify`]`(false)` | ends nothing |
 //!
 //! Where no policy is chosen, it is *implicit* on port 465, *opportunistic* for credentials that may go in the clear
 //! and over a Unix socket, *required* for other credentials, and else *opportunistic*.
@@ -28,7 +28,7 @@
 //! | clear text, by [`TlsPolicy::Never`] | [`permit_in_clear`] | yes | [`permit_in_clear`] | yes |
 //! | clear text, because TLS was not offered | [`permit_in_clear`] | [`permit_in_clear`] | [`permit_in_clear`] | yes |
 //!
-//! The trust anchors are the system's, and those of [`Connector::trust_pem`]. A certificate that was given so is also
+//! The trust anchors are the system's, and those of [`Server::trust_pem`]. A certificate that was given so is also
 //! trusted as a server's own. [`TlsInfo`] says whether the server was verified, and why not.
 //!
 //! [`permit_unverified`]: Credentials::permit_unverified
@@ -44,26 +44,26 @@
 //! |---|---|---|
 //! | submission, port 587 (RFC 6409) | `"host:587"`, credentials | TLS is required then, and the server verified |
 //! | submission, port 465 (RFC 8314) | `"host:465"`, credentials | TLS from the first octet; the better one of the two where both are open |
-//! | a mail exchanger, port 25 | `"host"`, the default [`TlsPolicy::Opportunistic`], [`Connector::retry_in_clear`] | a server that is not verified ends nothing, as between mail servers; `bind` where an address of ours is the right one |
-//! | LMTP over a Unix socket (Dovecot's `lmtp`) | [`Connector::unix`], [`Connector::lmtp`], [`TlsPolicy::Never`] | one result for each recipient after the body |
-//! | LMTP over TCP | `"host:24"`, [`Connector::lmtp`] | port 25 is refused (RFC 2033 section 5) |
+//! | a mail exchanger, port 25 | `"host"`, the default [`TlsPolicy::Opportunistic`], [`Server::retry_in_clear`] | a server that is not verified ends nothing, as between mail servers; `bind` where an address of ours is the right one |
+//! | LMTP over a Unix socket (Dovecot's `lmtp`) | [`Server::unix`], [`Server::lmtp`], [`TlsPolicy::Never`] | one result for each recipient after the body |
+//! | LMTP over TCP | `"host:24"`, [`Server::lmtp`] | port 25 is refused (RFC 2033 section 5) |
 //! | Gmail, Google Workspace | `smtp.gmail.com` on 587 or 465; [`Credentials::token`] with the scope `https://mail.google.com/`, or an app password | the account's own password is not accepted; `smtp-relay.gmail.com` is the relay for a Workspace domain |
 //! | Microsoft 365, Outlook.com | `smtp.office365.com`, or `smtp-mail.outlook.com` for personal accounts, on 587 alone; [`Credentials::token`] | passwords are being retired; SMTP AUTH must be switched on for the mailbox; the reverse-path must be the mailbox or one that it may send as |
-//! | Amazon SES | `email-smtp.REGION.amazonaws.com` on 587 or 2587, 465 or 2465 for implicit TLS; SMTP credentials, which are not the account's keys | 50 recipients a message: send more by [`Session::send_all`] with [`Connector::learn_limits`]; sessions are ended from time to time, so open a new one when [`Session::is_usable`] says no |
+//! | Amazon SES | `email-smtp.REGION.amazonaws.com` on 587 or 2587, 465 or 2465 for implicit TLS; SMTP credentials, which are not the account's keys | 50 recipients a message: send more by [`Session::send_all`] with [`Server::learn_limits`]; sessions are ended from time to time, so open a new one when [`Session::is_usable`] says no |
 //! | SendGrid, Postmark, Mailgun and their like | 587; the user name that they prescribe (`apikey`, a server token) | they do their own queueing: a 2yz is theirs, not the recipient's server's |
 //!
 //! ```no_run
-//! use smtp_blocking::{Connector, Credentials, TlsPolicy};
+//! use smtp_blocking::{Server, Credentials, TlsPolicy};
 //!
 //! // Submission: the password goes to smtp.example.org, inside TLS, or nowhere.
-//! let submission = Connector::new("smtp.example.org:465").credentials(Credentials::password("alice", "s3cret"));
+//! let submission = Server::new("smtp.example.org:465").credentials(Credentials::password("alice", "s3cret"));
 //!
 //! // A mail exchanger: encrypted where it can be, and delivered where it cannot.
-//! let exchanger = Connector::new("mx.example.net").retry_in_clear(true);
+//! let exchanger = Server::new("mx.example.net").retry_in_clear(true);
 //!
 //! // A local mail store.
 //! # #[cfg(unix)]
-//! let store = Connector::unix("/run/dovecot/lmtp").lmtp().tls(TlsPolicy::Never);
+//! let store = Server::unix("/run/dovecot/lmtp").lmtp().tls(TlsPolicy::Never);
 //! ```
 //!
 //! # What a server offers
@@ -72,14 +72,14 @@
 //! [`smtp_proto`]. What a message asks for beyond that is said in its envelope:
 //!
 //! ```no_run
-//! use smtp_blocking::{Connector, Envelope, Recipient, parameter::{MailParameter, Notify, RcptParameter, Ret}};
+//! use smtp_blocking::{Envelope, Recipient, Server, Session, parameter::{MailParameter, Notify, RcptParameter, Ret}};
 //!
 //! let bob = Recipient::new("bob@example.net")?
 //!     .parameter(RcptParameter::notify(Notify::SUCCESS | Notify::FAILURE).required());
 //! let envelope = Envelope::new("alice@example.org", [bob])?
 //!     .parameter(MailParameter::ret(Ret::Headers))
 //!     .parameter(MailParameter::envelope_id("QQ314159")?);
-//! Connector::new("mx.example.net").connect()?.send_last(envelope, &b"Subject: x\r\n"[..])?;
+//! Session::connect(&Server::new("mx.example.net"))?.send_last(envelope, &b"Subject: x\r\n"[..])?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -105,7 +105,7 @@
 //! `tls-server-end-point` under 1.2.
 
 mod bulk;
-mod connector;
+mod connect;
 #[cfg(feature = "rustls")]
 mod handshake;
 mod pump;
@@ -115,13 +115,12 @@ mod stream;
 use std::io::BufRead;
 
 pub use bulk::{Bulk, Message};
-pub use connector::Connector;
 pub use session::{Session, Transaction};
-#[doc(inline)]
-pub use smtp_adapter::Error;
 #[cfg(feature = "rustls")]
 #[doc(inline)]
 pub use smtp_adapter::TlsInfo;
+#[doc(inline)]
+pub use smtp_adapter::{Error, Server};
 pub use smtp_proto;
 pub use smtp_proto::{
     Capabilities, Cause, Chunking, ClientName, Credentials, Envelope, Extension, Limits, Mailbox,
@@ -161,9 +160,8 @@ where
     R: IntoIterator<Item: envelope::ToRecipient>,
 {
     let envelope = Envelope::new(sender, recipients)?;
-    let connector = Connector::new(server).credentials(credentials);
-    connector
-        .connect()
+    let server = Server::new(server).credentials(credentials);
+    Session::connect(&server)
         .map_err(Error::not_attempted)?
         .send_last(envelope, message)
 }

@@ -344,7 +344,6 @@ impl Pump {
     #[cfg(feature = "rustls")]
     fn handshake(&mut self) {
         use crate::handshake::{self, HandshakeError};
-        use smtp_adapter::established;
         use smtp_proto::Cause;
 
         let fail = |engine: &mut smtp_proto::Connection, cause| {
@@ -356,10 +355,11 @@ impl Pump {
                 Cause::Local("there are no TLS settings".into()),
             );
         };
-        let mut tls = match rustls::ClientConnection::new(settings.config, settings.name) {
-            Ok(tls) => tls,
-            Err(error) => return fail(&mut self.driver.engine, settings.verifier.cause(&error)),
-        };
+        let mut tls =
+            match rustls::ClientConnection::new(settings.config.clone(), settings.name.clone()) {
+                Ok(tls) => tls,
+                Err(error) => return fail(&mut self.driver.engine, settings.cause(&error)),
+            };
         loop {
             if !self.arm() {
                 return;
@@ -368,7 +368,7 @@ impl Pump {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(HandshakeError::Tls(error)) => {
-                    return fail(&mut self.driver.engine, settings.verifier.cause(&error));
+                    return fail(&mut self.driver.engine, settings.cause(&error));
                 }
                 Err(HandshakeError::Io(error)) => match error.kind() {
                     io::ErrorKind::Interrupted
@@ -385,7 +385,7 @@ impl Pump {
                 return;
             }
         }
-        let (info, facts) = established(&tls, &settings.verifier);
+        let (info, facts) = settings.established(&tls);
         self.driver.tls_info = Some(info);
         self.stream.tls = Some(Box::new(tls));
         let now = self.now();

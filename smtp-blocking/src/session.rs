@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Write};
 use bytes::Buf;
 use smtp_adapter::Error;
 use smtp_proto::{
-    Envelope, MessageId, Reply, Report, Request,
+    Capabilities, Envelope, MessageId, Reply, Report, Request,
     envelope::{ToMailbox, ToRecipient},
 };
 
@@ -82,9 +82,9 @@ impl Session {
     /// Sends a whole message that lies in memory: a slice, [`Bytes`](bytes::Bytes), or any other [`Buf`].
     ///
     /// ```no_run
-    /// use smtp_blocking::{Connector, Envelope};
+    /// use smtp_blocking::{Envelope, Server, Session};
     ///
-    /// let mut session = Connector::new("mx.example.net").connect()?;
+    /// let mut session = Session::connect(&Server::new("mx.example.net"))?;
     /// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
     /// let report = session.send_bytes(envelope, &b"Subject: hello\r\n\r\nHello, Bob.\r\n"[..])?;
     /// for (index, error) in report.failures() {
@@ -133,9 +133,9 @@ impl Session {
     /// VRFY does not find is an answer too.
     ///
     /// ```no_run
-    /// use smtp_blocking::{Connector, Request};
+    /// use smtp_blocking::{Request, Server, Session};
     ///
-    /// let mut session = Connector::new("mx.example.net").connect()?;
+    /// let mut session = Session::connect(&Server::new("mx.example.net"))?;
     /// println!("{}", session.request(Request::verify("postmaster")?)?);
     /// session.request(Request::noop())?; // keeps an idle session alive
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -176,7 +176,28 @@ impl Session {
         !self.pump.driver.is_closed()
     }
 
-    smtp_adapter::session_methods!();
+    /// What the server offers.
+    pub fn capabilities(&self) -> &Capabilities {
+        self.pump.driver.engine.capabilities()
+    }
+
+    /// Whether the server has shown that it does not take overlapping envelopes
+    /// ([`Server::overlap`](crate::Server::overlap)). The session has ended then, and the next one should go without.
+    pub fn overlap_is_broken(&self) -> bool {
+        self.pump.driver.overlap_broken
+    }
+
+    /// How many replies so far had to be waited for one after the other, each to something that was said
+    /// only when the one before had come; the greeting counts, the handshakes of TCP and TLS do not.
+    pub fn round_trips(&self) -> u64 {
+        self.pump.driver.engine.round_trips()
+    }
+
+    /// How the session is encrypted, if it is.
+    #[cfg(feature = "rustls")]
+    pub fn tls_info(&self) -> Option<&crate::TlsInfo> {
+        self.pump.driver.tls_info.as_ref()
+    }
 }
 
 impl Pump {

@@ -7,25 +7,25 @@ use std::time::Duration;
 
 use bytes::Buf;
 use smtp_blocking::{
-    Cause, Connector, Credentials, Envelope, Message, Outcome, Stage, TlsPolicy, body::LineEndings,
-    event::Trace,
+    Cause, Credentials, Envelope, Message, Outcome, Server, Session, Stage, TlsPolicy,
+    body::LineEndings, event::Trace,
 };
 use smtp_tests::receiver::{Options, Receiver, make_client_certificate};
 
 /// Its certificate is trusted, and so it is given credentials.
-fn trusting(receiver: &Receiver) -> Connector {
-    let connector = Connector::new(&receiver.local_addr().to_string());
-    connector
+fn trusting(receiver: &Receiver) -> Server {
+    let server = Server::new(&receiver.local_addr().to_string());
+    server
         .trust_pem(receiver.certificate_pem().as_bytes())
         .unwrap()
 }
 
 const MESSAGE: &[u8] = b"Subject: test\r\n\r\nHello.\r\n.\r\n";
 
-fn receiver() -> (Receiver, Connector) {
+fn receiver() -> (Receiver, Server) {
     let receiver = Receiver::start(Options::default()).unwrap();
-    let connector = Connector::new(&receiver.local_addr().to_string());
-    (receiver, connector)
+    let server = Server::new(&receiver.local_addr().to_string());
+    (receiver, server)
 }
 
 #[test]
@@ -62,10 +62,10 @@ fn one_call_forwards_one_message() {
 /// Two slices in a row: what is in memory need not be in one piece.
 #[test]
 fn messages_in_memory_arrive() {
-    let (receiver, connector) = receiver();
+    let (receiver, server) = receiver();
     let envelope = || Envelope::new("a@example.org", ["b@example.net"]).unwrap();
     let message = || Buf::chain(&MESSAGE[..9], &MESSAGE[9..]);
-    let mut session = connector.connect().unwrap();
+    let mut session = Session::connect(&server).unwrap();
     let report = session.send_bytes(envelope(), message()).unwrap();
     assert!(report.is_success());
     let messages = [(); 2].map(|()| Message::from_bytes(envelope(), MESSAGE));
@@ -75,8 +75,8 @@ fn messages_in_memory_arrive() {
 
 #[test]
 fn a_transaction_is_written_into() {
-    let (receiver, connector) = receiver();
-    let mut session = connector.connect().unwrap();
+    let (receiver, server) = receiver();
+    let mut session = Session::connect(&server).unwrap();
     let mut transaction = session
         .transaction("a@example.org", ["b@example.net", "full@example.net"])
         .unwrap();
@@ -110,9 +110,9 @@ fn a_transaction_is_written_into() {
 /// A local part as long as those of SRS, VERP and reply tokens. Only the server knows whether it takes one.
 #[test]
 fn long_local_parts_are_sent() {
-    let (receiver, connector) = receiver();
+    let (receiver, server) = receiver();
     let address = format!("{}@example.org", "a".repeat(100));
-    let mut session = connector.connect().unwrap();
+    let mut session = Session::connect(&server).unwrap();
     let report = session
         .send(Envelope::new(&address, [&address]).unwrap(), MESSAGE)
         .unwrap();
@@ -128,8 +128,8 @@ fn long_local_parts_are_sent() {
 /// Who is refused for good, and who for now, has the receiver's mailbox in its name.
 #[test]
 fn an_error_says_no_more_than_holds_for_all_recipients() {
-    let (_receiver, connector) = receiver();
-    let mut session = connector.connect().unwrap();
+    let (_receiver, server) = receiver();
+    let mut session = Session::connect(&server).unwrap();
     for (to, outcome, code) in [
         (["refused@b", "refused@c"], Outcome::Permanent, 550),
         (["refused@b", "greylisted@b"], Outcome::Transient, 450),
@@ -168,7 +168,7 @@ fn a_message_without_a_session_is_not_attempted() {
         }
     });
     // It is the session that the server refuses for good, and not the message.
-    let error = Connector::new(&server).connect().unwrap_err();
+    let error = Session::connect(&Server::new(&server)).unwrap_err();
     assert_eq!(
         (error.stage(), error.outcome()),
         (Stage::Greeting, Outcome::Permanent)
@@ -183,8 +183,8 @@ fn a_message_without_a_session_is_not_attempted() {
 
 #[test]
 fn a_dropped_transaction_delivers_nothing_and_ends_the_session() {
-    let (receiver, connector) = receiver();
-    let mut session = connector.connect().unwrap();
+    let (receiver, server) = receiver();
+    let mut session = Session::connect(&server).unwrap();
     let mut transaction = session
         .transaction("a@example.org", ["b@example.net"])
         .unwrap();
@@ -212,8 +212,8 @@ fn a_message_that_cannot_be_read_is_not_delivered() {
             Err(std::io::Error::other("the disk is on fire"))
         }
     }
-    let (receiver, connector) = receiver();
-    let mut session = connector.connect().unwrap();
+    let (receiver, server) = receiver();
+    let mut session = Session::connect(&server).unwrap();
     let message = BufReader::new(std::io::Read::chain(MESSAGE, Broken));
     let error = session
         .send(Envelope::new("a@b", ["c@d"]).unwrap(), message)
@@ -238,10 +238,10 @@ fn a_message_that_cannot_be_read_is_not_delivered() {
 
 #[test]
 fn a_bare_lf_is_refused_where_the_policy_says_so() {
-    let (receiver, connector) = receiver();
+    let (receiver, server) = receiver();
     let mut policy = smtp_blocking::body::BodyPolicy::default();
     policy.line_endings = LineEndings::Refuse;
-    let mut session = connector.body_policy(policy).connect().unwrap();
+    let mut session = Session::connect(&server.body_policy(policy)).unwrap();
     let error = session
         .send(Envelope::new("a@b", ["c@d"]).unwrap(), &b"a\n.\r\n"[..])
         .unwrap_err();
@@ -259,13 +259,10 @@ fn a_bare_lf_is_refused_where_the_policy_says_so() {
 
 #[test]
 fn the_client_says_who_and_where_it_is() {
-    let (receiver, connector) = receiver();
+    let (receiver, server) = receiver();
     let name = smtp_blocking::ClientName::parse("client.example.org").unwrap();
-    for connector in [connector.clone(), connector.client_name(name)] {
-        let mut session = connector
-            .bind(IpAddr::from([127, 0, 0, 1]))
-            .connect()
-            .unwrap();
+    for server in [server.clone(), server.client_name(name)] {
+        let mut session = Session::connect(&server.bind(IpAddr::from([127, 0, 0, 1]))).unwrap();
         let _ = session
             .send(Envelope::new("a@b", ["c@d"]).unwrap(), MESSAGE)
             .unwrap();
@@ -286,10 +283,8 @@ fn the_client_says_who_and_where_it_is() {
     // An address of the wrong family, and one that is not ours.
     let server = receiver.local_addr().to_string();
     for local in ["::1", "192.0.2.1"] {
-        let error = Connector::new(&server)
-            .bind(local.parse().unwrap())
-            .connect()
-            .unwrap_err();
+        let error =
+            Session::connect(&Server::new(&server).bind(local.parse().unwrap())).unwrap_err();
         assert_eq!(error.stage(), Stage::Connect, "{error}");
     }
 }
@@ -299,7 +294,7 @@ fn every_address_of_a_name_is_tried() {
     // "localhost" is ::1 first on most systems, and the receiver listens on 127.0.0.1 only.
     let (receiver, _) = receiver();
     let server = format!("localhost:{}", receiver.local_addr().port());
-    Connector::new(&server).connect().unwrap().quit();
+    Session::connect(&Server::new(&server)).unwrap().quit();
 }
 
 /// Two connections: on the first the handshake fails, and the second one shows how the client goes on.
@@ -340,27 +335,24 @@ fn breaks_tls() -> (String, Arc<Mutex<Vec<String>>>) {
 #[test]
 fn a_failed_handshake_ends_the_session_unless_told_otherwise() {
     let (server, commands) = breaks_tls();
-    let error = Connector::new(&server).connect().unwrap_err();
+    let error = Session::connect(&Server::new(&server)).unwrap_err();
     assert_eq!(
         (error.stage(), error.outcome()),
         (Stage::StartTls, Outcome::Transient),
         "{error}"
     );
 
-    let session = Connector::new(&server)
-        .retry_in_clear(true)
-        .connect()
-        .unwrap();
+    let session = Session::connect(&Server::new(&server).retry_in_clear(true)).unwrap();
     assert!(session.tls_info().is_none());
     session.quit();
 
     // Not where TLS is required, and not with credentials.
     let credentials = Credentials::password("u", "p").permit_in_clear();
-    for connector in [
-        Connector::new(&server).tls(TlsPolicy::Required),
-        Connector::new(&server).credentials(credentials),
+    for server in [
+        Server::new(&server).tls(TlsPolicy::Required),
+        Server::new(&server).credentials(credentials),
     ] {
-        let error = connector.retry_in_clear(true).connect().unwrap_err();
+        let error = Session::connect(&server.retry_in_clear(true)).unwrap_err();
         assert_eq!(error.stage(), Stage::StartTls, "{error}");
     }
     assert_eq!(
@@ -383,10 +375,11 @@ fn the_conversation_is_shown_without_secrets() {
     let receiver = Receiver::start(auth).unwrap();
     let lines = Arc::new(Mutex::new(String::new()));
     let seen = lines.clone();
-    let session = trusting(&receiver)
-        .credentials(Credentials::password("alice", "s3cret").mechanisms(&["PLAIN"]))
-        .observe(move |trace: &Trace| *seen.lock().unwrap() += &format!("{trace:?}\n"))
-        .connect();
+    let session = Session::connect(
+        &trusting(&receiver)
+            .credentials(Credentials::password("alice", "s3cret").mechanisms(&["PLAIN"]))
+            .observe(move |trace: &Trace| *seen.lock().unwrap() += &format!("{trace:?}\n")),
+    );
     session.unwrap().quit();
     let lines = lines.lock().unwrap();
     assert!(
@@ -411,10 +404,11 @@ fn scram_is_bound_to_the_tls_connection() {
         let with = |credentials| {
             let lines = Arc::new(Mutex::new(Vec::new()));
             let seen = lines.clone();
-            let session = trusting(&receiver)
-                .credentials(credentials)
-                .observe(move |trace: &Trace| seen.lock().unwrap().push(format!("{trace:?}")))
-                .connect();
+            let session = Session::connect(
+                &trusting(&receiver)
+                    .credentials(credentials)
+                    .observe(move |trace: &Trace| seen.lock().unwrap().push(format!("{trace:?}"))),
+            );
             let lines: Vec<_> = std::mem::take(&mut *lines.lock().unwrap());
             (session, lines)
         };
@@ -454,18 +448,18 @@ fn a_client_certificate_logs_in_by_external() {
         ..Options::default()
     })
     .unwrap();
-    let connector = trusting(&receiver).credentials(Credentials::external());
-    let known = connector
+    let server = trusting(&receiver).credentials(Credentials::external());
+    let known = server
         .clone()
         .client_certificate_pem(certificate.as_bytes(), key.as_bytes())
         .unwrap();
-    known.connect().unwrap().quit();
-    let error = connector.clone().connect().unwrap_err();
+    Session::connect(&known).unwrap().quit();
+    let error = Session::connect(&server.clone()).unwrap_err();
     assert!(
         matches!(error.cause(), Cause::NoCommonMechanism(_)),
         "{error}"
     );
-    let error = connector
+    let error = server
         .client_certificate_pem(certificate.as_bytes(), b"no key")
         .unwrap_err();
     assert!(
@@ -485,23 +479,17 @@ fn any_connected_stream_will_do() {
         (&theirs).write_all(b"250 hi\r\n").unwrap();
         lines.next();
     });
-    Connector::new("lmtp")
-        .lmtp()
-        .connect_over(ours)
-        .unwrap()
-        .quit();
+    let server = Server::new("lmtp").lmtp();
+    Session::connect_over(&server, ours).unwrap().quit();
 }
 
 #[test]
 fn timeouts_without_end_are_no_panic() {
-    let (receiver, connector) = receiver();
+    let (receiver, server) = receiver();
     let mut timeouts = smtp_blocking::Timeouts::default().replies(Duration::MAX);
     (timeouts.block, timeouts.quit) = (Duration::MAX, Duration::MAX);
-    let mut session = connector
-        .timeouts(timeouts)
-        .connect_timeout(Duration::MAX)
-        .connect()
-        .unwrap();
+    let mut session =
+        Session::connect(&server.timeouts(timeouts).connect_timeout(Duration::MAX)).unwrap();
     let _ = session
         .send(Envelope::new("a@b", ["c@d"]).unwrap(), MESSAGE)
         .unwrap();

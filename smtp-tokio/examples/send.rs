@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use smtp_tests::send::{
-    Ending, Item, Options, Printer, Progress, READ_SIZE, SessionFacts, Source, Stream,
+    Ending, Item, Options, Printer, Progress, READ_SIZE, SessionFacts, Source, Stream, server_for,
 };
-use smtp_tokio::{Connector, Message, Session};
+use smtp_tokio::{Message, Session};
 use tokio::fs::File;
 use tokio::io::{AsyncBufRead, AsyncRead, BufReader, ReadBuf};
 
@@ -53,9 +53,8 @@ async fn forward(
 ) -> Result<SessionFacts, smtp_proto::Error> {
     let items = options.prepare()?;
     let server = options.start_server()?;
-    let connector =
-        smtp_tests::connector_for!(Connector, options, &server.address, server.own_pem());
-    let mut session = match connector.connect().await {
+    let terms = server_for(options, &server.address, server.own_pem())?;
+    let mut session = match Session::connect(&terms).await {
         Ok(session) => session,
         Err(error) => {
             let (ending, facts) = (Ending::from(&error), SessionFacts::failed(&error));

@@ -56,14 +56,14 @@ impl Message<()> {
     /// ```no_run
     /// # async fn example() -> Result<(), smtp_tokio::Error> {
     /// use bytes::Bytes;
-    /// use smtp_tokio::{Connector, Envelope, Message};
+    /// use smtp_tokio::{Envelope, Message, Server, Session};
     ///
     /// let newsletter = Bytes::from("Subject: news\r\n\r\nThere is news.\r\n");
     /// let messages = ["bob@example.net", "carol@example.net"].map(|reader| {
     ///     let envelope = Envelope::new("alice@example.org", [reader]).unwrap();
     ///     Message::from_bytes(envelope, newsletter.clone())
     /// });
-    /// let mut session = Connector::new("mx.example.net").connect().await?;
+    /// let mut session = Session::connect(&Server::new("mx.example.net")).await?;
     /// let mut reports = session.send_all(smtp_tokio::iter(messages)).and_quit();
     /// while let Some(report) = reports.next().await {
     ///     println!("{:?}", report.recipients);
@@ -81,24 +81,24 @@ impl Message<()> {
 
 impl Session {
     /// Sends message after message, two round trips each, or one with
-    /// [`Connector::overlap`](crate::Connector::overlap). Each has its own report, in order, and a failure
+    /// [`Server::overlap`](crate::Server::overlap). Each has its own report, in order, and a failure
     /// of one does not touch the others. When the session is lost, the message under way is in doubt or
     /// has failed, as its stage says, and all later ones are *not attempted*, safe to send elsewhere; the
     /// same when a message cannot be read, because half a message cannot be taken back otherwise.
     ///
     /// A message with more recipients than the server takes in one transaction, as it says by LIMITS (RFC
-    /// 9422) or shows where [`Connector::learn_limits`](crate::Connector::learn_limits) allows to learn from
+    /// 9422) or shows where [`Server::learn_limits`](crate::Server::learn_limits) allows to learn from
     /// it, is sent in several, and has one report.
     ///
     /// Messages are taken from the stream as they can be sent, and the next one is not waited for while
     /// one is under way.
     ///
     /// ```no_run
-    /// use smtp_tokio::{Connector, Envelope, Message};
+    /// use smtp_tokio::{Envelope, Message, Server, Session};
     /// use tokio::{fs::File, io::BufReader};
     ///
     /// # async fn example() -> Result<(), smtp_tokio::Error> {
-    /// let mut session = Connector::new("mx.example.net").connect().await?;
+    /// let mut session = Session::connect(&Server::new("mx.example.net")).await?;
     /// let messages = ["1.eml", "2.eml"].map(|path| {
     ///     let envelope = Envelope::new("alice@example.org", ["bob@example.net"]).unwrap();
     ///     Message::new(envelope, move || async move { File::open(path).await.map(BufReader::new) })

@@ -1,6 +1,6 @@
 //! SMTP and LMTP for tokio: the engine of [`smtp_proto`] with connections, TLS and timeouts.
 //!
-//! [`send_mail`] forwards one message. [`Connector`] says how to reach a server and opens a [`Session`];
+//! [`send_mail`] forwards one message. [`Server`] says how to reach a server, and [`Session::connect`] opens a session with it;
 //! [`Session::send`] sends a message from any `AsyncBufRead` in constant memory, [`Session::transaction`]
 //! gives a [`Transaction`] to write it into, and [`Session::send_all`] takes a stream of messages and
 //! gives a stream of reports. The names are those of `smtp-blocking`.
@@ -20,7 +20,7 @@
 //! # Runtimes and streams
 //!
 //! Nothing is spawned, and everything is `Send`; a current-thread runtime will do, with its timer (and I/O
-//! driver, for TCP) enabled. [`Connector::connect_over`] takes any `AsyncRead + AsyncWrite`: a Unix socket
+//! driver, for TCP) enabled. [`Session::connect_over`] takes any `AsyncRead + AsyncWrite`: a Unix socket
 //! for LMTP, a proxy's stream, `tokio::io::duplex`.
 //!
 //! It reads while it writes, so that a refusal in the middle of a large body stops the body.
@@ -29,7 +29,7 @@
 //!
 //! | dropped before it is done | what is left |
 //! |---|---|
-//! | [`Connector::connect`] | nothing; the connection is closed |
+//! | [`Session::connect`] | nothing; the connection is closed |
 //! | [`Session::begin`], [`Session::transaction`], [`Session::send`], a [`Transaction`] | a closed session: the server was told a part of something. [`Session::is_usable`] says so |
 //! | a write into a [`Transaction`], its flush | the transaction, as if the octets had not been given |
 //! | [`Session::request`] | the session; the reply is read later, and nobody sees it |
@@ -48,7 +48,7 @@
 //! long: some milliseconds, and at most what [`Limits::scram_iterations`] allows.
 
 mod bulk;
-mod connector;
+mod connect;
 mod in_memory;
 mod pump;
 mod race;
@@ -56,14 +56,13 @@ mod session;
 mod stream;
 
 pub use bulk::{Bulk, Iter, Message, iter};
-pub use connector::Connector;
 pub use in_memory::InMemory;
 pub use session::{Session, Transaction};
-#[doc(inline)]
-pub use smtp_adapter::Error;
 #[cfg(feature = "rustls")]
 #[doc(inline)]
 pub use smtp_adapter::TlsInfo;
+#[doc(inline)]
+pub use smtp_adapter::{Error, Server};
 pub use smtp_proto;
 pub use smtp_proto::{
     Capabilities, Cause, Chunking, ClientName, Credentials, Envelope, Extension, Limits, Mailbox,
@@ -95,9 +94,8 @@ where
     R: IntoIterator<Item: envelope::ToRecipient>,
 {
     let envelope = Envelope::new(sender, recipients)?;
-    let connector = Connector::new(server).credentials(credentials);
-    connector
-        .connect()
+    let server = Server::new(server).credentials(credentials);
+    Session::connect(&server)
         .await
         .map_err(Error::not_attempted)?
         .send_last(envelope, message)

@@ -351,7 +351,6 @@ impl Pump {
 
     #[cfg(feature = "rustls")]
     async fn handshake(&mut self) {
-        use smtp_adapter::established;
         use smtp_proto::Cause;
 
         let (Some(settings), Some(stream)) = (self.driver.tls_settings.take(), self.stream.take())
@@ -362,8 +361,8 @@ impl Pump {
                 .handle_tls_failed(Cause::Local("there are no TLS settings".into()));
             return;
         };
-        let connector = tokio_rustls::TlsConnector::from(settings.config);
-        let handshake = connector.connect(settings.name, stream.into_plain());
+        let connector = tokio_rustls::TlsConnector::from(settings.config.clone());
+        let handshake = connector.connect(settings.name.clone(), stream.into_plain());
         let result = match self.deadline() {
             Some(deadline) => tokio::time::timeout_at(deadline, handshake).await,
             None => Ok(handshake.await),
@@ -371,7 +370,7 @@ impl Pump {
         let now = self.now();
         match result {
             Ok(Ok(stream)) => {
-                let (info, facts) = established(stream.get_ref().1, &settings.verifier);
+                let (info, facts) = settings.established(stream.get_ref().1);
                 self.driver.tls_info = Some(info);
                 self.stream = Some(Stream::encrypted(stream));
                 let _ = self.driver.engine.handle_tls_established_with(now, facts);
@@ -380,11 +379,7 @@ impl Pump {
                 .get_ref()
                 .and_then(|inner| inner.downcast_ref::<rustls::Error>())
             {
-                Some(error) => drop(
-                    self.driver
-                        .engine
-                        .handle_tls_failed(settings.verifier.cause(error)),
-                ),
+                Some(error) => drop(self.driver.engine.handle_tls_failed(settings.cause(error))),
                 None => {
                     self.driver.io = Some(error);
                     self.driver.engine.handle_eof(now);

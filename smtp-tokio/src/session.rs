@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Buf;
 use smtp_proto::{
-    Envelope, MessageId, Reply, Report, Request,
+    Capabilities, Envelope, MessageId, Reply, Report, Request,
     envelope::{ToMailbox, ToRecipient},
 };
 use tokio::io::{AsyncBufRead, AsyncWrite};
@@ -108,9 +108,9 @@ impl Session {
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-    /// use smtp_tokio::{Connector, Envelope};
+    /// use smtp_tokio::{Envelope, Server, Session};
     ///
-    /// let mut session = Connector::new("mx.example.net").connect().await?;
+    /// let mut session = Session::connect(&Server::new("mx.example.net")).await?;
     /// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
     /// let message = &b"Subject: hello\r\n\r\nHello, Bob.\r\n"[..];
     /// let report = session.send_bytes(envelope, message).await?;
@@ -166,10 +166,10 @@ impl Session {
     /// VRFY does not find is an answer too.
     ///
     /// ```no_run
-    /// use smtp_tokio::{Connector, Request};
+    /// use smtp_tokio::{Request, Server, Session};
     ///
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-    /// let mut session = Connector::new("mx.example.net").connect().await?;
+    /// let mut session = Session::connect(&Server::new("mx.example.net")).await?;
     /// println!("{}", session.request(Request::verify("postmaster")?).await?);
     /// session.request(Request::noop()).await?; // keeps an idle session alive
     /// # Ok(())
@@ -211,7 +211,28 @@ impl Session {
         !self.pump.driver.is_closed()
     }
 
-    smtp_adapter::session_methods!();
+    /// What the server offers.
+    pub fn capabilities(&self) -> &Capabilities {
+        self.pump.driver.engine.capabilities()
+    }
+
+    /// Whether the server has shown that it does not take overlapping envelopes
+    /// ([`Server::overlap`](crate::Server::overlap)). The session has ended then, and the next one should go without.
+    pub fn overlap_is_broken(&self) -> bool {
+        self.pump.driver.overlap_broken
+    }
+
+    /// How many replies so far had to be waited for one after the other, each to something that was said
+    /// only when the one before had come; the greeting counts, the handshakes of TCP and TLS do not.
+    pub fn round_trips(&self) -> u64 {
+        self.pump.driver.engine.round_trips()
+    }
+
+    /// How the session is encrypted, if it is.
+    #[cfg(feature = "rustls")]
+    pub fn tls_info(&self) -> Option<&crate::TlsInfo> {
+        self.pump.driver.tls_info.as_ref()
+    }
 }
 
 impl Pump {

@@ -7,30 +7,30 @@ use bytes::Buf;
 use smtp_tests::receiver::{Options, Receiver, make_client_certificate};
 use smtp_tests::watchdog::within_limit;
 use smtp_tokio::{
-    Cause, Connector, Credentials, Envelope, Message, Outcome, Stage, Timeouts, TlsPolicy,
+    Cause, Credentials, Envelope, Message, Outcome, Server, Session, Stage, Timeouts, TlsPolicy,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Its certificate is trusted, and so it is given credentials.
-fn trusting(receiver: &Receiver) -> Connector {
-    let connector = Connector::new(&receiver.local_addr().to_string());
-    connector
+fn trusting(receiver: &Receiver) -> Server {
+    let server = Server::new(&receiver.local_addr().to_string());
+    server
         .trust_pem(receiver.certificate_pem().as_bytes())
         .unwrap()
 }
 
 const MESSAGE: &[u8] = b"Subject: test\r\n\r\nHello.\r\n.\r\n";
 
-fn receiver() -> (Receiver, Connector) {
+fn receiver() -> (Receiver, Server) {
     let receiver = Receiver::start(Options::default()).unwrap();
-    let connector = Connector::new(&receiver.local_addr().to_string());
-    (receiver, connector)
+    let server = Server::new(&receiver.local_addr().to_string());
+    (receiver, server)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_move_between_threads() {
-    let (receiver, connector) = receiver();
-    let session = tokio::spawn(async move { connector.connect().await })
+    let (receiver, server) = receiver();
+    let session = tokio::spawn(async move { Session::connect(&server).await })
         .await
         .unwrap();
     let mut session = session.unwrap();
@@ -54,10 +54,10 @@ async fn sessions_move_between_threads() {
 /// Two slices in a row: what is in memory need not be in one piece.
 #[tokio::test]
 async fn messages_in_memory_arrive() {
-    let (receiver, connector) = receiver();
+    let (receiver, server) = receiver();
     let envelope = || Envelope::new("a@example.org", ["b@example.net"]).unwrap();
     let message = || Buf::chain(&MESSAGE[..9], &MESSAGE[9..]);
-    let mut session = connector.connect().await.unwrap();
+    let mut session = Session::connect(&server).await.unwrap();
     let report = session.send_bytes(envelope(), message()).await.unwrap();
     assert!(report.is_success());
     let messages = [(); 2].map(|()| Message::from_bytes(envelope(), MESSAGE));
@@ -71,9 +71,9 @@ async fn messages_in_memory_arrive() {
 /// A local part as long as those of SRS, VERP and reply tokens. Only the server knows whether it takes one.
 #[tokio::test]
 async fn long_local_parts_are_sent() {
-    let (receiver, connector) = receiver();
+    let (receiver, server) = receiver();
     let address = format!("{}@example.org", "a".repeat(100));
-    let mut session = connector.connect().await.unwrap();
+    let mut session = Session::connect(&server).await.unwrap();
     let report = session
         .send(Envelope::new(&address, [&address]).unwrap(), MESSAGE)
         .await
@@ -90,8 +90,8 @@ async fn long_local_parts_are_sent() {
 /// Who is refused for good, and who for now, has the receiver's mailbox in its name.
 #[tokio::test]
 async fn an_error_says_no_more_than_holds_for_all_recipients() {
-    let (_receiver, connector) = receiver();
-    let mut session = connector.connect().await.unwrap();
+    let (_receiver, server) = receiver();
+    let mut session = Session::connect(&server).await.unwrap();
     for (to, outcome, code) in [
         (["refused@b", "refused@c"], Outcome::Permanent, 550),
         (["refused@b", "greylisted@b"], Outcome::Transient, 450),
@@ -121,7 +121,7 @@ async fn a_message_without_a_session_is_not_attempted() {
         }
     });
     // It is the session that the server refuses for good, and not the message.
-    let error = Connector::new(&server).connect().await.unwrap_err();
+    let error = Session::connect(&Server::new(&server)).await.unwrap_err();
     assert_eq!(
         (error.stage(), error.outcome()),
         (Stage::Greeting, Outcome::Permanent)
@@ -138,8 +138,8 @@ async fn a_message_without_a_session_is_not_attempted() {
 
 #[tokio::test]
 async fn a_session_that_has_ended_attempts_nothing() {
-    let (_receiver, connector) = receiver();
-    let mut session = connector.connect().await.unwrap();
+    let (_receiver, server) = receiver();
+    let mut session = Session::connect(&server).await.unwrap();
     drop(session.transaction("a@b", ["c@d"]).await.unwrap());
     let error = session.transaction("a@b", ["c@d"]).await.unwrap_err();
     assert!(error.to_string().contains("dropped"), "{error}");
@@ -168,7 +168,9 @@ async fn a_drip_every_minute() {
         }
     });
     let start = tokio::time::Instant::now();
-    let error = Connector::new("x").connect_over(client).await.unwrap_err();
+    let error = Session::connect_over(&Server::new("x"), client)
+        .await
+        .unwrap_err();
     assert_eq!(
         (error.stage(), error.outcome()),
         (Stage::Greeting, Outcome::Transient)
@@ -196,8 +198,8 @@ async fn any_stream_will_do() {
         }
         heard
     });
-    let connector = Connector::new("lmtp").lmtp().tls(TlsPolicy::Never);
-    let mut session = connector.connect_over(client).await.unwrap();
+    let server = Server::new("lmtp").lmtp().tls(TlsPolicy::Never);
+    let mut session = Session::connect_over(&server, client).await.unwrap();
     let envelope = Envelope::new("a@example.org", ["b@example.net"]).unwrap();
     assert!(
         session
@@ -215,10 +217,10 @@ async fn any_stream_will_do() {
 
 #[tokio::test]
 async fn a_source_that_waits_does_not_time_the_body_out() {
-    let (receiver, connector) = receiver();
+    let (receiver, server) = receiver();
     let mut timeouts = Timeouts::default();
     timeouts.block = Duration::from_millis(100);
-    let mut session = connector.timeouts(timeouts).connect().await.unwrap();
+    let mut session = Session::connect(&server.timeouts(timeouts)).await.unwrap();
     let (mut writer, reader) = tokio::io::duplex(64);
     tokio::spawn(async move {
         for part in MESSAGE.chunks(10) {
@@ -237,8 +239,8 @@ async fn a_source_that_waits_does_not_time_the_body_out() {
 
 #[tokio::test]
 async fn a_dropped_bulk_closes_the_session_and_an_idle_one_does_not() {
-    let (receiver, connector) = receiver();
-    let mut session = connector.connect().await.unwrap();
+    let (receiver, server) = receiver();
+    let mut session = Session::connect(&server).await.unwrap();
     let message = |to: &str| {
         let envelope = Envelope::new("", [to]).unwrap();
         smtp_tokio::Message::new(envelope, || async { Ok(MESSAGE) })
@@ -269,19 +271,17 @@ async fn scram_is_bound_to_the_tls_connection() {
                 Credentials::password("alice", password).mechanisms(&["SCRAM-SHA-256-PLUS"]);
             trusting(&receiver).credentials(credentials)
         };
-        let session = with("s3cret").connect().await.unwrap();
+        let session = Session::connect(&with("s3cret")).await.unwrap();
         assert_eq!(session.tls_info().unwrap().version, version);
         session.quit().await;
-        let error = with("wrong").connect().await.unwrap_err();
+        let error = Session::connect(&with("wrong")).await.unwrap_err();
         assert_eq!(
             (error.stage(), error.outcome()),
             (Stage::Auth, Outcome::Permanent),
             "{error}"
         );
         // Without TLS there is nothing to bind it to.
-        let error = with("s3cret")
-            .tls(TlsPolicy::Never)
-            .connect()
+        let error = Session::connect(&with("s3cret").tls(TlsPolicy::Never))
             .await
             .unwrap_err();
         assert_eq!(error.cause(), &Cause::AuthUnavailable);
@@ -299,13 +299,13 @@ async fn a_client_certificate_logs_in_by_external() {
         ..Options::default()
     })
     .unwrap();
-    let connector = trusting(&receiver).credentials(Credentials::external());
-    let known = connector
+    let server = trusting(&receiver).credentials(Credentials::external());
+    let known = server
         .clone()
         .client_certificate_pem(certificate.as_bytes(), key.as_bytes())
         .unwrap();
-    known.connect().await.unwrap().quit().await;
-    let error = connector.connect().await.unwrap_err();
+    Session::connect(&known).await.unwrap().quit().await;
+    let error = Session::connect(&server).await.unwrap_err();
     assert!(
         matches!(error.cause(), Cause::NoCommonMechanism(_)),
         "{error}"
@@ -314,11 +314,11 @@ async fn a_client_certificate_logs_in_by_external() {
 
 #[tokio::test]
 async fn timeouts_without_end_are_no_panic() {
-    let (receiver, connector) = receiver();
+    let (receiver, server) = receiver();
     let mut timeouts = Timeouts::default().replies(Duration::MAX);
     (timeouts.block, timeouts.quit) = (Duration::MAX, Duration::MAX);
-    let connector = connector.timeouts(timeouts).connect_timeout(Duration::MAX);
-    let mut session = connector.connect().await.unwrap();
+    let server = server.timeouts(timeouts).connect_timeout(Duration::MAX);
+    let mut session = Session::connect(&server).await.unwrap();
     let _ = session
         .send(Envelope::new("a@b", ["c@d"]).unwrap(), MESSAGE)
         .await

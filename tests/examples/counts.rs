@@ -345,9 +345,9 @@ fn sizes() {
         line("Engine", size_of::<smtp_proto::Connection>(), open, used);
     }
     {
-        let connector = smtp_blocking::Connector::new(peer.server()).tls(TlsPolicy::Never);
+        let server = smtp_blocking::Server::new(peer.server()).tls(TlsPolicy::Never);
         let before = heap();
-        let mut session = connector.connect().expect("a session");
+        let mut session = smtp_blocking::Session::connect(&server).expect("a session");
         let open = heap() - before;
         for _ in 0..10 {
             drop(
@@ -363,11 +363,13 @@ fn sizes() {
         .build()
         .expect("a runtime");
     runtime.block_on(async {
-        let connector = smtp_tokio::Connector::new(peer.server()).tls(TlsPolicy::Never);
+        let server = smtp_tokio::Server::new(peer.server()).tls(TlsPolicy::Never);
         // The first one of a runtime is not typical.
-        drop(connector.connect().await);
+        drop(smtp_tokio::Session::connect(&server).await);
         let before = heap();
-        let mut session = connector.connect().await.expect("a session");
+        let mut session = smtp_tokio::Session::connect(&server)
+            .await
+            .expect("a session");
         let open = heap() - before;
         for _ in 0..10 {
             drop(

@@ -11,10 +11,10 @@ use std::io::BufReader;
 use std::net::TcpStream;
 use std::sync::mpsc::Receiver;
 
-use smtp_blocking::{Connector, Session};
+use smtp_blocking::Session;
 use smtp_proto::{Cause, Error, Request, error::Misuse};
 
-use crate::scripted::{self, Cue, End, Traces, Way, connector_of, not_asked, report};
+use crate::scripted::{self, Cue, End, Traces, Way, not_asked, report, server_of};
 use crate::transcript::{Failure, Job, Message, Observed, Transcript};
 
 /// Plays a transcript, and checks all that it expects.
@@ -34,9 +34,9 @@ fn run_client(
     cues: &Receiver<Cue>,
 ) -> Result<Observed, Failure> {
     let traces = Traces::default();
-    let connector = connector_of!(Connector, transcript).observe(traces.observer());
+    let server = server_of(transcript)?.observe(traces.observer());
     let mut observed = Observed::default();
-    match connector.connect_over(socket) {
+    match Session::connect_over(&server, socket) {
         Err(error) => {
             observed = Observed::unopened(transcript, error.error());
         }

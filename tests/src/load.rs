@@ -140,11 +140,11 @@ pub fn by_blocking(server: &str, load: Load, mut on_report: impl FnMut()) -> u64
         body,
         way,
     } = load;
-    let connector = smtp_blocking::Connector::new(server)
+    let server = smtp_blocking::Server::new(server)
         .tls(TlsPolicy::Never)
         .overlap(way.overlaps())
         .chunking(way.chunking());
-    let connect = || connector.connect().expect("a session");
+    let connect = || smtp_blocking::Session::connect(&server).expect("a session");
     if way == Way::Single {
         let deliver = |envelope| {
             let mut session = connect();
@@ -175,7 +175,7 @@ pub fn by_tokio(server: &str, load: Load, mut on_report: impl FnMut()) -> u64 {
         body,
         way,
     } = load;
-    let connector = smtp_tokio::Connector::new(server)
+    let server = smtp_tokio::Server::new(server)
         .tls(TlsPolicy::Never)
         .overlap(way.overlaps())
         .chunking(way.chunking());
@@ -187,7 +187,9 @@ pub fn by_tokio(server: &str, load: Load, mut on_report: impl FnMut()) -> u64 {
         if way == Way::Single {
             let mut round_trips = 0;
             for envelope in envelopes {
-                let mut session = connector.connect().await.expect("a session");
+                let mut session = smtp_tokio::Session::connect(&server)
+                    .await
+                    .expect("a session");
                 delivered(
                     &session
                         .send_last(envelope, &body[..])
@@ -199,7 +201,9 @@ pub fn by_tokio(server: &str, load: Load, mut on_report: impl FnMut()) -> u64 {
             }
             return round_trips;
         }
-        let mut session = connector.connect().await.expect("a session");
+        let mut session = smtp_tokio::Session::connect(&server)
+            .await
+            .expect("a session");
         let body = &body[..];
         let messages = envelopes
             .into_iter()
@@ -360,7 +364,7 @@ pub fn many_sessions<P>(
     let (step, mut steps) = mpsc::channel::<Result<(), String>>(1024);
     let (go, started) = watch::channel(0);
     let client = Arc::new(Client {
-        connector: smtp_tokio::Connector::new(server).tls(TlsPolicy::Never),
+        server: smtp_tokio::Server::new(server).tls(TlsPolicy::Never),
         opening: Semaphore::new(OPENING),
         envelope: envelope(1),
         body: body(octets),
@@ -405,7 +409,7 @@ pub fn many_sessions<P>(
 }
 
 struct Client {
-    connector: smtp_tokio::Connector,
+    server: smtp_tokio::Server,
     opening: Semaphore,
     envelope: Envelope,
     body: Vec<u8>,
@@ -425,7 +429,7 @@ impl Client {
             .await
             .map_err(|error| error.to_string())?;
         // In boxes that are gone afterwards: only the session is to be measured.
-        let mut session = Box::pin(self.connector.connect())
+        let mut session = Box::pin(smtp_tokio::Session::connect(&self.server))
             .await
             .map_err(|error| error.to_string())?;
         drop(permit);

@@ -490,29 +490,26 @@ pub fn awkward() -> Vec<u8> {
     body
 }
 
-/// Both adapters' connectors have the same methods, but are different types.
-macro_rules! connector {
-    ($adapter:ident, $server:expr, $manner:expr, $socket:expr) => {{
-        let manner: &Manner = $manner;
-        let port = manner.port.unwrap_or($server.smtp_port());
-        let connector = match $socket {
-            true => $adapter::Connector::unix($server.lmtp_socket()),
-            false => $adapter::Connector::new(&format!("127.0.0.1:{port}")),
-        };
-        let connector = match $server.kind.lmtp_socket {
-            Some(_) => connector.lmtp(),
-            None => connector,
-        };
-        connector
-            .server_name(NAME)
-            .trust_pem(&fs::read($server.ca_pem_path()).unwrap())
-            .unwrap()
-            .tls(manner.tls)
-            .credentials(manner.credentials.clone())
-            .chunking(manner.chunking)
-            .chunk_size(manner.chunk_size)
-            .overlap(manner.overlap)
-    }};
+/// How to reach this server in this manner.
+fn terms(server: &Server, manner: &Manner, socket: bool) -> smtp_adapter::Server {
+    let port = manner.port.unwrap_or(server.smtp_port());
+    let terms = match socket {
+        true => smtp_adapter::Server::unix(server.lmtp_socket()),
+        false => smtp_adapter::Server::new(&format!("127.0.0.1:{port}")),
+    };
+    let terms = match server.kind.lmtp_socket {
+        Some(_) => terms.lmtp(),
+        None => terms,
+    };
+    terms
+        .server_name(NAME)
+        .trust_pem(&fs::read(server.ca_pem_path()).unwrap())
+        .unwrap()
+        .tls(manner.tls)
+        .credentials(manner.credentials.clone())
+        .chunking(manner.chunking)
+        .chunk_size(manner.chunk_size)
+        .overlap(manner.overlap)
 }
 
 /// How a session is held.
@@ -599,15 +596,14 @@ impl Adapter {
         let observed = trace.clone();
         let observer = move |step: &Trace| observed.lock().unwrap().push(step.clone());
         let socket = matches!(self, Self::BlockingUnix | Self::TokioUnix);
+        let terms = terms(server, manner, socket).observe(observer);
         let held = match self {
             Self::Blocking | Self::BlockingUnix => {
-                let connector = connector!(smtp_blocking, server, manner, socket);
-                Held::Blocking(connector.observe(observer).connect()?)
+                Held::Blocking(smtp_blocking::Session::connect(&terms)?)
             }
             Self::Tokio | Self::TokioUnix => {
-                let connector = connector!(smtp_tokio, server, manner, socket).observe(observer);
                 let runtime = runtime();
-                let session = runtime.block_on(connector.connect())?;
+                let session = runtime.block_on(smtp_tokio::Session::connect(&terms))?;
                 Held::Tokio(runtime, session)
             }
         };
@@ -769,9 +765,8 @@ pub fn a_single_message(server: &Server) {
         assert_eq!(session.round_trips(), 6);
         arrives(server, &user, &[message.as_bytes()]);
     }
-    let wrong = connector!(smtp_blocking, server, &Manner::default(), false)
-        .server_name("other.example.test");
-    let error = wrong.connect().unwrap_err();
+    let wrong = terms(server, &Manner::default(), false).server_name("other.example.test");
+    let error = smtp_blocking::Session::connect(&wrong).unwrap_err();
     assert!(
         matches!(
             (error.stage(), error.cause()),

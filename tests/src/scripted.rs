@@ -109,55 +109,37 @@ pub(crate) enum Cue {
     Quit,
 }
 
-/// A connector of either adapter, as a transcript describes it.
-macro_rules! connector_of {
-    ($connector:ty, $transcript:expr) => {{
-        let smtp_proto::Config {
-            client_name,
-            protocol,
-            tls,
-            credentials,
-            pipelining,
-            overlap,
-            chunking,
-            chunk_size,
-            learn_limits,
-            body,
-            timeouts,
-            limits,
-            ..
-        } = $transcript.config.clone();
-        let mut connector = <$connector>::new($crate::scripted::SERVER_NAME)
-            .client_name(client_name)
-            .tls(tls)
-            .credentials(credentials)
-            .fixed_nonce($transcript.nonce)
-            .pipelining(pipelining)
-            .overlap(overlap)
-            .chunking(chunking)
-            .chunk_size(chunk_size)
-            .learn_limits(learn_limits)
-            .body_policy(body)
-            .timeouts(timeouts)
-            .limits(limits);
-        if protocol == smtp_proto::Protocol::Lmtp {
-            connector = connector.lmtp();
-        }
-        if let Some(name) = &$transcript.server_name {
-            connector = connector.server_name(name);
-        }
-        // The server's certificate is trusted where the transcript says that it is verified, or must not be for
-        // its name alone.
-        match $transcript.server_name.is_some() || $transcript.tls_facts.verified {
-            true => {
-                let trusted = connector.trust_pem($crate::scripted::certificate().as_bytes());
-                trusted.map_err(|error| $transcript.failure(1, error.to_string()))?
-            }
-            false => connector.verify(false),
-        }
-    }};
+/// The server, as a transcript describes the sessions with it.
+pub(crate) fn server_of(transcript: &Transcript) -> Result<smtp_adapter::Server, Failure> {
+    let config = transcript.config.clone();
+    let mut server = smtp_adapter::Server::new(SERVER_NAME)
+        .client_name(config.client_name)
+        .tls(config.tls)
+        .credentials(config.credentials)
+        .fixed_nonce(transcript.nonce)
+        .pipelining(config.pipelining)
+        .overlap(config.overlap)
+        .chunking(config.chunking)
+        .chunk_size(config.chunk_size)
+        .learn_limits(config.learn_limits)
+        .body_policy(config.body)
+        .timeouts(config.timeouts)
+        .limits(config.limits);
+    if config.protocol == smtp_proto::Protocol::Lmtp {
+        server = server.lmtp();
+    }
+    if let Some(name) = &transcript.server_name {
+        server = server.server_name(name);
+    }
+    // The server's certificate is trusted where the transcript says that it is verified, or must not be for
+    // its name alone.
+    match transcript.server_name.is_some() || transcript.tls_facts.verified {
+        true => server
+            .trust_pem(certificate().as_bytes())
+            .map_err(|error| transcript.failure(1, error.to_string())),
+        false => Ok(server.verify(false)),
+    }
 }
-pub(crate) use connector_of;
 
 /// Collects the conversation as the client shows it, in which no secret may be.
 #[derive(Clone, Default)]

@@ -10,12 +10,12 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::{CommandFactory, Parser, ValueEnum};
 use serde_json::{Value, json};
-use smtp_adapter::TlsInfo;
+use smtp_adapter::{Server, TlsInfo};
 use smtp_proto::{
     Cause, ClientName, Credentials, Envelope, Error, Mailbox, Outcome, Reply, Report, Stage,
     Timeouts, TlsPolicy,
@@ -535,9 +535,9 @@ impl Options {
     ///
     /// # Errors
     /// The server cannot be started.
-    pub fn start_server(&self) -> Result<Server, Error> {
+    pub fn start_server(&self) -> Result<Target, Error> {
         if self.server.is_some() || self.unix.is_some() {
-            return Ok(Server {
+            return Ok(Target {
                 address: self.server.clone().unwrap_or_default(),
                 receiver: None,
             });
@@ -560,7 +560,7 @@ impl Options {
         if !self.quiet {
             say(format_args!("a receiving server listens on {address}"));
         }
-        Ok(Server {
+        Ok(Target {
             address,
             receiver: Some(receiver),
         })
@@ -701,13 +701,13 @@ fn notify(list: &str) -> Result<Notify, BadValue> {
 
 /// Where the messages go.
 #[derive(Debug)]
-pub struct Server {
+pub struct Target {
     /// As `--server` has it; empty where `--unix` says it.
     pub address: String,
     receiver: Option<receiver::Receiver>,
 }
 
-impl Server {
+impl Target {
     /// The certificate of our own receiving server.
     pub fn own_pem(&self) -> Option<&str> {
         self.receiver
@@ -1413,58 +1413,57 @@ pub fn example(package: &'static str) -> PathBuf {
     path
 }
 
-/// A connector of either adapter, as the options describe it: the type, the options in an `Arc`, the
-/// server, and the certificate of the receiving server where it is ours.
-#[macro_export]
-macro_rules! connector_for {
-    ($connector:ty, $options:expr, $server:expr, $own_pem:expr) => {{
-        let options: &std::sync::Arc<$crate::send::Options> = $options;
-        let own_pem: Option<&str> = $own_pem;
-        let connector = match &options.unix {
-            Some(path) => <$connector>::unix(path),
-            None => <$connector>::new($server),
-        };
-        let mut connector = connector
-            .verify(!options.tls_no_verify)
-            .timeouts(options.timeouts())
-            .credentials(options.credentials())
-            .pipelining(!options.no_pipelining)
-            .chunking(options.chunking())
-            .overlap(options.overlap);
-        if let Some(policy) = options.tls_policy() {
-            connector = connector.tls(policy);
-        }
-        if let Some(name) = &options.helo {
-            connector = connector.client_name(name.clone());
-        }
-        if let Some(address) = options.local_address {
-            connector = connector.bind(address);
-        }
-        if let Some(timeout) = options.timeout_connect {
-            connector = connector.connect_timeout(timeout);
-        }
-        if options.lmtp {
-            connector = connector.lmtp();
-        }
-        // We know our own server: its name is localhost and its certificate was made a moment ago.
-        if let Some(name) = options.tls_name.as_deref().or(own_pem.map(|_| "localhost")) {
-            connector = connector.server_name(name);
-        }
-        for pem in own_pem
-            .map(|pem| pem.as_bytes().to_vec())
-            .into_iter()
-            .chain(options.ca_pem()?)
-        {
-            connector = connector
-                .trust_pem(&pem)
-                .map_err(|error| error.error().clone())?;
-        }
-        if options.transcript {
-            let options = options.clone();
-            connector = connector.observe(move |trace| options.show(trace));
-        }
-        connector
-    }};
+/// The server at this address, as the options describe the session with it. `own_pem` is the certificate of the
+/// receiving server, where it is ours.
+///
+/// # Errors
+/// A file of certificates that cannot be used.
+pub fn server_for(
+    options: &Arc<Options>,
+    address: &str,
+    own_pem: Option<&str>,
+) -> Result<Server, Error> {
+    let server = match &options.unix {
+        Some(path) => Server::unix(path),
+        None => Server::new(address),
+    };
+    let mut server = server
+        .verify(!options.tls_no_verify)
+        .timeouts(options.timeouts())
+        .credentials(options.credentials())
+        .pipelining(!options.no_pipelining)
+        .chunking(options.chunking())
+        .overlap(options.overlap);
+    if let Some(policy) = options.tls_policy() {
+        server = server.tls(policy);
+    }
+    if let Some(name) = &options.helo {
+        server = server.client_name(name.clone());
+    }
+    if let Some(address) = options.local_address {
+        server = server.bind(address);
+    }
+    if let Some(timeout) = options.timeout_connect {
+        server = server.connect_timeout(timeout);
+    }
+    if options.lmtp {
+        server = server.lmtp();
+    }
+    // We know our own server: its name is localhost and its certificate was made a moment ago.
+    if let Some(name) = options.tls_name.as_deref().or(own_pem.map(|_| "localhost")) {
+        server = server.server_name(name);
+    }
+    let own_pem = own_pem.map(|pem| pem.as_bytes().to_vec());
+    for pem in own_pem.into_iter().chain(options.ca_pem()?) {
+        server = server
+            .trust_pem(&pem)
+            .map_err(|error| error.error().clone())?;
+    }
+    if options.transcript {
+        let options = options.clone();
+        server = server.observe(move |trace| options.show(trace));
+    }
+    Ok(server)
 }
 
 /// Prints a line. That nobody reads any more (SIGPIPE) is no reason to stop sending mail.

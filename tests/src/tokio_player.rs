@@ -11,10 +11,10 @@ use std::sync::mpsc::Receiver;
 use std::task::Poll;
 
 use smtp_proto::{Cause, Error, Outcome, Request, error::Misuse};
-use smtp_tokio::{Connector, Session};
+use smtp_tokio::Session;
 use tokio::io::BufReader;
 
-use crate::scripted::{self, Cue, End, Traces, Way, connector_of, not_asked, report};
+use crate::scripted::{self, Cue, End, Traces, Way, not_asked, report, server_of};
 use crate::transcript::{Failure, Job, Message, Observed, Transcript};
 
 /// Plays a transcript, and checks all that it expects.
@@ -113,9 +113,9 @@ fn run_client(
         socket.set_nonblocking(true).map_err(unusable)?;
         let stream = tokio::net::TcpStream::from_std(socket).map_err(unusable)?;
         let traces = Traces::default();
-        let connector = connector_of!(Connector, transcript).observe(traces.observer());
+        let server = server_of(transcript)?.observe(traces.observer());
         let mut observed = Observed::default();
-        match fuse.run(connector.connect_over(stream)).await {
+        match fuse.run(Session::connect_over(&server, stream)).await {
             None => {}
             Some(Err(error)) => {
                 observed = Observed::unopened(transcript, error.error());

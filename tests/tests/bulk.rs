@@ -18,20 +18,22 @@ fn timeouts() -> Timeouts {
 }
 
 fn by_blocking(server: &str, overlap: bool, messages: &[(Envelope, Vec<u8>)]) -> Delivery {
-    let connector = smtp_blocking::Connector::new(server).tls(TlsPolicy::Never);
-    let session = connector
-        .overlap(overlap)
-        .timeouts(timeouts())
-        .connect()
-        .unwrap();
+    let server = smtp_blocking::Server::new(server).tls(TlsPolicy::Never);
+    let session =
+        smtp_blocking::Session::connect(&server.overlap(overlap).timeouts(timeouts())).unwrap();
     Delivery::by_blocking(session, messages)
 }
 
 fn by_tokio(server: &str, overlap: bool, messages: &[(Envelope, Vec<u8>)]) -> Delivery {
-    let connector = smtp_tokio::Connector::new(server).tls(TlsPolicy::Never);
-    let connector = connector.overlap(overlap).timeouts(timeouts());
-    runtime()
-        .block_on(async { Delivery::by_tokio(connector.connect().await.unwrap(), messages).await })
+    let server = smtp_tokio::Server::new(server).tls(TlsPolicy::Never);
+    let server = server.overlap(overlap).timeouts(timeouts());
+    runtime().block_on(async {
+        Delivery::by_tokio(
+            smtp_tokio::Session::connect(&server).await.unwrap(),
+            messages,
+        )
+        .await
+    })
 }
 
 /// Each test, with each adapter, without overlap and with it.
@@ -276,10 +278,10 @@ fn a_session_of_one_message_costs_four_round_trips() {
     .unwrap();
     let (envelope, body) = &messages(1, 1_000)[0];
     let start = Instant::now();
-    let mut session = smtp_blocking::Connector::new(&peer.server())
-        .tls(TlsPolicy::Never)
-        .connect()
-        .unwrap();
+    let mut session = smtp_blocking::Session::connect(
+        &smtp_blocking::Server::new(&peer.server()).tls(TlsPolicy::Never),
+    )
+    .unwrap();
     let _ = session.send_last(envelope.clone(), &body[..]).unwrap();
     assert_eq!(session.round_trips(), 4);
     // Four delays and not five: the reply to QUIT is not waited for.
@@ -295,10 +297,10 @@ fn sources_are_opened_when_they_are_wanted_and_one_that_cannot_be_ends_the_sessi
     });
     let opened = Cell::new(0);
     let to = ["a", "refused", "b", "missing", "c"].map(|user| format!("{user}@example.net"));
-    let mut session = smtp_blocking::Connector::new(&peer.server())
-        .tls(TlsPolicy::Never)
-        .connect()
-        .unwrap();
+    let mut session = smtp_blocking::Session::connect(
+        &smtp_blocking::Server::new(&peer.server()).tls(TlsPolicy::Never),
+    )
+    .unwrap();
     let items = to.iter().map(|to| {
         let envelope = Envelope::new("", [to]).unwrap();
         let opened = &opened;

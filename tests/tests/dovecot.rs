@@ -6,7 +6,7 @@
 
 use std::sync::LazyLock;
 
-use smtp_blocking::Connector;
+use smtp_blocking::Server;
 use smtp_proto::{Chunking, TlsPolicy};
 use smtp_tests::dovecot::Dovecot;
 use smtp_tests::real::{self, Adapter, Manner};
@@ -17,8 +17,8 @@ static DOVECOT: LazyLock<Dovecot> =
 
 #[test]
 fn what_it_offers() {
-    let connector = Connector::new(&format!("127.0.0.1:{}", DOVECOT.smtp_port())).lmtp();
-    let session = connector.tls(TlsPolicy::Never).connect().unwrap();
+    let server = Server::new(&format!("127.0.0.1:{}", DOVECOT.smtp_port())).lmtp();
+    let session = smtp_blocking::Session::connect(&server.tls(TlsPolicy::Never)).unwrap();
     let expected = [
         "8BITMIME",
         "CHUNKING",

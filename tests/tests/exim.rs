@@ -8,7 +8,7 @@
 
 use std::sync::LazyLock;
 
-use smtp_blocking::Connector;
+use smtp_blocking::Server;
 use smtp_proto::{Chunking, Envelope, TlsPolicy, event::Trace, parameter::MailParameter};
 use smtp_tests::exim::Exim;
 use smtp_tests::real::{self, Adapter, Manner, address};
@@ -21,9 +21,8 @@ smtp_tests::tests_of_every_smtp_server!(EXIM);
 
 #[test]
 fn what_it_offers() {
-    let connector =
-        Connector::new(&format!("127.0.0.1:{}", EXIM.smtp_port())).tls(TlsPolicy::Never);
-    let session = connector.connect().unwrap();
+    let server = Server::new(&format!("127.0.0.1:{}", EXIM.smtp_port())).tls(TlsPolicy::Never);
+    let session = smtp_blocking::Session::connect(&server).unwrap();
     let expected =
         "SIZE 67108864,8BITMIME,DSN,PIPELINING,PIPECONNECT,CHUNKING,STARTTLS,PRDR,SMTPUTF8,HELP";
     assert_eq!(real::offers(session.capabilities()).join(","), expected);

@@ -19,10 +19,10 @@ struct Way {
 /// Reports, and how often a body was opened.
 type Deliver = fn(&Receiver, Way, &[Envelope]) -> (Vec<Report>, usize);
 
-/// A connector of either adapter.
-macro_rules! connector {
-    ($connector:ty, $receiver:expr, $way:expr) => {
-        <$connector>::new(&$receiver.local_addr().to_string())
+/// A server of either adapter.
+macro_rules! server {
+    ($server:ty, $receiver:expr, $way:expr) => {
+        <$server>::new(&$receiver.local_addr().to_string())
             .tls(TlsPolicy::Never)
             .learn_limits($way.learn_limits)
             .overlap($way.overlap)
@@ -31,9 +31,8 @@ macro_rules! connector {
 }
 
 fn by_blocking(receiver: &Receiver, way: Way, envelopes: &[Envelope]) -> (Vec<Report>, usize) {
-    let mut session = connector!(smtp_blocking::Connector, receiver, way)
-        .connect()
-        .unwrap();
+    let mut session =
+        smtp_blocking::Session::connect(&server!(smtp_blocking::Server, receiver, way)).unwrap();
     let opened = Cell::new(0);
     let messages = envelopes.iter().map(|envelope| {
         smtp_blocking::Message::new(envelope.clone(), || {
@@ -51,8 +50,7 @@ fn by_tokio(receiver: &Receiver, way: Way, envelopes: &[Envelope]) -> (Vec<Repor
         .build()
         .unwrap();
     runtime.block_on(async {
-        let mut session = connector!(smtp_tokio::Connector, receiver, way)
-            .connect()
+        let mut session = smtp_tokio::Session::connect(&server!(smtp_tokio::Server, receiver, way))
             .await
             .unwrap();
         let opened = Cell::new(0);
@@ -257,9 +255,8 @@ fn a_message_that_is_sent_alone_is_not_split() {
     };
     let envelope = envelope("r", 3).reopenable(true);
 
-    let mut session = connector!(smtp_blocking::Connector, receiver, way)
-        .connect()
-        .unwrap();
+    let mut session =
+        smtp_blocking::Session::connect(&server!(smtp_blocking::Server, receiver, way)).unwrap();
     assert_eq!(
         session.send(envelope.clone(), BODY).unwrap_err().cause(),
         &exceeded
@@ -270,8 +267,7 @@ fn a_message_that_is_sent_alone_is_not_split() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let mut session = connector!(smtp_tokio::Connector, receiver, way)
-            .connect()
+        let mut session = smtp_tokio::Session::connect(&server!(smtp_tokio::Server, receiver, way))
             .await
             .unwrap();
         assert_eq!(

@@ -100,13 +100,15 @@ impl Server {
     }
 
     fn blocking(&self) -> smtp_blocking::Session {
-        let connector = smtp_blocking::Connector::new(&self.address).tls(TlsPolicy::Never);
-        connector.timeouts(timeouts()).connect().unwrap()
+        let server = smtp_blocking::Server::new(&self.address).tls(TlsPolicy::Never);
+        smtp_blocking::Session::connect(&server.timeouts(timeouts())).unwrap()
     }
 
     async fn tokio(&self) -> smtp_tokio::Session {
-        let connector = smtp_tokio::Connector::new(&self.address).tls(TlsPolicy::Never);
-        connector.timeouts(timeouts()).connect().await.unwrap()
+        let server = smtp_tokio::Server::new(&self.address).tls(TlsPolicy::Never);
+        smtp_tokio::Session::connect(&server.timeouts(timeouts()))
+            .await
+            .unwrap()
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use smtp_blocking::{
-    Cause, Connector, Credentials, Envelope, Extension, Outcome, Request, Stage, TlsPolicy,
+    Cause, Credentials, Envelope, Extension, Outcome, Request, Server, Stage, TlsPolicy,
     envelope::BodyType,
     event::Trace,
     parameter::{Notify, RcptParameter},
@@ -18,7 +18,7 @@ use smtp_blocking::{
 use smtp_proto::request::{ClientProtocol, MessageSource};
 use smtp_tests::dovecot::Dovecot;
 use smtp_tests::postfix::Postfix;
-use smtp_tests::real::{self, Adapter, Manner, NAME, Server, address, awkward};
+use smtp_tests::real::{self, Adapter, Manner, NAME, address, awkward};
 
 /// One for all tests; each has recipients of its own.
 static POSTFIX: LazyLock<Postfix> =
@@ -105,9 +105,9 @@ fn arrives(user: &str, messages: &[&[u8]]) {
     real::arrives(&POSTFIX, user, messages);
 }
 
-fn connector(port: u16) -> Connector {
+fn server(port: u16) -> Server {
     let pem = std::fs::read(POSTFIX.ca_pem_path()).unwrap();
-    Connector::new(&format!("127.0.0.1:{port}"))
+    Server::new(&format!("127.0.0.1:{port}"))
         .server_name(NAME)
         .trust_pem(&pem)
         .unwrap()
@@ -259,7 +259,7 @@ fn unix_line_ends_become_crlf() {
 #[test]
 fn what_it_offers() {
     let offers = |port| {
-        let session = connector(port).tls(TlsPolicy::Never).connect().unwrap();
+        let session = smtp_blocking::Session::connect(&server(port).tls(TlsPolicy::Never)).unwrap();
         let offers = real::offers(session.capabilities());
         session.quit();
         offers
@@ -311,12 +311,13 @@ fn every_mechanism() {
         ),
     ];
     for port in [POSTFIX.submission_port(), POSTFIX.dovecot_port()] {
-        let terms = connector(port).tls(TlsPolicy::Required);
+        let terms = server(port).tls(TlsPolicy::Required);
         for (credentials, mechanism) in right.clone() {
-            let session = terms
-                .clone()
-                .credentials(credentials.mechanisms(&[mechanism]))
-                .connect();
+            let session = smtp_blocking::Session::connect(
+                &terms
+                    .clone()
+                    .credentials(credentials.mechanisms(&[mechanism])),
+            );
             session
                 .unwrap_or_else(|error| panic!("{mechanism} on port {port}: {error}"))
                 .quit();
@@ -324,11 +325,10 @@ fn every_mechanism() {
                 "XOAUTH2" | "OAUTHBEARER" => Credentials::token(POSTFIX.user(), "wrong"),
                 _ => Credentials::password(POSTFIX.user(), "wrong"),
             };
-            let error = terms
-                .clone()
-                .credentials(wrong.mechanisms(&[mechanism]))
-                .connect()
-                .unwrap_err();
+            let error = smtp_blocking::Session::connect(
+                &terms.clone().credentials(wrong.mechanisms(&[mechanism])),
+            )
+            .unwrap_err();
             assert_eq!(
                 (error.stage(), error.outcome()),
                 (Stage::Auth, Outcome::Permanent),
@@ -434,26 +434,24 @@ fn what_is_wrong_with_a_token() {
 
 #[test]
 fn tls_in_every_policy() {
-    let implicit = connector(POSTFIX.smtps_port())
-        .tls(TlsPolicy::Implicit)
-        .connect()
-        .unwrap();
+    let implicit =
+        smtp_blocking::Session::connect(&server(POSTFIX.smtps_port()).tls(TlsPolicy::Implicit))
+            .unwrap();
     assert_eq!(
         implicit.tls_info().unwrap().verified_name.as_deref(),
         Some(NAME)
     );
     implicit.quit();
     for wrong in ["other.example.test", "127.0.0.2"] {
-        let error = connector(POSTFIX.smtp_port())
-            .server_name(wrong)
-            .connect()
-            .unwrap_err();
+        let error =
+            smtp_blocking::Session::connect(&server(POSTFIX.smtp_port()).server_name(wrong))
+                .unwrap_err();
         assert!(matches!(error.cause(), Cause::TlsUntrusted(_)), "{error}");
         assert_eq!(error.stage(), Stage::StartTls);
     }
     let untrusted =
-        Connector::new(&format!("127.0.0.1:{}", POSTFIX.smtps_port())).tls(TlsPolicy::Implicit);
-    let error = untrusted.clone().server_name(NAME).connect().unwrap_err();
+        Server::new(&format!("127.0.0.1:{}", POSTFIX.smtps_port())).tls(TlsPolicy::Implicit);
+    let error = smtp_blocking::Session::connect(&untrusted.clone().server_name(NAME)).unwrap_err();
     assert!(
         matches!(
             (error.stage(), error.cause()),
@@ -461,7 +459,7 @@ fn tls_in_every_policy() {
         ),
         "{error}"
     );
-    let error = untrusted.clone().connect().unwrap_err();
+    let error = smtp_blocking::Session::connect(&untrusted).unwrap_err();
     assert!(
         matches!(
             (error.stage(), error.cause()),
@@ -470,10 +468,10 @@ fn tls_in_every_policy() {
         "{error}"
     );
     // Whoever does not want it verified says so.
-    untrusted.verify(false).connect().unwrap().quit();
-    let clear = connector(POSTFIX.smtp_port())
-        .tls(TlsPolicy::Never)
-        .connect()
+    smtp_blocking::Session::connect(&untrusted.verify(false))
+        .unwrap()
+        .quit();
+    let clear = smtp_blocking::Session::connect(&server(POSTFIX.smtp_port()).tls(TlsPolicy::Never))
         .unwrap();
     assert!(clear.tls_info().is_none());
     clear.quit();
@@ -482,7 +480,8 @@ fn tls_in_every_policy() {
 #[test]
 fn lockstep_and_an_eight_bit_message_that_is_not_taken() {
     let lockstep = message("lockstep", b"One by one.\r\n");
-    let mut session = connector(POSTFIX.no_pipelining_port()).connect().unwrap();
+    let mut session =
+        smtp_blocking::Session::connect(&server(POSTFIX.no_pipelining_port())).unwrap();
     assert!(!session.capabilities().has(Extension::Pipelining));
     let before = session.round_trips();
     let to = ["lockstep", "refused", "lockstep2"].map(address);
@@ -503,7 +502,7 @@ fn lockstep_and_an_eight_bit_message_that_is_not_taken() {
     arrives("lockstep2", &[&lockstep]);
 
     let strict = message("strict", b"Seven bits.\r\n");
-    let mut session = connector(POSTFIX.strict_port()).connect().unwrap();
+    let mut session = smtp_blocking::Session::connect(&server(POSTFIX.strict_port())).unwrap();
     let envelope = || Envelope::new(SENDER, [address("strict")]).unwrap();
     let eight = session
         .send(envelope().body(BodyType::EightBit), &b"\xe9\r\n"[..])
@@ -518,14 +517,14 @@ fn lockstep_and_an_eight_bit_message_that_is_not_taken() {
 fn many_messages_in_one_session_two_round_trips_each() {
     let lines = Arc::new(Mutex::new(Vec::new()));
     let sent = lines.clone();
-    let terms = connector(POSTFIX.submission_port())
+    let terms = server(POSTFIX.submission_port())
         .credentials(credentials())
         .observe(move |trace| {
             if let Trace::Sent(line) = trace {
                 sent.lock().unwrap().push(line.to_string());
             }
         });
-    let mut session = terms.connect().unwrap();
+    let mut session = smtp_blocking::Session::connect(&terms).unwrap();
     let mut messages = Vec::new();
     for n in 0..10 {
         if n == 5 {
@@ -566,7 +565,7 @@ fn many_messages_in_one_session_two_round_trips_each() {
 
 #[test]
 fn all_or_nothing() {
-    let mut session = connector(POSTFIX.smtp_port()).connect().unwrap();
+    let mut session = smtp_blocking::Session::connect(&server(POSTFIX.smtp_port())).unwrap();
     let to = [address("all"), address("greylisted")];
     let envelope = Envelope::new(SENDER, &to).unwrap().all_or_nothing(true);
     let error = session
@@ -749,8 +748,8 @@ fn whom_a_proxy_speaks_for() {
 
 #[test]
 fn submission_through_dovecot() {
-    let terms = connector(POSTFIX.dovecot_port()).credentials(credentials());
-    let mut session = terms.connect().unwrap();
+    let terms = server(POSTFIX.dovecot_port()).credentials(credentials());
+    let mut session = smtp_blocking::Session::connect(&terms).unwrap();
     let to = ["through-dovecot", "refused", "greylisted"].map(address);
     let message = message("through", &[&awkward()[..], b"\r\n"].concat());
     let report = session
@@ -766,7 +765,7 @@ fn submission_through_dovecot() {
 
 /// Waits for the one message that `to` gets, and compares it from below another server's Received.
 #[track_caller]
-fn relayed(server: &Server, to: &str, message: &[u8]) {
+fn relayed(server: &real::Server, to: &str, message: &[u8]) {
     let stored = server.mail_to(to, 1).remove(0).body;
     assert!(
         stored.starts_with(b"Received: ") && stored.ends_with(message),
@@ -781,7 +780,7 @@ fn handed_on_to_dovecot_by_lmtp() {
     let dovecot = Dovecot::start().unwrap_or_else(|error| panic!("{error}"));
     POSTFIX.hand_on(&dovecot).unwrap();
     let message = message("handed on", &[&awkward()[..], b"\r\n"].concat());
-    let mut session = connector(POSTFIX.smtp_port()).connect().unwrap();
+    let mut session = smtp_blocking::Session::connect(&server(POSTFIX.smtp_port())).unwrap();
     let to = "handed-on@lmtp.example.test";
     let _ = session
         .send_last(Envelope::new(SENDER, [to]).unwrap(), &message[..])

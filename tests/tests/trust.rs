@@ -31,23 +31,23 @@ struct Client<'a> {
     verify: bool,
 }
 
-macro_rules! connector {
+macro_rules! server {
     ($adapter:ident, $client:expr) => {{
         let client: &Client<'_> = $client;
-        let mut connector = $adapter::Connector::new(&client.server)
+        let mut server = $adapter::Server::new(&client.server)
             .credentials(client.credentials.clone())
             .client_name(ClientName::parse("client.example").unwrap())
             .verify(client.verify);
         if let Some(policy) = client.policy {
-            connector = connector.tls(policy);
+            server = server.tls(policy);
         }
         if let Some(name) = client.server_name {
-            connector = connector.server_name(name);
+            server = server.server_name(name);
         }
         for pem in client.trusted {
-            connector = connector.trust_pem(pem.as_bytes()).unwrap();
+            server = server.trust_pem(pem.as_bytes()).unwrap();
         }
-        connector
+        server
     }};
 }
 
@@ -57,7 +57,7 @@ fn run(error: Option<smtp_adapter::Error>, verified: bool) -> Run {
 }
 
 fn blocking(client: &Client<'_>) -> Run {
-    match connector!(smtp_blocking, client).connect() {
+    match smtp_blocking::Session::connect(&server!(smtp_blocking, client)) {
         Ok(mut session) => {
             let verified = session
                 .tls_info()
@@ -76,7 +76,7 @@ fn tokio(client: &Client<'_>) -> Run {
         .build()
         .unwrap();
     runtime.block_on(async {
-        match connector!(smtp_tokio, client).connect().await {
+        match smtp_tokio::Session::connect(&server!(smtp_tokio, client)).await {
             Ok(mut session) => {
                 let verified = session
                     .tls_info()
@@ -681,7 +681,7 @@ fn a_pinned_certificate_is_no_authority() {
     assert!(peer.books().said("AUTH").is_empty());
 }
 
-/// It is the stream that counts as local or not, and not the connector.
+/// It is the stream that counts as local or not, and not the server.
 #[cfg(unix)]
 #[test]
 fn a_network_is_no_unix_socket() {
@@ -701,22 +701,17 @@ fn a_network_is_no_unix_socket() {
     let peer = TlsPeer::start(setup).unwrap();
     let login = || Credentials::password("alice", "s3cret");
     let address = ("127.0.0.1", peer.port());
+    let server = smtp_adapter::Server::unix("/nowhere").credentials(login());
     let stream = std::net::TcpStream::connect(address).unwrap();
-    smtp_blocking::Connector::unix("/nowhere")
-        .credentials(login())
-        .connect_over(stream)
-        .unwrap_err();
+    smtp_blocking::Session::connect_over(&server, stream).unwrap_err();
     let runtime = ::tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     runtime.block_on(async {
         let stream = ::tokio::net::TcpStream::connect(address).await.unwrap();
-        smtp_tokio::Connector::unix("/nowhere")
-            .credentials(login())
-            .connect_over(stream)
-            .await
-            .unwrap_err();
+        let session = smtp_tokio::Session::connect_over(&server, stream).await;
+        session.unwrap_err();
     });
     assert!(peer.books().said("AUTH").is_empty(), "{:?}", peer.books());
 }

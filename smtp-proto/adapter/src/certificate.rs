@@ -63,6 +63,11 @@ pub(crate) fn problem(
     }
 }
 
+/// Whether it can be read at all.
+pub(crate) fn is_certificate(certificate: &CertificateDer<'_>) -> bool {
+    X509Certificate::from_der(certificate).is_ok()
+}
+
 /// Checks the dates alone.
 pub(crate) fn check_dates(
     certificate: &CertificateDer<'_>,

@@ -13,7 +13,8 @@ use smtp_proto::{
 };
 
 use crate::error::Error;
-use crate::terms::{Observer, SessionTerms};
+use crate::server::Observer;
+use crate::terms::SessionTerms;
 
 /// Octets that are gathered before they are written, so that an envelope, or the end of a body with its
 /// dot, is one packet and one system call where it can be.
@@ -355,36 +356,4 @@ impl fmt::Debug for Driver {
             .field("engine", &self.engine)
             .finish_non_exhaustive()
     }
-}
-
-/// The methods of a `Session { pump: Pump { driver: Driver, .. } }` that say what is known of it, which are
-/// the same in both adapters.
-#[doc(hidden)]
-#[macro_export]
-macro_rules! session_methods {
-    () => {
-        /// What the server offers.
-        pub fn capabilities(&self) -> &$crate::smtp_proto::Capabilities {
-            self.pump.driver.engine.capabilities()
-        }
-
-        /// Whether the server has shown that it does not take overlapping envelopes
-        /// ([`Connector::overlap`](crate::Connector::overlap)). The session has ended then, and the next one
-        /// should go without.
-        pub fn overlap_is_broken(&self) -> bool {
-            self.pump.driver.overlap_broken
-        }
-
-        /// How many replies so far had to be waited for one after the other, each to something that was said
-        /// only when the one before had come; the greeting counts, the handshakes of TCP and TLS do not.
-        pub fn round_trips(&self) -> u64 {
-            self.pump.driver.engine.round_trips()
-        }
-
-        /// How the session is encrypted, if it is.
-        #[cfg(feature = "rustls")]
-        pub fn tls_info(&self) -> Option<&$crate::TlsInfo> {
-            self.pump.driver.tls_info.as_ref()
-        }
-    };
 }

@@ -10,7 +10,7 @@
 //!
 //! # Features
 //!
-//! `rustls` (default), `scram` (default) and `idna`, as the adapters document them.
+//! `rustls`, `ring`, `scram` (all three default), `aws-lc-rs` and `idna`, as the adapters document them.
 
 mod addresses;
 #[cfg(feature = "rustls")]
@@ -20,6 +20,7 @@ mod driver;
 mod end_point;
 mod error;
 mod names;
+mod server;
 mod terms;
 #[cfg(feature = "rustls")]
 mod tls;
@@ -27,7 +28,8 @@ mod tls;
 pub use addresses::{Failures, interleave, share, unreachable};
 pub use driver::{Driver, FOREVER, LAST_WORDS};
 pub use error::Error;
+pub use server::{Observer, Server};
 pub use smtp_proto;
-pub use terms::{Observer, SessionTerms, Terms};
+pub use terms::{SessionTerms, Terms};
 #[cfg(feature = "rustls")]
-pub use tls::{Identity, TlsInfo, TlsSettings, TrustStore, Verifier, established};
+pub use tls::{SharedTls, TlsInfo, TlsSettings};

@@ -1,16 +1,17 @@
 //! TLS by rustls: whom to trust, and what a handshake has come to. No I/O but for the trust store.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, ProtocolVersion,
-    RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind,
+    OtherError, ProtocolVersion, RootCertStore, SignatureScheme,
 };
 use smtp_proto::{Cause, TlsFacts};
 
@@ -29,6 +30,10 @@ pub struct TlsInfo {
     pub verified_name: Option<String>,
     /// Else why it was not verified.
     pub unverified: Option<Arc<str>>,
+    /// The session goes on from an earlier one with this server, which was verified.
+    pub is_resumed: bool,
+    /// The server's certificate, and those after it that lead to its authority.
+    pub peer_certificates: Arc<[CertificateDer<'static>]>,
 }
 
 /// What the handshake needs to know.
@@ -38,22 +43,38 @@ pub struct TlsSettings {
     pub config: Arc<ClientConfig>,
     /// For rustls; sent as SNI where it is a domain name.
     pub name: ServerName<'static>,
-    /// Knows after the handshake what was found of the server.
-    pub verifier: Arc<Verifier>,
+    judge: Judge,
 }
 
-/// Reads the certificates of a PEM file.
+/// Who checks the server.
+#[derive(Clone, Debug)]
+enum Judge {
+    Ours(Arc<Verifier>),
+    /// The application's own settings.
+    Application,
+}
+
+/// Reads the certificates of a PEM file. One that is damaged is named by its number.
 pub(crate) fn parse_pem(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    match certificates {
+    let certificates = CertificateDer::pem_slice_iter(pem).enumerate();
+    let certificates = certificates.map(|(index, certificate)| {
+        let number = index + 1;
+        let certificate = certificate.map_err(|error| {
+            format!("certificate {number} of the PEM text cannot be read: {error}")
+        })?;
+        match certificate::is_certificate(&certificate) {
+            true => Ok(certificate),
+            false => Err(format!("certificate {number} of the PEM text is damaged")),
+        }
+    });
+    match certificates.collect::<Result<Vec<_>, _>>() {
         Ok(list) if list.is_empty() => Err("the PEM text holds no certificate".into()),
-        Ok(list) => Ok(list),
-        Err(error) => Err(format!("the PEM text cannot be read: {error}")),
+        result => result,
     }
 }
 
 /// Who the client is, where it says so by a certificate.
-pub struct Identity {
+pub(crate) struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 }
@@ -65,6 +86,15 @@ impl std::fmt::Debug for Identity {
             "Identity({} certificates, key redacted)",
             self.chain.len()
         )
+    }
+}
+
+impl Clone for Identity {
+    fn clone(&self) -> Self {
+        Self {
+            chain: self.chain.clone(),
+            key: self.key.clone_key(),
+        }
     }
 }
 
@@ -80,37 +110,211 @@ impl Identity {
     }
 }
 
-/// Whom to trust: the system's store, and the certificates that the caller gave. The store is read when the first
-/// certificate is to be checked, once for all sessions that share this.
+/// The settings of TLS that the sessions with one server share. They are made once, when the first session needs
+/// them.
+#[derive(Default)]
+pub struct SharedTls {
+    trust: Arc<TrustStore>,
+    identity: Option<Identity>,
+    /// The application's own settings, instead.
+    own: Option<Arc<ClientConfig>>,
+    /// For sessions that a server ends which is not verified. They resume: each that there is was verified.
+    strict: OnceLock<Made>,
+}
+
+/// Settings and who checks the server in them, or why there are none.
+type Made = Result<(Arc<ClientConfig>, Arc<Verifier>), String>;
+
+impl SharedTls {
+    /// The same without what was made of it.
+    pub(crate) fn renewed(&self) -> Self {
+        Self {
+            trust: Arc::clone(&self.trust),
+            identity: self.identity.clone(),
+            own: self.own.clone(),
+            strict: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn trust(&mut self, more: Vec<CertificateDer<'static>>) {
+        self.trust = Arc::new(TrustStore {
+            given: [&self.trust.given[..], &more].concat(),
+            chains: OnceLock::new(),
+        });
+    }
+
+    pub(crate) fn identify(&mut self, identity: Identity) {
+        self.identity = Some(identity);
+    }
+
+    pub(crate) fn replace(&mut self, own: Arc<ClientConfig>) {
+        self.own = Some(own);
+    }
+
+    /// Whether nothing is left to be read from the disk.
+    pub(crate) fn is_prepared(&self) -> bool {
+        self.own.is_some() || self.trust.chains.get().is_some()
+    }
+
+    /// Reads the system's trust store.
+    pub(crate) fn prepare(&self) {
+        if let Ok(provider) = provider() {
+            let _ = self.trust.chains(&provider);
+        }
+    }
+
+    /// For one session. `must_verify` says whether a server that is not verified ends the handshake.
+    pub(crate) fn settings(
+        &self,
+        server_name: Option<&str>,
+        host: &str,
+        must_verify: bool,
+    ) -> Result<TlsSettings, String> {
+        let name = name_of(server_name.unwrap_or(host));
+        if let Err(problem) = &name
+            && (must_verify || server_name.is_some() || self.own.is_some())
+        {
+            return Err(format!(
+                "{problem}; give the name of the server (server_name)"
+            ));
+        }
+        if let (Some(own), Ok(name)) = (&self.own, &name) {
+            return Ok(TlsSettings {
+                config: Arc::clone(own),
+                name: name.clone(),
+                judge: Judge::Application,
+            });
+        }
+        let (config, verifier) = match must_verify {
+            true => self
+                .strict
+                .get_or_init(|| self.make(name.clone(), None))
+                .clone()?,
+            // A resumed session would have no check of its own, so there is none.
+            false => self.make(name.clone(), Some(Mutex::default()))?,
+        };
+        // rustls wants a name; nothing is sent of this one.
+        let name = name.or_else(|_| ServerName::try_from("unnamed.invalid"));
+        Ok(TlsSettings {
+            config,
+            name: name.map_err(|error| error.to_string())?,
+            judge: Judge::Ours(verifier),
+        })
+    }
+
+    fn make(
+        &self,
+        name: Result<ServerName<'static>, String>,
+        findings: Option<Mutex<Findings>>,
+    ) -> Made {
+        let provider = provider()?;
+        let (has_name, resumes) = (name.is_ok(), findings.is_none());
+        let verifier = Arc::new(Verifier {
+            trust: Arc::clone(&self.trust),
+            name,
+            provider: Arc::clone(&provider),
+            findings,
+        });
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::clone(&verifier) as Arc<dyn ServerCertVerifier>);
+        let mut config = match self.identity.clone() {
+            None => builder.with_no_client_auth(),
+            Some(Identity { chain, key }) => {
+                builder.with_client_auth_cert(chain, key).map_err(|error| {
+                    format!("the client's certificate and key are not usable: {error}")
+                })?
+            }
+        };
+        config.enable_sni = has_name;
+        if !resumes {
+            config.resumption = Resumption::disabled();
+        }
+        Ok((Arc::new(config), verifier))
+    }
+}
+
+impl std::fmt::Debug for SharedTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SharedTls")
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The cryptography of the process, where it has chosen one; else ring's.
+fn provider() -> Result<Arc<CryptoProvider>, String> {
+    if let Some(provider) = CryptoProvider::get_default() {
+        return Ok(Arc::clone(provider));
+    }
+    #[cfg(feature = "ring")]
+    return Ok(Arc::new(rustls::crypto::ring::default_provider()));
+    #[cfg(all(feature = "aws-lc-rs", not(feature = "ring")))]
+    return Ok(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    #[cfg(not(any(feature = "ring", feature = "aws-lc-rs")))]
+    return Err(
+        "TLS has no cryptography: build with the feature ring or aws-lc-rs, or install a \
+                default provider of rustls"
+            .into(),
+    );
+}
+
+/// The name that a certificate can be for.
+fn name_of(name: &str) -> Result<ServerName<'static>, String> {
+    let ascii = match name.is_ascii() {
+        true => Cow::Borrowed(name),
+        #[cfg(feature = "idna")]
+        false => idna::domain_to_ascii_cow(name.as_bytes(), idna::AsciiDenyList::EMPTY)
+            .map_err(|_| format!("\"{name}\" is not a domain name"))?,
+        #[cfg(not(feature = "idna"))]
+        false => {
+            return Err(format!(
+                "\"{name}\" is beyond ASCII, which needs the feature idna"
+            ));
+        }
+    };
+    let invalid = || match ascii.rsplit_once(':') {
+        Some((host, _)) => format!(
+            "\"{name}\" is not a name that a certificate can be for; leave the port out: {host}"
+        ),
+        None => format!("\"{name}\" is not a name that a certificate can be for"),
+    };
+    ServerName::try_from(&*ascii)
+        .map(|name| name.to_owned())
+        .map_err(|_| invalid())
+}
+
+/// Whom to trust: the system's store, and the certificates that the caller gave.
 #[derive(Debug, Default)]
-pub struct TrustStore {
+struct TrustStore {
     given: Vec<CertificateDer<'static>>,
     chains: OnceLock<Result<Arc<WebPkiServerVerifier>, String>>,
 }
 
-impl TrustStore {
-    /// The same with more certificates.
-    pub(crate) fn with(&self, more: Vec<CertificateDer<'static>>) -> Self {
-        Self {
-            given: [&self.given[..], &more].concat(),
-            chains: OnceLock::new(),
-        }
-    }
+/// The system's trust store, which is read once in the life of the process. What cannot be read of it is left out.
+fn system_roots() -> &'static RootCertStore {
+    static ROOTS: OnceLock<RootCertStore> = OnceLock::new();
+    ROOTS.get_or_init(|| {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        roots
+    })
+}
 
+impl TrustStore {
     fn chains(&self, provider: &Arc<CryptoProvider>) -> Result<&WebPkiServerVerifier, String> {
         let chains = self.chains.get_or_init(|| {
-            let mut roots = RootCertStore::empty();
-            // A certificate of the store that cannot be read is left out. The others count.
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            let mut roots = system_roots().clone();
             // A server's own certificate vouches for itself alone.
-            for anchor in self
-                .given
-                .iter()
-                .filter(|given| certificate::is_authority(given))
-            {
-                roots
-                    .add(anchor.clone())
-                    .map_err(|error| format!("a trust anchor is not usable: {error}"))?;
+            for (index, anchor) in self.given.iter().enumerate() {
+                if certificate::is_authority(anchor) {
+                    roots.add(anchor.clone()).map_err(|error| {
+                        let number = index + 1;
+                        format!("certificate {number} of those to trust is not usable: {error}")
+                    })?;
+                }
             }
             if roots.is_empty() {
                 return Err("the system has no trust store; give trust anchors".into());
@@ -123,71 +327,17 @@ impl TrustStore {
     }
 }
 
-/// The settings for one session. `must_verify` says whether a server that is not verified ends the handshake.
-pub(crate) fn settings(
-    server_name: Option<&str>,
-    host: &str,
-    must_verify: bool,
-    trust: &Arc<TrustStore>,
-    identity: Option<&Identity>,
-) -> Result<TlsSettings, String> {
-    let provider = Arc::new(ring::default_provider());
-    let wanted = server_name.unwrap_or(host);
-    let name = ServerName::try_from(wanted)
-        .map(|name| name.to_owned())
-        .map_err(|_| format!("\"{wanted}\" is not a name that a certificate can be for"));
-    if let Err(problem) = &name
-        && (must_verify || server_name.is_some())
-    {
-        return Err(format!(
-            "{problem}; give the name of the server (server_name)"
-        ));
-    }
-    let verifier = Arc::new(Verifier {
-        trust: Arc::clone(trust),
-        name: name.clone(),
-        must_verify,
-        provider: Arc::clone(&provider),
-        findings: Mutex::default(),
-    });
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::clone(&verifier) as Arc<dyn ServerCertVerifier>);
-    let mut config = match identity {
-        None => builder.with_no_client_auth(),
-        Some(identity) => builder
-            .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
-            .map_err(|error| format!("the client's certificate and key are not usable: {error}"))?,
-    };
-    let name = match name {
-        Ok(name) => name,
-        Err(_) => {
-            // rustls wants a name; nothing is sent of it.
-            config.enable_sni = false;
-            ServerName::try_from("unnamed.invalid").map_err(|error| error.to_string())?
-        }
-    };
-    Ok(TlsSettings {
-        config: Arc::new(config),
-        name,
-        verifier,
-    })
-}
-
 /// Checks the server, always. Whether a server that does not pass ends the handshake is the policy's business, and
 /// what was found is the engine's to know.
-///
-/// One of these is for one session: a resumed session would not be checked, and is not found verified.
 #[derive(Debug)]
-pub struct Verifier {
+struct Verifier {
     trust: Arc<TrustStore>,
     /// The name that the certificate must show, or why it cannot be used.
     name: Result<ServerName<'static>, String>,
-    must_verify: bool,
     provider: Arc<CryptoProvider>,
-    findings: Mutex<Findings>,
+    /// Of the one session that this is for, where a server that is not verified ends nothing. Without it each failure
+    /// ends the handshake, so that it can be for many sessions: who passed is verified.
+    findings: Option<Mutex<Findings>>,
 }
 
 /// What was found of the server.
@@ -199,51 +349,61 @@ struct Findings {
     is_signed: bool,
 }
 
+/// Why the server is not verified, on its way through rustls.
+#[derive(Debug)]
+struct Untrusted(String);
+
+impl std::fmt::Display for Untrusted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Untrusted {}
+
 impl Verifier {
-    fn findings(&self) -> MutexGuard<'_, Findings> {
-        self.findings.lock().unwrap_or_else(PoisonError::into_inner)
+    fn findings(&self) -> Option<MutexGuard<'_, Findings>> {
+        let findings = self.findings.as_ref()?;
+        Some(findings.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Why the certificate does not verify the server, if it does not.
     fn check(
         &self,
         certificate: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         ocsp: &[u8],
         now: UnixTime,
-    ) -> Result<(), (rustls::Error, String)> {
-        let untrusted =
-            |why: String| (CertificateError::ApplicationVerificationFailure.into(), why);
-        let name = self.name.as_ref().map_err(|why| untrusted(why.clone()))?;
+    ) -> Result<(), String> {
+        let name = self.name.as_ref().map_err(Clone::clone)?;
         let checked = match self.trust.given.iter().any(|given| given == certificate) {
             true => check_given(certificate, name, now),
             false => self
                 .trust
-                .chains(&self.provider)
-                .map_err(untrusted)?
+                .chains(&self.provider)?
                 .verify_server_cert(certificate, intermediates, name, ocsp, now)
                 .map(drop),
         };
-        checked.map_err(|error| {
-            let why = certificate::problem(&error, certificate, name);
-            (error, why)
-        })
+        checked.map_err(|error| certificate::problem(&error, certificate, name))
     }
 
     fn signature(
         &self,
         verified: Result<HandshakeSignatureValid, rustls::Error>,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.findings().is_signed = verified.is_ok();
-        match self.must_verify {
-            true => verified,
-            // Some old servers have certificates that cannot be parsed.
-            false => Ok(HandshakeSignatureValid::assertion()),
+        match self.findings() {
+            None => verified,
+            Some(mut findings) => {
+                findings.is_signed = verified.is_ok();
+                // Some old servers have certificates that cannot be parsed.
+                Ok(HandshakeSignatureValid::assertion())
+            }
         }
     }
 
     /// Why the server is not verified, if it is not.
     fn problem(&self) -> Option<Arc<str>> {
-        match self.findings().clone() {
+        match self.findings()?.clone() {
             Findings {
                 certificate: Some(Err(why)),
                 ..
@@ -251,7 +411,7 @@ impl Verifier {
             Findings {
                 is_signed: false,
                 certificate: Some(Ok(())),
-            } => Some("it did not show that it has the key of its certificate".into()),
+            } => Some(NO_KEY.into()),
             Findings {
                 certificate: None, ..
             } => Some("it was not asked for its certificate".into()),
@@ -261,22 +421,67 @@ impl Verifier {
             } => None,
         }
     }
+}
 
+/// Why a server is not verified that shows the certificate of another one.
+const NO_KEY: &str = "it did not show that it has the key of its certificate";
+
+/// What to do about a server that is not verified.
+const ADVICE: &str = "trust its certificate (trust_pem), give the name that it is for (server_name), or accept any \
+                      server (verify(false), and for a password Credentials::permit_unverified)";
+
+impl TlsSettings {
     /// What a failed handshake means for the session.
     pub fn cause(&self, error: &rustls::Error) -> Cause {
+        let untrusted = |why: &str| Cause::TlsUntrusted(format!("{why}; {ADVICE}").into());
         match error {
-            rustls::Error::InvalidCertificate(problem) => {
-                let why = self.problem().unwrap_or_else(|| problem.to_string().into());
-                let advice = "trust its certificate (trust_pem), give the name that it is for (server_name), or \
-                              accept any server (verify(false), and for a password \
-                              Credentials::permit_unverified)";
-                Cause::TlsUntrusted(format!("{why}; {advice}").into())
+            rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner)))
+                if inner.is::<Untrusted>() =>
+            {
+                untrusted(&inner.to_string())
             }
-            rustls::Error::NoCertificatesPresented => {
-                Cause::TlsUntrusted("it has no certificate".into())
-            }
+            rustls::Error::InvalidCertificate(CertificateError::BadSignature) => untrusted(NO_KEY),
+            rustls::Error::InvalidCertificate(problem) => untrusted(&problem.to_string()),
+            rustls::Error::NoCertificatesPresented => untrusted("it has no certificate"),
             error => Cause::TlsFailed(error.to_string().into()),
         }
+    }
+
+    /// How the session is encrypted after the handshake, and what the engine may know of it.
+    pub fn established(&self, tls: &ClientConnection) -> (TlsInfo, TlsFacts) {
+        let version = match tls.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2".into(),
+            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3".into(),
+            other => format!("{other:?}"),
+        };
+        let suite = tls
+            .negotiated_cipher_suite()
+            .map(|suite| format!("{:?}", suite.suite()));
+        let mut facts = TlsFacts::default();
+        // Without the signature, somebody in between could show the server's certificate as his own.
+        let (is_signed, may_bind_end_point) = match &self.judge {
+            Judge::Ours(verifier) => {
+                facts.problem = verifier.problem();
+                let is_signed = verifier
+                    .findings()
+                    .is_none_or(|findings| findings.is_signed);
+                (is_signed, is_signed)
+            }
+            Judge::Application => (true, false),
+        };
+        facts.verified = facts.problem.is_none();
+        if is_signed {
+            bind(tls, may_bind_end_point, &mut facts);
+        }
+        let info = TlsInfo {
+            version,
+            cipher_suite: suite.unwrap_or_default(),
+            verified_name: facts.verified.then(|| self.name.to_str().into_owned()),
+            unverified: facts.problem.clone(),
+            is_resumed: tls.handshake_kind() == Some(HandshakeKind::Resumed),
+            peer_certificates: tls.peer_certificates().unwrap_or_default().into(),
+        };
+        (info, facts)
     }
 }
 
@@ -300,15 +505,15 @@ impl ServerCertVerifier for Verifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let (result, found) = match self.check(certificate, intermediates, ocsp, now) {
-            Ok(()) => (Ok(()), Ok(())),
-            Err((error, why)) => (Err(error), Err(why.into())),
-        };
-        self.findings().certificate = Some(found);
-        match result {
-            Err(error) if self.must_verify => Err(error),
-            _ => Ok(ServerCertVerified::assertion()),
+        let found = self.check(certificate, intermediates, ocsp, now);
+        match self.findings() {
+            None => found.map_err(|why| {
+                let why = OtherError(Arc::new(Untrusted(why)));
+                rustls::Error::InvalidCertificate(CertificateError::Other(why))
+            })?,
+            Some(mut findings) => findings.certificate = Some(found.map_err(Into::into)),
         }
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -348,35 +553,12 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// How the session is encrypted after the handshake, and what the engine may know of it.
-pub fn established(tls: &ClientConnection, verifier: &Verifier) -> (TlsInfo, TlsFacts) {
-    let version = match tls.protocol_version() {
-        Some(ProtocolVersion::TLSv1_2) => "TLSv1.2".into(),
-        Some(ProtocolVersion::TLSv1_3) => "TLSv1.3".into(),
-        other => format!("{other:?}"),
-    };
-    let suite = tls
-        .negotiated_cipher_suite()
-        .map(|suite| format!("{:?}", suite.suite()));
-    let mut facts = TlsFacts::default();
-    facts.problem = verifier.problem();
-    facts.verified = facts.problem.is_none();
-    let name = verifier.name.as_ref().ok().filter(|_| facts.verified);
-    let info = TlsInfo {
-        version,
-        cipher_suite: suite.unwrap_or_default(),
-        verified_name: name.map(|name| name.to_str().into_owned()),
-        unverified: facts.problem.clone(),
-    };
-    // Without the signature, somebody in between could show the server's certificate as his own.
-    if verifier.findings().is_signed {
-        bind(tls, &mut facts);
-    }
-    (info, facts)
-}
-
 /// The channel bindings.
-fn bind(tls: &ClientConnection, facts: &mut TlsFacts) {
+fn bind(
+    tls: &ClientConnection,
+    #[cfg_attr(not(feature = "scram"), expect(unused_variables))] may_bind_end_point: bool,
+    facts: &mut TlsFacts,
+) {
     // RFC 9266 section 2: unique under TLS 1.3, and without the extended master secret not under 1.2.
     if tls.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
         facts.exporter = tls
@@ -385,6 +567,7 @@ fn bind(tls: &ClientConnection, facts: &mut TlsFacts) {
     }
     #[cfg(feature = "scram")]
     if facts.exporter.is_none()
+        && may_bind_end_point
         && let Some([certificate, ..]) = tls.peer_certificates()
     {
         facts.server_end_point = crate::end_point::hash(certificate).map(Into::into);

@@ -1,9 +1,9 @@
-//! How to reach a server over TCP.
+//! How a session is opened: over TCP, a Unix socket, or a stream that is connected already.
 
 use std::io;
 use std::net::SocketAddr;
 
-use smtp_adapter::{Failures, Terms, interleave, unreachable};
+use smtp_adapter::{Failures, Server, Terms, interleave, unreachable};
 use smtp_proto::Channel;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
@@ -13,65 +13,54 @@ use crate::pump::Pump;
 use crate::race::race;
 use crate::session::Session;
 
-/// A server and the terms of the sessions with it; [`connect`](Self::connect) opens one.
-///
-/// The defaults: port 25 (465 for implicit TLS, 24 for LMTP), the system's choice of local address, the
-/// host's name in EHLO, opportunistic TLS (required with credentials), no credentials, PIPELINING
-/// where it is offered, 30 seconds to connect and the timeouts of RFC 5321 from there on.
-///
-/// ```no_run
-/// use smtp_tokio::{Connector, Credentials};
-/// use tokio::fs::File;
-///
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// let mut session = Connector::new("smtp.example.org:587")
-///     .credentials(Credentials::password("alice", "s3cret"))
-///     .connect()
-///     .await?;
-/// let recipients = ["bob@example.net", "carol@example.net"];
-/// let mut transaction = session.transaction("alice@example.org", recipients).await?;
-/// for (index, error) in transaction.failures() {
-///     eprintln!("{}: {error}", recipients[index]);
-/// }
-/// tokio::io::copy(&mut File::open("message.eml").await?, &mut transaction).await?;
-/// let report = transaction.finish().await?;
-/// session.quit().await;
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Debug)]
-pub struct Connector {
-    terms: Terms,
-}
-
-impl Connector {
-    smtp_adapter::connector_methods!();
-
+impl Session {
     /// Resolves the server's name, connects to the first of its addresses that answers, or to the Unix socket,
-    /// and opens the session: greeting, EHLO, STARTTLS, AUTH. Dropped on the way, it closes the connection.
+    /// and opens the session: greeting, EHLO, STARTTLS, AUTH.
     ///
-    /// The addresses race (RFC 8305): IPv6 and IPv4 in turn, each attempt 250 ms after the one before it, or at
-    /// once when one has failed. The first connection is used, and the others are closed. The race ends at
-    /// [`connect_timeout`](Self::connect_timeout).
+    /// The addresses are raced (RFC 8305): IPv6 and IPv4 in turn, a new attempt each 250 ms, or at once when one has
+    /// failed, all of them within [`Server::connect_timeout`].
+    ///
+    /// ```no_run
+    /// use smtp_tokio::{Credentials, Server, Session};
+    /// use tokio::fs::File;
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let server = Server::new("smtp.example.org:587").credentials(Credentials::password("alice", "s3cret"));
+    /// let mut session = Session::connect(&server).await?;
+    /// let recipients = ["bob@example.net", "carol@example.net"];
+    /// let mut transaction = session.transaction("alice@example.org", recipients).await?;
+    /// for (index, error) in transaction.failures() {
+    ///     eprintln!("{}: {error}", recipients[index]);
+    /// }
+    /// tokio::io::copy(&mut File::open("message.eml").await?, &mut transaction).await?;
+    /// let report = transaction.finish().await?;
+    /// session.quit().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Stage`](crate::Stage) says how far it came.
-    pub async fn connect(&self) -> Result<Session, Error> {
+    pub async fn connect(server: &Server) -> Result<Self, Error> {
+        let terms = terms(server);
+        prepare(terms).await;
         #[cfg(unix)]
-        if let Some(path) = &self.terms.unix {
+        if let Some(path) = terms.unix() {
             let connect = tokio::net::UnixStream::connect(path);
-            let connected = tokio::time::timeout(self.terms.connect_timeout, connect).await;
+            let connected = tokio::time::timeout(terms.connect_timeout(), connect).await;
             let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-            return self
-                .connect_over(connected.map_err(|error| Terms::no_socket(path, error))?)
-                .await;
+            return open(
+                terms,
+                connected.map_err(|error| Terms::no_socket(path, error))?,
+            )
+            .await;
         }
-        let error = match connect_and_open(&self.terms).await {
+        let error = match connect_and_open(terms).await {
             Ok(session) => return Ok(session),
             Err(error) => error,
         };
-        match self.terms.in_clear(&error) {
-            Some(terms) => connect_and_open(&terms).await,
+        match terms.in_clear(&error) {
+            Some(terms) => connect_and_open(terms).await,
             None => Err(error),
         }
     }
@@ -81,18 +70,37 @@ impl Connector {
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
-    pub async fn connect_over<S>(&self, stream: S) -> Result<Session, Error>
+    pub async fn connect_over<S>(server: &Server, stream: S) -> Result<Self, Error>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let session = self.terms.session(channel(&stream), None)?;
-        Session::open(Pump::new(
-            session,
-            Box::new(stream),
-            self.terms.observer.clone(),
-        ))
-        .await
+        let terms = terms(server);
+        prepare(terms).await;
+        open(terms, stream).await
     }
+}
+
+fn terms(server: &Server) -> Terms<'_> {
+    Terms::new(server, cfg!(feature = "rustls"))
+}
+
+/// Reads the trust store, if it was not read before, and not on this thread.
+async fn prepare(terms: Terms<'_>) {
+    #[cfg(feature = "rustls")]
+    if let Some(preparation) = terms.preparation() {
+        // If it fails, the handshake finds out.
+        let _ = tokio::task::spawn_blocking(preparation).await;
+    }
+    #[cfg(not(feature = "rustls"))]
+    let _ = terms;
+}
+
+async fn open<S>(terms: Terms<'_>, stream: S) -> Result<Session, Error>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let session = terms.session(channel(&stream), None)?;
+    Session::open(Pump::new(session, Box::new(stream), terms.observer())).await
 }
 
 /// Whether this stream leaves the host.
@@ -105,18 +113,18 @@ fn channel(stream: &dyn std::any::Any) -> Channel {
     Channel::Network
 }
 
-async fn connect_and_open(terms: &Terms) -> Result<Session, Error> {
+async fn connect_and_open(terms: Terms<'_>) -> Result<Session, Error> {
     let stream = connect_tcp(terms).await?;
     let local = stream.local_addr().ok().map(|address| address.ip());
     Session::open(Pump::new(
         terms.session(Channel::Network, local)?,
         Box::new(stream),
-        terms.observer.clone(),
+        terms.observer(),
     ))
     .await
 }
 
-async fn connect_tcp(terms: &Terms) -> Result<TcpStream, Error> {
+async fn connect_tcp(terms: Terms<'_>) -> Result<TcpStream, Error> {
     let (host, port) = terms.host_and_port()?;
     let addresses = tokio::net::lookup_host((host, port)).await;
     let addresses = addresses.map_err(|error| Error::unresolved(host, error))?;
@@ -126,20 +134,20 @@ async fn connect_tcp(terms: &Terms) -> Result<TcpStream, Error> {
         .map_err(|failures| unreachable(host, failures))
 }
 
-async fn connect_to_any(terms: &Terms, addresses: &[SocketAddr]) -> Result<TcpStream, Failures> {
-    race(addresses, terms.connect_timeout, |address| {
+async fn connect_to_any(terms: Terms<'_>, addresses: &[SocketAddr]) -> Result<TcpStream, Failures> {
+    race(addresses, terms.connect_timeout(), |address| {
         connect_to(terms, address)
     })
     .await
 }
 
-async fn connect_to(terms: &Terms, address: SocketAddr) -> io::Result<TcpStream> {
+async fn connect_to(terms: Terms<'_>, address: SocketAddr) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
         TcpSocket::new_v6()?
     };
-    if let Some(local) = terms.local_ip {
+    if let Some(local) = terms.local_for(address) {
         socket.bind(SocketAddr::new(local, 0))?;
     }
     // Each write is as large as it can be already; Nagle's algorithm would only hold the last part of a
@@ -162,11 +170,9 @@ mod tests {
         connect_timeout: Duration,
         addresses: &[SocketAddr],
     ) -> Result<TcpStream, Failures> {
-        let terms = Terms {
-            connect_timeout,
-            ..Terms::new("mx.example.net")
-        };
-        time::timeout(Duration::from_secs(120), connect_to_any(&terms, addresses))
+        let server = Server::new("mx.example.net").connect_timeout(connect_timeout);
+        let attempt = connect_to_any(terms(&server), addresses);
+        time::timeout(Duration::from_secs(120), attempt)
             .await
             .expect("it hangs")
     }

@@ -1,9 +1,9 @@
-//! How to reach a server over TCP.
+//! How a session is opened: over TCP, a Unix socket, or a stream that is connected already.
 
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use smtp_adapter::{Error, Failures, Terms, interleave, share, unreachable};
+use smtp_adapter::{Error, Failures, Server, Terms, interleave, share, unreachable};
 use smtp_proto::Channel;
 use socket2::{Domain, Socket, Type};
 
@@ -11,56 +11,44 @@ use crate::pump::Pump;
 use crate::session::Session;
 use crate::stream::Transport;
 
-/// A server and the terms of the sessions with it; [`connect`](Self::connect) opens one.
-///
-/// The defaults: port 25 (465 for implicit TLS, 24 for LMTP), the system's choice of local address, the
-/// host's name in EHLO, opportunistic TLS (required with credentials), no credentials, PIPELINING
-/// where it is offered, 30 seconds to connect and the timeouts of RFC 5321 from there on.
-///
-/// ```no_run
-/// use smtp_blocking::{Connector, Credentials};
-///
-/// let mut session = Connector::new("smtp.example.org:587")
-///     .credentials(Credentials::password("alice", "s3cret"))
-///     .connect()?;
-/// let recipients = ["bob@example.net", "carol@example.net"];
-/// let mut transaction = session.transaction("alice@example.org", recipients)?;
-/// for (index, error) in transaction.failures() {
-///     eprintln!("{}: {error}", recipients[index]);
-/// }
-/// std::io::copy(&mut std::fs::File::open("message.eml")?, &mut transaction)?;
-/// let report = transaction.finish()?;
-/// session.quit();
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Debug)]
-pub struct Connector {
-    terms: Terms,
-}
-
-impl Connector {
-    smtp_adapter::connector_methods!();
-
+impl Session {
     /// Resolves the server's name, connects to the first of its addresses that answers, or to the Unix socket,
     /// and opens the session: greeting, EHLO, STARTTLS, AUTH.
     ///
     /// The addresses are tried one after the other, IPv6 and IPv4 in turn. Each gets an equal share of the time
-    /// that is left of [`connect_timeout`](Self::connect_timeout), and at least two seconds of it.
+    /// that is left of [`Server::connect_timeout`], and at least two seconds of it.
+    ///
+    /// ```no_run
+    /// use smtp_blocking::{Credentials, Server, Session};
+    ///
+    /// let server = Server::new("smtp.example.org:587").credentials(Credentials::password("alice", "s3cret"));
+    /// let mut session = Session::connect(&server)?;
+    /// let recipients = ["bob@example.net", "carol@example.net"];
+    /// let mut transaction = session.transaction("alice@example.org", recipients)?;
+    /// for (index, error) in transaction.failures() {
+    ///     eprintln!("{}: {error}", recipients[index]);
+    /// }
+    /// std::io::copy(&mut std::fs::File::open("message.eml")?, &mut transaction)?;
+    /// let report = transaction.finish()?;
+    /// session.quit();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Stage`](crate::Stage) says how far it came.
-    pub fn connect(&self) -> Result<Session, Error> {
+    pub fn connect(server: &Server) -> Result<Self, Error> {
+        let terms = terms(server);
         #[cfg(unix)]
-        if let Some(path) = &self.terms.unix {
+        if let Some(path) = terms.unix() {
             let connected = std::os::unix::net::UnixStream::connect(path);
             return open(
-                &self.terms,
+                terms,
                 connected.map_err(|error| Terms::no_socket(path, error))?,
             );
         }
-        let connect = |terms: &Terms| connect_tcp(terms).and_then(|stream| open(terms, stream));
-        connect(&self.terms).or_else(|error| match self.terms.in_clear(&error) {
-            Some(terms) => connect(&terms),
+        let connect = |terms| connect_tcp(terms).and_then(|stream| open(terms, stream));
+        connect(terms).or_else(|error| match terms.in_clear(&error) {
+            Some(terms) => connect(terms),
             None => Err(error),
         })
     }
@@ -70,14 +58,18 @@ impl Connector {
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
-    pub fn connect_over(&self, stream: impl Transport + 'static) -> Result<Session, Error> {
-        open(&self.terms, stream)
+    pub fn connect_over(server: &Server, stream: impl Transport + 'static) -> Result<Self, Error> {
+        open(terms(server), stream)
     }
 }
 
-fn open(terms: &Terms, stream: impl Transport + 'static) -> Result<Session, Error> {
+fn terms(server: &Server) -> Terms<'_> {
+    Terms::new(server, cfg!(feature = "rustls"))
+}
+
+fn open(terms: Terms<'_>, stream: impl Transport + 'static) -> Result<Session, Error> {
     let session = terms.session(channel(&stream), stream.local_ip())?;
-    Session::open(Pump::new(session, Box::new(stream), terms.observer.clone()))
+    Session::open(Pump::new(session, Box::new(stream), terms.observer()))
 }
 
 /// Whether this stream leaves the host.
@@ -90,7 +82,7 @@ fn channel(stream: &dyn std::any::Any) -> Channel {
     Channel::Network
 }
 
-fn connect_tcp(terms: &Terms) -> Result<TcpStream, Error> {
+fn connect_tcp(terms: Terms<'_>) -> Result<TcpStream, Error> {
     let (host, port) = terms.host_and_port()?;
     let addresses = (host, port)
         .to_socket_addrs()
@@ -99,8 +91,8 @@ fn connect_tcp(terms: &Terms) -> Result<TcpStream, Error> {
     connect_to_any(terms, &addresses).map_err(|failures| unreachable(host, failures))
 }
 
-fn connect_to_any(terms: &Terms, addresses: &[SocketAddr]) -> Result<TcpStream, Failures> {
-    let deadline = Instant::now() + terms.connect_timeout;
+fn connect_to_any(terms: Terms<'_>, addresses: &[SocketAddr]) -> Result<TcpStream, Failures> {
+    let deadline = Instant::now() + terms.connect_timeout();
     let mut failures = Failures::new();
     for (index, &address) in addresses.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -117,9 +109,13 @@ fn connect_to_any(terms: &Terms, addresses: &[SocketAddr]) -> Result<TcpStream, 
     Err(failures)
 }
 
-fn connect_to(terms: &Terms, address: SocketAddr, timeout: Duration) -> std::io::Result<TcpStream> {
+fn connect_to(
+    terms: Terms<'_>,
+    address: SocketAddr,
+    timeout: Duration,
+) -> std::io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    if let Some(local) = terms.local_ip {
+    if let Some(local) = terms.local_for(address) {
         socket.bind(&SocketAddr::new(local, 0).into())?;
     }
     socket.connect_timeout(&address.into(), timeout)?;
@@ -139,13 +135,10 @@ mod tests {
 
     /// As [`connect_to_any`], with a watchdog.
     fn connect(connect_timeout: Duration, addresses: &[SocketAddr]) -> Result<TcpStream, Failures> {
-        let terms = Terms {
-            connect_timeout,
-            ..Terms::new("mx.example.net")
-        };
+        let server = Server::new("mx.example.net").connect_timeout(connect_timeout);
         let addresses = addresses.to_vec();
         jammed::within(Duration::from_secs(120), move || {
-            connect_to_any(&terms, &addresses)
+            connect_to_any(terms(&server), &addresses)
         })
     }
 
