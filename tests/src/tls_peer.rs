@@ -230,6 +230,7 @@ fn serve(
 ) -> io::Result<()> {
     // A client that hangs does not keep the thread for ever.
     socket.set_read_timeout(Some(Duration::from_secs(30)))?;
+    socket.set_nodelay(true)?;
     let encrypt = |socket: TcpStream| -> io::Result<Box<dyn Stream>> {
         let tls = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
         Ok(Box::new(StreamOwned::new(tls, socket)))
