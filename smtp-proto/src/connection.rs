@@ -229,6 +229,7 @@ impl Connection {
     /// Takes octets that were received. How they are cut does not matter.
     pub fn handle_input(&mut self, now: Instant, bytes: &[u8]) {
         let mut input = bytes;
+        self.conversation.at(now);
         while self.conversation.hears(!input.is_empty()) {
             match self.decoder.decode(&mut input) {
                 Ok(Some(reply)) => self.conversation.on_reply(now, reply),

@@ -107,7 +107,11 @@ fn opening(limits: Limits) -> Vec<Row> {
         });
         assert!(trial.line.engine.is_idle());
         // Nothing but what the server offers is kept.
-        assert!(trial.heap() <= limits.reply.octets + 24, "{name}");
+        assert!(
+            trial.heap() <= limits.reply.octets + 24,
+            "{name}: {}",
+            trial.heap()
+        );
         rows.push(trial.row());
     }
     {
@@ -469,9 +473,8 @@ fn idle() {
     assert!(octets <= 752, "{octets}");
 }
 
-/// One test: the allocator is everybody's.
-#[test]
-fn no_session_takes_more_than_the_formula_says() {
+/// Not under the test harness: the allocator is everybody's, and a harness has a thread that allocates as well.
+fn main() {
     idle();
     let mut too_much = Vec::new();
     println!("{:60} {:>12} {:>12}", "case", "peak", "bound");

@@ -286,11 +286,11 @@ impl Driver {
         self.out.clear();
     }
 
-    /// An idle session keeps no buffer.
+    /// A session that is idle, or has ended, keeps no buffer.
     fn release(&mut self) {
-        if self.out.is_empty() && self.engine.is_idle() {
-            self.out = Vec::new();
-            self.chunk = Vec::new();
+        if self.out.is_empty() && (self.engine.is_idle() || self.engine.is_closed()) {
+            self.forget_chunk();
+            (self.out, self.chunk) = (Vec::new(), Vec::new());
             if self.answers.is_empty() {
                 self.answers = VecDeque::new();
             }
@@ -316,7 +316,10 @@ impl Driver {
                     // What is left of one that was refused.
                     self.forget_chunk();
                 }
-                Event::Answered(id, answer) => self.answers.push_back((id, answer)),
+                Event::Answered(id, answer) => {
+                    self.answers.push_back((id, answer));
+                    self.release();
+                }
                 Event::OverlapBroken => self.overlap_broken = true,
                 Event::Closed(result) => {
                     self.closed = Some(Box::new(result));
@@ -325,6 +328,7 @@ impl Driver {
                     if !self.engine.has_quit() {
                         self.out.clear();
                     }
+                    self.release();
                 }
                 Event::Trace(trace) => {
                     if let Some(observer) = &self.observer {

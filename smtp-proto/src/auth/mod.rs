@@ -5,6 +5,7 @@ mod external;
 mod mechanism;
 mod nonce;
 mod password;
+mod redact;
 #[cfg(feature = "scram")]
 mod saslprep;
 #[cfg(feature = "scram")]
@@ -24,6 +25,7 @@ use crate::tls::TlsFacts;
 
 pub use mechanism::{Mechanism, MechanismError, Secret};
 pub use nonce::Nonce;
+pub(crate) use redact::Redaction;
 pub use token::TokenError;
 
 /// How to log in, and what that may cost. Secrets are wiped when the last clone is dropped, and never
@@ -209,6 +211,11 @@ impl Credentials {
     pub fn permit_unverified(mut self) -> Self {
         self.unverified = true;
         self
+    }
+
+    /// Whether the mechanism is the caller's own, of which nothing is known.
+    pub(crate) fn is_custom(&self) -> bool {
+        matches!(self.source, Source::Custom(_))
     }
 
     /// Whether [`permit_unverified`](Self::permit_unverified) was called.

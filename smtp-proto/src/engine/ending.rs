@@ -63,7 +63,10 @@ impl Conversation {
             cause => Error::transient(stage, cause),
         };
         let error = self.about_front(error);
-        if let (Some(what), Cause::TimedOut(_)) = (self.peer.pipeline.front(), &error.cause) {
+        if let (Some(what), Phase::Ready) = (self.peer.pipeline.front(), &self.phase)
+            && matches!(error.cause, Cause::TimedOut(_))
+            && self.peer.pipeline.is_late()
+        {
             self.note_broken_overlap(what);
         }
         self.close(error);
@@ -158,6 +161,7 @@ impl Conversation {
 
     pub(super) fn end(&mut self, result: Result<(), Error>) {
         self.phase = Phase::Closed;
+        self.opening.close();
         self.peer.pipeline.shut();
         // A handshake that has not begun must not begin now.
         self.peer.events.withdraw_handshake();

@@ -1,73 +1,91 @@
 //! What the caller is told, in order, and how much of it is kept for a caller that does not ask.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 
 use crate::event::{Event, Trace};
 
 #[derive(Debug)]
 pub(crate) struct Events {
-    queue: VecDeque<Event>,
-    /// Reports and answers among them.
+    /// Each with its number, which says what came before what.
+    queue: VecDeque<(u64, Event)>,
+    next: u64,
+    /// Reports and answers in the queue.
     results: usize,
-    traces: usize,
-    most_traces: usize,
-    /// Traces that were dropped since the last one was polled.
+    /// Only where the caller wants them.
+    traces: Option<Box<Traces>>,
+}
+
+/// The steps of the conversation. They have a queue of their own, because the oldest are dropped.
+#[derive(Debug)]
+struct Traces {
+    queue: VecDeque<(u64, Trace)>,
+    most: usize,
+    /// Dropped since the last one was polled.
     missed: u64,
 }
 
 impl Events {
-    pub(crate) fn new(most_traces: usize) -> Self {
+    /// With so many traces, where the caller wants any.
+    pub(crate) fn new(traces: Option<usize>) -> Self {
+        let traces = traces.map(|most| Traces {
+            queue: VecDeque::new(),
+            most,
+            missed: 0,
+        });
         Self {
             queue: VecDeque::new(),
+            next: 0,
             results: 0,
-            traces: 0,
-            most_traces,
-            missed: 0,
+            traces: traces.map(Box::new),
         }
     }
 
     pub(crate) fn push(&mut self, event: Event) {
         match event {
             Event::Finished(..) | Event::Answered(..) => self.results += 1,
-            Event::Trace(_) if self.most_traces == 0 => {
-                self.missed += 1;
-                return;
-            }
-            Event::Trace(_) => {
-                self.traces += 1;
-                if self.traces > self.most_traces {
-                    self.drop_oldest_trace();
-                }
-            }
             // An earlier one is for a body that has ended since. A split message has many bodies.
-            Event::BodyWanted(_) => self.queue.retain(|earlier| *earlier != event),
+            Event::BodyWanted(_) => self.queue.retain(|(_, earlier)| *earlier != event),
             _ => {}
         }
-        self.queue.push_back(event);
+        self.next += 1;
+        self.queue.push_back((self.next, event));
     }
 
-    fn drop_oldest_trace(&mut self) {
-        if let Some(at) = self
-            .queue
-            .iter()
-            .position(|event| matches!(event, Event::Trace(_)))
-        {
-            self.queue.remove(at);
-            self.traces -= 1;
-            self.missed += 1;
+    pub(crate) fn trace(&mut self, trace: impl FnOnce() -> Trace) {
+        let Some(traces) = &mut self.traces else {
+            return;
+        };
+        if traces.queue.len() >= traces.most {
+            traces.missed += 1;
+            traces.queue.pop_front();
+        }
+        if traces.most > 0 {
+            self.next += 1;
+            traces.queue.push_back((self.next, trace()));
         }
     }
 
     pub(crate) fn pop(&mut self) -> Option<Event> {
-        if self.missed > 0 {
-            let missed = core::mem::take(&mut self.missed);
-            return Some(Event::Trace(Trace::Missed(missed)));
+        let event = self.queue.front().map(|(number, _)| *number);
+        if let Some(traces) = &mut self.traces {
+            if traces.missed > 0 {
+                let missed = core::mem::take(&mut traces.missed);
+                return Some(Event::Trace(Trace::Missed(missed)));
+            }
+            let is_first = |number: u64| event.is_none_or(|event| number < event);
+            if traces
+                .queue
+                .front()
+                .is_some_and(|(number, _)| is_first(*number))
+            {
+                let trace = traces.queue.pop_front();
+                return trace.map(|(_, trace)| Event::Trace(trace));
+            }
         }
-        let event = self.queue.pop_front()?;
-        match event {
-            Event::Finished(..) | Event::Answered(..) => self.results -= 1,
-            Event::Trace(_) => self.traces -= 1,
-            _ => {}
+        let (_, event) = self.queue.pop_front()?;
+        if matches!(event, Event::Finished(..) | Event::Answered(..)) {
+            self.results -= 1;
         }
         Some(event)
     }
@@ -79,13 +97,18 @@ impl Events {
 
     /// A handshake that has not begun must not begin any more.
     pub(crate) fn withdraw_handshake(&mut self) {
-        self.queue.retain(|event| *event != Event::StartTls);
+        self.queue.retain(|(_, event)| *event != Event::StartTls);
     }
 
     /// Gives back the room of what is empty.
     pub(crate) fn release(&mut self) {
         if self.queue.is_empty() {
             self.queue = VecDeque::new();
+        }
+        if let Some(traces) = &mut self.traces
+            && traces.queue.is_empty()
+        {
+            traces.queue = VecDeque::new();
         }
     }
 }

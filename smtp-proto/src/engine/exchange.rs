@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use crate::auth::{Mechanism, MechanismError, Nonce, Secret, Surroundings};
+use crate::auth::{Credentials, Mechanism, MechanismError, Nonce, Secret, Surroundings};
 use crate::capability::Extension;
 use crate::command::{Command, fits_auth_line};
 use crate::error::{Cause, Error, ProtocolError, Stage};
@@ -35,12 +35,9 @@ pub(crate) struct Exchange {
     challenges: u32,
     /// Why `*` was sent.
     cancelled: Option<Cause>,
-    /// The responses that were sent, in base64: what must not come back in an error.
-    sent: Vec<Zeroizing<String>>,
+    /// The last response of a mechanism of the caller's: what must not come back in an error.
+    sent: Option<Secret>,
 }
-
-/// So many octets in a row of what was sent are redacted in a reply. Less would hide words of the server's.
-const TELLING: usize = 4;
 
 /// Begins to log in. `logins` is how often that was done before on this connection.
 pub(crate) fn log_in(
@@ -126,14 +123,17 @@ fn next_mechanism(
     peer.push(command, Awaited::Opening(OpeningReply::Auth));
     let is_fitting = fitting.is_some();
     // rule: auth.initial-response-too-long
-    let pending = if fitting.is_none() { initial } else { None };
+    let (sent, pending) = match is_fitting {
+        true => (initial.filter(|_| is_custom(peer)), None),
+        false => (None, initial),
+    };
     Ok(Box::new(Exchange {
         mechanism,
         rest: mechanisms,
         pending,
         challenges: 0,
         cancelled: None,
-        sent: encoded.filter(|_| is_fitting).into_iter().collect(),
+        sent,
     }))
 }
 
@@ -149,10 +149,10 @@ impl Exchange {
             ReplyClass::Intermediate => {
                 match self.answer(reply, peer.config.limits.challenges) {
                     Ok(response) => {
-                        let response = encode(&response);
-                        self.sent.push(response.clone());
+                        let encoded = encode(&response);
+                        self.sent = Some(response).filter(|_| is_custom(peer));
                         let awaited = Awaited::Opening(OpeningReply::Auth);
-                        peer.push(Command::AuthResponse(&response), awaited);
+                        peer.push(Command::AuthResponse(&encoded), awaited);
                     }
                     Err(error) => {
                         self.cancelled = Some(error);
@@ -195,7 +195,10 @@ impl Exchange {
                 // rule: auth.anonymous-refused
                 let mut error =
                     Error::rejected(Stage::Auth, reply.to_reply()).with_command(&command);
-                if let Some(token) = self.mechanism.token_error() {
+                if let Some(mut token) = self.mechanism.token_error() {
+                    if let Some(redaction) = peer.redaction(self.last_response()) {
+                        redaction.apply_to(&mut token);
+                    }
                     error.cause = Cause::TokenRejected {
                         reply: reply.to_reply(),
                         error: Box::new(token),
@@ -217,33 +220,9 @@ impl Exchange {
         error.with_command(&command)
     }
 
-    /// The text without what was sent, if it has any of it.
-    pub(crate) fn redact(&self, text: &[u8]) -> Option<Vec<u8>> {
-        let is_base64 =
-            |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'+' | b'/' | b'=');
-        let was_sent = |run: &[u8]| {
-            run.len() >= TELLING
-                && self.sent.iter().any(|response| {
-                    response
-                        .as_bytes()
-                        .windows(run.len())
-                        .any(|part| part == run)
-                })
-        };
-        let mut redacted = None;
-        let mut at = 0;
-        for run in text.split(|octet| !is_base64(octet)) {
-            if was_sent(run) {
-                let (out, from) = redacted.get_or_insert_with(|| (Vec::new(), 0));
-                out.extend_from_slice(&text[*from..at]);
-                out.extend_from_slice(b"****");
-                *from = at + run.len();
-            }
-            at += run.len() + 1;
-        }
-        let (mut out, from) = redacted?;
-        out.extend_from_slice(&text[from..]);
-        Some(out)
+    /// What was sent last by a mechanism of which nothing else is known.
+    pub(crate) fn last_response(&self) -> Option<&[u8]> {
+        self.sent.as_deref().map(Vec::as_slice)
     }
 
     /// AUTH, for an error.
@@ -271,6 +250,11 @@ impl Exchange {
             .map_err(|_| MechanismError::Undecodable)?;
         Ok(self.mechanism.respond(&challenge)?)
     }
+}
+
+fn is_custom(peer: &Peer) -> bool {
+    let credentials = peer.config.credentials.as_ref();
+    credentials.is_some_and(Credentials::is_custom)
 }
 
 fn encode(secret: &[u8]) -> Zeroizing<String> {

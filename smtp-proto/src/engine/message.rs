@@ -83,6 +83,8 @@ pub(crate) struct Message {
     /// How often in a row it was refused as a whole.
     pub(super) refusals: u8,
     pub(super) kept: Kept,
+    /// It cannot overlap, because it is not to be sent as things stand.
+    is_withheld: bool,
     /// Why nobody else is named.
     pub(super) ended_by: Option<Error>,
 }
@@ -97,6 +99,7 @@ impl Message {
             transaction: None,
             refusals: 0,
             kept: Kept::default(),
+            is_withheld: false,
             ended_by: None,
         }
     }
@@ -224,8 +227,12 @@ impl Message {
         if !peer.pipelines() || !peer.pipeline.may_send(true, octets) {
             return false;
         }
-        // One that this server cannot be given is reported in its turn.
+        // One that this server cannot be given is reported in its turn, and not planned again before.
+        if self.is_withheld {
+            return false;
+        }
         let Ok(plan) = self.plan(peer) else {
+            self.is_withheld = true;
             return false;
         };
         // What became of the chunks before is not known, and one that was refused leaves its transaction in a

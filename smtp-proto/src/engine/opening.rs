@@ -151,10 +151,19 @@ impl Opening {
     }
 
     /// The text of a reply without the secrets that a server echoes, if it does: some repeat what they did not
-    /// understand.
+    /// understand. A reply that says yes is looked at during a login alone.
     // rule: auth.echo-redacted
-    pub(crate) fn redact(&self, text: &[u8]) -> Option<Vec<u8>> {
-        self.exchange.as_ref()?.redact(text)
+    pub(crate) fn redact(&self, text: &[u8], is_refusal: bool, peer: &Peer) -> Option<Vec<u8>> {
+        match &self.exchange {
+            Some(exchange) => peer.redaction(exchange.last_response())?.apply(text),
+            None if is_refusal => peer.redaction(None)?.apply(text),
+            None => None,
+        }
+    }
+
+    /// Nothing is kept of a login that did not come to its end.
+    pub(crate) fn close(&mut self) {
+        (self.exchange, self.ehlo_refused) = (None, None);
     }
 
     /// The error about this reply, with the command that it is about.

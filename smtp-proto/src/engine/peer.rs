@@ -2,11 +2,11 @@
 
 use alloc::sync::Arc;
 
-use crate::auth::Trust;
+use crate::auth::{Redaction, Trust};
 use crate::capability::{Capabilities, Extension};
 use crate::command::Command;
 use crate::config::{Config, Protocol, TlsPolicy};
-use crate::event::{Event, Trace};
+use crate::event::Trace;
 use crate::time::Instant;
 use crate::tls::{Channel, TlsFacts};
 
@@ -35,7 +35,7 @@ impl Peer {
     pub(crate) fn new(config: Arc<Config>, now: Instant) -> Self {
         Self {
             pipeline: Pipeline::new(config.clone(), now),
-            events: Events::new(config.limits.traces),
+            events: Events::new(config.trace.then_some(config.limits.traces)),
             capabilities: Capabilities::default(),
             tls: None,
             usage: Usage::default(),
@@ -50,6 +50,11 @@ impl Peer {
         // rule: transaction.lockstep
         // rule: lmtp.lockstep
         self.config.pipelining && self.capabilities.has(Extension::Pipelining)
+    }
+
+    /// What must not be shown of the credentials, and of this response.
+    pub(crate) fn redaction(&self, response: Option<&[u8]>) -> Option<Redaction> {
+        Redaction::new(self.config.credentials.as_ref()?, response)
     }
 
     pub(crate) fn is_lmtp(&self) -> bool {
@@ -87,10 +92,7 @@ impl Peer {
         command: impl FnOnce(&'a Capabilities) -> Command<'a>,
     ) {
         let command = command(&self.capabilities);
-        if self.config.trace {
-            self.events
-                .push(Event::Trace(Trace::Sent(command.redacted().into())));
-        }
+        self.events.trace(|| Trace::Sent(command.redacted().into()));
         self.pipeline.push(command, what);
     }
 
@@ -101,15 +103,10 @@ impl Peer {
     }
 
     fn show(&mut self, command: Command<'_>) {
-        if self.config.trace {
-            self.events
-                .push(Event::Trace(Trace::Sent(command.redacted().into())));
-        }
+        self.trace(|| Trace::Sent(command.redacted().into()));
     }
 
     pub(crate) fn trace(&mut self, trace: impl FnOnce() -> Trace) {
-        if self.config.trace {
-            self.events.push(Event::Trace(trace()));
-        }
+        self.events.trace(trace);
     }
 }

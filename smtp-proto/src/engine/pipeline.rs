@@ -270,9 +270,11 @@ impl Pipeline {
         self.round_trips = self.round_trips.max(owed.trip + 1);
         self.in_flight -= owed.octets;
         self.deadline = None;
-        self.answered = self.answered.max(owed.end);
-        if self.is_written_as_given() {
+        if owed.end > self.written.max(self.answered) {
+            // The transport has taken that much, whatever its completions say.
+            self.answered = owed.end;
             self.write = None;
+            self.expect_progress();
         }
         Some(owed)
     }
@@ -299,6 +301,12 @@ impl Pipeline {
             let timeout = front.what.rule().timeout;
             self.deadline = Some(Deadline::new(self.now, timeout(&self.config.timeouts)));
         }
+    }
+
+    /// Whether the time for the reply that is owed next has passed.
+    pub(crate) fn is_late(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| self.now >= deadline.at)
     }
 
     /// Whether the transport has taken all that it was given.

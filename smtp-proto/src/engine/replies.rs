@@ -16,7 +16,7 @@ impl Conversation {
     /// What is no reply, or more than a limit allows.
     pub(crate) fn on_malformed(&mut self, mut error: ReplyError) {
         if let ReplyError::NotAReply(line) = &mut error
-            && let Some(redacted) = self.opening.redact(line)
+            && let Some(redacted) = self.opening.redact(line, true, &self.peer)
         {
             *line = redacted.into();
         }
@@ -25,7 +25,8 @@ impl Conversation {
 
     pub(crate) fn on_reply(&mut self, now: Instant, reply: ReplyRef<'_>) {
         let heard = reply;
-        let redacted = self.opening.redact(reply.text());
+        let is_refusal = matches!(reply.class(), ReplyClass::Transient | ReplyClass::Permanent);
+        let redacted = self.opening.redact(reply.text(), is_refusal, &self.peer);
         let reply = match &redacted {
             Some(text) => reply.with_text(text),
             None => reply,
@@ -63,8 +64,8 @@ impl Conversation {
             // A mechanism reads what was said, and nobody else does.
             Awaited::Opening(what) => match self.opening.on_reply(
                 what,
-                match reply.class() {
-                    ReplyClass::Success | ReplyClass::Intermediate => heard,
+                match (reply.class(), reply.code().get()) {
+                    (ReplyClass::Intermediate, _) | (_, 235) => heard,
                     _ => reply,
                 },
                 &mut self.peer,
@@ -102,7 +103,9 @@ impl Conversation {
             // Where commands overlap, it shows a queue that has shifted.
             true if pipeline.is_overlapping() && !ends_data => {
                 let what = pipeline.front().unwrap_or(Awaited::Request);
-                self.on_wrong_class(what, reply.borrow());
+                let error = ProtocolError::WrongClass(reply);
+                let error = self.about(what, Error::transient(what.stage(), error));
+                self.close(error);
             }
             true => {
                 let error = self.about_front(Error::rejected(self.stage(), reply));

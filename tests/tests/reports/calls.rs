@@ -5,7 +5,7 @@ use std::time::Duration;
 use smtp_proto::error::Misuse;
 use smtp_proto::event::Trace;
 use smtp_proto::parameter::MailParameter;
-use smtp_proto::{BodyPart, Chunking, Event, Instant, Outcome, Request, TlsPolicy};
+use smtp_proto::{BodyPart, Chunking, Credentials, Event, Instant, Outcome, Request, TlsPolicy};
 
 use crate::script::{Script, config, eager_overlap, envelope};
 use crate::{CHUNKED, PIPELINED};
@@ -247,4 +247,129 @@ fn no_trace_is_kept_where_none_may_be() {
     let kept =
         |event: &Event| matches!(event, Event::Trace(trace) if !matches!(trace, Trace::Missed(_)));
     assert!(!script.events.iter().any(kept), "{:?}", script.events);
+}
+
+/// Up to the dot of a message, which is begun and overlaps.
+fn up_to_the_dot() -> Script {
+    let mut script = Script::open(overlapping(), PIPELINED);
+    script.submit(&["b"]);
+    script.submit(&["c"]);
+    script.up_to_354(1);
+    script.pump(b"x\r\n");
+    script.engine.finish_body().unwrap();
+    script
+}
+
+#[test]
+fn a_transport_that_is_stuck_says_nothing_of_overlap() {
+    let mut script = up_to_the_dot();
+    script.begin(b"");
+    script.server("250 taken\r\n");
+    // The dot, and five octets of the next MAIL.
+    script.engine.handle_written(script.now, ".\r\nMAIL ".len());
+    script.pass(181 * SECOND);
+    assert!(script.engine.is_closed());
+    assert!(!script.says_overlap_broken());
+}
+
+#[test]
+fn a_server_that_goes_says_nothing_of_overlap() {
+    for words in ["221 bye\r\n250 taken\r\n", "250 taken\r\n221 bye\r\n"] {
+        let mut script = up_to_the_dot();
+        script.pump(b"");
+        script.server(words);
+        script.pass(601 * SECOND);
+        assert!(script.engine.is_closed());
+        assert!(!script.says_overlap_broken(), "{words}");
+    }
+}
+
+#[test]
+fn a_reply_gives_the_transport_its_time_anew() {
+    let mut script = Script::open(config(), PIPELINED);
+    script.submit(&["b"]);
+    script.begin(b"");
+    script.pass(179 * SECOND);
+    script.server("250 sender\r\n");
+    script.pass(179 * SECOND);
+    assert!(!script.engine.is_closed());
+    script.pass(SECOND);
+    assert!(script.engine.is_closed());
+}
+
+#[test]
+fn the_time_of_half_a_reply_counts() {
+    let mut script = Script::open(config(), PIPELINED);
+    script.submit(&["b"]);
+    script.pump(b"");
+    script.pass(100 * SECOND);
+    let late = script.now;
+    script.server("250 sender o");
+    let earlier = Instant::from_origin(late.since_origin() - 50 * SECOND);
+    script.engine.handle_input(earlier, b"k\r\n");
+    assert_eq!(script.engine.poll_timeout(), Some(late + 300 * SECOND));
+}
+
+/// All that is shown of a session that logs in so.
+fn shown(mechanisms: &str, credentials: Credentials, replies: &[&str]) -> String {
+    let mut config = config();
+    config.trace = true;
+    config.credentials = Some(credentials.permit_in_clear());
+    let mut script = Script::new(config);
+    script.server("220 mx\r\n");
+    script.pump(b"");
+    script.server(&format!("250-mx\r\n250 AUTH {mechanisms}\r\n"));
+    for reply in replies {
+        script.pump(b"");
+        script.server(reply);
+    }
+    let lines = script.events.iter().map(|event| match event {
+        Event::Closed(Err(error)) => format!("{error} {error:?}\n"),
+        event => format!("{event:?}\n"),
+    });
+    lines.collect()
+}
+
+#[test]
+fn no_echo_of_a_login_is_shown() {
+    const ECHO: &str = "AGFsaWNlAGNvcnJlY3QtaG9yc2U=";
+    // The status of it says: 401 token ya29-secret is bad.
+    const TOKEN: &str =
+        "eyJzdGF0dXMiOiI0MDEgdG9rZW4geWEyOS1zZWNyZXQgaXMgYmFkIiwic2NvcGUiOiJtYWlsIn0=";
+    let alice = Credentials::password("alice", "correct-horse");
+    let token = Credentials::token("alice", "ya29-secret");
+    let (login, password) = ("334 VXNlcm5hbWU6\r\n", "334 UGFzc3dvcmQ6\r\n");
+    let echo = |before: &str, after: &str| format!("{before}{ECHO}{after}\r\n");
+    let (other, pair, line) = (
+        echo("250 AUTH PLAIN ", ""),
+        echo("535 data=", ""),
+        echo("x=", ""),
+    );
+    let (bye, again, refusal) = (
+        echo("421 bye ", ""),
+        echo("535 ", ""),
+        format!("334 {TOKEN}\r\n"),
+    );
+    let clear = "535 password correct-horse\r\n";
+    let joined = "535 YWxpY2U=Y29ycmVjdC1ob3JzZQ==\r\n";
+    for (mechanisms, credentials, replies) in [
+        ("PLAIN", &alice, &[&*other][..]),
+        ("PLAIN", &alice, &[&pair]),
+        ("PLAIN", &alice, &[&line]),
+        ("PLAIN", &alice, &[clear]),
+        ("PLAIN", &alice, &["235 ok\r\n", &bye]),
+        ("LOGIN", &alice, &[login, password, joined]),
+        ("PLAIN LOGIN", &alice, &["504 no\r\n", login, &again]),
+        ("XOAUTH2", &token, &[&refusal, "535 no\r\n"]),
+    ] {
+        let shown = shown(mechanisms, credentials.clone(), replies);
+        for secret in [
+            "vcnJlY3QtaG9yc2",
+            "Y29ycmVjdC1ob3JzZ",
+            "correct-horse",
+            "ya29-secret",
+        ] {
+            assert!(!shown.contains(secret), "{secret} in {shown}");
+        }
+    }
 }

@@ -1,0 +1,192 @@
+//! What a server echoes of a login. Some repeat a line that they do not know, and it would stand in an error and a
+//! trace.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
+
+use super::{Credentials, Source, TokenError};
+
+/// So many octets in a row are telling. A secret that is shorter is looked for as a whole.
+const TELLING: usize = 8;
+
+/// A secret that is shorter is not looked for: it would be found in any text.
+const LEAST: usize = 4;
+
+/// What must not be shown.
+pub(crate) struct Redaction {
+    /// Each row of so many octets of it, in lower case and sorted.
+    rows: Zeroizing<Vec<[u8; TELLING]>>,
+    /// What is shorter, in lower case.
+    short: Vec<Zeroizing<Vec<u8>>>,
+}
+
+impl Redaction {
+    /// The secret of these credentials, and this response of a mechanism of the caller's. None where there is neither.
+    pub(crate) fn new(credentials: &Credentials, response: Option<&[u8]>) -> Option<Self> {
+        let secret = match &credentials.source {
+            Source::Password(login) | Source::Token(login) => Some(login.secret.as_bytes()),
+            Source::External | Source::Anonymous(_) | Source::Custom(_) => None,
+        };
+        let mut redaction = Self {
+            rows: Zeroizing::new(Vec::new()),
+            short: Vec::new(),
+        };
+        for secret in secret.into_iter().chain(response) {
+            redaction.add(secret);
+            for before in 0..3 {
+                redaction.add(in_base64(secret, before).as_bytes());
+            }
+        }
+        redaction.rows.sort_unstable();
+        (!redaction.rows.is_empty() || !redaction.short.is_empty()).then_some(redaction)
+    }
+
+    fn add(&mut self, secret: &[u8]) {
+        let secret = Zeroizing::new(secret.to_ascii_lowercase());
+        match secret.len() {
+            ..LEAST => {}
+            LEAST..TELLING => self.short.push(secret),
+            _ => {
+                self.rows.reserve(secret.len());
+                let rows = secret.windows(TELLING);
+                self.rows
+                    .extend(rows.filter_map(|row| <[u8; TELLING]>::try_from(row).ok()));
+            }
+        }
+    }
+
+    /// The text without it, if it has any of it.
+    pub(crate) fn apply(&self, text: &[u8]) -> Option<Vec<u8>> {
+        let lower = Zeroizing::new(text.to_ascii_lowercase());
+        // The parts to be redacted, in order; they may overlap.
+        let part = |at: usize| {
+            let rest = &lower[at..];
+            let is_telling = rest
+                .first_chunk::<TELLING>()
+                .is_some_and(|row| self.rows.binary_search(row).is_ok());
+            let short = self.short.iter().find(|short| rest.starts_with(short));
+            match is_telling {
+                true => Some((at, at + TELLING)),
+                false => short.map(|short| (at, at + short.len())),
+            }
+        };
+        let mut parts = (0..lower.len()).filter_map(part).peekable();
+        parts.peek()?;
+        let (mut out, mut shown) = (Vec::with_capacity(text.len()), 0);
+        while let Some((from, mut to)) = parts.next() {
+            while let Some((_, end)) = parts.next_if(|(next, _)| *next <= to) {
+                to = to.max(end);
+            }
+            out.extend_from_slice(&text[shown..from]);
+            out.extend_from_slice(b"****");
+            shown = to;
+        }
+        out.extend_from_slice(&text[shown..]);
+        Some(out)
+    }
+
+    /// The same for what a server has said about a token.
+    pub(crate) fn apply_to(&self, error: &mut TokenError) {
+        let parts = [
+            Some(&mut error.status),
+            error.scope.as_mut(),
+            error.schemes.as_mut(),
+            error.openid_configuration.as_mut(),
+        ];
+        for text in parts.into_iter().flatten() {
+            if let Some(redacted) = self.apply(text.as_bytes()) {
+                *text = String::from_utf8_lossy(&redacted).into_owned();
+            }
+        }
+    }
+}
+
+/// The characters of base64 that depend on the secret alone, where so many octets stand before it (modulo 3).
+fn in_base64(secret: &[u8], before: usize) -> Zeroizing<String> {
+    let mut octets = Zeroizing::new(Vec::with_capacity(before + secret.len()));
+    octets.resize(before, 0);
+    octets.extend_from_slice(secret);
+    let encoded = Zeroizing::new(STANDARD.encode(&octets));
+    let (from, to) = ((8 * before).div_ceil(6), 8 * octets.len() / 6);
+    Zeroizing::new(encoded.get(from..to).unwrap_or_default().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+
+    use super::*;
+
+    fn redacted(secret: &str, text: &str) -> String {
+        let redaction = Redaction::new(&Credentials::password("alice", secret), None);
+        let redacted = redaction.and_then(|redaction| redaction.apply(text.as_bytes()));
+        redacted.map_or(text.into(), |text| String::from_utf8(text).unwrap())
+    }
+
+    /// The response of each mechanism that shows the password, in each surrounding that a server gives it.
+    #[test]
+    fn an_echo_is_found_wherever_it_stands() {
+        for (secret, user) in [
+            ("correct-horse", "alice"),
+            ("0123456789abcdef", "bo"),
+            ("~~~~~~~~~~", ""),
+        ] {
+            let responses = [
+                format!("\0{user}\0{secret}"),
+                format!("{user}x\0{user}\0{secret}"),
+                secret.into(),
+                format!("user={user}\x01auth=Bearer {secret}\x01\x01"),
+            ];
+            for response in responses {
+                let echo = STANDARD.encode(&response);
+                for text in [
+                    echo.clone(),
+                    format!("data={echo}"),
+                    format!("/{echo}/ is not known"),
+                    format!("YWxpY2U={echo}=3D"),
+                    format!("\"AUTH PLAIN {echo}\"").to_uppercase(),
+                    response.clone(),
+                ] {
+                    let shown = redacted(secret, &text).to_lowercase();
+                    assert!(shown.contains("****"), "{shown}");
+                    let echoes = [&echo, secret].map(str::to_lowercase);
+                    for echo in echoes {
+                        for at in 0..echo.len().saturating_sub(TELLING) {
+                            let row = &echo[at..at + TELLING];
+                            let is_of_secret = redacted(secret, row).contains("****");
+                            assert!(!is_of_secret || !shown.contains(row), "{row} in {shown}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn honest_words_stay() {
+        for (secret, text) in [
+            (
+                "correct-horse",
+                "5.7.8 authentication of alice failed: see https://example.net/help",
+            ),
+            ("00fj)A", "5.7.8 no mail for bob"),
+            ("p", "5.7.8 please supply a password"),
+        ] {
+            assert_eq!(redacted(secret, text), text);
+        }
+    }
+
+    #[test]
+    fn rows_are_joined() {
+        assert_eq!(redacted("correct-horse", "not correct-horse!"), "not ****!");
+        assert_eq!(redacted("abcd", "abcd or ABCDE"), "**** or ****E");
+        assert_eq!(
+            redacted("correct-horse", "correct-h, rect-horse"),
+            "****, ****"
+        );
+    }
+}
