@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use smtp_adapter::{Error, Failures, Server, Terms, interleave, share, unreachable};
-use smtp_proto::Channel;
+use smtp_proto::{Channel, TlsFacts};
 use socket2::{Domain, Socket, Type};
 
 use crate::pump::Pump;
@@ -43,10 +43,12 @@ impl Session {
             let connected = std::os::unix::net::UnixStream::connect(path);
             return open(
                 terms,
+                Channel::Local,
                 connected.map_err(|error| Terms::no_socket(path, error))?,
             );
         }
-        let connect = |terms| connect_tcp(terms).and_then(|stream| open(terms, stream));
+        let connect =
+            |terms| connect_tcp(terms).and_then(|stream| open(terms, Channel::Network, stream));
         connect(terms).or_else(|error| match terms.in_clear(&error) {
             Some(terms) => connect(terms),
             None => Err(error),
@@ -59,7 +61,21 @@ impl Session {
     /// # Errors
     /// As [`connect`](Self::connect).
     pub fn connect_over(server: &Server, stream: impl Transport + 'static) -> Result<Self, Error> {
-        open(terms(server), stream)
+        let channel = channel(&stream);
+        open(terms(server), channel, stream)
+    }
+
+    /// The same over a stream that is encrypted already, by a proxy or a TLS library of the application's. These facts
+    /// say what is known of the server at its end: credentials and REQUIRETLS depend on them.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn connect_over_tls(
+        server: &Server,
+        stream: impl Transport + 'static,
+        facts: TlsFacts,
+    ) -> Result<Self, Error> {
+        open(terms(server), Channel::Tls(facts), stream)
     }
 }
 
@@ -67,8 +83,12 @@ fn terms(server: &Server) -> Terms<'_> {
     Terms::new(server, cfg!(feature = "rustls"))
 }
 
-fn open(terms: Terms<'_>, stream: impl Transport + 'static) -> Result<Session, Error> {
-    let session = terms.session(channel(&stream), stream.local_ip())?;
+fn open(
+    terms: Terms<'_>,
+    channel: Channel,
+    stream: impl Transport + 'static,
+) -> Result<Session, Error> {
+    let session = terms.session(channel, stream.local_ip())?;
     Session::open(Pump::new(session, Box::new(stream), terms.observer()))
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Buf;
 use smtp_blocking::{
-    Cause, Credentials, Envelope, Message, Outcome, Server, Session, Stage, TlsPolicy,
+    Cause, Credentials, Envelope, Message, Outcome, Server, Session, Stage, TlsFacts, TlsPolicy,
     body::LineEndings, event::Trace,
 };
 use smtp_tests::receiver::{Options, Receiver, make_client_certificate};
@@ -495,4 +495,49 @@ fn timeouts_without_end_are_no_panic() {
         .unwrap();
     session.quit();
     assert_eq!(receiver.stored(0), MESSAGE);
+}
+
+/// What is known of the server decides: the password, and a message that needs TLS, go to one that was verified.
+#[test]
+fn a_stream_that_is_encrypted_already_says_so() {
+    use smtp_blocking::parameter::MailParameter;
+    for verified in [true, false] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut peer = listener.accept().unwrap().0;
+        let heard = std::thread::spawn(move || {
+            let mut heard = String::new();
+            let mut lines = BufReader::new(peer.try_clone().unwrap()).lines();
+            peer.write_all(b"220 mx\r\n").unwrap();
+            while let Some(Ok(line)) = lines.next() {
+                let reply = match line.split(' ').next().unwrap() {
+                    "EHLO" => "250-mx\r\n250-STARTTLS\r\n250-REQUIRETLS\r\n250 AUTH PLAIN\r\n",
+                    "AUTH" => "235 welcome\r\n",
+                    "DATA" => "354 go\r\n",
+                    _ => "250 ok\r\n",
+                };
+                heard += &line;
+                heard += "\n";
+                let _ = peer.write_all(reply.as_bytes());
+            }
+            heard
+        });
+        let mut facts = TlsFacts::default();
+        facts.verified = verified;
+        let server = Server::new("mx.example.net").credentials(Credentials::password("u", "p"));
+        let session = Session::connect_over_tls(&server, stream, facts);
+        if verified {
+            let envelope = Envelope::new("a@example.org", ["b@example.net"]).unwrap();
+            let envelope = envelope.parameter(MailParameter::require_tls());
+            let report = session.unwrap().send_last(envelope, MESSAGE);
+            assert!(report.unwrap().is_success());
+        } else {
+            let cause = session.unwrap_err().cause().clone();
+            assert!(matches!(cause, Cause::CredentialsUnverified(_)), "{cause}");
+        }
+        let heard = heard.join().unwrap();
+        assert!(!heard.contains("STARTTLS"), "{heard}");
+        assert_eq!(heard.contains("AUTH PLAIN"), verified, "{heard}");
+        assert_eq!(heard.contains(" REQUIRETLS"), verified, "{heard}");
+    }
 }

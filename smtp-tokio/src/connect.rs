@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use smtp_adapter::{Failures, Server, Terms, interleave, unreachable};
-use smtp_proto::Channel;
+use smtp_proto::{Channel, TlsFacts};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -51,6 +51,7 @@ impl Session {
             let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
             return open(
                 terms,
+                Channel::Local,
                 connected.map_err(|error| Terms::no_socket(path, error))?,
             )
             .await;
@@ -76,7 +77,24 @@ impl Session {
     {
         let terms = terms(server);
         prepare(terms).await;
-        open(terms, stream).await
+        let channel = channel(&stream);
+        open(terms, channel, stream).await
+    }
+
+    /// The same over a stream that is encrypted already, by a proxy or a TLS library of the application's. These facts
+    /// say what is known of the server at its end: credentials and REQUIRETLS depend on them.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_over_tls<S>(
+        server: &Server,
+        stream: S,
+        facts: TlsFacts,
+    ) -> Result<Self, Error>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        open(terms(server), Channel::Tls(facts), stream).await
     }
 }
 
@@ -95,11 +113,11 @@ async fn prepare(terms: Terms<'_>) {
     let _ = terms;
 }
 
-async fn open<S>(terms: Terms<'_>, stream: S) -> Result<Session, Error>
+async fn open<S>(terms: Terms<'_>, channel: Channel, stream: S) -> Result<Session, Error>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let session = terms.session(channel(&stream), None)?;
+    let session = terms.session(channel, None)?;
     Session::open(Pump::new(session, Box::new(stream), terms.observer())).await
 }
 

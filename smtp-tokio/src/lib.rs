@@ -66,8 +66,8 @@ pub use smtp_adapter::{Error, Server};
 pub use smtp_proto;
 pub use smtp_proto::{
     Capabilities, Cause, Chunking, ClientName, Credentials, Envelope, Extension, Limits, Mailbox,
-    Outcome, Recipient, Reply, Report, Request, Stage, Timeouts, TlsPolicy, auth, body, envelope,
-    event, parameter, reply, request,
+    Outcome, Recipient, Reply, Report, Request, Stage, Timeouts, TlsFacts, TlsPolicy, auth, body,
+    envelope, event, parameter, reply, request,
 };
 
 use tokio::io::AsyncBufRead;

@@ -1291,7 +1291,7 @@ impl Verdict {
             outcome,
             stage: Some(error.stage),
             reply: error.reply().filter(|_| !is_unanswered).cloned(),
-            maybe_delivered: error.maybe_delivered(),
+            maybe_delivered: error.is_in_doubt(),
             bad_input: error.stage == Stage::Local
                 || matches!(error.cause, Cause::Body(_) | Cause::Local(_)),
             line: error.to_string(),

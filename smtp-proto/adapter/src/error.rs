@@ -3,7 +3,11 @@
 use std::fmt;
 use std::io;
 
-use smtp_proto::{Cause, Outcome, Report, Stage, envelope::EnvelopeError};
+use smtp_proto::envelope::{AddressError, EnvelopeError};
+use smtp_proto::error::Retry;
+use smtp_proto::parameter::ParameterError;
+use smtp_proto::request::RequestError;
+use smtp_proto::{Cause, Outcome, Report, Stage};
 
 /// Why a session could not be opened, or a message reached nobody: the engine's error, what the
 /// operating system said where it said something, and what became of each recipient where a message was
@@ -142,6 +146,44 @@ impl Error {
         self.0.error.outcome
     }
 
+    /// Whether the same may succeed later.
+    pub fn is_transient(&self) -> bool {
+        self.0.error.is_transient()
+    }
+
+    /// Whether the same will fail again.
+    pub fn is_permanent(&self) -> bool {
+        self.0.error.is_permanent()
+    }
+
+    /// Whether the server may have delivered the message all the same.
+    pub fn is_in_doubt(&self) -> bool {
+        self.0.error.is_in_doubt()
+    }
+
+    /// Whether time ran out: for the connection, a handshake, a reply or a block of the body.
+    pub fn is_timeout(&self) -> bool {
+        let io = self.0.io.as_ref().map(io::Error::kind);
+        self.0.error.is_timeout() || io == Some(io::ErrorKind::TimedOut)
+    }
+
+    /// Whether it is about the session, and says nothing about the message
+    /// ([`concerns_session`](smtp_proto::Error::concerns_session)). A queue must not return the message because of it.
+    pub fn concerns_session(&self) -> bool {
+        self.0.report.is_none() && self.0.error.concerns_session()
+            || self
+                .0
+                .report
+                .as_ref()
+                .is_some_and(|report| report.failures().all(|(_, error)| error.concerns_session()))
+    }
+
+    /// When to send the message again ([`retry`](smtp_proto::Error::retry)). Where the recipients of a message fare
+    /// differently, the report tells for each.
+    pub fn retry(&self) -> Retry {
+        self.0.error.retry()
+    }
+
     /// What became of each recipient, where a transaction had begun.
     pub fn report(&self) -> Option<&Report> {
         self.0.report.as_ref()
@@ -184,6 +226,24 @@ impl std::error::Error for Error {
 impl From<EnvelopeError> for Error {
     fn from(error: EnvelopeError) -> Self {
         Self::local(error.into())
+    }
+}
+
+impl From<AddressError> for Error {
+    fn from(error: AddressError) -> Self {
+        Self::local(Cause::Local(error.to_string().into()))
+    }
+}
+
+impl From<ParameterError> for Error {
+    fn from(error: ParameterError) -> Self {
+        Self::local(Cause::Local(error.to_string().into()))
+    }
+}
+
+impl From<RequestError> for Error {
+    fn from(error: RequestError) -> Self {
+        Self::local(Cause::Local(error.to_string().into()))
     }
 }
 

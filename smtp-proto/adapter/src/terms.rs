@@ -196,6 +196,10 @@ impl<'a> Terms<'a> {
 
     /// The policy, as far as this adapter can keep it.
     fn encryption(&self, channel: &Channel) -> Result<TlsPolicy, Error> {
+        // A stream that is encrypted already.
+        if matches!(channel, Channel::Tls(_)) {
+            return Ok(TlsPolicy::Never);
+        }
         let policy = self.policy(channel);
         if self.has_tls || policy == TlsPolicy::Never {
             return Ok(policy);
