@@ -96,13 +96,26 @@
 //!
 //! # Features
 //!
-//! `rustls` (default): TLS 1.2 and 1.3 by rustls, with the ring provider (it builds everywhere with
-//! nothing but a C compiler) and the system's trust store. Without it [`TlsPolicy::Opportunistic`] stays
-//! in the clear and the stricter policies are errors.
+//! | feature | default | what it is |
+//! |---|---|---|
+//! | `ring` | yes | TLS 1.2 and 1.3 by rustls, with ring: it builds everywhere with nothing but a C compiler |
+//! | `aws-lc-rs` | | the same with aws-lc-rs |
+//! | `rustls` | with these two | TLS with the provider that the process has installed as its default |
+//! | `scram` | yes | the SCRAM mechanisms of AUTH, inside TLS also bound to it (-PLUS) |
+//! | `idna` | | domains and server names beyond ASCII, as A-labels |
 //!
-//! `scram` (default): the SCRAM mechanisms of AUTH, with a nonce from the operating system's random
-//! numbers for each session, and inside TLS bound to it (-PLUS): by `tls-exporter` under TLS 1.3 and
-//! `tls-server-end-point` under 1.2.
+//! A default provider of the process counts before the two features, and ring before aws-lc-rs. Without `rustls`,
+//! [`TlsPolicy::Opportunistic`] stays in the clear and the stricter policies are errors, whatever `smtp-tokio` in the
+//! same program is built with.
+//!
+//! The nonce of SCRAM comes from the operating system's random numbers, for each session. The binding is
+//! `tls-exporter` under TLS 1.3 and `tls-server-end-point` under 1.2.
+//!
+//! # TLS settings
+//!
+//! They are made once for each [`Server`], and shared by its clones: keep it, and open all sessions with it. The
+//! system's trust store is read once in the life of the process. Sessions with a server that must be verified resume
+//! ([`TlsInfo::is_resumed`]). [`Server::rustls_config`] takes the application's own settings instead.
 
 mod bulk;
 mod connect;

@@ -19,7 +19,8 @@
 //!
 //! # Runtimes and streams
 //!
-//! Nothing is spawned, and everything is `Send`; a current-thread runtime will do, with its timer (and I/O
+//! No task is spawned, and everything is `Send`. The system's trust store is read once in the life of the process, on a
+//! thread for blocking work. A current-thread runtime will do, with its timer (and I/O
 //! driver, for TCP) enabled. [`Session::connect_over`] takes any `AsyncRead + AsyncWrite`: a Unix socket
 //! for LMTP, a proxy's stream, `tokio::io::duplex`.
 //!
@@ -42,9 +43,7 @@
 //! # Trust, deadlines, features
 //!
 //! As in `smtp-blocking`, which has the same TLS settings and errors: credentials go to a verified server or nowhere;
-//! every reply has a deadline; the feature
-//! `rustls` (default) is TLS by rustls with the ring provider and the system's trust store, and `scram`
-//! (default) the SCRAM mechanisms of AUTH. Computing what a SCRAM server asks for keeps the thread for that
+//! every reply has a deadline; and the features are the same. Computing what a SCRAM server asks for keeps the thread for that
 //! long: some milliseconds, and at most what [`Limits::scram_iterations`] allows.
 
 mod bulk;
