@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use smtp_adapter::{Error, Failures, Server, Terms, interleave, share, unreachable};
+use smtp_adapter::{Error, Failures, Server, Terms, after, interleave, share, unreachable};
 use smtp_proto::{Channel, TlsFacts};
 use socket2::{Domain, Socket, Type};
 
@@ -16,7 +16,9 @@ impl Session {
     /// and opens the session: greeting, EHLO, STARTTLS, AUTH.
     ///
     /// The addresses are tried one after the other, IPv6 and IPv4 in turn. Each gets an equal share of the time
-    /// that is left of [`Server::connect_timeout`], and at least two seconds of it.
+    /// that is left of [`Server::connect_timeout`], and at least two seconds of it. Where the first one that answers
+    /// does not greet us, or greets us with a refusal, the next one is tried as well (RFC 5321 section 5.1), and no
+    /// third one.
     ///
     /// ```no_run
     /// use smtp_blocking::{Credentials, Server, Session};
@@ -47,10 +49,8 @@ impl Session {
                 connected.map_err(|error| Terms::no_socket(path, error))?,
             );
         }
-        let connect =
-            |terms| connect_tcp(terms).and_then(|stream| open(terms, Channel::Network, stream));
-        connect(terms).or_else(|error| match terms.in_clear(&error) {
-            Some(terms) => connect(terms),
+        connect_and_open(terms).or_else(|error| match terms.in_clear(&error) {
+            Some(terms) => connect_and_open(terms),
             None => Err(error),
         })
     }
@@ -102,17 +102,42 @@ fn channel(stream: &dyn std::any::Any) -> Channel {
     Channel::Network
 }
 
-fn connect_tcp(terms: Terms<'_>) -> Result<TcpStream, Error> {
+fn connect_and_open(terms: Terms<'_>) -> Result<Session, Error> {
     let (host, port) = terms.host_and_port()?;
     let addresses = (host, port)
         .to_socket_addrs()
         .map_err(|error| Error::unresolved(host, error))?;
     let addresses = interleave(addresses.filter(|&address| terms.suits(address)));
-    connect_to_any(terms, &addresses).map_err(|failures| unreachable(host, failures))
+    open_any(terms, host, &addresses)
 }
 
-fn connect_to_any(terms: Terms<'_>, addresses: &[SocketAddr]) -> Result<TcpStream, Failures> {
+/// Opens a session at the first address that answers, or at the one after it.
+fn open_any(terms: Terms<'_>, host: &str, addresses: &[SocketAddr]) -> Result<Session, Error> {
     let deadline = Instant::now() + terms.connect_timeout();
+    let connect = |time, addresses: &[_]| {
+        connect_to_any(terms, time, addresses).map_err(|failures| unreachable(host, failures))
+    };
+    let (address, stream) = connect(terms.connect_timeout(), addresses)?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    let error = match open(terms, Channel::Network, stream) {
+        Err(error) if terms.leads_to_next_address(&error) => error,
+        result => return result,
+    };
+    let rest = after(addresses, address);
+    if rest.is_empty() {
+        return Err(error);
+    }
+    connect(left, &rest)
+        .and_then(|(_, stream)| open(terms, Channel::Network, stream))
+        .map_err(|next| next.after(address, &error))
+}
+
+fn connect_to_any(
+    terms: Terms<'_>,
+    time: Duration,
+    addresses: &[SocketAddr],
+) -> Result<(SocketAddr, TcpStream), Failures> {
+    let deadline = Instant::now() + time;
     let mut failures = Failures::new();
     for (index, &address) in addresses.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -121,7 +146,7 @@ fn connect_to_any(terms: Terms<'_>, addresses: &[SocketAddr]) -> Result<TcpStrea
             .map(|time| connect_to(terms, address, time))
             .transpose()
         {
-            Ok(Some(stream)) => return Ok(stream),
+            Ok(Some(stream)) => return Ok((address, stream)),
             Ok(None) => failures.push((address, None)),
             Err(error) => failures.push((address, Some(error))),
         }
@@ -151,14 +176,25 @@ mod tests {
     use std::io::ErrorKind::ConnectionRefused;
     use std::net::TcpListener;
 
+    use smtp_proto::{Stage, TlsPolicy};
     use smtp_tests::jammed;
+    use smtp_tests::peer::greeter;
 
     /// As [`connect_to_any`], with a watchdog.
     fn connect(connect_timeout: Duration, addresses: &[SocketAddr]) -> Result<TcpStream, Failures> {
         let server = Server::new("mx.example.net").connect_timeout(connect_timeout);
         let addresses = addresses.to_vec();
         jammed::within(Duration::from_secs(120), move || {
-            connect_to_any(terms(&server), &addresses)
+            connect_to_any(terms(&server), connect_timeout, &addresses).map(|(_, stream)| stream)
+        })
+    }
+
+    /// As [`open_any`], with a watchdog.
+    fn open_at(addresses: &[SocketAddr]) -> Result<Session, Error> {
+        let server = Server::new("mx.example.net").tls(TlsPolicy::Never);
+        let addresses = addresses.to_vec();
+        jammed::within(Duration::from_secs(120), move || {
+            open_any(terms(&server), "mx.example.net", &addresses)
         })
     }
 
@@ -213,5 +249,55 @@ mod tests {
             failures[0].1.as_ref().map(std::io::Error::kind),
             Some(ConnectionRefused)
         );
+    }
+
+    const HELLO: &str = "250 hi\r\n";
+
+    #[test]
+    fn a_greeting_that_refuses_leads_to_the_next_address() {
+        let good = greeter("220 hi\r\n", HELLO).unwrap();
+        for greeting in [
+            "421 4.3.2 full\r\n",
+            "554 5.7.1 not you\r\n",
+            "450 no\r\n",
+            "",
+        ] {
+            let (bad, other) = (
+                greeter(greeting, "").unwrap(),
+                greeter(greeting, "").unwrap(),
+            );
+            open_at(&[bad, good, other]).unwrap().quit();
+            // Two are tried, and no third one.
+            for addresses in [&[bad][..], &[bad, bad], &[bad, other, good]] {
+                let error = open_at(addresses).unwrap_err();
+                assert_eq!(error.stage(), Stage::Greeting, "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_names_both_addresses_that_were_tried() {
+        let first = greeter("421 4.3.2 full\r\n", "").unwrap();
+        let second = greeter("554 5.7.1 not you\r\n", "").unwrap();
+        let error = open_at(&[first, second]).unwrap_err();
+        assert_eq!(error.error().reply().unwrap().code().get(), 554);
+        let line = error.to_string();
+        assert!(line.contains("554 5.7.1 not you"), "{line}");
+        let before = format!("{first} before: greeting: server said 421 4.3.2 full");
+        assert!(line.contains(&before), "{line}");
+
+        let (_socket, closed) = jammed::closed().unwrap();
+        let line = open_at(&[first, closed]).unwrap_err().to_string();
+        assert!(line.contains("refused") && line.contains(&before), "{line}");
+    }
+
+    #[test]
+    fn a_server_that_has_greeted_us_is_the_one() {
+        let good = greeter("220 hi\r\n", HELLO).unwrap();
+        for hello in ["421 4.3.2 full\r\n", "554 5.7.1 not you\r\n", ""] {
+            let other = greeter("220 hi\r\n", hello).unwrap();
+            let error = open_at(&[other, good]).unwrap_err();
+            assert_eq!(error.stage(), Stage::Ehlo, "{error}");
+        }
     }
 }

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use smtp_adapter::{Failures, Server, Terms, interleave, unreachable};
+use smtp_adapter::{Failures, Server, Terms, after, interleave, unreachable};
 use smtp_proto::{Channel, TlsFacts};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::Instant;
 
 use crate::Error;
 use crate::pump::Pump;
@@ -18,7 +20,8 @@ impl Session {
     /// and opens the session: greeting, EHLO, STARTTLS, AUTH.
     ///
     /// The addresses are raced (RFC 8305): IPv6 and IPv4 in turn, a new attempt each 250 ms, or at once when one has
-    /// failed, all of them within [`Server::connect_timeout`].
+    /// failed, all of them within [`Server::connect_timeout`]. Where the one that answers does not greet us, or greets
+    /// us with a refusal, the next one is tried as well (RFC 5321 section 5.1), and no third one.
     ///
     /// ```no_run
     /// use smtp_tokio::{Credentials, Server, Session};
@@ -132,7 +135,39 @@ fn channel(stream: &dyn std::any::Any) -> Channel {
 }
 
 async fn connect_and_open(terms: Terms<'_>) -> Result<Session, Error> {
-    let stream = connect_tcp(terms).await?;
+    let (host, port) = terms.host_and_port()?;
+    let addresses = tokio::net::lookup_host((host, port)).await;
+    let addresses = addresses.map_err(|error| Error::unresolved(host, error))?;
+    let addresses = interleave(addresses.filter(|&address| terms.suits(address)));
+    open_any(terms, host, &addresses).await
+}
+
+/// Opens a session at the address that answers first, or at the one after it.
+async fn open_any(
+    terms: Terms<'_>,
+    host: &str,
+    addresses: &[SocketAddr],
+) -> Result<Session, Error> {
+    let deadline = Instant::now() + terms.connect_timeout();
+    let connected = connect_to_any(terms, terms.connect_timeout(), addresses).await;
+    let (address, stream) = connected.map_err(|failures| unreachable(host, failures))?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    let error = match open_tcp(terms, stream).await {
+        Err(error) if terms.leads_to_next_address(&error) => error,
+        result => return result,
+    };
+    let rest = after(addresses, address);
+    if rest.is_empty() {
+        return Err(error);
+    }
+    let next = match connect_to_any(terms, left, &rest).await {
+        Ok((_, stream)) => open_tcp(terms, stream).await,
+        Err(failures) => Err(unreachable(host, failures)),
+    };
+    next.map_err(|next| next.after(address, &error))
+}
+
+async fn open_tcp(terms: Terms<'_>, stream: TcpStream) -> Result<Session, Error> {
     let local = stream.local_addr().ok().map(|address| address.ip());
     Session::open(Pump::new(
         terms.session(Channel::Network, local)?,
@@ -142,19 +177,15 @@ async fn connect_and_open(terms: Terms<'_>) -> Result<Session, Error> {
     .await
 }
 
-async fn connect_tcp(terms: Terms<'_>) -> Result<TcpStream, Error> {
-    let (host, port) = terms.host_and_port()?;
-    let addresses = tokio::net::lookup_host((host, port)).await;
-    let addresses = addresses.map_err(|error| Error::unresolved(host, error))?;
-    let addresses = interleave(addresses.filter(|&address| terms.suits(address)));
-    connect_to_any(terms, &addresses)
-        .await
-        .map_err(|failures| unreachable(host, failures))
-}
-
-async fn connect_to_any(terms: Terms<'_>, addresses: &[SocketAddr]) -> Result<TcpStream, Failures> {
-    race(addresses, terms.connect_timeout(), |address| {
+async fn connect_to_any(
+    terms: Terms<'_>,
+    time: Duration,
+    addresses: &[SocketAddr],
+) -> Result<(SocketAddr, TcpStream), Failures> {
+    race(addresses, time, |address| async move {
         connect_to(terms, address)
+            .await
+            .map(|stream| (address, stream))
     })
     .await
 }
@@ -177,9 +208,10 @@ async fn connect_to(terms: Terms<'_>, address: SocketAddr) -> io::Result<TcpStre
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
+    use smtp_proto::{Stage, TlsPolicy};
     use smtp_tests::jammed;
+    use smtp_tests::peer::greeter;
     use tokio::net::TcpListener;
     use tokio::time;
 
@@ -189,7 +221,17 @@ mod tests {
         addresses: &[SocketAddr],
     ) -> Result<TcpStream, Failures> {
         let server = Server::new("mx.example.net").connect_timeout(connect_timeout);
-        let attempt = connect_to_any(terms(&server), addresses);
+        let attempt = connect_to_any(terms(&server), connect_timeout, addresses);
+        time::timeout(Duration::from_secs(120), attempt)
+            .await
+            .expect("it hangs")
+            .map(|(_, stream)| stream)
+    }
+
+    /// As [`open_any`], with a watchdog.
+    async fn open_at(addresses: &[SocketAddr]) -> Result<Session, Error> {
+        let server = Server::new("mx.example.net").tls(TlsPolicy::Never);
+        let attempt = open_any(terms(&server), "mx.example.net", addresses);
         time::timeout(Duration::from_secs(120), attempt)
             .await
             .expect("it hangs")
@@ -247,5 +289,55 @@ mod tests {
             failures[0].1.as_ref().map(io::Error::kind),
             Some(io::ErrorKind::ConnectionRefused)
         );
+    }
+
+    const HELLO: &str = "250 hi\r\n";
+
+    #[tokio::test]
+    async fn a_greeting_that_refuses_leads_to_the_next_address() {
+        let good = greeter("220 hi\r\n", HELLO).unwrap();
+        for greeting in [
+            "421 4.3.2 full\r\n",
+            "554 5.7.1 not you\r\n",
+            "450 no\r\n",
+            "",
+        ] {
+            let (bad, other) = (
+                greeter(greeting, "").unwrap(),
+                greeter(greeting, "").unwrap(),
+            );
+            open_at(&[bad, good, other]).await.unwrap().quit().await;
+            // Two are tried, and no third one.
+            for addresses in [&[bad][..], &[bad, bad], &[bad, other, good]] {
+                let error = open_at(addresses).await.unwrap_err();
+                assert_eq!(error.stage(), Stage::Greeting, "{error}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_error_names_both_addresses_that_were_tried() {
+        let first = greeter("421 4.3.2 full\r\n", "").unwrap();
+        let second = greeter("554 5.7.1 not you\r\n", "").unwrap();
+        let error = open_at(&[first, second]).await.unwrap_err();
+        assert_eq!(error.error().reply().unwrap().code().get(), 554);
+        let line = error.to_string();
+        assert!(line.contains("554 5.7.1 not you"), "{line}");
+        let before = format!("{first} before: greeting: server said 421 4.3.2 full");
+        assert!(line.contains(&before), "{line}");
+
+        let (_socket, closed) = jammed::closed().unwrap();
+        let line = open_at(&[first, closed]).await.unwrap_err().to_string();
+        assert!(line.contains("refused") && line.contains(&before), "{line}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_has_greeted_us_is_the_one() {
+        let good = greeter("220 hi\r\n", HELLO).unwrap();
+        for hello in ["421 4.3.2 full\r\n", "554 5.7.1 not you\r\n", ""] {
+            let other = greeter("220 hi\r\n", hello).unwrap();
+            let error = open_at(&[other, good]).await.unwrap_err();
+            assert_eq!(error.stage(), Stage::Ehlo, "{error}");
+        }
     }
 }

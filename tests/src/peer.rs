@@ -92,6 +92,32 @@ pub enum Act {
     ReplyAndCut(&'static str),
 }
 
+/// Starts a server on a port of 127.0.0.1 that has a greeting and an answer to EHLO, and knows no other command. An
+/// empty one closes the connection. It runs until the process ends.
+///
+/// # Errors
+/// No socket.
+pub fn greeter(greeting: &'static str, hello: &'static str) -> io::Result<SocketAddr> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    let serve = move |mut stream: std::net::TcpStream| -> io::Result<()> {
+        stream.write_all(greeting.as_bytes())?;
+        let mut lines = io::BufReader::new(stream.try_clone()?).lines();
+        if greeting.is_empty() || lines.next().transpose()?.is_none() || hello.is_empty() {
+            return Ok(());
+        }
+        stream.write_all(hello.as_bytes())?;
+        lines.next().transpose().map(drop)
+    };
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            // A client that is gone is no failure.
+            thread::spawn(move || drop(serve(stream)));
+        }
+    });
+    Ok(address)
+}
+
 /// A message that arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arrived {

@@ -38,6 +38,13 @@ pub fn share(left: Duration, count: usize) -> Option<Duration> {
     (left >= Duration::from_millis(1)).then(|| (left / count).max(LEAST_SHARE).min(left))
 }
 
+/// The addresses that are left to try after a session at this one has failed.
+pub fn after(addresses: &[SocketAddr], failed: SocketAddr) -> Vec<SocketAddr> {
+    let tried = |&&address: &&SocketAddr| address != failed;
+    let rest = addresses.iter().skip_while(tried);
+    rest.filter(tried).copied().collect()
+}
+
 /// What to say when no address of the host could be connected to.
 pub fn unreachable(host: &str, failures: Failures) -> Error {
     let line = |(address, error): &(SocketAddr, Option<io::Error>)| match error {
@@ -83,6 +90,19 @@ mod tests {
                 addresses(order),
                 "{resolved:?}"
             );
+        }
+    }
+
+    #[test]
+    fn what_comes_after_an_address_is_left() {
+        for (all, failed, left) in [
+            (&[1, 2, 3][..], 1, &[2, 3][..]),
+            (&[1, 2, 3], 2, &[3]),
+            (&[1, 2, 3], 3, &[]),
+            (&[1, 2, 1, 3], 1, &[2, 3]),
+        ] {
+            let failed = addresses(&[failed])[0];
+            assert_eq!(after(&addresses(all), failed), addresses(left), "{all:?}");
         }
     }
 

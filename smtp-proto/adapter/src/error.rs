@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 
 use smtp_proto::envelope::{AddressError, EnvelopeError};
 use smtp_proto::error::Retry;
@@ -36,6 +37,8 @@ struct Inner {
     round_trips: u64,
     #[cfg(feature = "rustls")]
     tls: Option<crate::tls::TlsInfo>,
+    /// What happened at the address that was tried before.
+    before: Option<String>,
 }
 
 impl Error {
@@ -48,6 +51,7 @@ impl Error {
             round_trips: 0,
             #[cfg(feature = "rustls")]
             tls: None,
+            before: None,
         }))
     }
 
@@ -105,6 +109,13 @@ impl Error {
     #[doc(hidden)]
     pub fn not_attempted(mut self) -> Self {
         self.0.error.outcome = Outcome::NotAttempted;
+        self
+    }
+
+    /// The same, after another address of the host was tried, and failed with `first`.
+    #[doc(hidden)]
+    pub fn after(mut self, address: SocketAddr, first: &Self) -> Self {
+        self.0.before = Some(format!("{address} before: {first}"));
         self
     }
 
@@ -211,8 +222,12 @@ impl fmt::Display for Error {
         write!(f, "{}", self.0.error)?;
         match (&self.0.io, &self.0.error.cause) {
             // The cause names it already.
-            (None, _) | (_, Cause::Transport(_)) => Ok(()),
-            (Some(io), _) => write!(f, ": {io}"),
+            (None, _) | (_, Cause::Transport(_)) => {}
+            (Some(io), _) => write!(f, ": {io}")?,
+        }
+        match &self.0.before {
+            Some(before) => write!(f, "; {before}"),
+            None => Ok(()),
         }
     }
 }

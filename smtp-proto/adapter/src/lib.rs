@@ -25,7 +25,7 @@ mod terms;
 #[cfg(feature = "rustls")]
 mod tls;
 
-pub use addresses::{Failures, interleave, share, unreachable};
+pub use addresses::{Failures, after, interleave, share, unreachable};
 pub use driver::{Driver, FOREVER, LAST_WORDS};
 pub use error::Error;
 pub use server::{Observer, Server};

@@ -163,6 +163,17 @@ impl<'a> Terms<'a> {
         })
     }
 
+    /// Whether another address of the host is worth a try, where the session at one of them failed with this
+    /// error: the server did not greet us, or not well (RFC 5321 section 5.1).
+    pub fn leads_to_next_address(&self, error: &Error) -> bool {
+        // `Connect` is the stage of implicit TLS, which comes before the greeting.
+        matches!(error.stage(), Stage::Greeting | Stage::Connect)
+            && matches!(
+                error.cause(),
+                Cause::Rejected(_) | Cause::Disconnected | Cause::Transport(_) | Cause::TimedOut(_)
+            )
+    }
+
     /// What the session needs, on a stream of this kind whose local end is `local`.
     pub fn session(
         &self,
