@@ -1,10 +1,17 @@
 //! How a session is opened: over TCP, a Unix socket, or a stream that is connected already.
 
+use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+#[cfg(unix)]
+use std::os::unix::net::UnixStream;
+#[cfg(unix)]
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use smtp_adapter::{Error, Failures, Server, Terms, after, interleave, share, unreachable};
 use smtp_proto::{Channel, TlsFacts};
+#[cfg(unix)]
+use socket2::SockAddr;
 use socket2::{Domain, Socket, Type};
 
 use crate::pump::Pump;
@@ -42,7 +49,7 @@ impl Session {
         let terms = terms(server);
         #[cfg(unix)]
         if let Some(path) = terms.unix() {
-            let connected = std::os::unix::net::UnixStream::connect(path);
+            let connected = connect_to_unix(path, terms.connect_timeout());
             return open(
                 terms,
                 Channel::Local,
@@ -95,7 +102,7 @@ fn open(
 /// Whether this stream leaves the host.
 fn channel(stream: &dyn std::any::Any) -> Channel {
     #[cfg(unix)]
-    if stream.is::<std::os::unix::net::UnixStream>() {
+    if stream.is::<UnixStream>() {
         return Channel::Local;
     }
     let _ = stream;
@@ -154,11 +161,7 @@ fn connect_to_any(
     Err(failures)
 }
 
-fn connect_to(
-    terms: Terms<'_>,
-    address: SocketAddr,
-    timeout: Duration,
-) -> std::io::Result<TcpStream> {
+fn connect_to(terms: Terms<'_>, address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     if let Some(local) = terms.local_for(address) {
         socket.bind(&SocketAddr::new(local, 0).into())?;
@@ -168,6 +171,28 @@ fn connect_to(
     // message back until the server's delayed acknowledgement.
     socket.set_tcp_nodelay(true)?;
     Ok(socket.into())
+}
+
+/// On Linux it is the time to write that bounds how long a connection waits for a server that accepts none. Other
+/// systems refuse it at once.
+#[cfg(unix)]
+fn connect_to_unix(path: &Path, time: Duration) -> io::Result<UnixStream> {
+    let address = SockAddr::unix(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let deadline = Instant::now() + time;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Zero would be for ever.
+        socket.set_write_timeout(Some(left.max(Duration::from_millis(1))))?;
+        match socket.connect(&address) {
+            Ok(()) => return Ok(socket.into()),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
+                io::ErrorKind::Interrupted if !left.is_zero() => {}
+                _ => return Err(error),
+            },
+        }
+    }
 }
 
 #[cfg(test)]
@@ -246,7 +271,7 @@ mod tests {
 
         let failures = connect(Duration::from_secs(60), &[closed]).unwrap_err();
         assert_eq!(
-            failures[0].1.as_ref().map(std::io::Error::kind),
+            failures[0].1.as_ref().map(io::Error::kind),
             Some(ConnectionRefused)
         );
     }

@@ -49,6 +49,58 @@ impl Jammed {
     }
 }
 
+/// A Unix socket whose backlog is full, on Linux: whoever connects waits until it is accepted, and it never is.
+#[cfg(unix)]
+#[derive(Debug)]
+pub struct JammedUnix {
+    path: std::path::PathBuf,
+    _listener: Socket,
+    _backlog: Vec<Socket>,
+}
+
+#[cfg(unix)]
+impl JammedUnix {
+    /// Fills the backlog of a new listener, whose path has this name in it.
+    ///
+    /// # Errors
+    /// No socket, or a backlog that does not fill.
+    pub fn start(name: &str) -> io::Result<Self> {
+        let file = format!("smtp-tests-{}-{name}", std::process::id());
+        let path = std::env::temp_dir().join(file);
+        let address = socket2::SockAddr::unix(&path)?;
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        listener.bind(&address)?;
+        listener.listen(0)?;
+        let mut jammed = Self {
+            path,
+            _listener: listener,
+            _backlog: Vec::new(),
+        };
+        while jammed._backlog.len() < 1_000 {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            socket.set_nonblocking(true)?;
+            match socket.connect(&address) {
+                Ok(()) => jammed._backlog.push(socket),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(jammed),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::other("the backlog does not fill"))
+    }
+
+    /// Where the socket is.
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+}
+
+#[cfg(unix)]
+impl Drop for JammedUnix {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
 /// An address on 127.0.0.1 at which connections are refused, and the socket that keeps it: it does not listen.
 ///
 /// # Errors

@@ -271,9 +271,9 @@ impl Server {
         self
     }
 
-    /// How long to wait for the TCP connection, all addresses of the server together; 30 seconds by
-    /// default. The clock starts when the name is resolved: name resolution is the system's and keeps its
-    /// own time.
+    /// How long to wait for the TCP connection, all addresses of the server together, or for that to a Unix socket;
+    /// 30 seconds by default. The clock starts when the name is resolved: name resolution is the system's and
+    /// keeps its own time.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout.min(FOREVER);
