@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 #[cfg(unix)]
-use std::os::unix::net::UnixStream;
+use std::os::{fd::OwnedFd, unix::net::UnixStream};
 #[cfg(unix)]
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -185,7 +185,7 @@ fn connect_to_unix(path: &Path, time: Duration) -> io::Result<UnixStream> {
         // Zero would be for ever.
         socket.set_write_timeout(Some(left.max(Duration::from_millis(1))))?;
         match socket.connect(&address) {
-            Ok(()) => return Ok(socket.into()),
+            Ok(()) => return Ok(OwnedFd::from(socket).into()),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
                 io::ErrorKind::Interrupted if !left.is_zero() => {}

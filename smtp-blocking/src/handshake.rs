@@ -7,13 +7,14 @@ use rustls::ClientConnection;
 
 use crate::stream::Counted;
 
-/// One step of a handshake: writes what is due, else reads once. `Ok(true)` when it is done.
+/// One step of a handshake: writes once what is due, else reads once. `Ok(true)` when it is done.
 pub(crate) fn step(
     tls: &mut ClientConnection,
     stream: &mut Counted,
 ) -> Result<bool, HandshakeError> {
-    while tls.wants_write() {
+    if tls.wants_write() {
         tls.write_tls(stream)?;
+        return Ok(!tls.wants_write() && !tls.is_handshaking());
     }
     if !tls.is_handshaking() {
         return Ok(true);

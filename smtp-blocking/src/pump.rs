@@ -116,33 +116,53 @@ impl Pump {
             return;
         }
         let ends_well = self.driver.ends_well();
+        if !self.driver.out.is_empty() {
+            self.write_out();
+            self.driver.written();
+        }
+        if self.driver.is_closed() && ends_well {
+            self.stream.close();
+        }
+    }
+
+    fn write_out(&mut self) {
         // What the stream has accepted, and of that what the engine knows to be written.
         let (mut accepted, mut settled) = (0, 0);
-        let before = self.stream.socket.octets;
-        let mut progress = Instant::now();
-        while accepted < self.driver.out.len() {
-            if !self.driver.is_closed() && !self.arm() {
+        // Of the socket, when TLS last held nothing back, and when the socket last took something.
+        let (mut before, mut progress) = (self.stream.socket.octets, Instant::now());
+        while accepted < self.driver.out.len() || !self.stream.is_flushed() {
+            let is_closed = self.driver.is_closed();
+            if !is_closed && !self.arm() {
                 break;
             }
-            match self.stream.write(&self.driver.out[accepted..]) {
-                Ok(n @ 1..) => {
-                    accepted += n;
-                    settled += self.settle(accepted - settled, before);
-                    progress = Instant::now();
+            let moved = self.stream.socket.octets;
+            let result = match self.stream.is_flushed() {
+                true => self.stream.write(&self.driver.out[accepted..]),
+                false => self.stream.push().map(|()| 0),
+            };
+            accepted += result.as_ref().copied().unwrap_or(0);
+            settled += self.settle(accepted - settled, before);
+            if self.stream.is_flushed() {
+                before = self.stream.socket.octets;
+            }
+            if is_closed {
+                // Only QUIT can be left of a session that has its results already, and it is not worth a long wait.
+                if result.is_err() || progress.elapsed() >= self.driver.quit_timeout {
+                    break;
                 }
-                // Only QUIT can be left of a session that has its results already.
-                _ if self.driver.is_closed() => break,
-                result => {
-                    self.settle(accepted - settled, before);
-                    let zero = io::ErrorKind::WriteZero.into();
-                    if self.on_write_error(result.err().unwrap_or(zero)) {
-                        break;
-                    }
-                    // That it does go out is for us to see: the engine waits for nothing before.
-                    if progress.elapsed() >= self.driver.block_timeout {
-                        self.lose(io::ErrorKind::TimedOut.into());
-                        self.take_events();
-                    }
+                continue;
+            }
+            if self.stream.socket.octets > moved {
+                progress = Instant::now();
+            }
+            if let Err(error) = result {
+                if self.on_write_error(error) {
+                    break;
+                }
+                // That it does go out is for us to see: the engine waits for nothing before.
+                if progress.elapsed() >= self.driver.block_timeout {
+                    self.lose(io::ErrorKind::TimedOut.into());
+                    return self.take_events();
                 }
             }
         }
@@ -150,13 +170,7 @@ impl Pump {
             && let Err(error) = self.stream.flush()
             && !self.driver.is_closed()
         {
-            self.settle(accepted - settled, before);
             self.on_write_error(error);
-        }
-        self.settle(accepted - settled, before);
-        self.driver.written();
-        if self.driver.is_closed() && ends_well {
-            self.stream.close();
         }
     }
 
@@ -192,13 +206,13 @@ impl Pump {
                 if self.stream.socket.transport.set_timeout(LAST_WORDS).is_ok() {
                     let start = Instant::now();
                     let mut input = [0; READ];
-                    while start.elapsed() < LAST_WORDS
-                        && let Ok(n @ 1..) = self.stream.read(&mut input)
-                    {
+                    while start.elapsed() < LAST_WORDS && !self.driver.engine.is_closed() {
                         let now = self.now();
-                        self.driver.engine.handle_input(now, &input[..n]);
-                        if self.driver.engine.is_closed() {
-                            break;
+                        match self.stream.read(&mut input) {
+                            Ok(Some(n @ 1..)) => self.driver.engine.handle_input(now, &input[..n]),
+                            // Half a record.
+                            Ok(None) => {}
+                            _ => break,
                         }
                     }
                 }
@@ -262,18 +276,19 @@ impl Pump {
         self.handle_timeout();
     }
 
-    /// Reads once, and hands what there is to the engine. Whether there was something.
+    /// Reads once, and hands what there is to the engine. Whether something has arrived.
     fn read(&mut self) -> bool {
         let mut input = [0; READ];
         let result = self.stream.read(&mut input);
         self.heard = Instant::now();
         let now = smtp_proto::Instant::from_origin(self.heard - self.origin);
         match result {
-            Ok(0) => self.driver.engine.handle_eof(now),
-            Ok(n) => {
+            Ok(Some(0)) => self.driver.engine.handle_eof(now),
+            Ok(Some(n)) => {
                 self.driver.engine.handle_input(now, &input[..n]);
                 return true;
             }
+            Ok(None) => return true,
             Err(error) => match error.kind() {
                 io::ErrorKind::Interrupted
                 | io::ErrorKind::WouldBlock

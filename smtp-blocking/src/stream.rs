@@ -89,19 +89,6 @@ pub(crate) struct Stream {
     pub(crate) tls: Option<Box<rustls::ClientConnection>>,
 }
 
-/// Does one operation on whatever the octets travel over.
-macro_rules! over {
-    ($self:ident, $stream:ident => $operation:expr) => {{
-        #[cfg(feature = "rustls")]
-        if let Some(tls) = &mut $self.tls {
-            let mut $stream = rustls::Stream::new(&mut **tls, &mut $self.socket);
-            return $operation;
-        }
-        let $stream = &mut $self.socket;
-        $operation
-    }};
-}
-
 impl Stream {
     pub(crate) fn new(transport: Box<dyn Transport>) -> Self {
         Self {
@@ -114,12 +101,32 @@ impl Stream {
         }
     }
 
-    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        over!(self, stream => stream.read(buffer))
+    /// Reads at most once from the socket, so that the deadlines hold while the server sends one octet at a time.
+    /// `None` where octets have come, and under TLS they are not a whole record yet.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        #[cfg(feature = "rustls")]
+        if let Some(tls) = &mut self.tls {
+            if let Some(n) = take_plaintext(tls, buffer)? {
+                return Ok(Some(n));
+            }
+            tls.read_tls(&mut self.socket)?;
+            if let Err(error) = tls.process_new_packets() {
+                // The alert that says why.
+                let _ = tls.write_tls(&mut self.socket);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
+            return take_plaintext(tls, buffer);
+        }
+        self.socket.read(buffer).map(Some)
     }
 
+    /// Writes at most once to the socket. TLS takes the octets and holds them back, for [`push`](Self::push).
     pub(crate) fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        over!(self, stream => stream.write(octets))
+        #[cfg(feature = "rustls")]
+        if let Some(tls) = &mut self.tls {
+            return tls.writer().write(octets);
+        }
+        self.socket.write(octets)
     }
 
     /// Whether TLS holds nothing back: what was written is with the operating system.
@@ -131,9 +138,18 @@ impl Stream {
         true
     }
 
-    /// Pushes out what TLS holds back.
+    /// Pushes out some of what TLS holds back, by one write.
+    pub(crate) fn push(&mut self) -> io::Result<()> {
+        #[cfg(feature = "rustls")]
+        if let Some(tls) = &mut self.tls {
+            tls.write_tls(&mut self.socket)?;
+        }
+        Ok(())
+    }
+
+    /// Flushes the transport, where it holds something back itself.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
-        over!(self, stream => stream.flush())
+        self.socket.flush()
     }
 
     /// Says goodbye in TLS, as far as that is possible without waiting.
@@ -143,5 +159,17 @@ impl Stream {
             tls.send_close_notify();
             let _ = tls.write_tls(&mut self.socket);
         }
+    }
+}
+
+/// What TLS has decrypted by now. `None` if nothing is there yet.
+#[cfg(feature = "rustls")]
+fn take_plaintext(
+    tls: &mut rustls::ClientConnection,
+    buffer: &mut [u8],
+) -> io::Result<Option<usize>> {
+    match tls.reader().read(buffer) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        result => result.map(Some),
     }
 }

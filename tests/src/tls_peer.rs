@@ -219,6 +219,23 @@ impl TlsPeer {
     }
 }
 
+/// The server's end of TLS with this certificate, on a connection whose handshake is to come.
+///
+/// # Errors
+/// rustls does not like the certificate.
+pub fn acceptor(
+    identity: &Identity,
+    socket: TcpStream,
+) -> io::Result<StreamOwned<ServerConnection, TcpStream>> {
+    let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Always(Arc::clone(&identity.certified))));
+    let tls = ServerConnection::new(Arc::new(config)).map_err(io::Error::other)?;
+    Ok(StreamOwned::new(tls, socket))
+}
+
 trait Stream: Read + Write {}
 impl<S: Read + Write> Stream for S {}
 
