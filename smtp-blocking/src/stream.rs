@@ -58,7 +58,7 @@ impl Transport for std::os::unix::net::UnixStream {
     }
 }
 
-/// A socket that counts the octets which it was given.
+/// A socket that counts the octets which it was given, and fails where it takes none.
 pub(crate) struct Counted {
     pub(crate) transport: Box<dyn Transport>,
     pub(crate) octets: u64,
@@ -73,6 +73,9 @@ impl Read for Counted {
 impl Write for Counted {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
         let n = self.transport.write(octets)?;
+        if n == 0 && !octets.is_empty() {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
         self.octets += n as u64;
         Ok(n)
     }

@@ -11,7 +11,7 @@ pub(crate) trait AsyncStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> AsyncStream for T {}
 
-/// A stream that counts the octets which it was given.
+/// A stream that counts the octets which it was given, and fails where it takes none.
 pub(crate) struct Counted {
     stream: Box<dyn AsyncStream>,
     octets: u64,
@@ -104,10 +104,16 @@ impl AsyncWrite for Counted {
     ) -> Poll<io::Result<usize>> {
         let counted = self.get_mut();
         let result = Pin::new(&mut counted.stream).poll_write(cx, octets);
-        if let Poll::Ready(Ok(n)) = result {
-            counted.octets += n as u64;
+        match result {
+            Poll::Ready(Ok(0)) if !octets.is_empty() => {
+                Poll::Ready(Err(io::ErrorKind::WriteZero.into()))
+            }
+            Poll::Ready(Ok(n)) => {
+                counted.octets += n as u64;
+                result
+            }
+            _ => result,
         }
-        result
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

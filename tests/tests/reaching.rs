@@ -3,16 +3,20 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
 
 use smtp_adapter::{Error, Server};
 use smtp_proto::{Cause, Envelope, Report, Stage, Timeouts, TlsPolicy};
 use smtp_tests::delivery::runtime;
+use smtp_tests::peer::greeter;
 use smtp_tests::tls_peer::{Making, acceptor};
 use smtp_tests::watchdog::within_limit;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A server with implicit TLS on a port of 127.0.0.1, for one connection. It accepts everything, but of what begins
 /// with `slow` the reply drips, an octet at a time, and BDAT has none.
@@ -166,6 +170,100 @@ fn a_body_that_drips_does_not_move_the_deadline() {
         let mut session = smtp_blocking::Session::connect_over(&server, stream)?;
         session.send(envelope(), BufReader::new(Body(131_072, slow)))
     }));
+}
+
+/// A stream whose writes take nothing, and say so without an error.
+struct TakesNothing(TcpStream);
+
+impl Read for TakesNothing {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for TakesNothing {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Ok(0)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl smtp_blocking::Transport for TakesNothing {
+    fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.0.set_read_timeout(Some(timeout))
+    }
+}
+
+/// The same for tokio.
+struct AlsoTakesNothing(tokio::net::TcpStream);
+
+impl AsyncRead for AlsoTakesNothing {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for AlsoTakesNothing {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(0))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[track_caller]
+fn has_taken_nothing(opened: Option<Result<(), Error>>) {
+    let error = opened.expect("it loops").unwrap_err();
+    let kind = error.io_error().map(io::Error::kind);
+    assert_eq!(kind, Some(io::ErrorKind::WriteZero), "{error}");
+}
+
+#[test]
+fn a_transport_that_takes_nothing_ends_the_session_blocking() {
+    for policy in [TlsPolicy::Implicit, TlsPolicy::Never] {
+        has_taken_nothing(within_limit(move || {
+            let address = match policy {
+                TlsPolicy::Implicit => tls_server("NOTHING"),
+                _ => greeter("220 hi\r\n", "").unwrap(),
+            };
+            let stream = TakesNothing(TcpStream::connect(address).unwrap());
+            let server = impatient(address).tls(policy);
+            smtp_blocking::Session::connect_over(&server, stream).map(drop)
+        }));
+    }
+}
+
+#[test]
+fn a_transport_that_takes_nothing_ends_the_session_tokio() {
+    for policy in [TlsPolicy::Implicit, TlsPolicy::Never] {
+        has_taken_nothing(within_limit(move || {
+            let address = match policy {
+                TlsPolicy::Implicit => tls_server("NOTHING"),
+                _ => greeter("220 hi\r\n", "").unwrap(),
+            };
+            let server = impatient(address).tls(policy);
+            runtime().block_on(async {
+                let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+                let stream = AlsoTakesNothing(stream);
+                smtp_tokio::Session::connect_over(&server, stream)
+                    .await
+                    .map(drop)
+            })
+        }));
+    }
 }
 
 #[cfg(target_os = "linux")]
