@@ -81,6 +81,9 @@ impl Session {
     /// 9422) or shows where [`Server::learn_limits`](crate::Server::learn_limits) allows to learn from
     /// it, is sent in several, and has one report.
     ///
+    /// The iterator may block: it is asked for the next message once the one before is reported. With overlap
+    /// it is asked before the end of that one is sent, which the next envelope goes out with.
+    ///
     /// ```no_run
     /// use std::{fs::File, io::BufReader};
     /// use smtp_blocking::{Envelope, Message, Server, Session};
@@ -102,6 +105,7 @@ impl Session {
         R: BufRead,
     {
         self.pump.look();
+        self.pump.driver.keep_buffers(true);
         let messages = messages.into_iter();
         Bulk {
             session: self,
@@ -143,6 +147,33 @@ impl<I, F> Bulk<'_, I, F> {
     }
 }
 
+impl<I: Iterator, F> Bulk<'_, I, F> {
+    /// Whether to ask for the next message, which may take long to come: only when everything that was gathered is
+    /// written. Where envelopes do not overlap, also only when the message before is reported.
+    fn may_ask(&mut self) -> bool {
+        let count = self.submitted.len();
+        let driver = &self.session.pump.driver;
+        if self.exhausted || count == 0 {
+            return !self.exhausted;
+        }
+        if !driver.overlaps || count >= driver.window || driver.is_closed() {
+            return false;
+        }
+        let pump = self.pump();
+        pump.run_until(|_| true);
+        // An envelope that is to go out with its body waits for that one first.
+        pump.driver.out.is_empty() && !pump.driver.is_closed()
+    }
+
+    /// There are no more messages.
+    fn exhaust(&mut self) {
+        self.exhausted = true;
+        if self.quit {
+            let _ = self.pump().driver.engine.quit();
+        }
+    }
+}
+
 impl<I, F, R> Iterator for Bulk<'_, I, F>
 where
     I: Iterator<Item = Message<F>>,
@@ -153,24 +184,24 @@ where
 
     fn next(&mut self) -> Option<Report> {
         loop {
-            // What is submitted is reported before what cannot be any more.
-            while !self.exhausted
-                && self.submitted.len() < self.session.pump.driver.window
-                && (self.submitted.is_empty() || !self.session.pump.driver.is_closed())
-            {
+            while self.may_ask() {
                 let Some(message) = self.messages.next() else {
-                    self.exhausted = true;
-                    if self.quit {
-                        let _ = self.pump().driver.engine.quit();
-                    }
+                    self.exhaust();
                     break;
                 };
+                if self.submitted.is_empty() {
+                    // It may have been long in coming.
+                    self.pump().look();
+                }
                 let recipients = message.envelope.forward_paths().len();
-                match self.pump().driver.engine.submit(message.envelope) {
+                match self.pump().driver.submit(message.envelope) {
                     Ok(id) => self.submitted.push_back((id, message.open)),
                     Err(_) => {
                         return Some(Report::not_attempted(recipients, &self.pump().driver.end()));
                     }
+                }
+                if self.messages.size_hint().1 == Some(0) {
+                    self.exhaust();
                 }
             }
             let Some(&(first, _)) = self.submitted.front() else {
@@ -210,5 +241,6 @@ impl<I, F> Drop for Bulk<'_, I, F> {
             self.pump()
                 .abort("the bulk delivery was dropped before its end");
         }
+        self.pump().driver.keep_buffers(false);
     }
 }

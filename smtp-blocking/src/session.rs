@@ -56,7 +56,6 @@ impl Session {
         let id = self
             .pump
             .driver
-            .engine
             .submit(envelope)
             .map_err(|misuse| Error::local(misuse.into()))?;
         self.pump.run_until(|pump| pump.driver.wants_caller());

@@ -246,7 +246,7 @@ where
                 break;
             };
             let recipients = message.envelope.forward_paths().len();
-            match self.pump().driver.engine.submit(message.envelope) {
+            match self.pump().driver.submit(message.envelope) {
                 Ok(id) => self.submitted.push_back((id, message.open)),
                 Err(_) => {
                     return Poll::Ready(Some(Report::not_attempted(

@@ -69,7 +69,6 @@ impl Session {
         let id = self
             .pump
             .driver
-            .engine
             .submit(envelope)
             .map_err(|misuse| Error::local(misuse.into()))?;
         // From here on its drop ends the session.

@@ -1,10 +1,10 @@
 //! Bulk delivery in both adapters: round trips, order, and the right report for each of many messages when
 //! something goes wrong in the middle.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use smtp_proto::{Cause, Envelope, Outcome, Report, Stage, Timeouts, TlsPolicy};
+use smtp_proto::{Cause, Chunking, Envelope, Outcome, Report, Stage, Timeouts, TlsPolicy};
 use smtp_tests::delivery::{Delivery, runtime};
 use smtp_tests::peer::{Act, BehindData, Moment, Options, Peer};
 use smtp_tests::watchdog::within_limit;
@@ -333,4 +333,64 @@ fn sources_are_opened_when_they_are_wanted_and_one_that_cannot_be_ends_the_sessi
     ];
     assert_eq!([0, 1, 2, 3, 4].map(outcome), expected);
     assert_eq!(peer.arrived(), 2);
+}
+
+/// A message to one recipient, for the blocking adapter.
+fn message(n: usize) -> smtp_blocking::Message<impl FnMut() -> std::io::Result<&'static [u8]>> {
+    let envelope = Envelope::new("", [format!("r{n}@example.net")]).unwrap();
+    smtp_blocking::Message::new(envelope, || Ok(&b"Subject: x\r\n\r\n"[..]))
+}
+
+#[test]
+fn a_message_does_not_wait_for_the_next_one() {
+    within_limit(|| {
+        let peer = peer(|_| Act::Accept);
+        let server = smtp_blocking::Server::new(&peer.server()).tls(TlsPolicy::Never);
+        let mut session = smtp_blocking::Session::connect(&server).unwrap();
+        let (sender, messages) = mpsc::channel();
+        let mut bulk = session.send_all(messages).and_quit();
+        for n in 0..3 {
+            sender.send(message(n)).unwrap();
+            assert!(bulk.next().unwrap().is_success());
+            assert_eq!(peer.arrived(), n as u64 + 1);
+        }
+        drop(sender);
+        assert!(bulk.next().is_none());
+    })
+    .expect("it waits for the next message");
+}
+
+/// Overlapping, the next one is asked for when what there was to say of the one before is said. Eager, that is all
+/// of it.
+#[test]
+fn the_next_message_is_asked_for_when_everything_is_written() {
+    for (chunking, last_word) in [(Chunking::Auto, "RCPT"), (Chunking::Eager, ".")] {
+        within_limit(move || {
+            let (sender, heard) = mpsc::channel();
+            let peer = Peer::start(Options {
+                chunking: true,
+                act: Arc::new(move |moment| {
+                    if moment.command.starts_with(last_word) {
+                        let _ = sender.send(());
+                    }
+                    Act::Accept
+                }),
+                ..Options::default()
+            })
+            .unwrap();
+            let server = smtp_blocking::Server::new(&peer.server()).tls(TlsPolicy::Never);
+            let server = server.overlap(true).chunking(chunking);
+            let mut session = smtp_blocking::Session::connect(&server).unwrap();
+            let messages = (0..3).map(move |n| {
+                if n > 0 {
+                    heard.recv().unwrap();
+                }
+                message(n)
+            });
+            let reports: Vec<_> = session.send_all(messages).and_quit().collect();
+            assert_eq!(reports.len(), 3);
+            assert!(reports.iter().all(Report::is_success));
+        })
+        .expect("it waits for the next message");
+    }
 }

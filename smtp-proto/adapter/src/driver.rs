@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::BufMut;
 use smtp_proto::{
-    BodyPart, Chunking, Connection, Event, Instant, MessageId, Outcome, Reply, Report, Stage,
-    error::Misuse, event::RequestId,
+    BodyPart, Chunking, Connection, Envelope, Event, Instant, MessageId, Outcome, Reply, Report,
+    Stage, error::Misuse, event::RequestId,
 };
 
 use crate::error::Error;
@@ -52,6 +52,12 @@ pub struct Driver {
     /// follow it in the same batch, or more where bodies do so too. It bounds the memory, whatever the number
     /// of messages.
     pub window: usize,
+    /// The envelope of the next message may go out with the end of one.
+    pub overlaps: bool,
+    /// Messages that were submitted and are not finished.
+    unfinished: usize,
+    /// Between two messages of a bulk delivery, so that each does not make buffers of its own.
+    keeps_buffers: bool,
     /// The message whose body was wanted last, and how many bodies were wanted by then.
     pub body: Option<(MessageId, u64)>,
     /// Octets of a body that become a chunk when there are enough of them, and how many of them the engine
@@ -91,6 +97,9 @@ impl Driver {
                     false => 2,
                 },
             ),
+            overlaps: config.overlap,
+            unfinished: 0,
+            keeps_buffers: false,
             body: None,
             chunk: Vec::new(),
             chunk_at: 0,
@@ -139,6 +148,13 @@ impl Driver {
             #[cfg(feature = "rustls")]
             self.tls_info.clone(),
         )
+    }
+
+    /// Submits a message.
+    pub fn submit(&mut self, envelope: Envelope) -> Result<MessageId, Misuse> {
+        let id = self.engine.submit(envelope)?;
+        self.unfinished += 1;
+        Ok(id)
     }
 
     /// Whether a message has ended, or the body of one is wanted.
@@ -286,8 +302,22 @@ impl Driver {
         self.out.clear();
     }
 
+    /// Whether buffers are kept while the session is idle for a moment, as between two messages of a bulk delivery.
+    pub fn keep_buffers(&mut self, yes: bool) {
+        self.keeps_buffers = yes;
+        self.take_events();
+        self.release();
+    }
+
+    fn is_between_messages(&self) -> bool {
+        self.keeps_buffers && self.unfinished == 0 && self.engine.is_idle()
+    }
+
     /// A session that is idle, or has ended, keeps no buffer.
     fn release(&mut self) {
+        if self.keeps_buffers {
+            return;
+        }
         if self.out.is_empty() && (self.engine.is_idle() || self.engine.is_closed()) {
             self.forget_chunk();
             (self.out, self.chunk) = (Vec::new(), Vec::new());
@@ -299,7 +329,10 @@ impl Driver {
 
     /// Takes the engine's events. A handshake is for the pump to do.
     pub fn take_events(&mut self) {
-        while let Some(event) = self.engine.poll_event() {
+        // An engine that is idle, and has no more events, releases its buffers.
+        while !self.is_between_messages()
+            && let Some(event) = self.engine.poll_event()
+        {
             match event {
                 Event::StartTls => self.handshake_due = true,
                 Event::Ready => {
@@ -307,6 +340,7 @@ impl Driver {
                     self.release();
                 }
                 Event::Finished(id, report) => {
+                    self.unfinished -= 1;
                     self.finished.push_back((id, report));
                     self.release();
                 }
