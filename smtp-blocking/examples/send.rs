@@ -44,10 +44,13 @@ fn forward(
     });
     let mut reports = session.send_all(messages).and_quit();
     let mut sent = all();
-    while let Some((report, item)) = reports.next().zip(sent.next()) {
+    while let Some(report) = reports.next() {
+        let Some(item) = sent.next() else { break };
         printer.message(&item.ending(report), &facts(reports.session()));
     }
     drop(reports);
+    // Those that the session did not live to see.
+    sent.for_each(|item| printer.message(&item.not_attempted(session.end()), &facts(&session)));
     server.say_where(options);
     Ok(facts(&session))
 }

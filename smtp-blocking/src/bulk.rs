@@ -5,7 +5,7 @@ use std::io::{self, BufRead};
 
 use bytes::Buf;
 use bytes::buf::Reader;
-use smtp_proto::{Envelope, MessageId, Report};
+use smtp_proto::{Envelope, MessageId, Report, error::Misuse};
 
 use crate::pump::Pump;
 use crate::session::Session;
@@ -74,8 +74,10 @@ impl Session {
     /// Sends message after message, two round trips each, or one with
     /// [`Server::overlap`](crate::Server::overlap). Each has its own report, in order, and a failure
     /// of one does not touch the others. When the session is lost, the message under way is in doubt or
-    /// has failed, as its stage says, and all later ones are *not attempted*, safe to send elsewhere; the
-    /// same when a message cannot be read, because half a message cannot be taken back otherwise.
+    /// has failed, as its stage says, and those that were submitted after it are *not attempted*, safe to send
+    /// elsewhere. Then the reports end. The messages that were not submitted are still in the iterator, which
+    /// [`Bulk::into_messages`] gives back, and [`end`](Self::end) says why. The same when a message cannot be read,
+    /// because half a message cannot be taken back otherwise.
     ///
     /// A message with more recipients than the server takes in one transaction, as it says by LIMITS (RFC
     /// 9422) or shows where [`Server::learn_limits`](crate::Server::learn_limits) allows to learn from
@@ -108,24 +110,30 @@ impl Session {
         self.pump.driver.keep_buffers(true);
         let messages = messages.into_iter();
         Bulk {
-            session: self,
+            under_way: UnderWay {
+                session: self,
+                submitted: VecDeque::new(),
+            },
             messages,
-            submitted: VecDeque::new(),
+            unsubmitted: None,
             exhausted: false,
             quit: false,
         }
     }
 }
 
-/// A bulk delivery: one report for each message, in their order. It sends as it is asked for reports.
+/// A bulk delivery: one report for each message that was submitted, in their order. It sends as it is asked for
+/// reports.
 ///
 /// Dropped before its end, it closes the session if a message is under way.
 #[must_use = "nothing is sent before reports are asked for"]
 #[derive(Debug)]
 pub struct Bulk<'a, I, F> {
-    session: &'a mut Session,
+    under_way: UnderWay<'a, F>,
     messages: I,
-    submitted: VecDeque<(MessageId, F)>,
+    /// The last message came when it could not be submitted any more: its recipients, and why.
+    unsubmitted: Option<(usize, Misuse)>,
+    /// There are no more messages, or there is no more use for them.
     exhausted: bool,
     quit: bool,
 }
@@ -137,13 +145,19 @@ impl<I, F> Bulk<'_, I, F> {
         self
     }
 
+    /// Gives back what was not submitted: after the last report of a session that was lost, the messages for the
+    /// next one. Where reports are still to come, it closes the session, and their messages have none.
+    pub fn into_messages(self) -> I {
+        self.messages
+    }
+
     /// The session, for what is known of it by now.
     pub fn session(&self) -> &Session {
-        self.session
+        self.under_way.session
     }
 
     fn pump(&mut self) -> &mut Pump {
-        &mut self.session.pump
+        &mut self.under_way.session.pump
     }
 }
 
@@ -151,12 +165,15 @@ impl<I: Iterator, F> Bulk<'_, I, F> {
     /// Whether to ask for the next message, which may take long to come: only when everything that was gathered is
     /// written. Where envelopes do not overlap, also only when the message before is reported.
     fn may_ask(&mut self) -> bool {
-        let count = self.submitted.len();
-        let driver = &self.session.pump.driver;
-        if self.exhausted || count == 0 {
-            return !self.exhausted;
+        let count = self.under_way.submitted.len();
+        let driver = &self.under_way.session.pump.driver;
+        if self.exhausted || self.unsubmitted.is_some() || driver.is_closed() {
+            return false;
         }
-        if !driver.overlaps || count >= driver.window || driver.is_closed() {
+        if count == 0 {
+            return true;
+        }
+        if !driver.overlaps || count >= driver.window {
             return false;
         }
         let pump = self.pump();
@@ -165,7 +182,13 @@ impl<I: Iterator, F> Bulk<'_, I, F> {
         pump.driver.out.is_empty() && !pump.driver.is_closed()
     }
 
-    /// There are no more messages.
+    /// Whether it is known, without asking, that there are no more messages, or that they would come too late.
+    fn has_no_more(&self) -> bool {
+        self.messages.size_hint().1 == Some(0)
+            || matches!(self.unsubmitted, Some((_, Misuse::Closed)))
+    }
+
+    /// No more messages are asked for.
     fn exhaust(&mut self) {
         self.exhausted = true;
         if self.quit {
@@ -189,36 +212,45 @@ where
                     self.exhaust();
                     break;
                 };
-                if self.submitted.is_empty() {
+                if self.under_way.submitted.is_empty() {
                     // It may have been long in coming.
                     self.pump().look();
                 }
                 let recipients = message.envelope.forward_paths().len();
                 match self.pump().driver.submit(message.envelope) {
-                    Ok(id) => self.submitted.push_back((id, message.open)),
-                    Err(_) => {
-                        return Some(Report::not_attempted(recipients, &self.pump().driver.end()));
-                    }
+                    Ok(id) => self.under_way.submitted.push_back((id, message.open)),
+                    Err(misuse) => self.unsubmitted = Some((recipients, misuse)),
                 }
-                if self.messages.size_hint().1 == Some(0) {
+                if self.has_no_more() {
                     self.exhaust();
                 }
             }
-            let Some(&(first, _)) = self.submitted.front() else {
+            let Some(&(first, _)) = self.under_way.submitted.front() else {
+                // What is submitted is reported before what cannot be any more.
+                if let Some((recipients, misuse)) = self.unsubmitted.take() {
+                    return Some(
+                        self.under_way
+                            .session
+                            .pump
+                            .driver
+                            .unsubmitted(recipients, misuse),
+                    );
+                }
                 // QUIT, where it is still to be sent.
                 if self.quit {
                     self.pump().run_until(|_| false);
                 }
                 return None;
             };
-            let pump = &mut self.session.pump;
+            let pump = &mut self.under_way.session.pump;
             pump.run_until(|pump| pump.driver.wants_caller());
             if let Some(report) = pump.driver.take_report(first) {
-                self.submitted.pop_front();
+                self.under_way.submitted.pop_front();
                 return Some(report);
             }
             let wanted = pump.driver.body.map(|(id, _)| id);
             let Some((_, open)) = self
+                .under_way
                 .submitted
                 .iter_mut()
                 .find(|(id, _)| Some(*id) == wanted)
@@ -235,12 +267,20 @@ where
     }
 }
 
-impl<I, F> Drop for Bulk<'_, I, F> {
+/// What the session is at.
+#[derive(Debug)]
+struct UnderWay<'a, F> {
+    session: &'a mut Session,
+    submitted: VecDeque<(MessageId, F)>,
+}
+
+impl<F> Drop for UnderWay<'_, F> {
     fn drop(&mut self) {
         if !self.submitted.is_empty() {
-            self.pump()
+            self.session
+                .pump
                 .abort("the bulk delivery was dropped before its end");
         }
-        self.pump().driver.keep_buffers(false);
+        self.session.pump.driver.keep_buffers(false);
     }
 }

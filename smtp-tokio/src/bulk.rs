@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Buf;
 use futures_core::Stream;
-use smtp_proto::{Envelope, MessageId, Report};
+use smtp_proto::{Envelope, MessageId, Report, error::Misuse};
 use tokio::io::AsyncBufRead;
 
 use crate::in_memory::InMemory;
@@ -83,8 +83,10 @@ impl Session {
     /// Sends message after message, two round trips each, or one with
     /// [`Server::overlap`](crate::Server::overlap). Each has its own report, in order, and a failure
     /// of one does not touch the others. When the session is lost, the message under way is in doubt or
-    /// has failed, as its stage says, and all later ones are *not attempted*, safe to send elsewhere; the
-    /// same when a message cannot be read, because half a message cannot be taken back otherwise.
+    /// has failed, as its stage says, and those that were submitted after it are *not attempted*, safe to send
+    /// elsewhere. Then the reports end. The messages that were not submitted are still in the stream, which
+    /// [`Bulk::into_messages`] gives back, and [`end`](Self::end) says why. The same when a message cannot be read,
+    /// because half a message cannot be taken back otherwise.
     ///
     /// A message with more recipients than the server takes in one transaction, as it says by LIMITS (RFC
     /// 9422) or shows where [`Server::learn_limits`](crate::Server::learn_limits) allows to learn from
@@ -122,28 +124,34 @@ impl Session {
                 .pump
                 .has_paused()
                 .then(|| Box::pin(tokio::task::yield_now()) as Look),
-            session: self,
-            messages: Some(Box::pin(messages)),
-            submitted: VecDeque::new(),
+            under_way: UnderWay {
+                session: self,
+                submitted: VecDeque::new(),
+            },
+            messages: Box::pin(messages),
+            unsubmitted: None,
+            exhausted: false,
             content: None,
             quit: false,
         }
     }
 }
 
-/// A bulk delivery: a stream of one report for each message, in their order. It sends as it is asked for
-/// reports, so that whoever is slow to take them slows it down. A future of [`next`](Self::next) may be
+/// A bulk delivery: a stream of one report for each message that was submitted, in their order. It sends as it is
+/// asked for reports, so that whoever is slow to take them slows it down. A future of [`next`](Self::next) may be
 /// dropped at any time without harm.
 ///
 /// Dropped before its end, it closes the session if a message is under way.
 #[must_use = "nothing is sent before reports are asked for"]
 pub struct Bulk<'a, S, F, O, R> {
-    session: &'a mut Session,
+    under_way: UnderWay<'a, F>,
     /// The session was idle: what has arrived is read first, after one turn of the reactor.
     look: Option<Look>,
-    /// None when it has ended.
-    messages: Option<Pin<Box<S>>>,
-    submitted: VecDeque<(MessageId, F)>,
+    messages: Pin<Box<S>>,
+    /// The last message came when it could not be submitted any more: its recipients, and why.
+    unsubmitted: Option<(usize, Misuse)>,
+    /// There are no more messages, or there is no more use for them.
+    exhausted: bool,
     /// What is being sent, and for which of the bodies that were wanted.
     content: Option<(u64, Content<O, R>)>,
     quit: bool,
@@ -163,13 +171,19 @@ impl<S, F, O, R> Bulk<'_, S, F, O, R> {
         self
     }
 
+    /// Gives back what was not submitted: after the last report of a session that was lost, the messages for the
+    /// next one. Where reports are still to come, it closes the session, and their messages have none.
+    pub fn into_messages(self) -> Pin<Box<S>> {
+        self.messages
+    }
+
     /// The session, for what is known of it by now.
     pub fn session(&self) -> &Session {
-        self.session
+        self.under_way.session
     }
 
     fn pump(&mut self) -> &mut Pump {
-        &mut self.session.pump
+        &mut self.under_way.session.pump
     }
 }
 
@@ -192,19 +206,22 @@ where
             self.pump().read_what_is_there(cx);
         }
         loop {
-            let waits_for_messages = match self.poll_submit(cx) {
-                Poll::Ready(Some(unsent)) => return Poll::Ready(Some(unsent)),
-                Poll::Ready(None) => false,
-                Poll::Pending => true,
-            };
-            let Some(&(id, _)) = self.submitted.front() else {
+            let waits_for_messages = self.poll_submit(cx).is_pending();
+            let Some(&(id, _)) = self.under_way.submitted.front() else {
+                // What is submitted is reported before what cannot be any more.
+                if let Some((recipients, misuse)) = self.unsubmitted.take() {
+                    let report = self
+                        .under_way
+                        .session
+                        .pump
+                        .driver
+                        .unsubmitted(recipients, misuse);
+                    return Poll::Ready(Some(report));
+                }
                 if waits_for_messages {
                     // The server may say something meanwhile, or go.
-                    if !self.pump().driver.is_closed() {
-                        ready!(self.pump().poll_progress(cx));
-                        continue;
-                    }
-                    return Poll::Pending;
+                    ready!(self.pump().poll_progress(cx));
+                    continue;
                 }
                 if self.quit {
                     // QUIT, where it is still to be sent.
@@ -217,7 +234,7 @@ where
                     .poll_until(cx, &mut |pump| pump.driver.wants_caller())
             );
             if let Some(report) = self.pump().driver.take_report(id) {
-                self.submitted.pop_front();
+                self.under_way.submitted.pop_front();
                 return Poll::Ready(Some(report));
             }
             match ready!(self.poll_content(cx)) {
@@ -230,16 +247,15 @@ where
         }
     }
 
-    /// Submits messages as long as there is room and some are there. Ready with the report of one that
-    /// comes too late, or with none when no more can be submitted now.
-    fn poll_submit(&mut self, cx: &mut Context<'_>) -> Poll<Option<Report>> {
-        // What is submitted is reported before what cannot be any more.
-        while self.submitted.len() < self.session.pump.driver.window
-            && (self.submitted.is_empty() || !self.session.pump.driver.is_closed())
-            && let Some(messages) = &mut self.messages
+    /// Submits messages as long as there is room and some are there. Ready when no more can be submitted now.
+    fn poll_submit(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.exhausted
+            && self.unsubmitted.is_none()
+            && self.under_way.submitted.len() < self.under_way.session.pump.driver.window
+            && !self.under_way.session.pump.driver.is_closed()
         {
-            let Some(message) = ready!(messages.as_mut().poll_next(cx)) else {
-                self.messages = None;
+            let Some(message) = ready!(self.messages.as_mut().poll_next(cx)) else {
+                self.exhausted = true;
                 if self.quit {
                     let _ = self.pump().driver.engine.quit();
                 }
@@ -247,27 +263,30 @@ where
             };
             let recipients = message.envelope.forward_paths().len();
             match self.pump().driver.submit(message.envelope) {
-                Ok(id) => self.submitted.push_back((id, message.open)),
-                Err(_) => {
-                    return Poll::Ready(Some(Report::not_attempted(
-                        recipients,
-                        &self.pump().driver.end(),
-                    )));
+                Ok(id) => self.under_way.submitted.push_back((id, message.open)),
+                Err(misuse) => {
+                    self.exhausted = misuse == Misuse::Closed;
+                    self.unsubmitted = Some((recipients, misuse));
                 }
             }
         }
-        Poll::Ready(None)
+        Poll::Ready(())
     }
 
     /// Opens the content of the body that is wanted, and sends it.
     fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some((wanted, number)) = self.session.pump.driver.body else {
+        let Some((wanted, number)) = self.under_way.session.pump.driver.body else {
             return Poll::Ready(Ok(()));
         };
         loop {
             let opened = self.content.as_mut().filter(|(of, _)| *of == number);
             match opened.map(|(_, content)| content) {
-                None => match self.submitted.iter_mut().find(|(id, _)| *id == wanted) {
+                None => match self
+                    .under_way
+                    .submitted
+                    .iter_mut()
+                    .find(|(id, _)| *id == wanted)
+                {
                     Some((_, open)) => {
                         self.content = Some((number, Content::Opening(Box::pin(open()))));
                     }
@@ -279,14 +298,14 @@ where
                         self.content = Some((number, Content::Open(Box::pin(content))))
                     }
                     Poll::Pending => {
-                        ready!(self.session.pump.poll_progress(cx));
-                        if !self.session.pump.driver.engine.wants_body() {
+                        ready!(self.under_way.session.pump.poll_progress(cx));
+                        if !self.under_way.session.pump.driver.engine.wants_body() {
                             return Poll::Ready(Ok(()));
                         }
                     }
                 },
                 Some(Content::Open(content)) => {
-                    return self.session.pump.poll_body(cx, content.as_mut());
+                    return self.under_way.session.pump.poll_body(cx, content.as_mut());
                 }
             }
         }
@@ -310,15 +329,22 @@ where
 impl<S, F, O, R> std::fmt::Debug for Bulk<'_, S, F, O, R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Bulk")
-            .field("session", &self.session)
+            .field("session", &self.under_way.session)
             .finish_non_exhaustive()
     }
 }
 
-impl<S, F, O, R> Drop for Bulk<'_, S, F, O, R> {
+/// What the session is at.
+struct UnderWay<'a, F> {
+    session: &'a mut Session,
+    submitted: VecDeque<(MessageId, F)>,
+}
+
+impl<F> Drop for UnderWay<'_, F> {
     fn drop(&mut self) {
         if !self.submitted.is_empty() {
-            self.pump()
+            self.session
+                .pump
                 .abort("the bulk delivery was dropped before its end");
         }
     }

@@ -210,6 +210,12 @@ impl Session {
         !self.pump.driver.is_closed()
     }
 
+    /// Why the session has ended, if it has: the error that a message which comes now would have.
+    pub fn end(&self) -> Option<smtp_proto::Error> {
+        let driver = &self.pump.driver;
+        driver.is_closed().then(|| driver.end())
+    }
+
     /// What the server offers.
     pub fn capabilities(&self) -> &Capabilities {
         self.pump.driver.engine.capabilities()

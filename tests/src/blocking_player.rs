@@ -14,6 +14,7 @@ use std::sync::mpsc::Receiver;
 use smtp_blocking::Session;
 use smtp_proto::{Cause, Error, Request, error::Misuse};
 
+use crate::delivery::not_attempted;
 use crate::scripted::{self, Cue, End, Traces, Way, not_asked, report, server_of};
 use crate::transcript::{Failure, Job, Message, Observed, Transcript};
 
@@ -110,9 +111,11 @@ fn send_bulk(transcript: &Transcript, mut session: Session, observed: &mut Obser
     let messages = transcript.messages.iter().map(|message| {
         smtp_blocking::Message::new(message.envelope.clone(), || Ok(content(message)))
     });
-    observed
-        .reports
-        .extend(session.send_all(messages).and_quit().map(Some));
+    let reports: Vec<_> = session.send_all(messages).and_quit().collect();
+    observed.reports.extend(reports.into_iter().map(Some));
+    let rest = transcript.messages.iter().skip(observed.reports.len());
+    let rest = rest.map(|message| Some(not_attempted(&message.envelope, session.end())));
+    observed.reports.extend(rest);
     session
 }
 

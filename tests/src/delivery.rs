@@ -1,11 +1,14 @@
 //! Bulk delivery by each adapter: all messages over one session, which ends with them.
 
-use smtp_proto::{Envelope, Report};
+use std::future::poll_fn;
+
+use futures_core::Stream;
+use smtp_proto::{Cause, Envelope, Error, Outcome, Report, Stage};
 
 /// What a bulk delivery came to.
 #[derive(Debug)]
 pub struct Delivery {
-    /// One for each message.
+    /// One for each message; those that were not submitted are not attempted.
     pub reports: Vec<Report>,
     /// After the session was open.
     pub round_trips: u64,
@@ -23,7 +26,11 @@ impl Delivery {
         let items = messages.iter().map(|(envelope, body)| {
             smtp_blocking::Message::new(envelope.clone(), move || Ok(&body[..]))
         });
-        let reports = session.send_all(items).and_quit().collect();
+        let mut bulk = session.send_all(items).and_quit();
+        let mut reports: Vec<_> = bulk.by_ref().collect();
+        let rest: Vec<_> = bulk.into_messages().collect();
+        let rest = rest.into_iter().map(|message| message.envelope);
+        reports.extend(rest.map(|envelope| not_attempted(&envelope, session.end())));
         let round_trips = session.round_trips() - before;
         Self {
             reports,
@@ -46,7 +53,11 @@ impl Delivery {
         while let Some(report) = bulk.next().await {
             reports.push(report);
         }
-        drop(bulk);
+        let mut rest = bulk.into_messages();
+        while let Some(message) = poll_fn(|cx| rest.as_mut().poll_next(cx)).await {
+            reports.push(not_attempted(&message.envelope, session.end()));
+        }
+        drop(rest);
         let round_trips = session.round_trips() - before;
         Self {
             reports,
@@ -54,6 +65,13 @@ impl Delivery {
             overlap_broken: session.overlap_is_broken(),
         }
     }
+}
+
+/// The report of a message that was not submitted, because the session had ended so.
+pub fn not_attempted(envelope: &Envelope, end: Option<Error>) -> Report {
+    let unknown = || Error::new(Stage::Local, Outcome::NotAttempted, Cause::Disconnected);
+    let error = end.unwrap_or_else(unknown);
+    Report::not_attempted(envelope.forward_paths().len(), &error)
 }
 
 /// A runtime of one thread.

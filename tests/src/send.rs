@@ -25,6 +25,7 @@ use smtp_proto::{
     reply::Printable,
 };
 
+use crate::delivery::not_attempted;
 use crate::receiver;
 
 /// What is forwarded when nothing is named.
@@ -826,6 +827,11 @@ impl Item {
         };
         self.is_bad.set(result.as_ref().is_err_and(is_bad));
         result
+    }
+
+    /// How a message ended that was not submitted, because the session had ended so.
+    pub fn not_attempted(&self, end: Option<Error>) -> Ending {
+        self.ending(not_attempted(&self.envelope, end))
     }
 
     /// How the message ended. The engine knows that it could not be read, and not why.

@@ -14,6 +14,7 @@ use smtp_proto::{Cause, Error, Outcome, Request, error::Misuse};
 use smtp_tokio::Session;
 use tokio::io::BufReader;
 
+use crate::delivery::not_attempted;
 use crate::scripted::{self, Cue, End, Traces, Way, not_asked, report, server_of};
 use crate::transcript::{Failure, Job, Message, Observed, Transcript};
 
@@ -258,6 +259,9 @@ async fn send_bulk(
         }
     }
     drop(bulk);
+    let rest = transcript.messages.iter().skip(observed.reports.len());
+    let rest = rest.map(|message| Some(not_attempted(&message.envelope, session.end())));
+    observed.reports.extend(rest);
     session
 }
 

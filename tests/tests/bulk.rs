@@ -1,9 +1,11 @@
 //! Bulk delivery in both adapters: round trips, order, and the right report for each of many messages when
 //! something goes wrong in the middle.
 
+use std::future::poll_fn;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use futures_core::Stream;
 use smtp_proto::{Cause, Chunking, Envelope, Outcome, Report, Stage, Timeouts, TlsPolicy};
 use smtp_tests::delivery::{Delivery, runtime};
 use smtp_tests::peer::{Act, BehindData, Moment, Options, Peer};
@@ -312,7 +314,9 @@ fn sources_are_opened_when_they_are_wanted_and_one_that_cannot_be_ends_the_sessi
             }
         })
     });
-    let reports: Vec<Report> = session.send_all(items).collect();
+    let mut bulk = session.send_all(items);
+    let reports: Vec<Report> = bulk.by_ref().collect();
+    assert_eq!(bulk.into_messages().count(), 1);
     assert_eq!(
         opened.get(),
         3,
@@ -329,9 +333,9 @@ fn sources_are_opened_when_they_are_wanted_and_one_that_cannot_be_ends_the_sessi
         Some(Outcome::Permanent),
         None,
         Some(Outcome::Permanent),
-        Some(Outcome::NotAttempted),
     ];
-    assert_eq!([0, 1, 2, 3, 4].map(outcome), expected);
+    assert_eq!([0, 1, 2, 3].map(outcome), expected);
+    assert_eq!(reports.len(), 4);
     assert_eq!(peer.arrived(), 2);
 }
 
@@ -393,4 +397,76 @@ fn the_next_message_is_asked_for_when_everything_is_written() {
         })
         .expect("it waits for the next message");
     }
+}
+
+/// A server that is lost with the end of its fourth message.
+fn lost_after_three() -> Peer {
+    peer(|moment| match (moment.message, moment.command) {
+        (3, ".") => Act::Cut,
+        _ => Act::Accept,
+    })
+}
+
+#[test]
+fn a_lost_session_leaves_the_rest_to_the_caller_blocking() {
+    for (overlap, submitted) in [(false, 4), (true, 5)] {
+        let peer = lost_after_three();
+        let server = smtp_blocking::Server::new(&peer.server()).tls(TlsPolicy::Never);
+        let mut session = smtp_blocking::Session::connect(&server.overlap(overlap)).unwrap();
+        assert_eq!(session.end(), None);
+        let mut bulk = session.send_all((0..).map(message));
+        let reports: Vec<_> = bulk.by_ref().collect();
+        let first = bulk.into_messages().next().unwrap();
+        let rest = (session.end(), first.envelope);
+        has_left_the_rest(&reports, submitted, rest);
+        // It takes no other messages either.
+        let mut bulk = session.send_all((0..).map(message));
+        assert!(bulk.next().is_none());
+        assert_eq!(
+            bulk.into_messages().next().unwrap().envelope,
+            message(0).envelope
+        );
+    }
+}
+
+#[test]
+fn a_lost_session_leaves_the_rest_to_the_caller_tokio() {
+    for overlap in [false, true] {
+        let peer = lost_after_three();
+        let server = smtp_tokio::Server::new(&peer.server()).tls(TlsPolicy::Never);
+        let server = server.overlap(overlap);
+        runtime().block_on(async {
+            let message = |n: usize| {
+                let envelope = message(n).envelope;
+                smtp_tokio::Message::from_bytes(envelope, &b"Subject: x\r\n\r\n"[..])
+            };
+            let mut session = smtp_tokio::Session::connect(&server).await.unwrap();
+            let mut bulk = session.send_all(smtp_tokio::iter((0..).map(message)));
+            let mut reports = Vec::new();
+            while let Some(report) = bulk.next().await {
+                reports.push(report);
+            }
+            let mut rest = bulk.into_messages();
+            let first = poll_fn(|cx| rest.as_mut().poll_next(cx)).await.unwrap();
+            let rest = (session.end(), first.envelope);
+            has_left_the_rest(&reports, 5, rest);
+        });
+    }
+}
+
+/// Three messages were delivered, one is in doubt, and those that were submitted by then are not attempted. The next
+/// one was not touched.
+#[track_caller]
+fn has_left_the_rest(
+    reports: &[Report],
+    submitted: usize,
+    (end, first): (Option<smtp_proto::Error>, Envelope),
+) {
+    let outcome = |report: &Report| report.outcome();
+    let mut expected = vec![None; 3];
+    expected.push(Some(Outcome::InDoubt));
+    expected.resize(submitted, Some(Outcome::NotAttempted));
+    assert_eq!(reports.iter().map(outcome).collect::<Vec<_>>(), expected);
+    assert_eq!(end.unwrap().cause, Cause::Disconnected);
+    assert_eq!(first, message(submitted).envelope);
 }

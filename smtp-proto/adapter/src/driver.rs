@@ -157,6 +157,15 @@ impl Driver {
         Ok(id)
     }
 
+    /// The report of a message that could not be submitted.
+    pub fn unsubmitted(&self, recipients: usize, misuse: Misuse) -> Report {
+        let error = match misuse {
+            Misuse::Closed => self.end(),
+            misuse => smtp_proto::Error::new(Stage::Local, Outcome::NotAttempted, misuse.into()),
+        };
+        Report::not_attempted(recipients, &error)
+    }
+
     /// Whether a message has ended, or the body of one is wanted.
     pub fn wants_caller(&self) -> bool {
         self.has_report() || self.engine.wants_body()
