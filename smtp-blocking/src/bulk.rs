@@ -106,7 +106,7 @@ impl Session {
         F: FnMut() -> io::Result<R>,
         R: BufRead,
     {
-        self.pump.look();
+        self.pump.start();
         self.pump.driver.keep_buffers(true);
         let messages = messages.into_iter();
         Bulk {

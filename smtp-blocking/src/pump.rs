@@ -241,6 +241,19 @@ impl Pump {
         self.take_events();
     }
 
+    /// Whoever leaks a transaction leaves a body open, into which the next message would go: that ends the session.
+    pub(crate) fn end_leaked(&mut self) {
+        if self.driver.has_leaked() {
+            self.abort("a transaction was leaked before it was finished");
+        }
+    }
+
+    /// What each call on a session begins with.
+    pub(crate) fn start(&mut self) {
+        self.end_leaked();
+        self.look();
+    }
+
     /// Takes what has arrived on a session after a pause: a 421, say, which answers nothing that is said now.
     pub(crate) fn look(&mut self) {
         if self.heard.elapsed() >= PAUSE && !self.driver.is_closed() {

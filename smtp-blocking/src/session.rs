@@ -47,7 +47,7 @@ impl Session {
     /// # Errors
     /// As [`transaction`](Self::transaction).
     pub fn begin(&mut self, envelope: Envelope) -> Result<Transaction<'_>, Error> {
-        self.pump.look();
+        self.pump.start();
         if self.pump.driver.is_closed() {
             return Err(self.pump.driver.ended().not_attempted());
         }
@@ -141,11 +141,12 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// The server does not offer what the request needs, or the session is lost.
+    /// The server does not offer what the request needs, or the session is lost. In one that had ended before, the
+    /// request is not attempted.
     pub fn request(&mut self, request: Request) -> Result<Reply, Error> {
-        self.pump.look();
+        self.pump.start();
         if self.pump.driver.is_closed() {
-            return Err(self.pump.driver.ended());
+            return Err(self.pump.driver.ended().not_attempted());
         }
         let id = self
             .pump
@@ -164,6 +165,7 @@ impl Session {
     }
 
     fn say_quit(&mut self) {
+        self.pump.end_leaked();
         if self.pump.driver.engine.quit().is_ok() {
             self.pump.run_until(|_| false);
         }
@@ -171,7 +173,7 @@ impl Session {
 
     /// Whether another message can be sent. What the server has said meanwhile is read first, without waiting.
     pub fn is_usable(&mut self) -> bool {
-        self.pump.look();
+        self.pump.start();
         !self.pump.driver.is_closed()
     }
 
@@ -224,7 +226,8 @@ impl Pump {
 /// A message whose body is wanted: write it, then [`finish`](Self::finish).
 ///
 /// Line ends and dots are the engine's business: write the message as it is. Dropping a transaction
-/// that is not finished closes the session, because that is the only way not to send half a message.
+/// that is not finished closes the session, because that is the only way not to send half a message. After one that
+/// was leaked ([`std::mem::forget`]), the next call on the session closes it.
 #[derive(Debug)]
 #[must_use = "a transaction that is dropped ends the session"]
 pub struct Transaction<'a> {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Buf;
 use smtp_blocking::{
-    Cause, Credentials, Envelope, Message, Outcome, Server, Session, Stage, TlsFacts, TlsPolicy,
-    body::LineEndings, event::Trace,
+    Cause, Credentials, Envelope, Message, Outcome, Request, Server, Session, Stage, TlsFacts,
+    TlsPolicy, body::LineEndings, event::Trace,
 };
 use smtp_tests::receiver::{Options, Receiver, make_client_certificate};
 
@@ -202,6 +202,41 @@ fn a_dropped_transaction_delivers_nothing_and_ends_the_session() {
             .wait_for_messages(1, Duration::from_millis(300))
             .is_empty()
     );
+}
+
+/// Its body is still open, and would take the next message.
+#[test]
+fn a_leaked_transaction_does_not_take_the_next_message() {
+    fn other() -> Envelope {
+        Envelope::new("a@example.org", ["c@example.net"]).unwrap()
+    }
+    let send = |session: &mut Session| session.send(other(), MESSAGE).map(drop);
+    let ask = |session: &mut Session| session.request(Request::noop()).map(drop);
+    let send_all = |session: &mut Session| {
+        let mut bulk = session.send_all([Message::from_bytes(other(), MESSAGE)]);
+        assert!(bulk.next().is_none());
+        assert_eq!(bulk.into_messages().count(), 1);
+        session.begin(other()).map(drop)
+    };
+    type Call = fn(&mut Session) -> Result<(), smtp_blocking::Error>;
+    for call in [send as Call, ask, send_all] {
+        let (receiver, server) = receiver();
+        let mut session = Session::connect(&server).unwrap();
+        let mut leaked = session
+            .transaction("a@example.org", ["b@example.net"])
+            .unwrap();
+        leaked.write_all(MESSAGE).unwrap();
+        std::mem::forget(leaked);
+        let error = call(&mut session).unwrap_err();
+        assert!(error.to_string().contains("leaked"), "{error}");
+        assert_eq!(error.outcome(), Outcome::NotAttempted);
+        session.quit();
+        assert!(
+            receiver
+                .wait_for_messages(1, Duration::from_millis(300))
+                .is_empty()
+        );
+    }
 }
 
 #[test]

@@ -119,6 +119,7 @@ impl Session {
         O: Future<Output = io::Result<R>>,
         R: AsyncBufRead,
     {
+        self.pump.end_leaked();
         Bulk {
             look: self
                 .pump

@@ -197,9 +197,22 @@ impl Pump {
         Poll::Ready(())
     }
 
+    /// Whoever leaks a transaction leaves a body open, into which the next message would go: that ends the session.
+    pub(crate) fn end_leaked(&mut self) {
+        if self.driver.has_leaked() {
+            self.abort("a transaction was leaked before it was finished");
+        }
+    }
+
+    /// What each call on a session begins with.
+    pub(crate) async fn start(&mut self) {
+        self.end_leaked();
+        self.look().await;
+    }
+
     /// Takes what has arrived on a session after a pause: a 421, say, which answers nothing that is said now. The
     /// reactor has one turn first, without which nothing would be seen.
-    pub(crate) async fn look(&mut self) {
+    async fn look(&mut self) {
         if self.has_paused() {
             tokio::task::yield_now().await;
             std::future::poll_fn(|cx| {

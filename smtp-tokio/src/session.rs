@@ -60,7 +60,7 @@ impl Session {
     /// # Errors
     /// As [`transaction`](Self::transaction).
     pub async fn begin(&mut self, envelope: Envelope) -> Result<Transaction<'_>, Error> {
-        self.pump.look().await;
+        self.pump.start().await;
         if self.pump.driver.is_closed() {
             return Err(self.pump.driver.ended().not_attempted());
         }
@@ -176,11 +176,12 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// The server does not offer what the request needs, or the session is lost.
+    /// The server does not offer what the request needs, or the session is lost. In one that had ended before, the
+    /// request is not attempted.
     pub async fn request(&mut self, request: Request) -> Result<Reply, Error> {
-        self.pump.look().await;
+        self.pump.start().await;
         if self.pump.driver.is_closed() {
-            return Err(self.pump.driver.ended());
+            return Err(self.pump.driver.ended().not_attempted());
         }
         let id = self
             .pump
@@ -199,6 +200,7 @@ impl Session {
     }
 
     async fn say_quit(&mut self) {
+        self.pump.end_leaked();
         if self.pump.driver.engine.quit().is_ok() {
             self.pump.run_until(|_| false).await;
         }
@@ -206,7 +208,7 @@ impl Session {
 
     /// Whether another message can be sent. What the server has said meanwhile is read first, without waiting.
     pub async fn is_usable(&mut self) -> bool {
-        self.pump.look().await;
+        self.pump.start().await;
         !self.pump.driver.is_closed()
     }
 
@@ -269,7 +271,8 @@ impl Pump {
 /// A message whose body is wanted: write it, then [`finish`](Self::finish).
 ///
 /// Line ends and dots are the engine's business: write the message as it is. Dropping a transaction
-/// that is not finished closes the session, because that is the only way not to send half a message.
+/// that is not finished closes the session, because that is the only way not to send half a message. After one that
+/// was leaked ([`std::mem::forget`]), the next call on the session closes it.
 #[derive(Debug)]
 #[must_use = "a transaction that is dropped ends the session"]
 pub struct Transaction<'a> {

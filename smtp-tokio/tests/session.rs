@@ -7,7 +7,8 @@ use bytes::Buf;
 use smtp_tests::receiver::{Options, Receiver, make_client_certificate};
 use smtp_tests::watchdog::within_limit;
 use smtp_tokio::{
-    Cause, Credentials, Envelope, Message, Outcome, Server, Session, Stage, Timeouts, TlsPolicy,
+    Cause, Credentials, Envelope, Message, Outcome, Request, Server, Session, Stage, Timeouts,
+    TlsPolicy,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -144,6 +145,42 @@ async fn a_session_that_has_ended_attempts_nothing() {
     let error = session.transaction("a@b", ["c@d"]).await.unwrap_err();
     assert!(error.to_string().contains("dropped"), "{error}");
     assert_eq!(error.outcome(), Outcome::NotAttempted);
+}
+
+/// Its body is still open, and would take the next message.
+#[tokio::test]
+async fn a_leaked_transaction_does_not_take_the_next_message() {
+    let other = || Envelope::new("a@example.org", ["c@example.net"]).unwrap();
+    for call in 0..3 {
+        let (receiver, server) = receiver();
+        let mut session = Session::connect(&server).await.unwrap();
+        let mut leaked = session
+            .transaction("a@example.org", ["b@example.net"])
+            .await
+            .unwrap();
+        leaked.write_all(MESSAGE).await.unwrap();
+        std::mem::forget(leaked);
+        let result = match call {
+            0 => session.send(other(), MESSAGE).await.map(drop),
+            1 => session.request(Request::noop()).await.map(drop),
+            _ => {
+                let messages = [Message::from_bytes(other(), MESSAGE)];
+                let mut bulk = session.send_all(smtp_tokio::iter(messages));
+                assert!(bulk.next().await.is_none());
+                drop(bulk);
+                session.begin(other()).await.map(drop)
+            }
+        };
+        let error = result.unwrap_err();
+        assert!(error.to_string().contains("leaked"), "{error}");
+        assert_eq!(error.outcome(), Outcome::NotAttempted);
+        session.quit().await;
+        assert!(
+            receiver
+                .wait_for_messages(1, Duration::from_millis(300))
+                .is_empty()
+        );
+    }
 }
 
 /// In paused time the whole of RFC 5321's five minutes pass at once.

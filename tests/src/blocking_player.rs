@@ -153,10 +153,9 @@ fn end(mut session: Session) -> Option<Result<(), Error>> {
     if session.is_usable() {
         return None;
     }
-    match session.request(Request::noop()) {
+    match session.end()? {
         // It was we who ended it.
-        Err(error) if *error.cause() == Cause::Misuse(Misuse::Closed) => Some(Ok(())),
-        Err(error) => Some(Err(error.error().clone())),
-        Ok(_) => None,
+        error if error.cause == Cause::Misuse(Misuse::Closed) => Some(Ok(())),
+        error => Some(Err(error)),
     }
 }

@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::sync::mpsc::Receiver;
 use std::task::Poll;
 
-use smtp_proto::{Cause, Error, Outcome, Request, error::Misuse};
+use smtp_proto::{Cause, Error, Outcome, error::Misuse};
 use smtp_tokio::Session;
 use tokio::io::BufReader;
 
@@ -300,10 +300,9 @@ async fn end(mut session: Session) -> Option<Result<(), Error>> {
     if session.is_usable().await {
         return None;
     }
-    match session.request(Request::noop()).await {
+    match session.end()? {
         // It was we who ended it.
-        Err(error) if *error.cause() == Cause::Misuse(Misuse::Closed) => Some(Ok(())),
-        Err(error) => Some(Err(error.error().clone())),
-        Ok(_) => None,
+        error if error.cause == Cause::Misuse(Misuse::Closed) => Some(Ok(())),
+        error => Some(Err(error)),
     }
 }

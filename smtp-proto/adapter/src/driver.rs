@@ -157,6 +157,14 @@ impl Driver {
         Ok(id)
     }
 
+    /// Whether a message is under way although nobody holds it: its transaction was leaked. Reports that nobody has
+    /// taken are forgotten.
+    pub fn has_leaked(&mut self) -> bool {
+        self.finished.clear();
+        self.keep_buffers(false);
+        self.unfinished > 0
+    }
+
     /// The report of a message that could not be submitted.
     pub fn unsubmitted(&self, recipients: usize, misuse: Misuse) -> Report {
         let error = match misuse {
