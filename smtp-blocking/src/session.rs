@@ -148,14 +148,12 @@ impl Session {
         if self.pump.driver.is_closed() {
             return Err(self.pump.driver.ended().not_attempted());
         }
-        let id = self
-            .pump
+        self.pump
             .driver
-            .engine
             .request(request)
             .map_err(|misuse| Error::local(misuse.into()))?;
-        self.pump.run_until(|pump| pump.driver.has_answer(id));
-        self.pump.driver.take_answer(id)
+        self.pump.run_until(|pump| pump.driver.has_answer());
+        self.pump.driver.take_answer()
     }
 
     /// Ends the session: says QUIT and closes, without waiting for the reply, which decides nothing.

@@ -183,14 +183,14 @@ impl Session {
         if self.pump.driver.is_closed() {
             return Err(self.pump.driver.ended().not_attempted());
         }
-        let id = self
-            .pump
+        self.pump
             .driver
-            .engine
             .request(request)
             .map_err(|misuse| Error::local(misuse.into()))?;
-        self.pump.run_until(|pump| pump.driver.has_answer(id)).await;
-        self.pump.driver.take_answer(id)
+        // If this future is dropped, nobody waits for the answer.
+        let waiting = Waiting(&mut self.pump);
+        waiting.0.run_until(|pump| pump.driver.has_answer()).await;
+        waiting.0.driver.take_answer()
     }
 
     /// Ends the session: says QUIT and closes, without waiting for the reply, which decides nothing.
@@ -239,6 +239,15 @@ impl Session {
     #[cfg(feature = "rustls")]
     pub fn tls_info(&self) -> Option<&crate::TlsInfo> {
         self.pump.driver.tls_info.as_ref()
+    }
+}
+
+/// Waits for the answer to a request.
+struct Waiting<'a>(&'a mut Pump);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.driver.forget_answer();
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::BufMut;
 use smtp_proto::{
     BodyPart, Chunking, Connection, Envelope, Event, Instant, MessageId, Outcome, Reply, Report,
-    Stage, error::Misuse, event::RequestId,
+    Request, Stage, error::Misuse, event::RequestId,
 };
 
 use crate::error::Error;
@@ -74,7 +74,10 @@ pub struct Driver {
     pub tls_info: Option<crate::tls::TlsInfo>,
     observer: Option<Observer>,
     finished: VecDeque<(MessageId, Report)>,
-    answers: VecDeque<(RequestId, Result<Reply, smtp_proto::Error>)>,
+    /// The request whose answer is waited for. The others' answers are of no interest to anybody.
+    asked: Option<RequestId>,
+    /// Boxed, because it is there for a moment and the session for long.
+    answer: Option<Box<Result<Reply, smtp_proto::Error>>>,
     /// Boxed, because it is there for a moment and the session for long.
     closed: Option<Box<Result<(), smtp_proto::Error>>>,
 }
@@ -110,7 +113,8 @@ impl Driver {
             tls_info: None,
             observer,
             finished: VecDeque::new(),
-            answers: VecDeque::new(),
+            asked: None,
+            answer: None,
             closed: None,
             engine: Connection::with_nonce(config, Instant::default(), terms.nonce),
         }
@@ -193,19 +197,30 @@ impl Driver {
         self.finished.pop_front().map(|(_, report)| report)
     }
 
-    /// Whether this request has been answered.
-    pub fn has_answer(&self, request: RequestId) -> bool {
-        self.answers.iter().any(|(id, _)| *id == request)
+    /// Makes a request. From here on its answer alone is waited for.
+    pub fn request(&mut self, request: Request) -> Result<(), Misuse> {
+        let id = self.engine.request(request)?;
+        (self.asked, self.answer) = (Some(id), None);
+        Ok(())
     }
 
-    /// The answer to this request. Those before it are of no interest to anybody any more.
-    pub fn take_answer(&mut self, request: RequestId) -> Result<Reply, Error> {
-        while let Some((id, answer)) = self.answers.pop_front() {
-            if id == request {
-                return answer.map_err(|error| self.explain(Error::new(error)));
-            }
+    /// Whether the request has been answered.
+    pub fn has_answer(&self) -> bool {
+        self.answer.is_some()
+    }
+
+    /// The answer to the request.
+    pub fn take_answer(&mut self) -> Result<Reply, Error> {
+        self.asked = None;
+        match self.answer.take() {
+            Some(answer) => answer.map_err(|error| self.explain(Error::new(error))),
+            None => Err(self.ended()),
         }
-        Err(self.ended())
+    }
+
+    /// Nobody waits for an answer any more.
+    pub fn forget_answer(&mut self) {
+        (self.asked, self.answer) = (None, None);
     }
 
     /// A report to its reader: an error where the message reached nobody.
@@ -338,9 +353,6 @@ impl Driver {
         if self.out.is_empty() && (self.engine.is_idle() || self.engine.is_closed()) {
             self.forget_chunk();
             (self.out, self.chunk) = (Vec::new(), Vec::new());
-            if self.answers.is_empty() {
-                self.answers = VecDeque::new();
-            }
         }
     }
 
@@ -368,7 +380,9 @@ impl Driver {
                     self.forget_chunk();
                 }
                 Event::Answered(id, answer) => {
-                    self.answers.push_back((id, answer));
+                    if self.asked == Some(id) {
+                        self.answer = Some(Box::new(answer));
+                    }
                     self.release();
                 }
                 Event::OverlapBroken => self.overlap_broken = true,
@@ -410,5 +424,49 @@ impl fmt::Debug for Driver {
         f.debug_struct("Driver")
             .field("engine", &self.engine)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Server, Terms};
+    use smtp_proto::{Channel, TlsPolicy};
+
+    /// The server says this, and all that there is to say is written.
+    fn hear(driver: &mut Driver, line: &str) {
+        let now = Instant::default();
+        driver.engine.handle_input(now, line.as_bytes());
+        driver.take_events();
+        driver.gather(now, &[]);
+        driver.engine.handle_written(now, driver.out.len());
+        driver.written();
+    }
+
+    #[test]
+    fn answers_that_nobody_waits_for_are_dropped() {
+        let server = Server::new("mx.example.net").tls(TlsPolicy::Never);
+        let terms = Terms::new(&server, false).session(Channel::Network, None);
+        let mut driver = Driver::new(terms.unwrap(), None);
+        hear(&mut driver, "220 hi\r\n");
+        hear(&mut driver, "250 hi\r\n");
+        assert!(driver.ready);
+
+        driver.request(Request::noop()).unwrap();
+        driver.forget_answer();
+        hear(&mut driver, "");
+        hear(&mut driver, "250 nobody waits\r\n");
+        assert!(!driver.has_answer());
+
+        // Nor is it taken for that of the next one.
+        driver.request(Request::noop()).unwrap();
+        hear(&mut driver, "");
+        driver.request(Request::noop()).unwrap();
+        hear(&mut driver, "250 nobody waits\r\n");
+        assert!(!driver.has_answer());
+        hear(&mut driver, "250 somebody waits\r\n");
+        assert!(driver.has_answer());
+        let answer = driver.take_answer().unwrap();
+        assert!(answer.to_string().contains("somebody"), "{answer}");
     }
 }
