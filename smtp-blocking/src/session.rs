@@ -269,16 +269,18 @@ impl Transaction<'_> {
 }
 
 impl Write for Transaction<'_> {
-    /// Fails when the server has ended the transaction; [`finish`](Transaction::finish) says why.
+    /// Fails when the server has ended the transaction. The error is an [`Error`], and says why;
+    /// [`finish`](Transaction::finish) still has the report.
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
         if octets.is_empty() {
             return Ok(0);
         }
-        match self.session.pump.transmit(octets) {
-            0 => Err(io::Error::new(
-                io::ErrorKind::BrokenPipe,
-                "the transaction has ended; finish() says why",
-            )),
+        let pump = &mut self.session.pump;
+        match pump.transmit(octets) {
+            0 => {
+                pump.run_until(|pump| pump.driver.has_report());
+                Err(pump.driver.body_refused(self.id))
+            }
             used => Ok(used),
         }
     }

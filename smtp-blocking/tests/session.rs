@@ -107,6 +107,32 @@ fn a_transaction_is_written_into() {
     session.quit();
 }
 
+/// The server refuses the first chunk that is too large.
+#[test]
+fn a_body_that_is_refused_says_why_to_its_writer() {
+    let options = Options {
+        max_size: 100_000,
+        ..Options::default()
+    };
+    let receiver = Receiver::start(options).unwrap();
+    let mut session = Session::connect(&Server::new(&receiver.local_addr().to_string())).unwrap();
+    let mut transaction = session
+        .transaction("a@example.org", ["b@example.net"])
+        .unwrap();
+    let mut body = std::io::repeat(b'x').take(50_000_000);
+    let error = std::io::copy(&mut body, &mut transaction).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
+    assert!(error.to_string().contains("552 5.3.4"), "{error}");
+    let inner = error.get_ref().unwrap().downcast_ref();
+    let inner: &smtp_blocking::Error = inner.unwrap();
+    assert_eq!(inner.outcome(), Outcome::Permanent);
+    // It says so as often as it is asked.
+    assert!(transaction.write_all(b"more").is_err());
+    let report = transaction.finish().unwrap_err();
+    assert_eq!(report.report(), inner.report());
+    assert_eq!(report.to_string(), error.to_string());
+}
+
 /// A local part as long as those of SRS, VERP and reply tokens. Only the server knows whether it takes one.
 #[test]
 fn long_local_parts_are_sent() {

@@ -327,13 +327,15 @@ impl Transaction<'_> {
 }
 
 impl AsyncWrite for Transaction<'_> {
-    /// Fails when the server has ended the transaction; [`finish`](Transaction::finish) says why.
+    /// Fails when the server has ended the transaction. The error is an [`Error`], and says why;
+    /// [`finish`](Transaction::finish) still has the report.
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         octets: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let pump = &mut self.get_mut().session.pump;
+        let transaction = self.get_mut();
+        let pump = &mut transaction.session.pump;
         while pump.driver.engine.wants_body() {
             let used = pump.transmit(octets);
             if pump.driver.is_full() || used < octets.len() {
@@ -345,8 +347,8 @@ impl AsyncWrite for Transaction<'_> {
             }
             return Poll::Ready(Ok(used));
         }
-        let ended = "the transaction has ended; finish() says why";
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, ended)))
+        ready!(pump.poll_until(cx, &mut |pump| pump.driver.has_report()));
+        Poll::Ready(Err(pump.driver.body_refused(transaction.id)))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -69,6 +69,33 @@ async fn messages_in_memory_arrive() {
     assert_eq!([0, 1, 2].map(|n| receiver.stored(n)), [MESSAGE; 3]);
 }
 
+/// The server refuses the first chunk that is too large.
+#[tokio::test]
+async fn a_body_that_is_refused_says_why_to_its_writer() {
+    let options = Options {
+        max_size: 100_000,
+        ..Options::default()
+    };
+    let receiver = Receiver::start(options).unwrap();
+    let server = Server::new(&receiver.local_addr().to_string());
+    let mut session = Session::connect(&server).await.unwrap();
+    let mut transaction = session
+        .transaction("a@example.org", ["b@example.net"])
+        .await
+        .unwrap();
+    let mut body = tokio::io::repeat(b'x').take(50_000_000);
+    let copied = tokio::io::copy(&mut body, &mut transaction).await;
+    let error = copied.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
+    assert!(error.to_string().contains("552 5.3.4"), "{error}");
+    let inner = error.get_ref().unwrap().downcast_ref();
+    let inner: &smtp_tokio::Error = inner.unwrap();
+    assert_eq!(inner.outcome(), Outcome::Permanent);
+    let report = transaction.finish().await.unwrap_err();
+    assert_eq!(report.report(), inner.report());
+    assert_eq!(report.to_string(), error.to_string());
+}
+
 /// A local part as long as those of SRS, VERP and reply tokens. Only the server knows whether it takes one.
 #[tokio::test]
 async fn long_local_parts_are_sent() {

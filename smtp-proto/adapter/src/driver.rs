@@ -223,6 +223,25 @@ impl Driver {
         (self.asked, self.answer) = (None, None);
     }
 
+    /// Why no more of the body of this message is wanted, for whoever writes it. The report stays to be taken.
+    pub fn body_refused(&self, message: MessageId) -> io::Error {
+        let error = match self.finished.front() {
+            Some((id, report)) if *id == message => Error::from_report(report.clone()),
+            _ => Error::new(self.end()),
+        };
+        let copy = |error: &io::Error| match error.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::new(error.kind(), error.to_string()),
+        };
+        let error = error.in_session(
+            self.engine.round_trips(),
+            self.io.as_ref().map(copy),
+            #[cfg(feature = "rustls")]
+            self.tls_info.clone(),
+        );
+        io::Error::new(io::ErrorKind::BrokenPipe, error)
+    }
+
     /// A report to its reader: an error where the message reached nobody.
     pub fn judge(&mut self, report: Option<Report>) -> Result<Report, Error> {
         match report {
