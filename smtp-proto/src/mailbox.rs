@@ -236,7 +236,9 @@ pub enum AddressProblem {
     #[error("the quotes of the local part do not match")]
     Quotes,
     /// A domain with an empty, overlong or hyphen-edged label, or a character that no label has.
-    #[error("the domain is no dotted list of labels of 1 to 63 letters, digits and inner hyphens")]
+    #[error(
+        "the domain must be a dotted list of labels of 1 to 63 letters, digits and inner hyphens"
+    )]
     Domain,
     /// Brackets around something other than `1.2.3.4` or `IPv6:2001:db8::1`.
     #[error("the address literal is neither [1.2.3.4] nor [IPv6:2001:db8::1]")]

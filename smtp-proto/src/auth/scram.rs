@@ -341,7 +341,11 @@ fn attributes(message: &[u8]) -> Result<Vec<(char, &str)>, MechanismError> {
     for attribute in message.split(',') {
         let (name, value) = match attribute.split_at_checked(2) {
             Some((name, value)) if name.ends_with('=') && !value.is_empty() => (name, value),
-            _ => return Err(MechanismError::Malformed("an attribute is none")),
+            _ => {
+                return Err(MechanismError::Malformed(
+                    "an attribute is not a letter, an equals sign and a value",
+                ));
+            }
         };
         match name.chars().next() {
             Some('m') => return Err(MechanismError::Malformed("it demands an unknown extension")),
@@ -352,7 +356,11 @@ fn attributes(message: &[u8]) -> Result<Vec<(char, &str)>, MechanismError> {
                 }
                 attributes.push((name, value));
             }
-            _ => return Err(MechanismError::Malformed("an attribute is none")),
+            _ => {
+                return Err(MechanismError::Malformed(
+                    "an attribute is not a letter, an equals sign and a value",
+                ));
+            }
         }
     }
     Ok(attributes)
@@ -362,7 +370,7 @@ fn attributes(message: &[u8]) -> Result<Vec<(char, &str)>, MechanismError> {
 fn count(digits: &str, most: u32) -> Result<u32, MechanismError> {
     if digits.starts_with('0') || !digits.bytes().all(|octet| octet.is_ascii_digit()) {
         return Err(MechanismError::Malformed(
-            "the iteration count is no number",
+            "the iteration count is not a number",
         ));
     }
     let asked = digits.parse::<u64>().unwrap_or(u64::MAX);

@@ -277,13 +277,13 @@ impl fmt::Debug for RcptParameter {
 #[non_exhaustive]
 pub enum ParameterError {
     /// Letters, digits and hyphens, and no hyphen first (RFC 5321 section 4.1.2).
-    #[error("\"{name}\" is no name of a parameter; it takes letters, digits and inner hyphens")]
+    #[error("invalid parameter name \"{name}\": write letters, digits and inner hyphens")]
     Name {
         /// The name, made printable.
         name: Box<str>,
     },
     /// A value that is empty, or holds a character that this parameter cannot carry.
-    #[error("\"{value}\" is no value of {name}")]
+    #[error("invalid value of {name}: \"{value}\"")]
     Value {
         /// The parameter.
         name: Box<str>,
