@@ -272,7 +272,8 @@ impl Connection {
 
     /// Looks whether a deadline has passed. Too early is no harm.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.conversation.handle_timeout(now);
+        let in_reply = !self.decoder.is_empty();
+        self.conversation.handle_timeout(now, in_reply);
     }
 
     /// The handshake that [`Event::StartTls`] asked for is done, and nothing is known of it.
@@ -297,7 +298,11 @@ impl Connection {
     }
 
     /// The handshake that [`Event::StartTls`] asked for has failed; `cause` says why, and is usually
-    /// [`Cause::TlsFailed`] or [`Cause::TlsUntrusted`]. The connection ends, whatever the policy.
+    /// [`Cause::TlsFailed`], [`Cause::TlsMisconfigured`] or [`Cause::TlsUntrusted`]. The connection ends, whatever
+    /// the policy.
+    ///
+    /// It may also fail after [`handle_tls_established`](Self::handle_tls_established), until the first reply inside
+    /// TLS has come: under TLS 1.3 a server refuses the client's certificate that late.
     ///
     /// # Errors
     /// [`Misuse::NoHandshakeWanted`].

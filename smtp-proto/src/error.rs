@@ -138,6 +138,17 @@ pub struct Error {
     pub command: Option<Arc<str>>,
     /// The recipient that it was about, by its position in the envelope, from 0.
     pub recipient: Option<usize>,
+    pub(crate) moment: Moment,
+}
+
+/// When a connection ended or a deadline passed, where the stage alone does not tell an operator enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    Any,
+    /// The server, which speaks first, has sent nothing at all on a network connection without TLS.
+    Silence,
+    /// In the middle of the TLS handshake.
+    Handshake,
 }
 
 impl Error {
@@ -149,7 +160,14 @@ impl Error {
             cause,
             command: None,
             recipient: None,
+            moment: Moment::Any,
         }
+    }
+
+    /// The same, at this moment.
+    pub(crate) fn at(mut self, moment: Moment) -> Self {
+        self.moment = moment;
+        self
     }
 
     /// The same, about this command.
@@ -308,6 +326,14 @@ impl fmt::Display for Error {
         if self.is_chunking_unknown() {
             f.write_str("; it offers CHUNKING and may not know it: set Chunking::Never")?;
         }
+        f.write_str(match self.moment {
+            Moment::Any => "",
+            Moment::Silence => {
+                " without a word from the server; it may want TLS from the first octet \
+                 (TlsPolicy::Implicit, usually on port 465)"
+            }
+            Moment::Handshake => " in the TLS handshake; the server's log may say why",
+        })?;
         write!(f, " ({})", self.outcome)
     }
 }
@@ -319,7 +345,7 @@ pub enum Cause {
     /// The server said no.
     #[error("server said {0}")]
     Rejected(Reply),
-    /// The server refused EHLO as unknown, and then HELO as well.
+    /// The server did not know EHLO, and then refused HELO as well.
     #[error("server said {ehlo} to EHLO and {helo} to HELO")]
     HelloRejected {
         /// The reply to EHLO, 500 or 502.
@@ -330,7 +356,7 @@ pub enum Cause {
     /// The time for one reply, one handshake or one block of the body ran out.
     #[error("timed out after {} s", Seconds(*.0))]
     TimedOut(Duration),
-    /// The connection ended without a word.
+    /// The connection ended, and the server did not say why.
     #[error("the connection was lost")]
     Disconnected,
     /// The connection could not be made or used; the operating system's words.
@@ -379,6 +405,10 @@ pub enum Cause {
     /// The TLS handshake failed.
     #[error("the TLS handshake failed: {0}")]
     TlsFailed(Arc<str>),
+    /// The TLS handshake failed, and will fail again as long as our settings are what they are: the port does not
+    /// speak TLS, or the server wants another client certificate.
+    #[error("the TLS handshake failed: {0}")]
+    TlsMisconfigured(Arc<str>),
     /// The server is not verified, and it had to be.
     #[error("the server is not verified: {0}")]
     TlsUntrusted(Arc<str>),
@@ -421,7 +451,7 @@ pub enum Cause {
     /// The caller's side gave up, could not read the message, or cannot do what was asked; its words.
     #[error("{0}")]
     Local(Arc<str>),
-    /// The envelope is none.
+    /// The envelope is invalid.
     #[error("{0}")]
     Envelope(#[from] EnvelopeError),
     /// The caller asked the engine for something that it cannot do now.
@@ -442,6 +472,7 @@ impl Cause {
                 | Cause::Transport(_)
                 | Cause::Protocol(_)
                 | Cause::TlsFailed(_)
+                | Cause::TlsMisconfigured(_)
         )
     }
 }
@@ -457,19 +488,19 @@ impl fmt::Display for RefusedTls<'_> {
     }
 }
 
-/// How the server broke the protocol. The connection is closed, because what its later replies would
-/// answer is anyone's guess.
+/// How the server broke the protocol. The connection is closed, because nobody could tell what its later
+/// replies would answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProtocolError {
-    /// The input is no reply, or more than a limit allows.
+    /// The input is not a reply, or is more than a limit allows.
     #[error("protocol error: {0}")]
     Malformed(#[from] ReplyError),
     /// A reply that nothing was waiting for.
     #[error("protocol error: unexpected reply {0}")]
     Unexpected(Reply),
     /// A reply whose first digit cannot answer the command, as 250 to DATA or 354 to RCPT.
-    #[error("protocol error: {0} is no answer to this command")]
+    #[error("protocol error: {0} does not answer this command")]
     WrongClass(Reply),
     /// One challenge after another in an AUTH exchange, without an end.
     #[error("protocol error: more than {limit} challenges in one AUTH exchange")]
@@ -477,9 +508,9 @@ pub enum ProtocolError {
         /// [`Limits::challenges`](crate::Limits::challenges).
         limit: u32,
     },
-    /// Octets arrived behind the 220 to STARTTLS and before the handshake: an injection
+    /// Octets arrived after the 220 to STARTTLS and before the handshake: an injection
     /// (RFC 3207 section 4.2).
-    #[error("protocol error: unencrypted octets behind the reply to STARTTLS")]
+    #[error("protocol error: unencrypted octets after the reply to STARTTLS")]
     OctetsBehindStartTls,
 }
 

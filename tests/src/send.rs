@@ -1280,7 +1280,7 @@ impl Verdict {
             (_, Outcome::NotAttempted) => "temporary",
             (Cause::Protocol(_), _) => "protocol",
             (_, Outcome::InDoubt) => "temporary",
-            (Cause::TlsFailed(_), _) if tls_demanded => "refused",
+            (Cause::TlsFailed(_) | Cause::TlsMisconfigured(_), _) if tls_demanded => "refused",
             // The message could not be read to its end.
             (Cause::Local(_), Outcome::Transient) => "temporary",
             (cause, _) if cause.is_refusal() => "refused",

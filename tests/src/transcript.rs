@@ -500,6 +500,7 @@ fn describe_cause(cause: &Cause) -> String {
         Cause::TlsUnavailable(None) => "tls-unavailable".into(),
         Cause::TlsUnavailable(Some(reply)) => format!("tls-unavailable {}", describe_reply(reply)),
         Cause::TlsFailed(_) => "tls-failed".into(),
+        Cause::TlsMisconfigured(_) => "tls-misconfigured".into(),
         Cause::TlsUntrusted(_) => "tls-untrusted".into(),
         Cause::AuthUnavailable => "auth-unavailable".into(),
         Cause::NoCommonMechanism(offered) => format!("no-common-mechanism {offered}")

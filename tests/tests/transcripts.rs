@@ -337,6 +337,7 @@ const RULES: &[&str] = &[
     "opening.tls-untrusted",
     "opening.tls-verified",
     "opening.tls-lost",
+    "opening.tls-lost-after-handshake",
     "opening.implicit",
     "auth.plain",
     "auth.prompts-are-not-read",

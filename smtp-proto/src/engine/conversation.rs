@@ -10,12 +10,13 @@ use crate::auth::Nonce;
 use crate::capability::Capabilities;
 use crate::config::Config;
 use crate::envelope::Envelope;
-use crate::error::{Cause, Error, Misuse, Outcome, ProtocolError, Stage};
+use crate::error::{Cause, Error, Misuse, Moment, Outcome, ProtocolError, Stage};
 use crate::event::{Event, MessageId, RequestId, Trace};
 use crate::request::Request;
 use crate::time::Instant;
 use crate::tls::TlsFacts;
 
+use super::awaited::{Awaited, OpeningReply};
 use super::message::{Message, Sending};
 use super::opening::{Opening, Progress};
 use super::peer::Peer;
@@ -235,12 +236,20 @@ impl Conversation {
         }
     }
 
-    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+    /// `in_reply` says that a part of a reply has come.
+    pub(crate) fn handle_timeout(&mut self, now: Instant, in_reply: bool) {
         self.at(now);
         if let Some(deadline) = self.next_deadline()
             && self.now() >= deadline.at
         {
-            self.lose(Cause::TimedOut(deadline.after));
+            let greeting = Awaited::Opening(OpeningReply::Greeting);
+            let cause = Cause::TimedOut(deadline.after);
+            match self.peer.pipeline.front() == Some(greeting) && !in_reply {
+                true if self.peer.is_clear_network() => {
+                    self.close(Error::transient(Stage::Greeting, cause).at(Moment::Silence));
+                }
+                _ => self.lose(cause),
+            }
         }
     }
 
@@ -270,6 +279,10 @@ impl Conversation {
         match self.phase {
             Phase::Handshake(Some(_)) => {
                 // rule: opening.tls-failed
+                self.lose(cause);
+                Ok(())
+            }
+            _ if self.is_handshake_unconfirmed() => {
                 self.lose(cause);
                 Ok(())
             }

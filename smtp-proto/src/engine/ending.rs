@@ -4,10 +4,11 @@ use alloc::boxed::Box;
 
 use crate::command::Command;
 use crate::config::TlsPolicy;
-use crate::error::{Cause, Error, Stage};
+use crate::error::{Cause, Error, Moment, Stage};
 use crate::event::{Event, MessageId};
+use crate::tls::Channel;
 
-use super::awaited::{Awaited, MessageReply};
+use super::awaited::{Awaited, MessageReply, OpeningReply};
 use super::conversation::{AskedStep, Conversation, Job, Phase, Quit};
 use super::pipeline::Deadline;
 
@@ -18,9 +19,8 @@ impl Conversation {
             return what.stage();
         }
         match self.phase {
-            Phase::Handshake(_) if self.peer.config.tls == TlsPolicy::Implicit => Stage::Connect,
             // rule: opening.tls-lost
-            Phase::Handshake(_) => Stage::StartTls,
+            Phase::Handshake(_) => self.handshake_stage(),
             _ if self.sending().is_some() => Stage::Body,
             _ if self.jobs.is_empty() => Stage::Quit,
             _ => match self.jobs.front() {
@@ -28,6 +28,27 @@ impl Conversation {
                 _ => Stage::Mail,
             },
         }
+    }
+
+    fn handshake_stage(&self) -> Stage {
+        match self.peer.config.tls {
+            TlsPolicy::Implicit => Stage::Connect,
+            _ => Stage::StartTls,
+        }
+    }
+
+    /// Whether we have done a handshake, and the server has not replied since. Under TLS 1.3 it sees the client's
+    /// certificate when the handshake is over for the client (RFC 8446 section 4.6.2), and may refuse it then.
+    pub(super) fn is_handshake_unconfirmed(&self) -> bool {
+        let config = &self.peer.config;
+        let first = match config.tls {
+            TlsPolicy::Implicit => OpeningReply::Greeting,
+            _ => OpeningReply::Ehlo,
+        };
+        self.peer.tls.is_some()
+            && !matches!(config.channel, Channel::Tls(_))
+            && !self.was_ready
+            && self.peer.pipeline.front() == Some(Awaited::Opening(first))
     }
 
     /// The error, about the command whose reply is owed next, or the chunk that is on its way.
@@ -55,11 +76,28 @@ impl Conversation {
 
     /// The connection is of no more use, for this cause, where it stands now.
     pub(crate) fn lose(&mut self, cause: Cause) {
-        let stage = self.stage();
+        use Cause::{Disconnected, TimedOut, TlsFailed, TlsMisconfigured, TlsUntrusted, Transport};
+        let unconfirmed = self.is_handshake_unconfirmed();
+        let (stage, cause) = match cause {
+            // rule: opening.tls-lost-after-handshake
+            Disconnected if unconfirmed => (
+                self.handshake_stage(),
+                TlsFailed("the server closed the connection before its first reply".into()),
+            ),
+            cause @ (TlsFailed(_) | TlsMisconfigured(_) | TlsUntrusted(_) | Transport(_))
+                if unconfirmed =>
+            {
+                (self.handshake_stage(), cause)
+            }
+            cause => (self.stage(), cause),
+        };
         let error = match cause {
             Cause::Rejected(reply) => Error::rejected(stage, reply),
             // rule: opening.tls-untrusted
-            Cause::TlsUntrusted(_) => Error::permanent(stage, cause),
+            TlsUntrusted(_) | TlsMisconfigured(_) => Error::permanent(stage, cause),
+            cause @ (Disconnected | TimedOut(_)) if matches!(self.phase, Phase::Handshake(_)) => {
+                Error::transient(stage, cause).at(Moment::Handshake)
+            }
             cause => Error::transient(stage, cause),
         };
         let error = self.about_front(error);

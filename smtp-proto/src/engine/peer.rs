@@ -67,6 +67,11 @@ impl Peer {
         self.tls.as_ref().is_some_and(|facts| facts.verified)
     }
 
+    /// Whether anybody may read along on the way to the server.
+    pub(crate) fn is_clear_network(&self) -> bool {
+        self.tls.is_none() && self.config.channel == Channel::Network
+    }
+
     /// Whom credentials would reach.
     pub(crate) fn trust(&self) -> Trust {
         match &self.tls {

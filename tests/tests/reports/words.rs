@@ -58,7 +58,7 @@ fn errors_of_the_opening_name_the_command() {
         ),
         (
             opening(config(), &[GREETING, "354 what?\r\n"], nothing),
-            "ehlo: EHLO client.example.org: protocol error: 354 what? is no answer to this command \
+            "ehlo: EHLO client.example.org: protocol error: 354 what? does not answer this command \
              (temporary, try again later)",
         ),
         (
