@@ -111,11 +111,11 @@ fn channel(stream: &dyn std::any::Any) -> Channel {
 
 fn connect_and_open(terms: Terms<'_>) -> Result<Session, Error> {
     let (host, port) = terms.host_and_port()?;
-    let addresses = (host, port)
+    let addresses = (&*host, port)
         .to_socket_addrs()
-        .map_err(|error| Error::unresolved(host, error))?;
+        .map_err(|error| Error::unresolved(&host, error))?;
     let addresses = interleave(addresses.filter(|&address| terms.suits(address)));
-    open_any(terms, host, &addresses)
+    open_any(terms, &host, &addresses)
 }
 
 /// Opens a session at the first address that answers, or at the one after it.

@@ -189,9 +189,8 @@ impl Pump {
     }
 
     fn lose(&mut self, error: io::Error) {
-        self.driver.io.get_or_insert(error);
         let now = self.now();
-        self.driver.engine.handle_eof(now);
+        self.driver.lose(now, error);
     }
 
     /// Returns whether the connection is lost.
@@ -202,6 +201,7 @@ impl Pump {
                 self.handle_timeout();
             }
             _ => {
+                let mut error = error;
                 // Why the server has gone is often there to be read: a 421, say.
                 if self.stream.socket.transport.set_timeout(LAST_WORDS).is_ok() {
                     let start = Instant::now();
@@ -212,6 +212,11 @@ impl Pump {
                             Ok(Some(n @ 1..)) => self.driver.engine.handle_input(now, &input[..n]),
                             // Half a record.
                             Ok(None) => {}
+                            // An alert of TLS.
+                            Err(why) if why.kind() == io::ErrorKind::InvalidData => {
+                                error = why;
+                                break;
+                            }
                             _ => break,
                         }
                     }
@@ -296,7 +301,7 @@ impl Pump {
         self.heard = Instant::now();
         let now = smtp_proto::Instant::from_origin(self.heard - self.origin);
         match result {
-            Ok(Some(0)) => self.driver.engine.handle_eof(now),
+            Ok(Some(0)) => self.driver.lose(now, io::ErrorKind::UnexpectedEof.into()),
             Ok(Some(n)) => {
                 self.driver.engine.handle_input(now, &input[..n]);
                 return true;
@@ -306,9 +311,7 @@ impl Pump {
                 io::ErrorKind::Interrupted
                 | io::ErrorKind::WouldBlock
                 | io::ErrorKind::TimedOut => {}
-                // rustls: the server closed without saying so in TLS, as many do.
-                io::ErrorKind::UnexpectedEof => self.driver.engine.handle_eof(now),
-                _ => self.lose(error),
+                _ => self.driver.lose(now, error),
             },
         }
         false
@@ -392,7 +395,10 @@ impl Pump {
             if !self.arm() {
                 return;
             }
-            match handshake::step(&mut tls, &mut self.stream.socket) {
+            self.stream.socket.in_handshake = true;
+            let step = handshake::step(&mut tls, &mut self.stream.socket);
+            self.stream.socket.in_handshake = false;
+            match step {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(HandshakeError::Tls(error)) => {

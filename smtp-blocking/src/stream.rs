@@ -62,6 +62,10 @@ impl Transport for std::os::unix::net::UnixStream {
 pub(crate) struct Counted {
     pub(crate) transport: Box<dyn Transport>,
     pub(crate) octets: u64,
+    /// In a handshake a write that fails is passed over: why the server has gone is often there to be read, an alert
+    /// that it has sent in the middle of our flight.
+    #[cfg(feature = "rustls")]
+    pub(crate) in_handshake: bool,
 }
 
 impl Read for Counted {
@@ -72,12 +76,16 @@ impl Read for Counted {
 
 impl Write for Counted {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        let n = self.transport.write(octets)?;
-        if n == 0 && !octets.is_empty() {
-            return Err(io::ErrorKind::WriteZero.into());
+        match self.transport.write(octets) {
+            Ok(0) if !octets.is_empty() => Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => {
+                self.octets += n as u64;
+                Ok(n)
+            }
+            #[cfg(feature = "rustls")]
+            Err(error) if self.in_handshake && smtp_adapter::is_gone(&error) => Ok(octets.len()),
+            Err(error) => Err(error),
         }
-        self.octets += n as u64;
-        Ok(n)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -98,6 +106,8 @@ impl Stream {
             socket: Counted {
                 transport,
                 octets: 0,
+                #[cfg(feature = "rustls")]
+                in_handshake: false,
             },
             #[cfg(feature = "rustls")]
             tls: None,

@@ -136,10 +136,10 @@ fn channel(stream: &dyn std::any::Any) -> Channel {
 
 async fn connect_and_open(terms: Terms<'_>) -> Result<Session, Error> {
     let (host, port) = terms.host_and_port()?;
-    let addresses = tokio::net::lookup_host((host, port)).await;
-    let addresses = addresses.map_err(|error| Error::unresolved(host, error))?;
+    let addresses = tokio::net::lookup_host((&*host, port)).await;
+    let addresses = addresses.map_err(|error| Error::unresolved(&host, error))?;
     let addresses = interleave(addresses.filter(|&address| terms.suits(address)));
-    open_any(terms, host, &addresses).await
+    open_any(terms, &host, &addresses).await
 }
 
 /// Opens a session at the address that answers first, or at the one after it.

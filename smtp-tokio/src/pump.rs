@@ -257,15 +257,8 @@ impl Pump {
         let now = smtp_proto::Instant::from_origin(self.heard - self.origin);
         match result {
             Ok(()) if !received.is_empty() => self.driver.engine.handle_input(now, received),
-            Ok(()) => self.driver.engine.handle_eof(now),
-            // rustls: the server closed without saying so in TLS, as many do.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                self.driver.engine.handle_eof(now)
-            }
-            Err(error) => {
-                self.driver.io.get_or_insert(error);
-                self.driver.engine.handle_eof(now);
-            }
+            Ok(()) => self.driver.lose(now, io::ErrorKind::UnexpectedEof.into()),
+            Err(error) => self.driver.lose(now, error),
         }
         Poll::Ready(())
     }
@@ -293,7 +286,8 @@ impl Pump {
                     self.driver.io.get_or_insert(io::ErrorKind::TimedOut.into());
                 }
                 if Some(deadline) == self.write_by || Some(deadline) == self.read_until {
-                    self.driver.engine.handle_eof(self.now());
+                    let now = self.now();
+                    self.driver.lose(now, io::ErrorKind::UnexpectedEof.into());
                     return Poll::Ready(());
                 }
                 // It has passed if one more read finds nothing.
@@ -393,10 +387,7 @@ impl Pump {
                 .and_then(|inner| inner.downcast_ref::<rustls::Error>())
             {
                 Some(error) => drop(self.driver.engine.handle_tls_failed(settings.cause(error))),
-                None => {
-                    self.driver.io = Some(error);
-                    self.driver.engine.handle_eof(now);
-                }
+                None => self.driver.lose(now, error),
             },
             Err(_elapsed) => self.driver.engine.handle_timeout(now),
         }

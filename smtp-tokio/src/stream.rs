@@ -15,6 +15,10 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> AsyncStream for T {}
 pub(crate) struct Counted {
     stream: Box<dyn AsyncStream>,
     octets: u64,
+    /// In a handshake a write that fails is passed over: why the server has gone is often there to be read, an alert
+    /// that it has sent in the middle of our flight.
+    #[cfg(feature = "rustls")]
+    in_handshake: bool,
 }
 
 /// The stream of a session, before and after the handshake.
@@ -30,25 +34,34 @@ pub(crate) enum Stream {
 
 impl Stream {
     pub(crate) fn new(stream: Box<dyn AsyncStream>) -> Self {
-        Self::Plain(Counted { stream, octets: 0 })
+        Self::Plain(Counted {
+            stream,
+            octets: 0,
+            #[cfg(feature = "rustls")]
+            in_handshake: false,
+        })
     }
 
     #[cfg(feature = "rustls")]
-    pub(crate) fn encrypted(tls: tokio_rustls::client::TlsStream<Counted>) -> Self {
-        let before = tls.get_ref().0.octets;
+    pub(crate) fn encrypted(mut tls: tokio_rustls::client::TlsStream<Counted>) -> Self {
+        let below = tls.get_mut().0;
+        below.in_handshake = false;
+        let before = below.octets;
         Self::Encrypted {
             tls: Box::new(tls),
             before,
         }
     }
 
-    /// The stream below.
+    /// The stream below, for a handshake.
     #[cfg(feature = "rustls")]
     pub(crate) fn into_plain(self) -> Counted {
-        match self {
+        let mut stream = match self {
             Self::Plain(stream) => stream,
             Self::Encrypted { tls, .. } => tls.into_inner().0,
-        }
+        };
+        stream.in_handshake = true;
+        stream
     }
 
     /// Whether TLS holds nothing back: what was written is with the operating system.
@@ -111,6 +124,10 @@ impl AsyncWrite for Counted {
             Poll::Ready(Ok(n)) => {
                 counted.octets += n as u64;
                 result
+            }
+            #[cfg(feature = "rustls")]
+            Poll::Ready(Err(error)) if counted.in_handshake && smtp_adapter::is_gone(&error) => {
+                Poll::Ready(Ok(octets.len()))
             }
             _ => result,
         }

@@ -285,7 +285,7 @@ fn serve(
                 result => result,
             },
             Action::TlsFailed => {
-                // A server whose STARTTLS does not work: it goes on in the clear. Before the handshake
+                // A server whose TLS does not work: it says so by the alert internal_error. Before the handshake
                 // has begun, that would be something else: an injection.
                 server.deaf = true;
                 let begun = server.receive().or_else(|error| {
@@ -295,7 +295,7 @@ fn serve(
                         Err(error.to_string())
                     }
                 });
-                server.write(b"454 4.7.0 no TLS after all\r\n");
+                server.write(&[21, 3, 3, 0, 2, 2, 80]);
                 begun.and_then(|begun| {
                     (begun || anywhere)
                         .then_some(())

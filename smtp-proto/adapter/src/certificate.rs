@@ -7,60 +7,223 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
+use crate::handshake::{plain, plain_text, words};
+
 /// The most names that an error line has room for, and the most characters of one of them.
 const NAMES: usize = 5;
 const NAME: usize = 100;
 
-/// Why the server is not verified by this certificate.
+/// Why a server is not verified, and what to do about it.
+#[derive(Clone, Debug)]
+pub(crate) struct Problem {
+    pub(crate) what: String,
+    pub(crate) advice: &'static str,
+}
+
+impl Problem {
+    pub(crate) fn new(what: impl Into<String>, advice: &'static str) -> Self {
+        Self {
+            what: what.into(),
+            advice,
+        }
+    }
+}
+
+const REPLACE: &str = "the server needs another certificate";
+const RENEW: &str = "the server must renew it";
+const TRUST: &str = "trust it (trust_pem)";
+const TRUST_ISSUER: &str = "trust that issuer (trust_pem)";
+const SEND: &str = "have the server send it, trust it (trust_pem)";
+pub(crate) const NAME_IT: &str = "give the name that it is for (server_name)";
+
+/// Why the server is not verified by this certificate, which came with these intermediate ones.
 pub(crate) fn problem(
     error: &rustls::Error,
     certificate: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
     name: &ServerName<'_>,
-) -> String {
+) -> Problem {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {
-        return format!("its certificate cannot be read: {error}");
+        return Problem::new("its certificate cannot be read", REPLACE);
     };
     let names = names(&parsed);
-    let issuer = printable(parsed.issuer().to_string().as_bytes());
-    let validity = parsed.validity();
-    let date = |time: x509_parser::time::ASN1Time| time.to_datetime().date();
-    match error {
-        rustls::Error::InvalidCertificate(problem) => match problem {
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                format!("its certificate is for {names}, not for {}", name.to_str())
-            }
-            // webpki says so of an authority's own certificate in place of a server's.
-            CertificateError::UnknownIssuer | CertificateError::Other(_)
-                if parsed.issuer() == parsed.subject() =>
-            {
+    let rustls::Error::InvalidCertificate(problem) = error else {
+        let why = words(error);
+        return Problem::new(
+            format!("its certificate for {names} is not usable: {why}"),
+            REPLACE,
+        );
+    };
+    let intermediates: Vec<_> = intermediates
+        .iter()
+        .filter_map(|der| Some(X509Certificate::from_der(der).ok()?.1))
+        .collect();
+    match problem {
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            Problem::new(
+                format!("its certificate is for {names}, not for {}", name.to_str()),
+                NAME_IT,
+            )
+        }
+        // webpki says so of an authority's own certificate in place of a server's.
+        CertificateError::UnknownIssuer | CertificateError::Other(_)
+            if parsed.issuer() == parsed.subject() =>
+        {
+            Problem::new(
                 format!(
-                    "its certificate has signed itself and is not among the trusted ones; it is for {names}"
-                )
+                    "its certificate for {names} has signed itself and is not among the trusted ones"
+                ),
+                TRUST,
+            )
+        }
+        CertificateError::UnknownIssuer => {
+            let (issuer, depth) = last_issuer(&parsed, &intermediates);
+            match depth {
+                0 => Problem::new(
+                    format!(
+                        "its certificate for {names} is signed by {issuer}, which is not trusted, and whose own \
+                         certificate the server did not send"
+                    ),
+                    SEND,
+                ),
+                _ => Problem::new(
+                    format!(
+                        "the chain of its certificate for {names} leads to {issuer}, which is not trusted"
+                    ),
+                    TRUST_ISSUER,
+                ),
             }
-            CertificateError::UnknownIssuer => {
+        }
+        CertificateError::Expired => {
+            let end = parsed.validity().not_after.timestamp();
+            Problem::new(
+                format!("its certificate for {names} expired {}", on(end)),
+                RENEW,
+            )
+        }
+        CertificateError::ExpiredContext { not_after, .. } => {
+            let end = seconds(*not_after);
+            // The dates of the certificates between count as well.
+            let which = intermediates
+                .iter()
+                .filter(|_| parsed.validity().not_after.timestamp() != end)
+                .find(|between| between.validity().not_after.timestamp() == end);
+            Problem::new(
+                match which {
+                    None => format!("its certificate for {names} expired {}", on(end)),
+                    Some(between) => format!(
+                        "the certificate of {}, which it sent with its own, expired {}",
+                        printable(between.subject().to_string().as_bytes()),
+                        on(end)
+                    ),
+                },
+                RENEW,
+            )
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            let start = match problem {
+                CertificateError::NotValidYetContext { not_before, .. } => seconds(*not_before),
+                _ => parsed.validity().not_before.timestamp(),
+            };
+            Problem::new(
                 format!(
-                    "its certificate is for {names} and signed by {issuer}, which is not trusted"
-                )
-            }
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                format!(
-                    "its certificate for {names} expired on {}",
-                    date(validity.not_after)
-                )
-            }
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                format!(
-                    "its certificate for {names} is not valid before {}",
-                    date(validity.not_before)
-                )
-            }
-            CertificateError::Other(_) => {
-                format!("its certificate for {names} is not one for a server")
-            }
-            problem => format!("its certificate for {names} is not usable: {problem}"),
-        },
-        error => format!("its certificate for {names} is not usable: {error}"),
+                    "its certificate for {names} is valid only from {}",
+                    date(start)
+                ),
+                "look at the clock of this host",
+            )
+        }
+        problem => Problem::new(
+            format!(
+                "its certificate for {names} is not usable: {}",
+                reason(problem)
+            ),
+            REPLACE,
+        ),
     }
+}
+
+/// The same where the certificate is not at hand.
+pub(crate) fn described(problem: &CertificateError) -> String {
+    match problem {
+        CertificateError::NotValidForNameContext {
+            expected,
+            presented,
+        } => {
+            // `DnsName("mx.example.net")`, `IpAddress(192.0.2.1)`
+            let inner = |name: &String| {
+                let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+                printable(inner.unwrap_or(name).trim_matches('"').as_bytes())
+            };
+            let names = list(presented.iter().map(inner).collect());
+            format!(
+                "its certificate is for {names}, not for {}",
+                expected.to_str()
+            )
+        }
+        CertificateError::NotValidForName => "its certificate is for another name".into(),
+        CertificateError::ExpiredContext { not_after, .. } => {
+            format!("its certificate expired {}", on(seconds(*not_after)))
+        }
+        CertificateError::Expired => "its certificate has expired".into(),
+        CertificateError::NotValidYetContext { not_before, .. } => {
+            format!(
+                "its certificate is valid only from {}",
+                date(seconds(*not_before))
+            )
+        }
+        CertificateError::UnknownIssuer => {
+            "the issuer of its certificate is not trusted, or the server did not send an intermediate \
+             certificate"
+                .into()
+        }
+        problem => format!("its certificate is not usable: {}", reason(problem)),
+    }
+}
+
+/// What else can be wrong with a certificate.
+fn reason(problem: &CertificateError) -> String {
+    match problem {
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "it is not one for a server".into()
+        }
+        CertificateError::Other(other) => match plain_text(&other.to_string()).as_str() {
+            "ca used as end entity" => "it is that of an authority, not of a server".into(),
+            why => why.into(),
+        },
+        problem => plain(problem),
+    }
+}
+
+/// The issuer to which the chain leads that the server has sent, and how many certificates there are between.
+fn last_issuer(
+    certificate: &X509Certificate<'_>,
+    between: &[X509Certificate<'_>],
+) -> (String, usize) {
+    let (mut last, mut depth) = (certificate, 0);
+    while depth < between.len()
+        && last.issuer() != last.subject()
+        && let Some(next) = between.iter().find(|next| next.subject() == last.issuer())
+    {
+        (last, depth) = (next, depth + 1);
+    }
+    (printable(last.issuer().to_string().as_bytes()), depth)
+}
+
+fn seconds(time: UnixTime) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// The day, as in `2021-12-31`, in UTC.
+fn date(timestamp: i64) -> String {
+    match x509_parser::time::ASN1Time::from_timestamp(timestamp) {
+        Ok(time) => time.to_datetime().date().to_string(),
+        Err(_) => "a day beyond the calendar".into(),
+    }
+}
+
+fn on(timestamp: i64) -> String {
+    format!("on {}", date(timestamp))
 }
 
 /// Whether it can be read at all.
@@ -75,7 +238,7 @@ pub(crate) fn check_dates(
 ) -> Result<(), rustls::Error> {
     let (_, parsed) =
         X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
-    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let now = seconds(now);
     let validity = parsed.validity();
     match now {
         now if now < validity.not_before.timestamp() => Err(CertificateError::NotValidYet.into()),
@@ -90,7 +253,10 @@ fn names(certificate: &X509Certificate<'_>) -> String {
     let all = extension
         .map(|extension| &extension.value.general_names[..])
         .unwrap_or_default();
-    let names: Vec<String> = all.iter().filter_map(name).collect();
+    list(all.iter().filter_map(name).collect())
+}
+
+fn list(names: Vec<String>) -> String {
     match names.len() {
         0 => "no name".into(),
         n if n > NAMES => format!("{} and {} more", names[..NAMES].join(", "), n - NAMES),

@@ -66,6 +66,9 @@ pub struct Driver {
     chunk_at: usize,
     /// They are to go out although there are not enough of them.
     chunk_due: bool,
+    /// What an error line about the handshake says depends on it.
+    #[cfg(feature = "rustls")]
+    handshake: Option<crate::handshake::Handshake>,
     /// For the handshake, until it begins.
     #[cfg(feature = "rustls")]
     pub tls_settings: Option<crate::tls::TlsSettings>,
@@ -107,6 +110,8 @@ impl Driver {
             chunk: Vec::new(),
             chunk_at: 0,
             chunk_due: false,
+            #[cfg(feature = "rustls")]
+            handshake: terms.tls.as_ref().map(crate::tls::TlsSettings::handshake),
             #[cfg(feature = "rustls")]
             tls_settings: terms.tls,
             #[cfg(feature = "rustls")]
@@ -176,6 +181,56 @@ impl Driver {
             misuse => smtp_proto::Error::new(Stage::Local, Outcome::NotAttempted, misuse.into()),
         };
         Report::not_attempted(recipients, &error)
+    }
+
+    /// The stream has failed, or has ended, which is an [`io::ErrorKind::UnexpectedEof`].
+    pub fn lose(&mut self, now: Instant, error: io::Error) {
+        #[cfg(feature = "rustls")]
+        let error = match self.lose_tls(now, error) {
+            Some(error) => error,
+            None => return,
+        };
+        // rustls: the server closed without saying so in TLS, as many do.
+        if error.kind() != io::ErrorKind::UnexpectedEof {
+            self.io.get_or_insert(error);
+        }
+        self.engine.handle_eof(now);
+    }
+
+    /// The same as far as it is about TLS. Else the error is returned.
+    #[cfg(feature = "rustls")]
+    fn lose_tls(&mut self, now: Instant, error: io::Error) -> Option<io::Error> {
+        use crate::handshake::{tls_error, words};
+        let tls = tls_error(&error);
+        // The server may refuse the client's certificate after the handshake is over for us.
+        if let Some(handshake) = self.handshake
+            && self.tls_info.is_some()
+        {
+            let cause = match tls {
+                Some(tls) => handshake.cause(tls),
+                None => handshake.cut_off(),
+            };
+            if self.engine.handle_tls_failed(cause).is_ok() {
+                match error.kind() {
+                    // What a write has found after it explains less.
+                    _ if tls.is_some() => self.io = None,
+                    io::ErrorKind::UnexpectedEof => {}
+                    _ => {
+                        self.io.get_or_insert(error);
+                    }
+                }
+                return None;
+            }
+        }
+        let words = match tls {
+            Some(tls) => words(tls),
+            None => return Some(error),
+        };
+        self.io = None;
+        let cause =
+            smtp_proto::Cause::Transport(format!("the TLS connection failed: {words}").into());
+        self.engine.handle_lost(now, cause);
+        None
     }
 
     /// Whether a message has ended, or the body of one is wanted.

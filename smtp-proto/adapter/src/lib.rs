@@ -19,6 +19,8 @@ mod driver;
 #[cfg(all(feature = "rustls", feature = "scram"))]
 mod end_point;
 mod error;
+#[cfg(feature = "rustls")]
+mod handshake;
 mod names;
 mod server;
 mod terms;
@@ -28,6 +30,8 @@ mod tls;
 pub use addresses::{Failures, after, interleave, share, unreachable};
 pub use driver::{Driver, FOREVER, LAST_WORDS};
 pub use error::Error;
+#[cfg(feature = "rustls")]
+pub use handshake::is_gone;
 pub use server::{Observer, Server};
 pub use smtp_proto;
 pub use terms::{SessionTerms, Terms};

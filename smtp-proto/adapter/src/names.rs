@@ -1,12 +1,13 @@
 //! The names of the server and of this host: how they are written, and which ones will do.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use smtp_proto::ClientName;
 
 /// `host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address.
 pub(crate) fn split_server(server: &str) -> Result<(&str, Option<u16>), String> {
-    let invalid = || format!("\"{server}\" is no server; write HOST, HOST:PORT or [IPV6]:PORT");
+    let invalid = || format!("invalid server: \"{server}\"; write HOST, HOST:PORT or [IPV6]:PORT");
     let (host, port) = match server.strip_prefix('[') {
         Some(rest) => {
             let (host, rest) = rest.split_once(']').ok_or_else(invalid)?;
@@ -28,6 +29,20 @@ pub(crate) fn split_server(server: &str) -> Result<(&str, Option<u16>), String> 
         Some(Ok(0)) | Some(Err(_)) => Err(invalid()),
         Some(Ok(port)) => Ok((host, Some(port))),
         None => Ok((host, None)),
+    }
+}
+
+/// The name of a host as DNS and certificates have it.
+pub(crate) fn to_ascii(name: &str) -> Result<Cow<'_, str>, String> {
+    match name.is_ascii() {
+        true => Ok(Cow::Borrowed(name)),
+        #[cfg(feature = "idna")]
+        false => idna::domain_to_ascii_cow(name.as_bytes(), idna::AsciiDenyList::EMPTY)
+            .map_err(|_| format!("\"{name}\" is not a domain name")),
+        #[cfg(not(feature = "idna"))]
+        false => Err(format!(
+            "\"{name}\" is not ASCII; build with the feature idna, or write it as xn--..."
+        )),
     }
 }
 
@@ -71,6 +86,21 @@ mod tests {
         ] {
             assert_eq!(split_server(server).ok(), expected, "{server}");
         }
+    }
+
+    #[test]
+    fn names_beyond_ascii() {
+        assert_eq!(to_ascii("mx.example.net").as_deref(), Ok("mx.example.net"));
+        #[cfg(feature = "idna")]
+        assert_eq!(
+            to_ascii("b\u{fc}cher.example").as_deref(),
+            Ok("xn--bcher-kva.example")
+        );
+        #[cfg(not(feature = "idna"))]
+        assert_eq!(
+            to_ascii("b\u{fc}cher.example").unwrap_err(),
+            "\"b\u{fc}cher.example\" is not ASCII; build with the feature idna, or write it as xn--..."
+        );
     }
 
     #[test]

@@ -163,7 +163,7 @@ impl Server {
     /// Text without a certificate, or that is not PEM.
     #[cfg(feature = "rustls")]
     pub fn trust_pem(mut self, pem: &[u8]) -> Result<Self, Error> {
-        let more = local(crate::tls::parse_pem(pem))?;
+        let more = local("trust_pem", crate::tls::parse_pem(pem))?;
         self.renew_tls(|tls| tls.trust(more));
         Ok(self)
     }
@@ -176,7 +176,8 @@ impl Server {
     /// found out when connecting.
     #[cfg(feature = "rustls")]
     pub fn client_certificate_pem(mut self, chain: &[u8], key: &[u8]) -> Result<Self, Error> {
-        let identity = local(crate::tls::Identity::parse_pem(chain, key))?;
+        let identity = crate::tls::Identity::parse_pem(chain, key);
+        let identity = local("client_certificate_pem", identity)?;
         self.renew_tls(|tls| tls.identify(identity));
         Ok(self)
     }
@@ -314,8 +315,12 @@ impl Server {
 }
 
 #[cfg(feature = "rustls")]
-fn local<T>(result: Result<T, String>) -> Result<T, Error> {
-    result.map_err(|error| Error::local(smtp_proto::Cause::Local(error.into())))
+fn local<T>(setter: &str, result: Result<T, String>) -> Result<T, Error> {
+    result.map_err(|error| {
+        Error::local(smtp_proto::Cause::Local(
+            format!("{setter}: {error}").into(),
+        ))
+    })
 }
 
 impl fmt::Debug for Server {

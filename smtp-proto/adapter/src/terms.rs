@@ -1,12 +1,13 @@
 //! The terms of one session: what to connect to, what to agree on, and whether to encrypt. Nothing here does I/O.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use smtp_proto::{Cause, Channel, Config, Protocol, Stage, TlsPolicy, auth::Nonce};
 
 use crate::error::Error;
-use crate::names::{default_client_name, split_server};
+use crate::names::{default_client_name, split_server, to_ascii};
 use crate::server::{Observer, Server};
 
 /// What an adapter reads from a [`Server`].
@@ -58,7 +59,7 @@ impl<'a> Terms<'a> {
     }
 
     /// The host and the port to connect to.
-    pub fn host_and_port(&self) -> Result<(&'a str, u16), Error> {
+    pub fn host_and_port(&self) -> Result<(Cow<'a, str>, u16), Error> {
         let (host, port) = split_server(&self.server.name).map_err(local)?;
         let lmtp = self.server.config.protocol == Protocol::Lmtp;
         let port = port.unwrap_or(match self.policy(&Channel::Network) {
@@ -71,6 +72,7 @@ impl<'a> Terms<'a> {
                 "LMTP must not be spoken on port 25 (RFC 2033 section 5)".into(),
             ));
         }
+        let host = to_ascii(host).map_err(|why| local(format!("invalid server: {why}")))?;
         Ok((host, port))
     }
 
@@ -155,7 +157,11 @@ impl<'a> Terms<'a> {
             && error.stage() == Stage::StartTls
             && matches!(
                 error.cause(),
-                Cause::TlsFailed(_) | Cause::Disconnected | Cause::TimedOut(_)
+                Cause::TlsFailed(_)
+                    | Cause::TlsMisconfigured(_)
+                    | Cause::Transport(_)
+                    | Cause::Disconnected
+                    | Cause::TimedOut(_)
             );
         retry.then_some(Self {
             in_clear: true,
@@ -197,6 +203,7 @@ impl<'a> Terms<'a> {
                         self.server.server_name.as_deref(),
                         self.host(),
                         self.must_verify(policy),
+                        policy == TlsPolicy::Implicit,
                     );
                     Some(settings.map_err(local)?)
                 }

@@ -1,12 +1,11 @@
 //! TLS by rustls: whom to trust, and what a handshake has come to. No I/O but for the trust store.
 
-use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
@@ -15,7 +14,9 @@ use rustls::{
 };
 use smtp_proto::{Cause, TlsFacts};
 
-use crate::certificate;
+use crate::certificate::{self, NAME_IT, Problem};
+use crate::handshake::{Handshake, words};
+use crate::names::to_ascii;
 
 /// How a session is encrypted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +45,7 @@ pub struct TlsSettings {
     /// For rustls; sent as SNI where it is a domain name.
     pub name: ServerName<'static>,
     judge: Judge,
+    is_implicit: bool,
 }
 
 /// Who checks the server.
@@ -54,13 +56,25 @@ enum Judge {
     Application,
 }
 
+/// Why PEM text cannot be read.
+fn unreadable(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "its END line is missing",
+        pem::Error::IllegalSectionStart { .. } => "its BEGIN line is not complete",
+        pem::Error::Base64Decode(_) => "it is not base64",
+        pem::Error::NoItemsFound => "there is none, or it is encrypted",
+        _ => "it is too large",
+    }
+}
+
 /// Reads the certificates of a PEM file. One that is damaged is named by its number.
 pub(crate) fn parse_pem(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let certificates = CertificateDer::pem_slice_iter(pem).enumerate();
     let certificates = certificates.map(|(index, certificate)| {
         let number = index + 1;
         let certificate = certificate.map_err(|error| {
-            format!("certificate {number} of the PEM text cannot be read: {error}")
+            let why = unreadable(&error);
+            format!("certificate {number} of the PEM text cannot be read: {why}")
         })?;
         match certificate::is_certificate(&certificate) {
             true => Ok(certificate),
@@ -102,7 +116,8 @@ impl Identity {
     /// Reads the certificate with those that lead to its authority, and its private key.
     pub(crate) fn parse_pem(chain: &[u8], key: &[u8]) -> Result<Self, String> {
         let key = PrivateKeyDer::from_pem_slice(key);
-        let key = key.map_err(|error| format!("the private key cannot be read: {error}"))?;
+        let key =
+            key.map_err(|error| format!("the private key cannot be read: {}", unreadable(&error)))?;
         Ok(Self {
             chain: parse_pem(chain)?,
             key,
@@ -163,26 +178,31 @@ impl SharedTls {
         }
     }
 
-    /// For one session. `must_verify` says whether a server that is not verified ends the handshake.
+    /// For one session. `must_verify` says whether a server that is not verified ends the handshake, and
+    /// `is_implicit` whether that begins with the first octet.
     pub(crate) fn settings(
         &self,
         server_name: Option<&str>,
         host: &str,
         must_verify: bool,
+        is_implicit: bool,
     ) -> Result<TlsSettings, String> {
         let name = name_of(server_name.unwrap_or(host));
-        if let Err(problem) = &name
-            && (must_verify || server_name.is_some() || self.own.is_some())
-        {
-            return Err(format!(
-                "{problem}; give the name of the server (server_name)"
-            ));
+        match (&name, server_name) {
+            (Err(problem), Some(_)) => return Err(format!("server_name: {problem}")),
+            (Err(problem), None) if must_verify || self.own.is_some() => {
+                return Err(format!(
+                    "{problem}; or give the name of the server (server_name)"
+                ));
+            }
+            _ => {}
         }
         if let (Some(own), Ok(name)) = (&self.own, &name) {
             return Ok(TlsSettings {
                 config: Arc::clone(own),
                 name: name.clone(),
                 judge: Judge::Application,
+                is_implicit,
             });
         }
         let (config, verifier) = match must_verify {
@@ -199,6 +219,7 @@ impl SharedTls {
             config,
             name: name.map_err(|error| error.to_string())?,
             judge: Judge::Ours(verifier),
+            is_implicit,
         })
     }
 
@@ -217,14 +238,14 @@ impl SharedTls {
         });
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
+            .map_err(|error| words(&error))?
             .dangerous()
             .with_custom_certificate_verifier(Arc::clone(&verifier) as Arc<dyn ServerCertVerifier>);
         let mut config = match self.identity.clone() {
             None => builder.with_no_client_auth(),
             Some(Identity { chain, key }) => {
                 builder.with_client_auth_cert(chain, key).map_err(|error| {
-                    format!("the client's certificate and key are not usable: {error}")
+                    format!("client_certificate_pem: not usable: {}", words(&error))
                 })?
             }
         };
@@ -263,23 +284,12 @@ fn provider() -> Result<Arc<CryptoProvider>, String> {
 
 /// The name that a certificate can be for.
 fn name_of(name: &str) -> Result<ServerName<'static>, String> {
-    let ascii = match name.is_ascii() {
-        true => Cow::Borrowed(name),
-        #[cfg(feature = "idna")]
-        false => idna::domain_to_ascii_cow(name.as_bytes(), idna::AsciiDenyList::EMPTY)
-            .map_err(|_| format!("\"{name}\" is not a domain name"))?,
-        #[cfg(not(feature = "idna"))]
-        false => {
-            return Err(format!(
-                "\"{name}\" is beyond ASCII, which needs the feature idna"
-            ));
-        }
-    };
+    let ascii = to_ascii(name)?;
     let invalid = || match ascii.rsplit_once(':') {
-        Some((host, _)) => format!(
-            "\"{name}\" is not a name that a certificate can be for; leave the port out: {host}"
-        ),
-        None => format!("\"{name}\" is not a name that a certificate can be for"),
+        Some((host, _)) => {
+            format!("\"{name}\" is not the name of a server; leave the port out: {host}")
+        }
+        None => format!("\"{name}\" is not the name of a server; write HOST or an IP address"),
     };
     ServerName::try_from(&*ascii)
         .map(|name| name.to_owned())
@@ -312,12 +322,13 @@ impl TrustStore {
                 if certificate::is_authority(anchor) {
                     roots.add(anchor.clone()).map_err(|error| {
                         let number = index + 1;
-                        format!("certificate {number} of those to trust is not usable: {error}")
+                        let why = words(&error);
+                        format!("certificate {number} of those to trust is not usable: {why}")
                     })?;
                 }
             }
             if roots.is_empty() {
-                return Err("the system has no trust store; give trust anchors".into());
+                return Err("this host has no trust store".into());
             }
             let verifier =
                 WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
@@ -374,17 +385,19 @@ impl Verifier {
         intermediates: &[CertificateDer<'_>],
         ocsp: &[u8],
         now: UnixTime,
-    ) -> Result<(), String> {
-        let name = self.name.as_ref().map_err(Clone::clone)?;
+    ) -> Result<(), Problem> {
+        let name = self.name.as_ref();
+        let name = name.map_err(|why| Problem::new(why, NAME_IT))?;
         let checked = match self.trust.given.iter().any(|given| given == certificate) {
             true => check_given(certificate, name, now),
             false => self
                 .trust
-                .chains(&self.provider)?
+                .chains(&self.provider)
+                .map_err(|why| Problem::new(why, GIVE_ANCHORS))?
                 .verify_server_cert(certificate, intermediates, name, ocsp, now)
                 .map(drop),
         };
-        checked.map_err(|error| certificate::problem(&error, certificate, name))
+        checked.map_err(|error| certificate::problem(&error, certificate, intermediates, name))
     }
 
     fn signature(
@@ -426,24 +439,44 @@ impl Verifier {
 /// Why a server is not verified that shows the certificate of another one.
 const NO_KEY: &str = "it did not show that it has the key of its certificate";
 
-/// What to do about a server that is not verified.
-const ADVICE: &str = "trust its certificate (trust_pem), give the name that it is for (server_name), or accept any \
-                      server (verify(false), and for a password Credentials::permit_unverified)";
+const GIVE_ANCHORS: &str = "give certificates to trust (trust_pem)";
+
+/// What else can be done about a server that is not verified.
+const ACCEPT_ANY: &str =
+    "accept any server (verify(false), and for a password Credentials::permit_unverified)";
 
 impl TlsSettings {
     /// What a failed handshake means for the session.
     pub fn cause(&self, error: &rustls::Error) -> Cause {
-        let untrusted = |why: &str| Cause::TlsUntrusted(format!("{why}; {ADVICE}").into());
+        let untrusted = |why: &str| {
+            let advice = match &self.judge {
+                Judge::Ours(_) => ACCEPT_ANY,
+                Judge::Application => {
+                    "change the settings given to rustls_config, or the server's certificate"
+                }
+            };
+            Cause::TlsUntrusted(format!("{why}; {advice}").into())
+        };
         match error {
             rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner)))
                 if inner.is::<Untrusted>() =>
             {
-                untrusted(&inner.to_string())
+                Cause::TlsUntrusted(format!("{inner}, or {ACCEPT_ANY}").into())
             }
             rustls::Error::InvalidCertificate(CertificateError::BadSignature) => untrusted(NO_KEY),
-            rustls::Error::InvalidCertificate(problem) => untrusted(&problem.to_string()),
+            rustls::Error::InvalidCertificate(problem) => {
+                untrusted(&certificate::described(problem))
+            }
             rustls::Error::NoCertificatesPresented => untrusted("it has no certificate"),
-            error => Cause::TlsFailed(error.to_string().into()),
+            error => self.handshake().cause(error),
+        }
+    }
+
+    /// What the words about the handshake depend on.
+    pub(crate) fn handshake(&self) -> Handshake {
+        Handshake {
+            is_implicit: self.is_implicit,
+            has_certificate: self.config.client_auth_cert_resolver.has_certs(),
         }
     }
 
@@ -507,11 +540,13 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let found = self.check(certificate, intermediates, ocsp, now);
         match self.findings() {
-            None => found.map_err(|why| {
-                let why = OtherError(Arc::new(Untrusted(why)));
+            None => found.map_err(|Problem { what, advice }| {
+                let why = OtherError(Arc::new(Untrusted(format!("{what}; {advice}"))));
                 rustls::Error::InvalidCertificate(CertificateError::Other(why))
             })?,
-            Some(mut findings) => findings.certificate = Some(found.map_err(Into::into)),
+            Some(mut findings) => {
+                findings.certificate = Some(found.map_err(|problem| problem.what.into()));
+            }
         }
         Ok(ServerCertVerified::assertion())
     }
