@@ -2,17 +2,17 @@
 //! it was told. It takes every login and every message.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, date_time_ymd,
 };
 use rustls::crypto::ring::{default_provider, sign::any_supported_type};
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
@@ -22,6 +22,8 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersi
 pub struct Identity {
     /// The certificate in PEM.
     pub pem: String,
+    /// Its private key in PEM.
+    pub key_pem: String,
     certified: Arc<CertifiedKey>,
 }
 
@@ -74,22 +76,40 @@ impl Making<'_> {
 
 impl Identity {
     fn new(certificate: &Certificate, key: &KeyPair) -> Self {
+        let key_pem = key.serialize_pem();
         let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let key = any_supported_type(&der).expect("ring made it");
         let certified = Arc::new(CertifiedKey::new(vec![certificate.der().clone()], key));
         Self {
             pem: certificate.pem(),
+            key_pem,
             certified,
         }
+    }
+
+    /// Shown with this authority's certificate after it.
+    #[must_use]
+    pub fn followed_by(mut self, authority: &Authority) -> Self {
+        let mut certified = CertifiedKey::clone(&self.certified);
+        certified.cert.push(authority.certificate.clone());
+        self.certified = Arc::new(certified);
+        self
+    }
+
+    /// For a server's settings.
+    pub fn resolver(&self) -> Arc<dyn ResolvesServerCert> {
+        Arc::new(Always(Arc::clone(&self.certified)))
     }
 
     /// The same certificate with another key: an impostor has one, and not the other.
     pub fn with_another_key(&self) -> Self {
         let key = KeyPair::generate().expect("ring makes keys");
         let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let key_pem = key.serialize_pem();
         let key = any_supported_type(&der).expect("ring made it");
         Self {
             pem: self.pem.clone(),
+            key_pem,
             certified: Arc::new(CertifiedKey::new(self.certified.cert.clone(), key)),
         }
     }
@@ -100,29 +120,67 @@ impl Identity {
 pub struct Authority {
     /// Its own certificate in PEM.
     pub pem: String,
+    certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
     /// One with this name.
     pub fn new(name: &str) -> Self {
-        let key = KeyPair::generate().expect("ring makes keys");
+        let (parameters, key) = Self::parameters(name);
+        let certificate = parameters.self_signed(&key).expect("the key signs");
+        Self::with(&certificate, parameters, key)
+    }
+
+    /// An intermediate one with this name, whose certificate is valid to the end of this year.
+    pub fn intermediate(&self, name: &str, until: i32) -> Self {
+        let (mut parameters, key) = Self::parameters(name);
+        parameters.not_before = date_time_ymd(2020, 1, 1);
+        parameters.not_after = date_time_ymd(until, 12, 31);
+        let certificate = parameters
+            .signed_by(&key, &self.issuer)
+            .expect("the key signs");
+        Self::with(&certificate, parameters, key)
+    }
+
+    fn parameters(name: &str) -> (CertificateParams, KeyPair) {
         let mut parameters = CertificateParams::new([]).expect("no name is none too many");
-        parameters.distinguished_name.push(DnType::CommonName, name);
+        let mut subject = DistinguishedName::new();
+        subject.push(DnType::CommonName, name);
+        parameters.distinguished_name = subject;
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let certificate = parameters.self_signed(&key).expect("the key signs");
+        (parameters, KeyPair::generate().expect("ring makes keys"))
+    }
+
+    fn with(certificate: &Certificate, parameters: CertificateParams, key: KeyPair) -> Self {
         Self {
             pem: certificate.pem(),
+            certificate: certificate.der().clone(),
             issuer: Issuer::new(parameters, key),
         }
     }
 
+    /// Its own certificate.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
     /// Signs a certificate.
     pub fn sign(&self, making: &Making<'_>) -> Identity {
+        self.sign_with(making, |_| {})
+    }
+
+    /// The same with other parameters.
+    pub fn sign_with(
+        &self,
+        making: &Making<'_>,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Identity {
         let key = KeyPair::generate().expect("ring makes keys");
-        let certificate = making
-            .parameters()
+        let mut parameters = making.parameters();
+        change(&mut parameters);
+        let certificate = parameters
             .signed_by(&key, &self.issuer)
             .expect("the key signs");
         Identity::new(&certificate, &key)
@@ -187,8 +245,12 @@ impl TlsPeer {
             .with_protocol_versions(versions)
             .map_err(io::Error::other)?
             .with_no_client_auth()
-            .with_cert_resolver(Arc::new(Always(Arc::clone(&setup.identity.certified))));
-        let config = Arc::new(config);
+            .with_cert_resolver(setup.identity.resolver());
+        Self::start_with(setup, Arc::new(config))
+    }
+
+    /// The same with these settings of TLS; those of the setup do not count.
+    pub fn start_with(setup: Setup, config: Arc<ServerConfig>) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
         let books = Arc::new(Mutex::new(Books::default()));
@@ -198,7 +260,11 @@ impl TlsPeer {
                 let (setup, config, books) =
                     (setup.clone(), Arc::clone(&config), Arc::clone(&shared));
                 thread::spawn(move || {
-                    let _ = serve(&setup, &config, &books, stream);
+                    if serve(&setup, &config, &books, &stream).is_err() {
+                        // A reset must not overtake the alert.
+                        let _ = stream.shutdown(Shutdown::Write);
+                        let _ = io::copy(&mut &stream, &mut io::sink());
+                    }
                 });
             }
         });
@@ -243,7 +309,7 @@ fn serve(
     setup: &Setup,
     config: &Arc<ServerConfig>,
     books: &Mutex<Books>,
-    socket: TcpStream,
+    socket: &TcpStream,
 ) -> io::Result<()> {
     // A client that hangs does not keep the thread for ever.
     socket.set_read_timeout(Some(Duration::from_secs(30)))?;
