@@ -53,6 +53,7 @@ impl Pump {
         let _ = self.driver.engine.abort(reason);
         self.take_events();
         self.flush();
+        self.stream.hang_up();
     }
 
     /// Runs until `done`, or until the connection has ended.

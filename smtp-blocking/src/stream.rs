@@ -58,6 +58,31 @@ impl Transport for std::os::unix::net::UnixStream {
     }
 }
 
+/// What stands in the place of a transport that was closed.
+struct Gone;
+
+impl Read for Gone {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Write for Gone {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::NotConnected.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Transport for Gone {
+    fn set_timeout(&self, _: Duration) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A socket that counts the octets which it was given, and fails where it takes none.
 pub(crate) struct Counted {
     pub(crate) transport: Box<dyn Transport>,
@@ -163,6 +188,15 @@ impl Stream {
     /// Flushes the transport, where it holds something back itself.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         self.socket.flush()
+    }
+
+    /// Closes the connection, without a goodbye.
+    pub(crate) fn hang_up(&mut self) {
+        self.socket.transport = Box::new(Gone);
+        #[cfg(feature = "rustls")]
+        {
+            self.tls = None;
+        }
     }
 
     /// Says goodbye in TLS, as far as that is possible without waiting.

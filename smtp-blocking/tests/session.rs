@@ -602,3 +602,30 @@ fn a_stream_that_is_encrypted_already_says_so() {
         assert_eq!(heard.contains(" REQUIRETLS"), verified, "{heard}");
     }
 }
+
+/// Half a message is not sent: the server sees the end of the connection, although the session is still held.
+#[test]
+fn a_dropped_transaction_closes_the_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = Server::new(&listener.local_addr().unwrap().to_string()).tls(TlsPolicy::Never);
+    let (say_end, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut peer = listener.accept().unwrap().0;
+        let mut lines = BufReader::new(peer.try_clone().unwrap()).lines();
+        peer.write_all(b"220 mx\r\n").unwrap();
+        while let Some(Ok(line)) = lines.next() {
+            let reply = match line.as_str() {
+                "DATA" => "354 go\r\n",
+                _ => "250 ok\r\n",
+            };
+            let _ = peer.write_all(reply.as_bytes());
+        }
+        say_end.send(()).unwrap();
+    });
+    let mut session = Session::connect(&server).unwrap();
+    let mut transaction = session.transaction("a@b.c", ["d@e.f"]).unwrap();
+    transaction.write_all(b"half a message").unwrap();
+    drop(transaction);
+    end.recv_timeout(smtp_tests::watchdog::LIMIT).unwrap();
+    assert!(!session.is_usable());
+}
