@@ -228,13 +228,7 @@ where
             let Some(&(first, _)) = self.under_way.submitted.front() else {
                 // What is submitted is reported before what cannot be any more.
                 if let Some((recipients, misuse)) = self.unsubmitted.take() {
-                    return Some(
-                        self.under_way
-                            .session
-                            .pump
-                            .driver
-                            .unsubmitted(recipients, misuse),
-                    );
+                    return Some(self.pump().driver.unsubmitted(recipients, misuse));
                 }
                 // QUIT, where it is still to be sent.
                 if self.quit {

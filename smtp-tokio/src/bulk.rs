@@ -211,12 +211,7 @@ where
             let Some(&(id, _)) = self.under_way.submitted.front() else {
                 // What is submitted is reported before what cannot be any more.
                 if let Some((recipients, misuse)) = self.unsubmitted.take() {
-                    let report = self
-                        .under_way
-                        .session
-                        .pump
-                        .driver
-                        .unsubmitted(recipients, misuse);
+                    let report = self.pump().driver.unsubmitted(recipients, misuse);
                     return Poll::Ready(Some(report));
                 }
                 if waits_for_messages {
