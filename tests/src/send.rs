@@ -127,12 +127,30 @@ pub struct Options {
     /// Trusts these certificates as well as the system's.
     #[arg(long, value_name = "PEM")]
     pub ca_file: Option<PathBuf>,
+    /// Shows the server this certificate, and those that lead to its authority, where it asks for one.
+    #[arg(long, value_name = "PEM", requires = "client_key")]
+    pub client_cert: Option<PathBuf>,
+    /// The private key of --client-cert.
+    #[arg(long, value_name = "PEM", requires = "client_cert")]
+    pub client_key: Option<PathBuf>,
+    /// Connects once more and stays in the clear, where an opportunistic handshake has failed. Never with a password.
+    #[arg(long)]
+    pub retry_in_clear: bool,
     /// Logs in as this user; for ANONYMOUS, the trace.
     #[arg(long, value_name = "U")]
     pub auth_user: Option<String>,
-    /// The password, or the token of OAUTHBEARER and XOAUTH2.
+    /// The password, or the token of OAUTHBEARER and XOAUTH2. Everybody on this host can see it; without it and the
+    /// next flag, it is the environment's SMTP_PASSWORD.
     #[arg(long, value_name = "P", requires = "auth_user")]
     pub auth_password: Option<String>,
+    /// Reads the password from the first line of this file.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "auth_user",
+        conflicts_with = "auth_password"
+    )]
+    pub auth_password_file: Option<PathBuf>,
     /// Uses this mechanism and no other.
     #[arg(long, value_enum, value_name = "M", ignore_case = true)]
     pub auth_mechanism: Option<AuthMechanism>,
@@ -255,10 +273,11 @@ impl Options {
     /// The exit code, when usage or help was printed.
     pub fn parse_args() -> Result<Self, ExitCode> {
         let mut args: Vec<std::ffi::OsString> = std::env::args_os().collect();
-        if args.len() <= 1 {
-            let sample =
-                "send --from alice@example.org --to bob@example.net --data (sample) --transcript";
-            args = sample.split(' ').map(Into::into).collect();
+        // Without any, and with --json alone.
+        if args[1..].iter().all(|arg| arg == "--json") {
+            let sample = "--from alice@example.org --to bob@example.net --data (sample)";
+            let transcript = (args.len() <= 1).then_some("--transcript");
+            args.extend(sample.split(' ').chain(transcript).map(Into::into));
         }
         Self::try_parse_from(args)
             .and_then(Self::with_whole_login)
@@ -273,7 +292,16 @@ impl Options {
 
     /// Refuses a user without a password, and settings of a login that is none; EXTERNAL and ANONYMOUS
     /// need neither.
-    fn with_whole_login(self) -> Result<Self, clap::Error> {
+    fn with_whole_login(mut self) -> Result<Self, clap::Error> {
+        if let Some(path) = &self.auth_password_file {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                let message = format!("--auth-password-file {}: {error}", path.display());
+                Self::command().error(clap::error::ErrorKind::Io, message)
+            })?;
+            self.auth_password = text.lines().next().map(str::to_owned);
+        } else if self.auth_user.is_some() && self.auth_password.is_none() {
+            self.auth_password = std::env::var("SMTP_PASSWORD").ok();
+        }
         let asked = self.auth_user.is_some()
             || self.auth_mechanism.is_some()
             || self.auth_authzid.is_some();
@@ -327,6 +355,7 @@ impl Options {
         let mut timeouts = Timeouts::default();
         if let Some(reply) = self.timeout_reply {
             timeouts = timeouts.replies(reply);
+            timeouts.overlap = timeouts.overlap.min(reply);
         }
         if let Some(block) = self.timeout_data {
             timeouts.block = block;
@@ -375,6 +404,15 @@ impl Options {
         std::fs::read(path)
             .map(Some)
             .map_err(|error| bad_file(path, &error))
+    }
+
+    /// The certificate and the key of `--client-cert` and `--client-key`.
+    fn client_pem(&self) -> Result<Option<[Vec<u8>; 2]>, Error> {
+        let (Some(chain), Some(key)) = (&self.client_cert, &self.client_key) else {
+            return Ok(None);
+        };
+        let read = |path: &Path| std::fs::read(path).map_err(|error| bad_file(path, &error));
+        Ok(Some([read(chain)?, read(key)?]))
     }
 
     /// Whether there are several messages to send.
@@ -1439,7 +1477,8 @@ pub fn server_for(
         .credentials(options.credentials())
         .pipelining(!options.no_pipelining)
         .chunking(options.chunking())
-        .overlap(options.overlap);
+        .overlap(options.overlap)
+        .retry_in_clear(options.retry_in_clear);
     if let Some(policy) = options.tls_policy() {
         server = server.tls(policy);
     }
@@ -1463,6 +1502,11 @@ pub fn server_for(
     for pem in own_pem.into_iter().chain(options.ca_pem()?) {
         server = server
             .trust_pem(&pem)
+            .map_err(|error| error.error().clone())?;
+    }
+    if let Some([chain, key]) = options.client_pem()? {
+        server = server
+            .client_certificate_pem(&chain, &key)
             .map_err(|error| error.error().clone())?;
     }
     if options.transcript {

@@ -36,6 +36,10 @@ for_both!(
     only_permanent_refusals_give_69,
     usage_and_bad_input,
     credentials,
+    passwords_that_nobody_sees,
+    a_client_certificate_logs_in,
+    mail_goes_in_clear_where_tls_is_broken,
+    json_alone_forwards_the_sample,
     mechanisms_without_a_password,
     certificates,
     lmtp,
@@ -549,6 +553,123 @@ fn credentials(adapter: Adapter) {
     let flags = [&user[..], &["x", "--tls-no-verify"]].concat();
     run(adapter, "no-auth", Some(address), &to, &flags).is(77, "refused", Some("auth"));
     let _ = std::fs::remove_file(pem);
+}
+
+fn passwords_that_nobody_sees(adapter: Adapter) {
+    let options = Options {
+        auth: Some(("alice".into(), "s3cret".into())),
+        ..Options::default()
+    };
+    let (receiver, address) = receiver(options);
+    let ca = message_file("ca", receiver.certificate_pem().as_bytes());
+    let secret = message_file("password", b"s3cret\nanother line\n");
+    let run = |name: &str, flags: &[&str], password: Option<&str>| {
+        let file = message_file(name, MESSAGE);
+        let mut command = send(adapter);
+        command.args(["--from", "alice@example.org", "--to", "bob@example.net"]);
+        command.args(["--json", "--auth-user", "alice", "--tls-name", "localhost"]);
+        command.args(["--server", &address, "--ca-file"]).arg(&ca);
+        command.arg("--data").arg(&file).args(flags);
+        command.env_remove("SMTP_PASSWORD");
+        if let Some(password) = password {
+            command.env("SMTP_PASSWORD", password);
+        }
+        let output = output(&mut command, b"");
+        let _ = std::fs::remove_file(file);
+        output
+    };
+    let file = ["--auth-password-file", secret.to_str().unwrap()];
+    outcome(run("file", &file, None)).is(0, "success", None);
+    outcome(run("environment", &[], Some("s3cret"))).is(0, "success", None);
+    outcome(run("wrong", &[], Some("wrong"))).is(69, "permanent", Some("auth"));
+    // The file comes before the environment, and without either there is no login.
+    outcome(run("both", &file, Some("wrong"))).is(0, "success", None);
+    assert_eq!(run("neither", &[], None).status.code(), Some(64));
+    let missing = ["--auth-password-file", "/does/not/exist"];
+    assert_eq!(run("missing", &missing, None).status.code(), Some(64));
+    for path in [ca, secret] {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+fn a_client_certificate_logs_in(adapter: Adapter) {
+    let (certificate, key) = smtp_tests::receiver::make_client_certificate().unwrap();
+    let (receiver, address) = receiver(Options {
+        auth: Some(("alice".into(), "s3cret".into())),
+        client_ca: Some(certificate.clone()),
+        ..Options::default()
+    });
+    let files = [
+        ("ca", receiver.certificate_pem()),
+        ("certificate", &certificate),
+        ("key", &key),
+    ]
+    .map(|(name, pem)| message_file(name, pem.as_bytes()));
+    let [ca, certificate, key] = files.each_ref().map(|path| path.to_str().unwrap());
+    let external = [
+        "--ca-file",
+        ca,
+        "--tls-name",
+        "localhost",
+        "--auth-mechanism",
+        "EXTERNAL",
+    ];
+    let with = |flags: &[&str]| {
+        let flags = [&external[..], flags].concat();
+        run(
+            adapter,
+            "external",
+            Some(address.clone()),
+            &["bob@example.net"],
+            &flags,
+        )
+    };
+    with(&["--client-cert", certificate, "--client-key", key]).is(0, "success", None);
+    with(&[]).is(77, "refused", Some("auth"));
+    with(&["--client-cert", "/does/not/exist", "--client-key", key]).is(
+        65,
+        "refused",
+        Some("local"),
+    );
+    for path in &files {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// A server whose TLS is broken, as some mail exchangers have it.
+fn mail_goes_in_clear_where_tls_is_broken(adapter: Adapter) {
+    for retry in [true, false] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        thread::spawn(move || {
+            let accept = || Peer(BufReader::new(listener.accept().unwrap().0));
+            let mut first = accept();
+            first.open(&["fake", "STARTTLS"]);
+            first.hear("STARTTLS");
+            first.say("220 go\r\n");
+            let mut hello = [0; 64];
+            let _ = first.0.read(&mut hello);
+            // An alert: handshake failure.
+            first.say("\x15\x03\x03\x00\x02\x02\x28");
+            first.hear_the_end();
+            let mut second = accept();
+            second.take_message();
+            second.say("250 taken\r\n");
+            second.hear_the_end();
+        });
+        let flags: &[&str] = if retry { &["--retry-in-clear"] } else { &[] };
+        let run = run(adapter, "clear", Some(address), &["bob@example.net"], flags);
+        match retry {
+            true => run.is(0, "success", None),
+            false => run.is(75, "temporary", Some("starttls")),
+        };
+    }
+}
+
+fn json_alone_forwards_the_sample(adapter: Adapter) {
+    let run = finish(send(adapter).arg("--json"), b"");
+    run.is(0, "success", None);
+    assert!(!run.stdout.contains("MAIL FROM"), "{}", run.stdout);
 }
 
 fn mechanisms_without_a_password(adapter: Adapter) {
