@@ -256,6 +256,19 @@ pub enum AuthMechanism {
     ScramSha256Plus,
 }
 
+/// The object for a command line that cannot be used: no message was attempted.
+fn bad_usage(error: &str) -> Value {
+    json!({
+        "outcome": "refused",
+        "stage": "local",
+        "error": error.trim_start_matches("error: "),
+        "maybe_delivered": false,
+        "recipients": [],
+        "round_trips": 0,
+        "tls": null,
+    })
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text
         .parse()
@@ -279,14 +292,20 @@ impl Options {
             let transcript = (args.len() <= 1).then_some("--transcript");
             args.extend(sample.split(' ').chain(transcript).map(Into::into));
         }
+        let wants_json = args.iter().any(|arg| arg == "--json");
         Self::try_parse_from(args)
             .and_then(Self::with_whole_login)
             .map_err(|error| {
                 let _ = error.print();
-                match error.use_stderr() {
-                    true => ExitCode::from(64),
-                    false => ExitCode::SUCCESS,
+                if !error.use_stderr() {
+                    return ExitCode::SUCCESS;
                 }
+                if wants_json {
+                    let text = error.to_string();
+                    let line = text.lines().next().unwrap_or_default();
+                    say(format_args!("{}", bad_usage(line)));
+                }
+                ExitCode::from(64)
             })
     }
 

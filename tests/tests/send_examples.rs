@@ -39,6 +39,7 @@ for_both!(
     passwords_that_nobody_sees,
     a_client_certificate_logs_in,
     mail_goes_in_clear_where_tls_is_broken,
+    a_bad_option_is_an_object_too,
     json_alone_forwards_the_sample,
     mechanisms_without_a_password,
     certificates,
@@ -663,6 +664,25 @@ fn mail_goes_in_clear_where_tls_is_broken(adapter: Adapter) {
             true => run.is(0, "success", None),
             false => run.is(75, "temporary", Some("starttls")),
         };
+    }
+}
+
+/// Whoever reads JSON gets some, whatever is wrong with the command line.
+fn a_bad_option_is_an_object_too(adapter: Adapter) {
+    for (flags, words) in [
+        (&["--timeout-reply", "soon"][..], "not a number of seconds"),
+        (&["--tls", "perhaps"], "invalid value 'perhaps'"),
+        (&["--local-address", "here"], "invalid value 'here'"),
+        (&["--helo", "a b"], "invalid value 'a b'"),
+        (&["--repeat", "0"], "invalid value '0'"),
+        (&["--no-such-flag"], "unexpected argument '--no-such-flag'"),
+        (&["--auth-user", "alice"], "--auth-password"),
+    ] {
+        let server = Some("127.0.0.1:1".to_owned());
+        let run = run(adapter, "usage", server, &["bob@example.net"], flags);
+        run.is(64, "refused", Some("local")).maybe_delivered(false);
+        let error = run.json["error"].as_str().unwrap();
+        assert!(error.contains(words), "{error}");
     }
 }
 
