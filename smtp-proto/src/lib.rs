@@ -251,6 +251,7 @@ extern crate std;
 
 pub mod auth;
 pub mod body;
+mod body_part;
 mod capability;
 mod chunk;
 mod command;

@@ -12,7 +12,7 @@ use smtp_proto::{
     Request, Stage, error::Misuse, event::RequestId,
 };
 
-use crate::error::Error;
+use crate::error::{Error, outcome_of};
 use crate::server::Observer;
 use crate::terms::SessionTerms;
 
@@ -477,19 +477,6 @@ impl Driver {
                 _ => {}
             }
         }
-    }
-}
-
-/// What a message comes to that could not be opened, or read to its end: another try helps, or not.
-fn outcome_of(error: &io::Error) -> Outcome {
-    use io::ErrorKind::{
-        InvalidData, InvalidInput, NotFound, NotSeekable, PermissionDenied, Unsupported,
-    };
-    match error.kind() {
-        NotFound | PermissionDenied | InvalidData | InvalidInput | NotSeekable | Unsupported => {
-            Outcome::Permanent
-        }
-        _ => Outcome::Transient,
     }
 }
 

@@ -270,3 +270,16 @@ impl From<Error> for io::Error {
         io::Error::new(kind, error)
     }
 }
+
+/// What a message comes to that could not be opened, or read to its end: another try helps, or not.
+pub(crate) fn outcome_of(error: &io::Error) -> Outcome {
+    use io::ErrorKind::{
+        InvalidData, InvalidInput, NotFound, NotSeekable, PermissionDenied, Unsupported,
+    };
+    match error.kind() {
+        NotFound | PermissionDenied | InvalidData | InvalidInput | NotSeekable | Unsupported => {
+            Outcome::Permanent
+        }
+        _ => Outcome::Transient,
+    }
+}

@@ -26,6 +26,8 @@ mod server;
 mod terms;
 #[cfg(feature = "rustls")]
 mod tls;
+#[cfg(feature = "rustls")]
+mod verifier;
 
 pub use addresses::{Failures, after, interleave, share, unreachable};
 pub use driver::{Driver, FOREVER, LAST_WORDS};

@@ -13,6 +13,10 @@ use crate::envelope::EnvelopeError;
 use crate::reply::{Reply, ReplyClass, ReplyError};
 use crate::time::Seconds;
 
+mod retry;
+
+pub use retry::Retry;
+
 /// Where in a session something went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -95,19 +99,6 @@ impl fmt::Display for Outcome {
             Outcome::NotAttempted => "not attempted, safe to send again",
         })
     }
-}
-
-/// When to send a message again that has failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Retry {
-    /// At once, in a new session: this one has ended, and the message was not begun.
-    Now,
-    /// After a while, as a queue does.
-    Later,
-    /// Not at all: it will fail again. Return it to its sender.
-    Never,
-    /// When somebody has looked at it: it may have been delivered, or the login or the certificate is refused.
-    AskPerson,
 }
 
 /// One failure, of a recipient, a message or a connection.
@@ -228,91 +219,6 @@ impl Error {
             .is_some_and(|command| command.starts_with("BDAT "));
         let code = self.reply().map(|reply| reply.code().get());
         is_bdat && matches!(code, Some(500 | 502 | 504))
-    }
-
-    /// Whether the same may succeed later.
-    pub fn is_transient(&self) -> bool {
-        self.outcome == Outcome::Transient
-    }
-
-    /// Whether the same will fail again.
-    pub fn is_permanent(&self) -> bool {
-        self.outcome == Outcome::Permanent
-    }
-
-    /// Whether the server may have delivered the message all the same.
-    pub fn is_in_doubt(&self) -> bool {
-        self.outcome == Outcome::InDoubt
-    }
-
-    /// Whether the time for a reply, a handshake or a block of the body ran out.
-    pub fn is_timeout(&self) -> bool {
-        matches!(self.cause, Cause::TimedOut(_))
-    }
-
-    /// Whether it is about the session, and says nothing about the message: a refused login, a greeting of 554, a
-    /// certificate that has expired, a lost connection. A queue must not return the message because of it, even if it
-    /// is [permanent](Outcome::Permanent).
-    ///
-    /// ```
-    /// # use smtp_proto::{Cause, Error, Outcome, Reply, Stage, reply::ReplyCode};
-    /// let refused = |stage, code| {
-    ///     let reply = Reply::new(ReplyCode::new(code).unwrap(), b"no");
-    ///     Error::new(stage, Outcome::Permanent, Cause::Rejected(reply))
-    /// };
-    /// assert!(refused(Stage::Auth, 535).concerns_session());
-    /// assert!(!refused(Stage::Rcpt, 550).concerns_session());
-    /// ```
-    pub fn concerns_session(&self) -> bool {
-        use Stage::{Auth, Connect, Ehlo, Greeting, Local, Quit, StartTls};
-        match self.stage {
-            Connect | Greeting | Ehlo | StartTls | Auth | Quit => true,
-            Local => false,
-            _ => match &self.cause {
-                Cause::Rejected(reply) => reply.code().get() == 421,
-                Cause::TimedOut(_) | Cause::Disconnected | Cause::Transport(_) => true,
-                Cause::Protocol(_) | Cause::TlsUnverified => true,
-                Cause::LimitExceeded { name, .. } => *name != "RCPTMAX",
-                _ => false,
-            },
-        }
-    }
-
-    /// When to send the message again.
-    ///
-    /// ```
-    /// # use smtp_proto::{Cause, Error, Outcome, Stage, error::Retry};
-    /// let lost = |outcome| Error::new(Stage::EndOfMessage, outcome, Cause::Disconnected);
-    /// assert_eq!(lost(Outcome::NotAttempted).retry(), Retry::Now);
-    /// assert_eq!(lost(Outcome::InDoubt).retry(), Retry::AskPerson);
-    /// ```
-    pub fn retry(&self) -> Retry {
-        use Stage::{Auth, Connect, Ehlo, Greeting, StartTls};
-        let is_opening = matches!(self.stage, Connect | Greeting | Ehlo | StartTls | Auth);
-        match (&self.cause, self.outcome) {
-            // Whether to leave the other recipient out is not ours to say.
-            (_, Outcome::InDoubt) | (Cause::AllOrNothing, _) => Retry::AskPerson,
-            (Cause::Rejected(reply), _) if self.stage == Auth => match reply.class() {
-                ReplyClass::Permanent => Retry::AskPerson,
-                _ => Retry::Later,
-            },
-            // A server that takes no mail today may take some tomorrow, or another one of the domain.
-            (Cause::Rejected(_) | Cause::HelloRejected { .. }, _) if is_opening => Retry::Later,
-            (
-                Cause::TlsUnavailable(_)
-                | Cause::TlsUntrusted(_)
-                | Cause::TokenRejected { .. }
-                | Cause::AuthUnavailable
-                | Cause::NoCommonMechanism(_)
-                | Cause::CredentialsInClear
-                | Cause::CredentialsUnverified(_)
-                | Cause::Mechanism(_),
-                _,
-            ) => Retry::AskPerson,
-            (_, Outcome::Permanent) => Retry::Never,
-            (_, Outcome::NotAttempted) if !is_opening => Retry::Now,
-            (_, Outcome::Transient | Outcome::NotAttempted) => Retry::Later,
-        }
     }
 }
 
@@ -549,122 +455,4 @@ pub enum Misuse {
         /// [`Limits::messages`](crate::Limits::messages).
         limit: usize,
     },
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::reply::ReplyCode;
-
-    #[test]
-    fn whose_fault_it_is_and_when_to_send_again() {
-        use Outcome::{InDoubt, NotAttempted, Permanent, Transient};
-        let rejected = |code| Cause::Rejected(Reply::new(ReplyCode::new(code).unwrap(), b"no"));
-        let lost = || Cause::Disconnected;
-        for (stage, outcome, cause, session, retry) in [
-            (
-                Stage::Local,
-                Permanent,
-                Cause::Local("no".into()),
-                false,
-                Retry::Never,
-            ),
-            (
-                Stage::Connect,
-                Transient,
-                Cause::Transport("no".into()),
-                true,
-                Retry::Later,
-            ),
-            (
-                Stage::Connect,
-                NotAttempted,
-                Cause::Transport("no".into()),
-                true,
-                Retry::Later,
-            ),
-            (
-                Stage::Greeting,
-                Permanent,
-                rejected(554),
-                true,
-                Retry::Later,
-            ),
-            (
-                Stage::Greeting,
-                NotAttempted,
-                rejected(421),
-                true,
-                Retry::Later,
-            ),
-            (
-                Stage::StartTls,
-                Permanent,
-                Cause::TlsUntrusted("old".into()),
-                true,
-                Retry::AskPerson,
-            ),
-            (
-                Stage::Auth,
-                Permanent,
-                rejected(535),
-                true,
-                Retry::AskPerson,
-            ),
-            (
-                Stage::Auth,
-                NotAttempted,
-                rejected(535),
-                true,
-                Retry::AskPerson,
-            ),
-            (Stage::Auth, Transient, rejected(454), true, Retry::Later),
-            (
-                Stage::Auth,
-                Permanent,
-                Cause::CredentialsInClear,
-                true,
-                Retry::AskPerson,
-            ),
-            (Stage::Mail, Permanent, rejected(550), false, Retry::Never),
-            (Stage::Mail, NotAttempted, rejected(421), true, Retry::Now),
-            (Stage::Mail, NotAttempted, lost(), true, Retry::Now),
-            (
-                Stage::Mail,
-                Permanent,
-                Cause::Unsupported(Extension::SmtpUtf8),
-                false,
-                Retry::Never,
-            ),
-            (Stage::Rcpt, Permanent, rejected(550), false, Retry::Never),
-            (Stage::Rcpt, Transient, rejected(450), false, Retry::Later),
-            (
-                Stage::Rcpt,
-                NotAttempted,
-                Cause::AllOrNothing,
-                false,
-                Retry::AskPerson,
-            ),
-            (Stage::Body, Transient, lost(), true, Retry::Later),
-            (
-                Stage::EndOfMessage,
-                Permanent,
-                rejected(554),
-                false,
-                Retry::Never,
-            ),
-            (Stage::EndOfMessage, InDoubt, lost(), true, Retry::AskPerson),
-            (
-                Stage::Quit,
-                NotAttempted,
-                Misuse::Closed.into(),
-                true,
-                Retry::Now,
-            ),
-        ] {
-            let error = Error::new(stage, outcome, cause);
-            let found = (error.concerns_session(), error.retry());
-            assert_eq!(found, (session, retry), "{error}");
-        }
-    }
 }
