@@ -121,6 +121,7 @@ mod bulk;
 mod connect;
 #[cfg(feature = "rustls")]
 mod handshake;
+mod pool;
 mod pump;
 mod session;
 mod stream;
@@ -128,6 +129,7 @@ mod stream;
 use std::io::BufRead;
 
 pub use bulk::{Bulk, Message};
+pub use pool::{Pool, PooledSession};
 pub use session::{Session, Transaction};
 #[cfg(feature = "rustls")]
 #[doc(inline)]

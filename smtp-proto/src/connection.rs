@@ -460,6 +460,12 @@ impl Connection {
         self.conversation.is_idle()
     }
 
+    /// Whether the server takes no more messages in this session: it has had as many as it states by MAILMAX (RFC 9422
+    /// section 4.1).
+    pub fn is_used_up(&self) -> bool {
+        self.conversation.is_used_up()
+    }
+
     /// Whether the transport has taken the QUIT of this session, which is worth sending even if the connection
     /// has ended since.
     pub fn has_quit(&self) -> bool {

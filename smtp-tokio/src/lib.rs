@@ -49,6 +49,7 @@
 mod bulk;
 mod connect;
 mod in_memory;
+mod pool;
 mod pump;
 mod race;
 mod session;
@@ -56,6 +57,7 @@ mod stream;
 
 pub use bulk::{Bulk, Iter, Message, iter};
 pub use in_memory::InMemory;
+pub use pool::{Pool, PooledSession};
 pub use session::{Session, Transaction};
 #[cfg(feature = "rustls")]
 #[doc(inline)]

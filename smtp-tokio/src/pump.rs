@@ -7,7 +7,7 @@ use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use smtp_adapter::{Driver, FOREVER, LAST_WORDS, Observer, SessionTerms};
@@ -327,6 +327,25 @@ impl Pump {
         }
         self.stream = None;
         Poll::Ready(())
+    }
+
+    /// Sends QUIT as far as that can be written at once, and closes.
+    pub(crate) fn leave_at_once(&mut self) {
+        if self.driver.engine.quit().is_err() {
+            return;
+        }
+        self.transmit(&[]);
+        self.take_events();
+        // What is left of this task's budget does not count: it is not waited for.
+        let goodbye = tokio::task::unconstrained(std::future::poll_fn(|cx| {
+            let written = self.poll_write(cx).is_ready();
+            if let (true, Some(stream)) = (written, &mut self.stream) {
+                let _ = Pin::new(stream).poll_shutdown(cx);
+            }
+            Poll::Ready(())
+        }));
+        let _ = std::pin::pin!(goodbye).poll(&mut Context::from_waker(Waker::noop()));
+        self.stream = None;
     }
 
     fn take_events(&mut self) {

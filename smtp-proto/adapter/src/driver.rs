@@ -12,7 +12,7 @@ use smtp_proto::{
     Request, Stage, error::Misuse, event::RequestId,
 };
 
-use crate::error::{Error, outcome_of};
+use crate::error::{Error, copy_io, outcome_of};
 use crate::server::Observer;
 use crate::terms::SessionTerms;
 
@@ -54,7 +54,8 @@ pub struct Driver {
     pub window: usize,
     /// The envelope of the next message may go out with the end of one.
     pub overlaps: bool,
-    /// Messages that were submitted and are not finished.
+    /// Messages that were submitted, and those of them that are not finished.
+    pub submitted: u64,
     unfinished: usize,
     /// Between two messages of a bulk delivery, so that each does not make buffers of its own.
     keeps_buffers: bool,
@@ -104,6 +105,7 @@ impl Driver {
                 },
             ),
             overlaps: config.overlap,
+            submitted: 0,
             unfinished: 0,
             keeps_buffers: false,
             body: None,
@@ -162,8 +164,24 @@ impl Driver {
     /// Submits a message.
     pub fn submit(&mut self, envelope: Envelope) -> Result<MessageId, Misuse> {
         let id = self.engine.submit(envelope)?;
+        self.submitted += 1;
         self.unfinished += 1;
         Ok(id)
+    }
+
+    /// Whether the session is good for further messages, of somebody who knows nothing of the ones before: nothing is
+    /// under way, and nothing is owed.
+    pub fn is_free(&self) -> bool {
+        !self.is_closed()
+            && self.unfinished == 0
+            && self.out.is_empty()
+            && self.engine.is_idle()
+            && !self.engine.has_quit()
+    }
+
+    /// Whether this session has had as many messages as one may have, or as the server takes.
+    pub fn is_used_up(&self, most: u64) -> bool {
+        self.submitted >= most || self.engine.is_used_up()
     }
 
     /// Whether a message is under way although nobody holds it: its transaction was leaked. Reports that nobody has
@@ -284,13 +302,9 @@ impl Driver {
             Some((id, report)) if *id == message => Error::from_report(report.clone()),
             _ => Error::new(self.end()),
         };
-        let copy = |error: &io::Error| match error.raw_os_error() {
-            Some(code) => io::Error::from_raw_os_error(code),
-            None => io::Error::new(error.kind(), error.to_string()),
-        };
         let error = error.in_session(
             self.engine.round_trips(),
-            self.io.as_ref().map(copy),
+            self.io.as_ref().map(copy_io),
             #[cfg(feature = "rustls")]
             self.tls_info.clone(),
         );

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use smtp_proto::envelope::{AddressError, EnvelopeError};
 use smtp_proto::error::Retry;
@@ -37,8 +38,8 @@ struct Inner {
     round_trips: u64,
     #[cfg(feature = "rustls")]
     tls: Option<crate::tls::TlsInfo>,
-    /// What happened at the address that was tried before.
-    before: Option<String>,
+    /// What else belongs to it: what happened at the address that was tried before.
+    remark: Option<String>,
 }
 
 impl Error {
@@ -51,7 +52,7 @@ impl Error {
             round_trips: 0,
             #[cfg(feature = "rustls")]
             tls: None,
-            before: None,
+            remark: None,
         }))
     }
 
@@ -115,8 +116,52 @@ impl Error {
     /// The same, after another address of the host was tried, and failed with `first`.
     #[doc(hidden)]
     pub fn after(mut self, address: SocketAddr, first: &Self) -> Self {
-        self.0.before = Some(format!("{address} before: {first}"));
+        self.0.remark = Some(format!("{address} before: {first}"));
         self
+    }
+
+    /// The same for somebody else who is refused for it, because nobody tries again before this time has passed.
+    pub(crate) fn paused(mut self, time: Duration) -> Self {
+        let seconds = time.as_secs();
+        self.0.remark = Some(format!(
+            "the pool opens no session for {seconds} s after this"
+        ));
+        self
+    }
+
+    /// The same for somebody else, without the report.
+    pub(crate) fn copy(&self) -> Self {
+        let inner = &self.0;
+        Self(Box::new(Inner {
+            error: inner.error.clone(),
+            io: inner.io.as_ref().map(copy_io),
+            report: None,
+            round_trips: inner.round_trips,
+            #[cfg(feature = "rustls")]
+            tls: inner.tls.clone(),
+            remark: inner.remark.clone(),
+        }))
+    }
+
+    /// Whether the session had ended, or ended with a 421, before the end of the message was given to the transport.
+    /// Nobody was refused by name, and nobody has the message. So it may be sent in another session.
+    #[doc(hidden)]
+    pub fn was_cut_off(&self) -> bool {
+        let cut_off = |error: &smtp_proto::Error| match &error.cause {
+            Cause::Disconnected | Cause::Transport(_) => error.outcome != Outcome::InDoubt,
+            // One that answers the end of the data is about this message.
+            Cause::Rejected(reply) => {
+                matches!(reply.code().get(), 221 | 421) && error.stage != Stage::EndOfMessage
+            }
+            _ => false,
+        };
+        match &self.0.report {
+            Some(report) => report
+                .recipients
+                .iter()
+                .all(|one| one.as_ref().is_err_and(cut_off)),
+            None => cut_off(&self.0.error),
+        }
     }
 
     /// The same, with what is known of the session in which it happened.
@@ -225,8 +270,8 @@ impl fmt::Display for Error {
             (None, _) | (_, Cause::Transport(_)) => {}
             (Some(io), _) => write!(f, ": {io}")?,
         }
-        match &self.0.before {
-            Some(before) => write!(f, "; {before}"),
+        match &self.0.remark {
+            Some(remark) => write!(f, "; {remark}"),
             None => Ok(()),
         }
     }
@@ -268,6 +313,14 @@ impl From<Error> for io::Error {
             .io_error()
             .map_or(io::ErrorKind::Other, io::Error::kind);
         io::Error::new(kind, error)
+    }
+}
+
+/// The same error of the operating system, in its words.
+pub(crate) fn copy_io(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
     }
 }
 

@@ -22,6 +22,7 @@ mod error;
 #[cfg(feature = "rustls")]
 mod handshake;
 mod names;
+mod places;
 mod server;
 mod terms;
 #[cfg(feature = "rustls")]
@@ -34,6 +35,7 @@ pub use driver::{Driver, FOREVER, LAST_WORDS};
 pub use error::Error;
 #[cfg(feature = "rustls")]
 pub use handshake::is_gone;
+pub use places::{Bounds, Entry, Place, Places, Turn};
 pub use server::{Observer, Server};
 pub use smtp_proto;
 pub use terms::{SessionTerms, Terms};

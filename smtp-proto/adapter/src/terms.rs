@@ -149,6 +149,11 @@ impl<'a> Terms<'a> {
         )
     }
 
+    /// Whether a session logs in.
+    pub fn logs_in(&self) -> bool {
+        self.server.config.credentials.is_some()
+    }
+
     /// The terms under which to try once more, where the first try failed with this error.
     pub fn in_clear(&self, error: &Error) -> Option<Self> {
         let retry = self.server.retry_in_clear

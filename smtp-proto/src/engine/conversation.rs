@@ -392,6 +392,10 @@ impl Conversation {
         matches!(self.phase, Phase::Closed)
     }
 
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.peer.mails_exceeded().is_some()
+    }
+
     pub(crate) fn has_quit(&self) -> bool {
         self.quit == Quit::Taken
     }

@@ -61,6 +61,12 @@ impl Peer {
         self.config.protocol == Protocol::Lmtp
     }
 
+    /// The most MAILs of a session (RFC 9422 section 4.1), where so many were sent.
+    pub(crate) fn mails_exceeded(&self) -> Option<u64> {
+        let limit = self.capabilities.mails_max()?;
+        (self.usage.transactions >= limit).then_some(limit)
+    }
+
     /// Whether it is the server that was meant, as far as its certificate can say.
     pub(crate) fn is_verified(&self) -> bool {
         // rule: opening.tls-verified

@@ -163,9 +163,7 @@ pub(crate) fn one_domain_more(limit: u64) -> Error {
 /// How many recipients this transaction can have (RFC 9422 section 4.2).
 fn room(envelope: &Envelope, left: usize, peer: &Peer) -> Result<usize, Error> {
     // rule: limits.mailmax
-    if let Some(limit) = peer.capabilities.mails_max()
-        && peer.usage.transactions >= limit
-    {
+    if let Some(limit) = peer.mails_exceeded() {
         let cause = exceeded("MAILMAX", limit, peer.usage.transactions + 1);
         return Err(Error::new(Stage::Mail, Outcome::NotAttempted, cause));
     }

@@ -1,0 +1,309 @@
+//! Sessions that are kept open and shared.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::task::{Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use smtp_adapter::{Entry, Error, Place, Places, Server, Terms, Turn};
+use smtp_proto::{Envelope, Report};
+
+use crate::session::Session;
+
+/// Sessions with one server that are kept open and shared by many threads. It is made once; its clones are the same
+/// pool.
+///
+/// ```no_run
+/// use smtp_blocking::{Credentials, Envelope, Pool, Server};
+///
+/// let server = Server::new("smtp.example.org:465").credentials(Credentials::password("alice", "s3cret"));
+/// let pool = Pool::new(server).max_sessions(8);
+///
+/// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
+/// let report = pool.send(envelope, "Subject: hello\r\n\r\nHello, Bob.\r\n")?;
+/// for (index, error) in report.failures() {
+///     eprintln!("recipient {}: {error}", index + 1);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// - **Bounds.** No more than [`max_sessions`](Self::max_sessions) connections are open at one time. Whoever comes when
+///   all are in use waits, and is served in the order of coming.
+/// - **Stale sessions.** What the server has said meanwhile is read first, without a round trip. A session that has
+///   ended is replaced.
+/// - **Sent once more.** A message is sent a second time only where a session that was used before answered 421 or was
+///   lost before the end of the message was given to the transport. It is sent in a new session, once. Where the
+///   server has refused anybody, or where it is in doubt, it is not.
+/// - **Refused logins.** A login that is refused, or a certificate, fails everybody who waits, and for 5 seconds
+///   nothing is opened. Logins are tried one at a time, unless one has succeeded in the last 5 seconds. So many
+///   callers with a wrong password do not lock an account.
+/// - **No thread of its own.** A session that was idle for too long is closed by the next call, whatever it is.
+#[derive(Clone)]
+pub struct Pool(Arc<Shared>);
+
+struct Shared {
+    server: Server,
+    places: Arc<Places<Session>>,
+    origin: Instant,
+}
+
+impl Pool {
+    /// For this server. Nothing is opened before it is wanted.
+    pub fn new(server: Server) -> Self {
+        Self(Arc::new(Shared {
+            places: Places::new(Terms::new(&server, true).logs_in()),
+            server,
+            origin: Instant::now(),
+        }))
+    }
+
+    /// The most connections that are open at one time, idle ones included; 5 by default, and at least 1. Servers limit
+    /// them for each client: Microsoft 365 to 3, Exim and Postfix to some dozens by default.
+    ///
+    /// It holds for all clones of the pool, and may be changed at any time, as the other three.
+    #[must_use]
+    pub fn max_sessions(self, sessions: usize) -> Self {
+        self.0.places.set(|bounds| bounds.sessions = sessions);
+        self
+    }
+
+    /// The most sessions that are kept open while nobody uses them; 5 by default.
+    #[must_use]
+    pub fn max_idle(self, sessions: usize) -> Self {
+        self.0.places.set(|bounds| bounds.idle = sessions);
+        self
+    }
+
+    /// How long one is kept open while nobody uses it; 60 seconds by default. Servers wait for 5 minutes (RFC 5321
+    /// section 4.5.3.2.7), and many for less.
+    #[must_use]
+    pub fn idle_timeout(self, timeout: Duration) -> Self {
+        self.0.places.set(|bounds| bounds.idle_time = timeout);
+        self
+    }
+
+    /// The most messages of one session; 100 by default. Then it ends with QUIT, and another one is opened. A smaller
+    /// number that the server states (MAILMAX of RFC 9422) counts as well.
+    #[must_use]
+    pub fn max_messages(self, messages: u64) -> Self {
+        self.0.places.set(|bounds| bounds.messages = messages);
+        self
+    }
+
+    /// The server of its sessions.
+    pub fn server(&self) -> &Server {
+        &self.0.server
+    }
+
+    /// Connections that are open or being opened, and how many of them are idle.
+    pub fn count(&self) -> (usize, usize) {
+        self.0.places.count()
+    }
+
+    /// Sends a message that lies in memory, and waits for a session if none is free.
+    ///
+    /// # Errors
+    /// As [`Session::send`]. Where no session came about, the outcome is *not attempted*, whatever the server said: that
+    /// says nothing about the message.
+    pub fn send(&self, envelope: Envelope, message: impl AsRef<[u8]>) -> Result<Report, Error> {
+        let message = message.as_ref();
+        let mut session = self.session()?;
+        if session.is_new {
+            return session.send_bytes(envelope, message);
+        }
+        match session.send_bytes(envelope.clone(), message) {
+            Err(error) if error.was_cut_off() => {
+                session.into_new()?.send_bytes(envelope, message)
+            }
+            result => result,
+        }
+    }
+
+    /// A session for whatever is to be done with it: it goes back into the pool when it is dropped.
+    ///
+    /// ```no_run
+    /// # let pool = smtp_blocking::Pool::new(smtp_blocking::Server::new("mx.example.net"));
+    /// use smtp_blocking::Request;
+    ///
+    /// let mut session = pool.session()?;
+    /// println!("{}", session.request(Request::verify("postmaster")?)?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// None could be opened, or the pool is closed.
+    pub fn session(&self) -> Result<PooledSession, Error> {
+        while let Some((session, place)) = self.0.places.take_expired(self.now()) {
+            end(session, place);
+        }
+        self.take(self.0.places.enter())
+    }
+
+    /// Ends the idle sessions with QUIT, and those in use when they come back. Whoever waits for one, and whoever comes
+    /// after this, gets an error.
+    pub fn close(&self) {
+        for (session, place) in self.0.places.close() {
+            end(session, place);
+        }
+    }
+
+    fn take(&self, mut entry: Entry<Session>) -> Result<PooledSession, Error> {
+        loop {
+            match wait(|waker| entry.poll(self.now(), waker))? {
+                Turn::Use(session, place) => {
+                    let mut session = self.held(session, place, false);
+                    if session.is_usable() && !self.is_outdated(&session) {
+                        return Ok(session);
+                    }
+                    if let Some(place) = session.close() {
+                        entry = self.0.places.enter_again(place, false);
+                    }
+                }
+                Turn::Open(mut place) => {
+                    let session = self.open(&mut place).map_err(Error::not_attempted)?;
+                    return Ok(self.held(session, place, true));
+                }
+            }
+        }
+    }
+
+    fn held(&self, session: Session, place: Place<Session>, is_new: bool) -> PooledSession {
+        PooledSession {
+            held: Some((session, place)),
+            pool: self.clone(),
+            is_new,
+        }
+    }
+
+    fn open(&self, place: &mut Place<Session>) -> Result<Session, Error> {
+        let result = match self.0.places.overlap_is_broken() {
+            true => Session::connect(&self.0.server.clone().overlap(false)),
+            false => Session::connect(&self.0.server),
+        };
+        match &result {
+            Ok(_) => place.opened(self.now()),
+            Err(error) => place.failed(self.now(), error),
+        }
+        result
+    }
+
+    /// Whether the session overlaps its envelopes, and the server does not take that.
+    fn is_outdated(&self, session: &Session) -> bool {
+        self.0.places.overlap_is_broken() && session.pump.driver.overlaps
+    }
+
+    fn now(&self) -> smtp_proto::Instant {
+        smtp_proto::Instant::from_origin(self.0.origin.elapsed())
+    }
+
+    /// What becomes of a session that nobody uses any more.
+    fn take_back(&self, session: Session, place: Place<Session>) {
+        let driver = &session.pump.driver;
+        if driver.overlap_broken {
+            self.0.places.break_overlap();
+        }
+        if !driver.is_free() {
+            // Nobody knows what the next reply would answer.
+            drop(session);
+            return drop(place);
+        }
+        let most = self.0.places.bounds().messages;
+        if driver.is_used_up(most) || self.is_outdated(&session) {
+            return end(session, place);
+        }
+        if let Some((session, place)) = place.keep(session, self.now()) {
+            end(session, place);
+        }
+    }
+}
+
+/// Says QUIT. The place is free when the connection is closed.
+fn end(session: Session, place: Place<Session>) {
+    session.quit();
+    drop(place);
+}
+
+/// A session of a [`Pool`], which goes back into it when it is dropped. One that has ended, or in which a message is
+/// under way, is closed.
+pub struct PooledSession {
+    /// It is there until the drop.
+    held: Option<(Session, Place<Session>)>,
+    pool: Pool,
+    is_new: bool,
+}
+
+impl PooledSession {
+    /// A new session in the place of this one, which has ended.
+    fn into_new(mut self) -> Result<Self, Error> {
+        let pool = self.pool.clone();
+        match self.close() {
+            Some(place) => pool.take(pool.0.places.enter_again(place, true)),
+            None => pool.session(),
+        }
+    }
+
+    /// Closes it, and keeps its place.
+    fn close(&mut self) -> Option<Place<Session>> {
+        let (session, place) = self.held.take()?;
+        drop(session);
+        Some(place)
+    }
+}
+
+impl Drop for PooledSession {
+    fn drop(&mut self) {
+        if let Some((session, place)) = self.held.take() {
+            self.pool.take_back(session, place);
+        }
+    }
+}
+
+impl Deref for PooledSession {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.held.as_ref().expect("a session that is not dropped").0
+    }
+}
+
+impl DerefMut for PooledSession {
+    fn deref_mut(&mut self) -> &mut Session {
+        &mut self.held.as_mut().expect("a session that is not dropped").0
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("server", &self.0.server)
+            .field("places", &self.0.places)
+            .finish()
+    }
+}
+
+impl fmt::Debug for PooledSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PooledSession").field(&**self).finish()
+    }
+}
+
+/// Waits on this thread for something that is polled.
+fn wait<T>(mut poll: impl FnMut(&Waker) -> Poll<T>) -> T {
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    loop {
+        match poll(&waker) {
+            Poll::Ready(result) => return result,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}

@@ -1,0 +1,672 @@
+//! The bookkeeping of a pool: which sessions are idle, who may open another one, and who waits. No I/O and no clock.
+//!
+//! Each open connection takes a [`Place`], and there are so many and no more. Whoever wants a session [enters](Places::enter),
+//! and is given an idle session or a place to open one in, in the order of entering.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use smtp_proto::error::Retry;
+use smtp_proto::{Cause, Instant, Stage};
+
+use crate::Error;
+
+/// For so long nothing is opened after the server has refused a login, or we its certificate. And for so long after a
+/// login that succeeded several may be tried at once.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// How many sessions there may be, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Connections that are open at one time.
+    pub sessions: usize,
+    /// Sessions that are kept open while nobody uses them.
+    pub idle: usize,
+    /// How long one is kept.
+    pub idle_time: Duration,
+    /// Messages of one session.
+    pub messages: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            sessions: 5,
+            idle: 5,
+            idle_time: Duration::from_secs(60),
+            messages: 100,
+        }
+    }
+}
+
+/// The places of a pool.
+pub struct Places<S> {
+    /// Whether opening a session logs in.
+    logs_in: bool,
+    state: Mutex<State<S>>,
+}
+
+struct State<S> {
+    bounds: Bounds,
+    /// The one that was used last is the last.
+    idle: Vec<Idle<S>>,
+    /// Places that are taken, by idle sessions as well.
+    taken: usize,
+    /// Sessions that are being opened.
+    opening: usize,
+    /// Who waits for a place or an idle session, by number, the first first.
+    queue: VecDeque<(u64, Waker)>,
+    /// Who has a place, and waits for the login of another one.
+    behind_login: Vec<Waker>,
+    entries: u64,
+    logged_in: Option<Instant>,
+    refused: Option<(Instant, Error)>,
+    overlap_is_broken: bool,
+    is_closed: bool,
+}
+
+struct Idle<S> {
+    session: S,
+    since: Instant,
+}
+
+/// What an entry leads to.
+#[derive(Debug)]
+pub enum Turn<S> {
+    /// A session that was idle, and may be stale.
+    Use(S, Place<S>),
+    /// Room for a new one. Whoever gets it opens one now, and tells the place what came of it.
+    Open(Place<S>),
+}
+
+impl<S> Places<S> {
+    /// The places of a new pool. Logins are tried one at a time while it is not known that they succeed.
+    pub fn new(logs_in: bool) -> Arc<Self> {
+        Arc::new(Self {
+            logs_in,
+            state: Mutex::new(State {
+                bounds: Bounds::default(),
+                idle: Vec::new(),
+                taken: 0,
+                opening: 0,
+                queue: VecDeque::new(),
+                behind_login: Vec::new(),
+                entries: 0,
+                logged_in: None,
+                refused: None,
+                overlap_is_broken: false,
+                is_closed: false,
+            }),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<S>> {
+        // Nothing in here panics half way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the bounds.
+    pub fn set(&self, change: impl FnOnce(&mut Bounds)) {
+        let mut state = self.state();
+        change(&mut state.bounds);
+        state.bounds.sessions = state.bounds.sessions.max(1);
+        state.wake_first();
+    }
+
+    /// The bounds.
+    pub fn bounds(&self) -> Bounds {
+        self.state().bounds
+    }
+
+    /// Takes the last place in the queue. Whoever enters looks at once: nobody overtakes.
+    pub fn enter(self: &Arc<Self>) -> Entry<S> {
+        let mut state = self.state();
+        state.entries += 1;
+        let number = state.entries;
+        state.queue.push_back((number, Waker::noop().clone()));
+        Entry {
+            places: self.clone(),
+            number: Some(number),
+            place: None,
+            must_open: false,
+        }
+    }
+
+    /// Wants another session in the place of one that has turned out to be stale, before all others. A new one, if so
+    /// said.
+    pub fn enter_again(self: &Arc<Self>, place: Place<S>, must_open: bool) -> Entry<S> {
+        Entry {
+            places: self.clone(),
+            number: None,
+            place: Some(place),
+            must_open,
+        }
+    }
+
+    /// Takes out an idle session that has been idle for too long, or is one too many.
+    pub fn take_expired(self: &Arc<Self>, now: Instant) -> Option<(S, Place<S>)> {
+        let mut state = self.state();
+        let Bounds {
+            idle, idle_time, ..
+        } = state.bounds;
+        let oldest = state.idle.first()?;
+        (state.idle.len() > idle || now - oldest.since >= idle_time).then(|| {
+            let session = state.idle.remove(0).session;
+            (session, Place::taken(self))
+        })
+    }
+
+    /// Lets nobody in any more. Returns the idle sessions.
+    pub fn close(self: &Arc<Self>) -> Vec<(S, Place<S>)> {
+        let mut state = self.state();
+        state.is_closed = true;
+        state.wake_all();
+        let idle = std::mem::take(&mut state.idle);
+        idle.into_iter()
+            .map(|idle| (idle.session, Place::taken(self)))
+            .collect()
+    }
+
+    /// The server has shown that it does not take overlapping envelopes.
+    pub fn break_overlap(&self) {
+        self.state().overlap_is_broken = true;
+    }
+
+    /// Whether it has.
+    pub fn overlap_is_broken(&self) -> bool {
+        self.state().overlap_is_broken
+    }
+
+    /// Connections that are open, or being opened, and how many of them are idle.
+    pub fn count(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.taken, state.idle.len())
+    }
+}
+
+impl<S> State<S> {
+    fn wake_first(&self) {
+        if let Some((_, waker)) = self.queue.front() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn wake_openers(&mut self) {
+        self.behind_login.drain(..).for_each(Waker::wake);
+    }
+
+    fn wake_all(&mut self) {
+        self.queue.iter().for_each(|(_, waker)| waker.wake_by_ref());
+        self.wake_openers();
+    }
+
+    /// Why nobody is let in.
+    fn refusal(&self, now: Instant) -> Option<Error> {
+        let (until, error) = self.refused.as_ref()?;
+        (now < *until).then(|| error.copy())
+    }
+}
+
+/// Somebody who wants a session. Dropped, it leaves the queue.
+#[derive(Debug)]
+pub struct Entry<S> {
+    places: Arc<Places<S>>,
+    /// Its number, while it is in the queue.
+    number: Option<u64>,
+    place: Option<Place<S>>,
+    must_open: bool,
+}
+
+impl<S> Entry<S> {
+    /// Whose turn it is. `waker` is woken when that may have changed. After it is ready, the entry is of no more use.
+    ///
+    /// # Errors
+    /// The pool is closed, or the server has just refused the login.
+    pub fn poll(&mut self, now: Instant, waker: &Waker) -> Poll<Result<Turn<S>, Error>> {
+        let places = self.places.clone();
+        let mut state = places.state();
+        if state.is_closed {
+            return Poll::Ready(Err(closed()));
+        }
+        let first = state.queue.front().map(|(first, _)| *first);
+        let is_first = self.number.is_some() && self.number == first;
+        let may_use = !self.must_open && (is_first || self.place.is_some());
+        if may_use && let Some(idle) = state.idle.pop() {
+            drop(state);
+            // Its own place is free then, for the next one.
+            drop(self.place.take());
+            self.leave();
+            return Poll::Ready(Ok(Turn::Use(idle.session, Place::taken(&places))));
+        }
+        if let Some(error) = state.refusal(now) {
+            return Poll::Ready(Err(error));
+        }
+        if self.place.is_none() {
+            if !is_first || state.taken >= state.bounds.sessions {
+                let mut queue = state.queue.iter_mut();
+                if let Some((_, own)) = queue.find(|(of, _)| Some(*of) == self.number) {
+                    own.clone_from(waker);
+                }
+                return Poll::Pending;
+            }
+            state.taken += 1;
+            self.place = Some(Place::taken(&places));
+            drop(state);
+            self.leave();
+            state = places.state();
+        }
+        let is_proven = state.logged_in.is_some_and(|at| now - at < PAUSE);
+        if places.logs_in && state.opening > 0 && !is_proven {
+            if !state
+                .behind_login
+                .iter()
+                .any(|other| other.will_wake(waker))
+            {
+                state.behind_login.push(waker.clone());
+            }
+            return Poll::Pending;
+        }
+        let Some(mut place) = self.place.take() else {
+            return Poll::Pending;
+        };
+        state.opening += 1;
+        place.is_opening = true;
+        Poll::Ready(Ok(Turn::Open(place)))
+    }
+
+    /// Leaves the queue. There may be something for the next one as well.
+    fn leave(&mut self) {
+        let Some(number) = self.number.take() else {
+            return;
+        };
+        let mut state = self.places.state();
+        if let Some(at) = state.queue.iter().position(|(of, _)| *of == number) {
+            state.queue.remove(at);
+        }
+        state.wake_first();
+    }
+}
+
+impl<S> Drop for Entry<S> {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+fn closed() -> Error {
+    Error::local(Cause::Local("the pool is closed".into())).not_attempted()
+}
+
+/// The place of one connection. Dropped, it is free: drop the connection first.
+pub struct Place<S> {
+    places: Arc<Places<S>>,
+    is_opening: bool,
+    is_kept: bool,
+}
+
+impl<S> Place<S> {
+    fn taken(places: &Arc<Places<S>>) -> Self {
+        Self {
+            places: places.clone(),
+            is_opening: false,
+            is_kept: false,
+        }
+    }
+
+    /// A session was opened in it, and is logged in.
+    pub fn opened(&mut self, now: Instant) {
+        let mut state = self.places.state();
+        state.logged_in = Some(now);
+        state.refused = None;
+        drop(state);
+        self.end_of_opening();
+    }
+
+    /// No session could be opened. If that is the login's fault, or the certificate's, nobody else tries for a while.
+    pub fn failed(&mut self, now: Instant, error: &Error) {
+        if is_refusal(error) {
+            let mut state = self.places.state();
+            // The others find it when this place is free.
+            state.refused = Some((now + PAUSE, error.copy().not_attempted().paused(PAUSE)));
+        }
+        self.end_of_opening();
+    }
+
+    fn end_of_opening(&mut self) {
+        if std::mem::take(&mut self.is_opening) {
+            let mut state = self.places.state();
+            state.opening -= 1;
+            state.wake_openers();
+        }
+    }
+
+    /// Gives the session to whoever is next, or keeps it. It comes back, to be closed, where there are enough of them.
+    pub fn keep(mut self, session: S, now: Instant) -> Option<(S, Self)> {
+        let mut state = self.places.state();
+        let enough = state.idle.len() >= state.bounds.idle && state.queue.is_empty();
+        let too_many = state.taken > state.bounds.sessions;
+        if state.is_closed || too_many || enough {
+            drop(state);
+            return Some((session, self));
+        }
+        state.idle.push(Idle {
+            session,
+            since: now,
+        });
+        state.wake_first();
+        // Those that have a place may use it as well.
+        state.wake_openers();
+        drop(state);
+        self.is_kept = true;
+        None
+    }
+}
+
+impl<S> Drop for Place<S> {
+    fn drop(&mut self) {
+        self.end_of_opening();
+        if !self.is_kept {
+            let mut state = self.places.state();
+            state.taken -= 1;
+            state.wake_first();
+        }
+    }
+}
+
+/// Whether it would only be worse to try again at once: a login may be locked after a few.
+fn is_refusal(error: &Error) -> bool {
+    let (stage, cause, error) = (error.stage(), error.cause(), error.error());
+    let of_login = stage == Stage::Auth
+        && matches!(
+            cause,
+            Cause::Rejected(_) | Cause::TokenRejected { .. } | Cause::Mechanism(_)
+        );
+    of_login || matches!(error.retry(), Retry::AskPerson | Retry::Never)
+}
+
+impl<S> fmt::Debug for Places<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state();
+        f.debug_struct("Places")
+            .field("bounds", &state.bounds)
+            .field("taken", &state.taken)
+            .field("idle", &state.idle.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> fmt::Debug for Place<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::Wake;
+
+    use smtp_proto::{Outcome, Reply, reply::ReplyCode};
+
+    use super::*;
+
+    /// Whether somebody was woken.
+    #[derive(Default)]
+    struct Bell(AtomicBool);
+
+    impl Wake for Bell {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A caller, and what the test knows of it.
+    enum Caller {
+        Waits(Entry<u32>, Arc<Bell>, u64),
+        Opens(Place<u32>),
+        Has(u32, Place<u32>),
+    }
+
+    struct Dice(u64);
+
+    impl Dice {
+        fn below(&mut self, n: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            usize::try_from(self.0 % n as u64).unwrap()
+        }
+    }
+
+    fn refused(code: u16) -> Error {
+        let reply = Reply::new(ReplyCode::new(code).unwrap(), b"no");
+        let cause = Cause::Rejected(reply);
+        Error::new(smtp_proto::Error::new(
+            Stage::Auth,
+            Outcome::Permanent,
+            cause,
+        ))
+    }
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_origin(Duration::from_secs(seconds))
+    }
+
+    fn poll(entry: &mut Entry<u32>, now: Instant) -> Poll<Result<Turn<u32>, Error>> {
+        entry.poll(now, Waker::noop())
+    }
+
+    fn place_to_open(turn: Poll<Result<Turn<u32>, Error>>) -> Place<u32> {
+        match turn {
+            Poll::Ready(Ok(Turn::Open(place))) => place,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Callers come, open, use, give back, close and give up at random. The test counts connections by itself. Nobody
+    /// who could go on is left sleeping, and nobody who came later is served before.
+    #[test]
+    fn nobody_is_forgotten_and_the_bound_holds() {
+        for seed in 1..=600 {
+            let mut dice = Dice(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15));
+            let most = 1 + dice.below(4);
+            let logs_in = dice.below(2) == 0;
+            let places = Places::new(logs_in);
+            places.set(|bounds| {
+                bounds.sessions = most;
+                bounds.idle = 1 + dice.below(most);
+            });
+            let (mut callers, mut idle) = (Vec::<Caller>::new(), Vec::<u32>::new());
+            let (mut now, mut sessions, mut arrivals, mut logged_in) = (0, 0, 0, None);
+            for _ in 0..200 {
+                match dice.below(8) {
+                    0..3 => {
+                        arrivals += 1;
+                        let bell = Arc::new(Bell(true.into()));
+                        callers.push(Caller::Waits(places.enter(), bell, arrivals));
+                    }
+                    3 => now += dice.below(9) as u64,
+                    _ if callers.is_empty() => {}
+                    _ => {
+                        let caller = callers.remove(dice.below(callers.len()));
+                        match (caller, dice.below(4)) {
+                            // It gives up.
+                            (caller, 0) => drop(caller),
+                            (Caller::Opens(mut place), 1) => {
+                                logged_in = None;
+                                place.failed(at(now), &refused([454, 535][dice.below(2)]));
+                            }
+                            (Caller::Opens(mut place), _) => {
+                                place.opened(at(now));
+                                logged_in = Some(now);
+                                sessions += 1;
+                                callers.push(Caller::Has(sessions, place));
+                            }
+                            (Caller::Has(session, place), 1) => {
+                                let entry = places.enter_again(place, session % 2 == 0);
+                                let bell = Arc::new(Bell(true.into()));
+                                // It was served already.
+                                callers.push(Caller::Waits(entry, bell, 0));
+                            }
+                            (Caller::Has(session, place), _) => {
+                                match place.keep(session, at(now)) {
+                                    None => idle.push(session),
+                                    Some((_, place)) => drop(place),
+                                }
+                            }
+                            (waits, _) => callers.push(waits),
+                        }
+                    }
+                }
+                // Whoever was woken looks again, in any order. Some are slow, and may have given up by then.
+                if dice.below(3) == 0 {
+                    continue;
+                }
+                let mut order = Vec::new();
+                loop {
+                    let woken =
+                        callers
+                            .iter()
+                            .enumerate()
+                            .filter_map(|(index, caller)| match caller {
+                                Caller::Waits(_, bell, _) => {
+                                    bell.0.load(Ordering::Relaxed).then_some(index)
+                                }
+                                _ => None,
+                            });
+                    let woken: Vec<_> = woken.collect();
+                    if woken.is_empty() {
+                        break;
+                    }
+                    let index = woken[dice.below(woken.len())];
+                    let Caller::Waits(mut entry, bell, arrival) = callers.remove(index) else {
+                        unreachable!()
+                    };
+                    bell.0.store(false, Ordering::Relaxed);
+                    match entry.poll(at(now), &Waker::from(bell.clone())) {
+                        Poll::Pending => callers.push(Caller::Waits(entry, bell, arrival)),
+                        Poll::Ready(Ok(turn)) => {
+                            order.push(arrival);
+                            callers.push(match turn {
+                                Turn::Open(place) => {
+                                    let is_alone = !callers
+                                        .iter()
+                                        .any(|caller| matches!(caller, Caller::Opens(_)));
+                                    let is_proven = logged_in.is_some_and(|then| now < then + 5);
+                                    assert!(!logs_in || is_alone || is_proven, "seed {seed}");
+                                    Caller::Opens(place)
+                                }
+                                Turn::Use(session, place) => {
+                                    let found = idle.iter().position(|one| *one == session);
+                                    idle.remove(found.expect("a session that is idle"));
+                                    Caller::Has(session, place)
+                                }
+                            });
+                        }
+                        Poll::Ready(Err(_)) => {}
+                    }
+                }
+                let served = order.iter().copied().filter(|arrival| *arrival > 0).max();
+                let waiting = callers.iter().filter_map(|caller| match caller {
+                    // One that holds a place waits for a login, and not in the queue.
+                    Caller::Waits(entry, _, arrival) if entry.place.is_none() => Some(*arrival),
+                    _ => None,
+                });
+                assert!(
+                    served.is_none_or(|served| waiting.min().is_none_or(|first| served < first)),
+                    "seed {seed}: somebody was overtaken"
+                );
+                // Nobody who was not woken could go on.
+                for caller in &mut callers {
+                    if let Caller::Waits(entry, bell, _) = caller {
+                        let waker = Waker::from(bell.clone());
+                        assert!(
+                            entry.poll(at(now), &waker).is_pending(),
+                            "seed {seed}: forgotten"
+                        );
+                    }
+                }
+                let open = callers.iter().filter(|caller| match caller {
+                    Caller::Opens(_) | Caller::Has(..) => true,
+                    Caller::Waits(entry, ..) => entry.place.is_some(),
+                });
+                let open = open.count() + idle.len();
+                assert_eq!(places.count(), (open, idle.len()), "seed {seed}");
+                assert!(open <= most, "seed {seed}: {open} of {most}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_login_fails_everybody_for_five_seconds() {
+        let places = Places::new(true);
+        let (mut first, mut second) = (places.enter(), places.enter());
+        let mut place = place_to_open(poll(&mut first, at(0)));
+        assert!(poll(&mut second, at(0)).is_pending());
+        place.failed(at(1), &refused(535));
+        drop(place);
+        let mut third = places.enter();
+        for (entry, now) in [(&mut second, at(1)), (&mut third, at(5))] {
+            let Poll::Ready(Err(error)) = poll(entry, now) else {
+                panic!("let in")
+            };
+            assert_eq!(
+                error.to_string(),
+                "auth: server said 535 no (not attempted, safe to send again); \
+                 the pool opens no session for 5 s after this"
+            );
+        }
+        drop((second, third));
+        drop(place_to_open(poll(&mut places.enter(), at(6))));
+    }
+
+    #[test]
+    fn sessions_that_are_idle_for_too_long_are_taken_out() {
+        let places = Places::new(false);
+        let open = |now| {
+            let mut place = place_to_open(poll(&mut places.enter(), at(now)));
+            place.opened(at(now));
+            place
+        };
+        let (one, two) = (open(0), open(0));
+        assert!(one.keep(1, at(0)).is_none());
+        assert!(two.keep(2, at(30)).is_none());
+        assert!(places.take_expired(at(59)).is_none());
+        let (session, place) = places.take_expired(at(60)).expect("an old one");
+        assert_eq!((session, places.count()), (1, (2, 1)));
+        drop(place);
+        assert!(places.take_expired(at(60)).is_none());
+        // One too many counts as old.
+        places.set(|bounds| bounds.idle = 0);
+        let (session, place) = places.take_expired(at(60)).expect("one too many");
+        assert_eq!(session, 2);
+        drop(place);
+        assert_eq!(places.count(), (0, 0));
+    }
+
+    #[test]
+    fn a_closed_pool_lets_nobody_in() {
+        let places = Places::new(false);
+        places.set(|bounds| bounds.sessions = 1);
+        let mut place = place_to_open(poll(&mut places.enter(), at(0)));
+        place.opened(at(0));
+        let (mut first, mut second) = (places.enter(), places.enter());
+        let bell = Arc::new(Bell::default());
+        let waker = Waker::from(bell.clone());
+        assert!(first.poll(at(0), &waker).is_pending() && second.poll(at(0), &waker).is_pending());
+        // A higher bound wakes whoever waits.
+        places.set(|bounds| bounds.sessions = 2);
+        assert!(bell.0.swap(false, Ordering::Relaxed));
+        let other = place_to_open(first.poll(at(0), &waker));
+        bell.0.store(false, Ordering::Relaxed);
+        assert_eq!(places.close().len(), 0);
+        assert!(bell.0.load(Ordering::Relaxed));
+        assert!(matches!(poll(&mut second, at(0)), Poll::Ready(Err(_))));
+        drop(other);
+        // One in use comes back to be closed.
+        assert!(place.keep(1, at(0)).is_some());
+    }
+}

@@ -1,0 +1,297 @@
+//! Sessions that are kept open and shared.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::Duration;
+
+use smtp_adapter::{Entry, Error, Place, Places, Server, Terms, Turn};
+use smtp_proto::{Envelope, Report};
+use tokio::time::Instant;
+
+use crate::session::Session;
+
+/// Sessions with one server that are kept open and shared by many tasks. It is made once; its clones are the same
+/// pool.
+///
+/// ```no_run
+/// use smtp_tokio::{Credentials, Envelope, Pool, Server};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = Server::new("smtp.example.org:465").credentials(Credentials::password("alice", "s3cret"));
+/// let pool = Pool::new(server).max_sessions(8);
+///
+/// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
+/// let report = pool.send(envelope, "Subject: hello\r\n\r\nHello, Bob.\r\n").await?;
+/// for (index, error) in report.failures() {
+///     eprintln!("recipient {}: {error}", index + 1);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// - **Bounds.** No more than [`max_sessions`](Self::max_sessions) connections are open at one time. Whoever comes when
+///   all are in use waits, and is served in the order of coming.
+/// - **Stale sessions.** What the server has said meanwhile is read first, without a round trip. A session that has
+///   ended is replaced.
+/// - **Sent once more.** A message is sent a second time only where a session that was used before answered 421 or was
+///   lost before the end of the message was given to the transport. It is sent in a new session, once. Where the
+///   server has refused anybody, or where it is in doubt, it is not.
+/// - **Refused logins.** A login that is refused, or a certificate, fails everybody who waits, and for 5 seconds
+///   nothing is opened. Logins are tried one at a time, unless one has succeeded in the last 5 seconds. So many
+///   callers with a wrong password do not lock an account.
+/// - **Dropped futures.** A future of [`send`](Self::send) that is dropped closes its session, if the server was told a
+///   part of the message. One that waits for a session leaves the queue.
+/// - **No task of its own.** A session that was idle for too long is closed by the next call, whatever it is.
+#[derive(Clone)]
+pub struct Pool(Arc<Shared>);
+
+struct Shared {
+    server: Server,
+    places: Arc<Places<Session>>,
+    origin: Instant,
+}
+
+impl Pool {
+    /// For this server. Nothing is opened before it is wanted.
+    pub fn new(server: Server) -> Self {
+        Self(Arc::new(Shared {
+            places: Places::new(Terms::new(&server, true).logs_in()),
+            server,
+            origin: Instant::now(),
+        }))
+    }
+
+    /// The most connections that are open at one time, idle ones included; 5 by default, and at least 1. Servers limit
+    /// them for each client: Microsoft 365 to 3, Exim and Postfix to some dozens by default.
+    ///
+    /// It holds for all clones of the pool, and may be changed at any time, as the other three.
+    #[must_use]
+    pub fn max_sessions(self, sessions: usize) -> Self {
+        self.0.places.set(|bounds| bounds.sessions = sessions);
+        self
+    }
+
+    /// The most sessions that are kept open while nobody uses them; 5 by default.
+    #[must_use]
+    pub fn max_idle(self, sessions: usize) -> Self {
+        self.0.places.set(|bounds| bounds.idle = sessions);
+        self
+    }
+
+    /// How long one is kept open while nobody uses it; 60 seconds by default. Servers wait for 5 minutes (RFC 5321
+    /// section 4.5.3.2.7), and many for less.
+    #[must_use]
+    pub fn idle_timeout(self, timeout: Duration) -> Self {
+        self.0.places.set(|bounds| bounds.idle_time = timeout);
+        self
+    }
+
+    /// The most messages of one session; 100 by default. Then it ends with QUIT, and another one is opened. A smaller
+    /// number that the server states (MAILMAX of RFC 9422) counts as well.
+    #[must_use]
+    pub fn max_messages(self, messages: u64) -> Self {
+        self.0.places.set(|bounds| bounds.messages = messages);
+        self
+    }
+
+    /// The server of its sessions.
+    pub fn server(&self) -> &Server {
+        &self.0.server
+    }
+
+    /// Connections that are open or being opened, and how many of them are idle.
+    pub fn count(&self) -> (usize, usize) {
+        self.0.places.count()
+    }
+
+    /// Sends a message that lies in memory, and waits for a session if none is free.
+    ///
+    /// # Errors
+    /// As [`Session::send`]. Where no session came about, the outcome is *not attempted*, whatever the server said: that
+    /// says nothing about the message.
+    pub async fn send(&self, envelope: Envelope, message: impl AsRef<[u8]>) -> Result<Report, Error> {
+        let message = message.as_ref();
+        let mut session = self.session().await?;
+        if session.is_new {
+            return session.send_bytes(envelope, message).await;
+        }
+        match session.send_bytes(envelope.clone(), message).await {
+            Err(error) if error.was_cut_off() => {
+                let mut session = session.into_new().await?;
+                session.send_bytes(envelope, message).await
+            }
+            result => result,
+        }
+    }
+
+    /// A session for whatever is to be done with it: it goes back into the pool when it is dropped.
+    ///
+    /// ```no_run
+    /// # async fn example(pool: smtp_tokio::Pool) -> Result<(), Box<dyn std::error::Error>> {
+    /// use smtp_tokio::Request;
+    ///
+    /// let mut session = pool.session().await?;
+    /// println!("{}", session.request(Request::verify("postmaster")?).await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// None could be opened, or the pool is closed.
+    pub async fn session(&self) -> Result<PooledSession, Error> {
+        while let Some((session, place)) = self.0.places.take_expired(self.now()) {
+            end(session, place);
+        }
+        self.take(self.0.places.enter()).await
+    }
+
+    /// Ends the idle sessions with QUIT, and those in use when they come back. Whoever waits for one, and whoever comes
+    /// after this, gets an error.
+    pub fn close(&self) {
+        for (session, place) in self.0.places.close() {
+            end(session, place);
+        }
+    }
+
+    async fn take(&self, mut entry: Entry<Session>) -> Result<PooledSession, Error> {
+        loop {
+            match poll_fn(|cx| entry.poll(self.now(), cx.waker())).await? {
+                Turn::Use(session, place) => {
+                    let mut session = self.held(session, place, false);
+                    if session.is_usable().await && !self.is_outdated(&session) {
+                        return Ok(session);
+                    }
+                    if let Some(place) = session.close() {
+                        entry = self.0.places.enter_again(place, false);
+                    }
+                }
+                Turn::Open(mut place) => {
+                    let session = self.open(&mut place).await.map_err(Error::not_attempted)?;
+                    return Ok(self.held(session, place, true));
+                }
+            }
+        }
+    }
+
+    fn held(&self, session: Session, place: Place<Session>, is_new: bool) -> PooledSession {
+        PooledSession {
+            held: Some((session, place)),
+            pool: self.clone(),
+            is_new,
+        }
+    }
+
+    async fn open(&self, place: &mut Place<Session>) -> Result<Session, Error> {
+        let result = match self.0.places.overlap_is_broken() {
+            true => Session::connect(&self.0.server.clone().overlap(false)).await,
+            false => Session::connect(&self.0.server).await,
+        };
+        match &result {
+            Ok(_) => place.opened(self.now()),
+            Err(error) => place.failed(self.now(), error),
+        }
+        result
+    }
+
+    /// Whether the session overlaps its envelopes, and the server does not take that.
+    fn is_outdated(&self, session: &Session) -> bool {
+        self.0.places.overlap_is_broken() && session.pump.driver.overlaps
+    }
+
+    fn now(&self) -> smtp_proto::Instant {
+        smtp_proto::Instant::from_origin(self.0.origin.elapsed())
+    }
+
+    /// What becomes of a session that nobody uses any more.
+    fn take_back(&self, session: Session, place: Place<Session>) {
+        let driver = &session.pump.driver;
+        if driver.overlap_broken {
+            self.0.places.break_overlap();
+        }
+        if !driver.is_free() {
+            // Nobody knows what the next reply would answer.
+            drop(session);
+            return drop(place);
+        }
+        let most = self.0.places.bounds().messages;
+        if driver.is_used_up(most) || self.is_outdated(&session) {
+            return end(session, place);
+        }
+        if let Some((session, place)) = place.keep(session, self.now()) {
+            end(session, place);
+        }
+    }
+}
+
+/// Says QUIT, if it can be written at once. The place is free when the connection is closed.
+fn end(mut session: Session, place: Place<Session>) {
+    session.pump.leave_at_once();
+    drop(session);
+    drop(place);
+}
+
+/// A session of a [`Pool`], which goes back into it when it is dropped. One that has ended, or in which a message is
+/// under way, is closed.
+pub struct PooledSession {
+    /// It is there until the drop.
+    held: Option<(Session, Place<Session>)>,
+    pool: Pool,
+    is_new: bool,
+}
+
+impl PooledSession {
+    /// A new session in the place of this one, which has ended.
+    async fn into_new(mut self) -> Result<Self, Error> {
+        let pool = self.pool.clone();
+        match self.close() {
+            Some(place) => pool.take(pool.0.places.enter_again(place, true)).await,
+            None => pool.session().await,
+        }
+    }
+
+    /// Closes it, and keeps its place.
+    fn close(&mut self) -> Option<Place<Session>> {
+        let (session, place) = self.held.take()?;
+        drop(session);
+        Some(place)
+    }
+}
+
+impl Drop for PooledSession {
+    fn drop(&mut self) {
+        if let Some((session, place)) = self.held.take() {
+            self.pool.take_back(session, place);
+        }
+    }
+}
+
+impl Deref for PooledSession {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.held.as_ref().expect("a session that is not dropped").0
+    }
+}
+
+impl DerefMut for PooledSession {
+    fn deref_mut(&mut self) -> &mut Session {
+        &mut self.held.as_mut().expect("a session that is not dropped").0
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("server", &self.0.server)
+            .field("places", &self.0.places)
+            .finish()
+    }
+}
+
+impl fmt::Debug for PooledSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PooledSession").field(&**self).finish()
+    }
+}
