@@ -114,9 +114,7 @@ impl Pool {
             return session.send_bytes(envelope, message);
         }
         match session.send_bytes(envelope.clone(), message) {
-            Err(error) if error.was_cut_off() => {
-                session.into_new()?.send_bytes(envelope, message)
-            }
+            Err(error) if error.was_cut_off() => session.into_new()?.send_bytes(envelope, message),
             result => result,
         }
     }

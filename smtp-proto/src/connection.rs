@@ -5,7 +5,7 @@ use core::fmt;
 
 use bytes::BufMut;
 
-use crate::auth::Nonce;
+use crate::auth::{Credentials, Nonce};
 use crate::body::BodyPart;
 use crate::capability::Capabilities;
 use crate::config::Config;
@@ -124,7 +124,10 @@ impl Connection {
         now: Instant,
         nonce: impl Into<Option<Nonce>>,
     ) -> Self {
-        let config: Arc<Config> = config.into();
+        let mut config: Arc<Config> = config.into();
+        if let Some(fetched) = config.credentials.as_ref().and_then(Credentials::fetched) {
+            Arc::make_mut(&mut config).credentials = Some(fetched);
+        }
         Self {
             decoder: Decoder::new(config.limits.reply),
             conversation: Conversation::new(config, now, nonce.into()),

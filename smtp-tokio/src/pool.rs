@@ -111,7 +111,11 @@ impl Pool {
     /// # Errors
     /// As [`Session::send`]. Where no session came about, the outcome is *not attempted*, whatever the server said: that
     /// says nothing about the message.
-    pub async fn send(&self, envelope: Envelope, message: impl AsRef<[u8]>) -> Result<Report, Error> {
+    pub async fn send(
+        &self,
+        envelope: Envelope,
+        message: impl AsRef<[u8]>,
+    ) -> Result<Report, Error> {
         let message = message.as_ref();
         let mut session = self.session().await?;
         if session.is_new {

@@ -32,7 +32,8 @@
 //! - `config KEY=VALUE KEY ...` changes the defaults of the engine (the client's name is
 //!   `client.example`): `tls=never|opportunistic|required|implicit`, `server-name`, `pipelining=off`,
 //!   `overlap`, `lmtp`, `name`; `chunking=never|always|eager` (where it is offered, without the key),
-//!   `chunk-size=N`, `learn-limits`; `user` with `password` or `token`, `external` or `anonymous=TRACE`,
+//!   `chunk-size=N`, `learn-limits`; `user` with `password`, `token`, `token-from` (a
+//!   function that gives this token) or `no-token` (one that fails), `external` or `anonymous=TRACE`,
 //!   `authzid`, `auth=MECHANISM,...`, `in-clear` and `to-unverified`; `nonce`, 24 letters of base64, without which the
 //!   engine tries no SCRAM (the adapters draw one of their own then); `exporter`, 32 octets, `end-point`
 //!   and `verified`, which are the [`TlsFacts`] of the engine's handshake (the adapters have real ones);
@@ -526,6 +527,7 @@ fn describe_mechanism_error(error: &MechanismError) -> String {
     match error {
         MechanismError::Undecodable => "mechanism undecodable".into(),
         MechanismError::UnexpectedChallenge => "mechanism unexpected-challenge".into(),
+        MechanismError::Token(words) => format!("mechanism token {words}"),
         MechanismError::Nul => "mechanism nul".into(),
         MechanismError::Control => "mechanism control".into(),
         MechanismError::Prohibited => "mechanism prohibited".into(),
@@ -1011,7 +1013,15 @@ fn config(mut settings: BTreeMap<String, String>) -> Result<Config, String> {
     let mut take = |key: &str| settings.remove(key);
     let name = take("name").unwrap_or_else(|| "client.example".into());
     let mut config = Config::new(ClientName::parse(&name).map_err(|error| error.to_string())?);
+    let token_from = match (take("token-from"), take("no-token")) {
+        (None, None) => None,
+        (Some(token), None) => Some(Ok(token)),
+        (_, Some(words)) => Some(Err(words)),
+    };
     config.credentials = match (take("user"), take("password"), take("token")) {
+        (Some(user), None, None) if token_from.is_some() => {
+            token_from.map(|token| Credentials::token_from(&user, move || token.clone()))
+        }
         (Some(user), Some(password), None) => Some(Credentials::password(&user, &password)),
         (Some(user), None, Some(token)) => Some(Credentials::token(&user, &token)),
         (None, None, None) => match (take("external"), take("anonymous")) {

@@ -383,6 +383,7 @@ const RULES: &[&str] = &[
     "auth.oauthbearer",
     "auth.oauthbearer-refused",
     "auth.token-control",
+    "auth.token-fetched",
     "auth.external",
     "auth.external-refused",
     "auth.anonymous",

@@ -106,6 +106,10 @@ pub enum MechanismError {
     /// The server's proof is wrong: it does not know the password.
     #[error("the server's proof that it knows the password is wrong")]
     WrongProof,
+    /// The function that gives the token has failed
+    /// ([`Credentials::token_from`](super::Credentials::token_from)); its words, made printable.
+    #[error("there is no token to log in with: {0}")]
+    Token(Arc<str>),
     /// Anything else, in the mechanism's own words.
     #[error("{0}")]
     Other(Cow<'static, str>),

@@ -13,7 +13,7 @@ mod scram;
 mod token;
 
 use alloc::boxed::Box;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -21,6 +21,7 @@ use core::fmt;
 use zeroize::Zeroizing;
 
 use crate::capability::Capabilities;
+use crate::text::Printable;
 use crate::tls::TlsFacts;
 
 pub use mechanism::{Mechanism, MechanismError, Secret};
@@ -74,10 +75,16 @@ pub(crate) enum Trust {
 enum Source {
     Password(Arc<Login>),
     Token(Arc<Login>),
+    /// A token that is fetched for each session.
+    TokenFrom(Arc<str>, Arc<Fetch>),
+    /// The one for this session could not be fetched.
+    NoToken(Arc<str>),
     External,
     Anonymous(Arc<str>),
     Custom(Arc<dyn Fn() -> Box<dyn Mechanism> + Send + Sync>),
 }
+
+type Fetch = dyn Fn() -> Result<String, String> + Send + Sync;
 
 struct Login {
     user: Zeroizing<String>,
@@ -111,6 +118,30 @@ impl Credentials {
     /// A user name and an OAuth 2.0 access token: OAUTHBEARER (RFC 7628) or XOAUTH2.
     pub fn token(user: &str, token: &str) -> Self {
         Self::from_source(Source::Token(Login::new(user, token)))
+    }
+
+    /// The same with a function that gives the token. It is called once for each session, when the connection is there,
+    /// so that a token which has expired is renewed. If it fails, the session ends with
+    /// [`MechanismError::Token`] at stage `auth`.
+    ///
+    /// It should not block an asynchronous program for long: let it read what another task renews.
+    ///
+    /// ```
+    /// use std::sync::{Arc, RwLock};
+    /// use smtp_proto::Credentials;
+    ///
+    /// let current = Arc::new(RwLock::new(String::from("ya29.token")));
+    /// let credentials = Credentials::token_from("alice@example.org", move || {
+    ///     current.read().map(|token| token.clone())
+    ///         .map_err(|_| "the task that renews the token has panicked")
+    /// });
+    /// ```
+    pub fn token_from<E: fmt::Display>(
+        user: &str,
+        token: impl Fn() -> Result<String, E> + Send + Sync + 'static,
+    ) -> Self {
+        let fetch = move || token().map_err(|error| error.to_string());
+        Self::from_source(Source::TokenFrom(user.into(), Arc::new(fetch)))
     }
 
     /// EXTERNAL (RFC 4422 appendix A): the server knows who we are by other means, as by a client
@@ -213,6 +244,32 @@ impl Credentials {
         self
     }
 
+    /// What holds for one session, where a token is to be fetched for it.
+    pub(crate) fn fetched(&self) -> Option<Self> {
+        let Source::TokenFrom(user, fetch) = &self.source else {
+            return None;
+        };
+        let source = match fetch() {
+            Ok(token) => Source::Token(Arc::new(Login {
+                user: Zeroizing::new((**user).into()),
+                secret: Zeroizing::new(token),
+            })),
+            Err(words) => Source::NoToken(Printable(words.as_bytes()).to_string().into()),
+        };
+        Some(Self {
+            source,
+            ..self.clone()
+        })
+    }
+
+    /// Why there is nothing to log in with.
+    pub(crate) fn missing(&self) -> Option<MechanismError> {
+        match &self.source {
+            Source::NoToken(words) => Some(MechanismError::Token(words.clone())),
+            _ => None,
+        }
+    }
+
     /// Whether the mechanism is the caller's own, of which nothing is known.
     pub(crate) fn is_custom(&self) -> bool {
         matches!(self.source, Source::Custom(_))
@@ -248,7 +305,9 @@ impl Credentials {
             // SCRAM-PLUS may be among them.
             (Source::Password(_), Trust::Unverified) => true,
             (Source::Password(_), _) => self.permits(Exposure::Proof, trust),
-            (Source::Token(_), _) => self.permits(Exposure::Secret, trust),
+            (Source::Token(_) | Source::TokenFrom(..) | Source::NoToken(_), _) => {
+                self.permits(Exposure::Secret, trust)
+            }
             (Source::External, _) => self.permits(Exposure::Bound, trust),
             (Source::Anonymous(_), _) => true,
             (Source::Custom(_), _) => self.permits(Exposure::Proof, trust),
@@ -346,6 +405,8 @@ impl Credentials {
                     ));
                 }
             }
+            // The engine has fetched it.
+            Source::TokenFrom(..) | Source::NoToken(_) => {}
             Source::External => all.push((Box::new(external::External(identity)), Exposure::Bound)),
             Source::Anonymous(trace) => {
                 all.push((
@@ -371,7 +432,7 @@ impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.source {
             Source::Password(_) => "password",
-            Source::Token(_) => "token",
+            Source::Token(_) | Source::TokenFrom(..) | Source::NoToken(_) => "token",
             Source::External => "external",
             Source::Anonymous(_) => "anonymous",
             Source::Custom(_) => "custom",

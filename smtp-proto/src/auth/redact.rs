@@ -29,7 +29,7 @@ impl Redaction {
     pub(crate) fn new(credentials: &Credentials, response: Option<&[u8]>) -> Option<Self> {
         let secret = match &credentials.source {
             Source::Password(login) | Source::Token(login) => Some(login.secret.as_bytes()),
-            Source::External | Source::Anonymous(_) | Source::Custom(_) => None,
+            _ => None,
         };
         let mut redaction = Self {
             rows: Zeroizing::new(Vec::new()),

@@ -66,6 +66,10 @@ pub(crate) fn log_in(
     if !credentials.may_use(trust) {
         return fail(withheld());
     }
+    // rule: auth.token-fetched
+    if let Some(error) = credentials.missing() {
+        return Err(Error::transient(Stage::Auth, error));
+    }
     // rule: auth.not-offered
     if !peer.capabilities.has(Extension::Auth) {
         return fail(Cause::AuthUnavailable);

@@ -1,5 +1,6 @@
 //! Whose fault an error is, and when to send the message again.
 
+use crate::auth::MechanismError;
 use crate::reply::ReplyClass;
 
 use super::{Cause, Error, Outcome, Stage};
@@ -84,6 +85,8 @@ impl Error {
                 ReplyClass::Permanent => Retry::AskPerson,
                 _ => Retry::Later,
             },
+            // Whoever gives the token may give one later.
+            (Cause::Mechanism(MechanismError::Token(_)), _) => Retry::Later,
             // A server that takes no mail today may take some tomorrow, or another one of the domain.
             (Cause::Rejected(_) | Cause::HelloRejected { .. }, _) if is_opening => Retry::Later,
             (
@@ -180,6 +183,13 @@ mod tests {
                 Cause::CredentialsInClear,
                 true,
                 Retry::AskPerson,
+            ),
+            (
+                Stage::Auth,
+                Transient,
+                MechanismError::Token("no".into()).into(),
+                true,
+                Retry::Later,
             ),
             (Stage::Mail, Permanent, rejected(550), false, Retry::Never),
             (Stage::Mail, NotAttempted, rejected(421), true, Retry::Now),
