@@ -103,6 +103,7 @@
 //! | `rustls` | with these two | TLS with the provider that the process has installed as its default |
 //! | `scram` | yes | the SCRAM mechanisms of AUTH, inside TLS also bound to it (-PLUS) |
 //! | `idna` | | domains and server names beyond ASCII, as A-labels |
+//! | `lettre` | | a [`Pool`] in the place of lettre's transport |
 //!
 //! A default provider of the process counts before the two features, and ring before aws-lc-rs. Without `rustls`,
 //! [`TlsPolicy::Opportunistic`] stays in the clear and the stricter policies are errors, whatever `smtp-tokio` in the
@@ -121,6 +122,8 @@ mod bulk;
 mod connect;
 #[cfg(feature = "rustls")]
 mod handshake;
+#[cfg(feature = "lettre")]
+mod lettre;
 mod pool;
 mod pump;
 mod session;
@@ -129,6 +132,8 @@ mod stream;
 use std::io::BufRead;
 
 pub use bulk::{Bulk, Message};
+#[cfg(feature = "lettre")]
+pub use lettre::LettreTransport;
 pub use pool::{Pool, PooledSession};
 pub use session::{Session, Transaction};
 #[cfg(feature = "rustls")]

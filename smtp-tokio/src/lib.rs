@@ -49,6 +49,8 @@
 mod bulk;
 mod connect;
 mod in_memory;
+#[cfg(feature = "lettre")]
+mod lettre;
 mod pool;
 mod pump;
 mod race;
@@ -57,6 +59,8 @@ mod stream;
 
 pub use bulk::{Bulk, Iter, Message, iter};
 pub use in_memory::InMemory;
+#[cfg(feature = "lettre")]
+pub use lettre::LettreTransport;
 pub use pool::{Pool, PooledSession};
 pub use session::{Session, Transaction};
 #[cfg(feature = "rustls")]

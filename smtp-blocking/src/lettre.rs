@@ -1,0 +1,68 @@
+//! A pool in the place of lettre's transport.
+
+use lettre::Transport;
+use lettre::address::Envelope;
+use smtp_adapter::Error;
+use smtp_proto::Report;
+
+use crate::Pool;
+
+/// A [`Pool`] as lettre's [`Transport`]: an application changes the line that makes the transport, and no other.
+///
+/// As with lettre, either all recipients of a message are accepted, or it is sent to nobody. So callers that look at no
+/// report miss nothing.
+///
+/// ```no_run
+/// use lettre::{Message, Transport};
+/// use smtp_blocking::{Credentials, Pool, Server};
+///
+/// # fn example(message: Message) -> Result<(), smtp_blocking::Error> {
+/// let server = Server::new("smtp.example.org:465").credentials(Credentials::password("alice", "s3cret"));
+/// let mailer = Pool::new(server).for_lettre();
+/// mailer.send(&message)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct LettreTransport(Pool);
+
+impl Pool {
+    /// This pool as lettre's transport. A [`Pool`] is one as well, wherever that is asked for by its trait; but
+    /// [`Pool::send`] hides the trait's method of the same name.
+    pub fn for_lettre(&self) -> LettreTransport {
+        LettreTransport(self.clone())
+    }
+}
+
+impl Transport for Pool {
+    type Ok = Report;
+    type Error = Error;
+
+    fn send_raw(&self, envelope: &Envelope, email: &[u8]) -> Result<Report, Error> {
+        Pool::send(self, translate(envelope)?, email)
+    }
+
+    fn shutdown(&self) {
+        self.close();
+    }
+}
+
+impl Transport for LettreTransport {
+    type Ok = Report;
+    type Error = Error;
+
+    fn send_raw(&self, envelope: &Envelope, email: &[u8]) -> Result<Report, Error> {
+        self.0.send_raw(envelope, email)
+    }
+
+    fn shutdown(&self) {
+        self.0.close();
+    }
+}
+
+/// Our envelope. lettre's has no parameters, and a sender that may be null.
+fn translate(envelope: &Envelope) -> Result<smtp_proto::Envelope, Error> {
+    let sender = envelope.from().map_or("", |address| address.as_ref());
+    let recipients = envelope.to().iter().map(AsRef::<str>::as_ref);
+    Ok(smtp_proto::Envelope::new(sender, recipients)?.all_or_nothing(true))
+}
