@@ -1,0 +1,310 @@
+//! One connection: octets in, lines out, and the commands that belong to no message.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::{mem, ops::Range, time::Duration};
+
+use rustls::ServerConnection;
+use socket2::Socket;
+
+use super::Shared;
+use super::options::Options;
+use super::syntax::is_domain;
+use super::transaction::Transaction;
+
+/// Longest command line, CRLF included: the 512 octets of RFC 5321 §4.5.3.1.4
+/// and ample room for the parameters that extensions add.
+const LINE_LIMIT: usize = 2048;
+/// RFC 5321 §4.5.3.2.7 demands five minutes at least.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// The size of a connection's input buffer, more than `LINE_LIMIT`.
+const INPUT_SIZE: usize = 16 * 1024;
+
+/// Why a command did not end with its normal reply.
+pub(super) enum Fault {
+    /// It is refused with this reply.
+    Refused(String),
+    /// The session is over.
+    Over,
+}
+
+impl From<&str> for Fault {
+    fn from(reply: &str) -> Self {
+        Self::Refused(reply.to_owned())
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(_: io::Error) -> Self {
+        Self::Over
+    }
+}
+
+pub(super) fn refuse_if(condition: bool, reply: &str) -> Result<(), Fault> {
+    if condition { Err(reply.into()) } else { Ok(()) }
+}
+
+/// What the client has told so far.
+#[derive(Default)]
+pub(super) struct Dialogue {
+    pub(super) client_name: Option<String>,
+    /// Whether EHLO or LHLO was used, so that extensions may be.
+    pub(super) extended: bool,
+    pub(super) authenticated: bool,
+    /// MAIL commands so far.
+    pub(super) mails: usize,
+    /// The open mail transaction.
+    pub(super) transaction: Option<Transaction>,
+}
+
+/// One connection.
+pub(super) struct Session<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) options: &'a Options,
+    pub(super) socket: Socket,
+    pub(super) tls: Option<ServerConnection>,
+    pub(super) input: Vec<u8>,
+    /// The part of `input` that was received and not yet used.
+    pub(super) held: Range<usize>,
+    pub(super) output: Vec<u8>,
+    pub(super) dialogue: Dialogue,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(socket: Socket, shared: &'a Shared) -> Self {
+        Self {
+            shared,
+            options: &shared.options,
+            socket,
+            tls: None,
+            input: vec![0; INPUT_SIZE],
+            held: 0..0,
+            output: Vec::new(),
+            dialogue: Dialogue::default(),
+        }
+    }
+
+    pub(super) fn run(&mut self) {
+        if self.open().is_ok() {
+            loop {
+                match self.command() {
+                    Ok(()) => {}
+                    Err(Fault::Refused(reply)) => self.reply(&reply),
+                    Err(Fault::Over) => break,
+                }
+            }
+        }
+        self.close();
+    }
+
+    pub(super) fn open(&mut self) -> io::Result<()> {
+        // A Unix socket knows no such thing.
+        let _ = self.socket.set_tcp_nodelay(true);
+        self.socket.set_read_timeout(Some(IDLE_TIMEOUT))?;
+        self.socket.set_write_timeout(Some(IDLE_TIMEOUT))?;
+        if self.options.implicit_tls {
+            self.shake_hands()?;
+        }
+        self.reply(&format!("220 {} ESMTP ready", self.options.hostname));
+        Ok(())
+    }
+
+    pub(super) fn shake_hands(&mut self) -> io::Result<()> {
+        let config = Arc::clone(&self.shared.tls);
+        let mut tls = ServerConnection::new(config).map_err(io::Error::other)?;
+        while tls.is_handshaking() {
+            tls.complete_io(&mut self.socket)?;
+        }
+        self.tls = Some(tls);
+        Ok(())
+    }
+
+    pub(super) fn close(&mut self) {
+        let _ = self.flush();
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+            while tls.wants_write() && tls.write_tls(&mut self.socket).is_ok_and(|n| n > 0) {}
+        }
+        let _ = self.socket.shutdown(Shutdown::Write);
+        // Closing with input unread would reset the connection, and the client
+        // might never see the last reply: give it a moment to close first.
+        let _ = self.socket.set_read_timeout(Some(Duration::from_secs(1)));
+        for _ in 0..16 {
+            if !matches!(self.socket.read(&mut self.input), Ok(1..)) {
+                break;
+            }
+        }
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+
+    pub(super) fn reply(&mut self, line: &str) {
+        self.output.extend_from_slice(line.as_bytes());
+        self.output.extend_from_slice(b"\r\n");
+    }
+
+    pub(super) fn quit(&mut self, line: &str) -> Result<(), Fault> {
+        self.reply(line);
+        Err(Fault::Over)
+    }
+
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        let output = mem::take(&mut self.output);
+        let Some(tls) = &mut self.tls else {
+            return self.socket.write_all(&output);
+        };
+        let mut stream = rustls::Stream::new(tls, &mut self.socket);
+        stream.write_all(&output)?;
+        stream.flush()
+    }
+
+    /// Receives more input. The replies gathered so far are sent before, so
+    /// that a batch of commands gets one batch of replies (RFC 2920 §3.2).
+    pub(super) fn fill(&mut self) -> Result<(), Fault> {
+        self.flush()?;
+        self.input.copy_within(self.held.clone(), 0);
+        self.held = 0..self.held.len();
+        let space = &mut self.input[self.held.end..];
+        let received = match &mut self.tls {
+            Some(tls) => rustls::Stream::new(tls, &mut self.socket).read(space),
+            None => self.socket.read(space),
+        };
+        match received.map_err(|error| error.kind()) {
+            Ok(0) => return Err(Fault::Over),
+            Ok(count) => self.held.end += count,
+            Err(ErrorKind::Interrupted) => {}
+            Err(ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return self.quit("421 4.4.2 Idle for too long, closing");
+            }
+            Err(_) => return Err(Fault::Over),
+        }
+        Ok(())
+    }
+
+    /// The next line, which only CRLF ends (RFC 5321 §2.3.8).
+    pub(super) fn line(&mut self) -> Result<String, Fault> {
+        let mut too_long = false;
+        loop {
+            let held = &self.input[self.held.clone()];
+            if let Some(length) = held.windows(2).position(|pair| pair == b"\r\n") {
+                let line = String::from_utf8_lossy(&held[..length]);
+                // White space at the end is tolerated (RFC 5321 §4.1.1).
+                let line = line.trim_end_matches([' ', '\t']).to_owned();
+                self.held.start += length + 2;
+                too_long |= length + 2 > LINE_LIMIT;
+                refuse_if(too_long, "500 5.5.2 Line too long")?;
+                let wrong = |c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER;
+                refuse_if(line.contains(wrong), "500 5.5.2 Not readable as UTF-8")?;
+                return Ok(line);
+            }
+            if held.len() >= LINE_LIMIT {
+                too_long = true;
+                // Dropped, but for a CR whose LF may be yet to come.
+                self.held.start = self.held.end - usize::from(held.ends_with(b"\r"));
+            }
+            self.fill()?;
+        }
+    }
+
+    pub(super) fn command(&mut self) -> Result<(), Fault> {
+        let line = self.line()?;
+        let (verb, argument) = line.split_once(' ').unwrap_or((&line, ""));
+        let verb = verb.to_ascii_uppercase();
+        let lone = matches!(verb.as_str(), "DATA" | "RSET" | "QUIT" | "STARTTLS");
+        refuse_if(lone && !argument.is_empty(), "501 5.5.4 No parameters here")?;
+        match (verb.as_str(), self.options.lmtp) {
+            ("EHLO", false) | ("LHLO", true) => self.hello(argument, true)?,
+            ("HELO", false) => self.hello(argument, false)?,
+            ("MAIL", _) => self.mail(argument)?,
+            ("RCPT", _) => self.rcpt(argument)?,
+            ("DATA", _) => self.data()?,
+            ("BDAT", _) if self.options.chunking => self.bdat(argument)?,
+            ("STARTTLS", _) => self.starttls()?,
+            ("AUTH", _) => self.auth(argument)?,
+            ("RSET", _) => {
+                self.dialogue.transaction = None;
+                self.reply("250 2.0.0 Ok");
+            }
+            ("NOOP", _) => self.reply("250 2.0.0 Ok"),
+            ("VRFY", _) if argument.is_empty() => return Err("501 5.5.4 Whom?".into()),
+            ("VRFY", _) => self.reply("252 2.0.0 Cannot verify, but will accept"),
+            ("QUIT", _) => self.quit("221 2.0.0 Bye")?,
+            _ => return Err("500 5.5.1 Command not recognized".into()),
+        }
+        Ok(())
+    }
+
+    pub(super) fn hello(&mut self, name: &str, extended: bool) -> Result<(), Fault> {
+        // No reply to HELO or EHLO has an enhanced code (RFC 2034 §4).
+        refuse_if(!is_domain(name), "501 Domain or address literal expected")?;
+        // Any transaction ends, as after RSET (RFC 5321 §4.1.4).
+        self.dialogue.transaction = None;
+        self.dialogue.client_name = Some(name.to_owned());
+        self.dialogue.extended = extended;
+        let options = self.options;
+        let limits = options.limits.map(|limits| {
+            format!(
+                "LIMITS RCPTMAX={} MAILMAX={}",
+                limits.rcpt_max, limits.mail_max
+            )
+        });
+        let starttls = options.starttls && self.tls.is_none();
+        let auth = options.auth.is_some() && self.auth_is_safe();
+        let extensions = [
+            (options.pipelining, "PIPELINING"),
+            (true, "8BITMIME"),
+            (true, &format!("SIZE {}", options.max_size)),
+            (true, "ENHANCEDSTATUSCODES"),
+            (starttls, "STARTTLS"),
+            (auth && self.tls.is_none(), "AUTH PLAIN LOGIN SCRAM-SHA-256"),
+            (
+                auth && self.tls.is_some() && !self.knows_client(),
+                "AUTH PLAIN LOGIN SCRAM-SHA-256 SCRAM-SHA-256-PLUS",
+            ),
+            (auth && self.knows_client(), "AUTH EXTERNAL"),
+            (options.chunking, "CHUNKING"),
+            (options.chunking, "BINARYMIME"),
+            (options.dsn, "DSN"),
+            (self.requires_tls(), "REQUIRETLS"),
+            (self.gives_prdr(), "PRDR"),
+            (limits.is_some(), limits.as_deref().unwrap_or_default()),
+            (options.smtputf8, "SMTPUTF8"),
+        ];
+        let offered = extensions
+            .iter()
+            .filter(|(offered, _)| extended && *offered);
+        let mut lines = offered.map(|&(_, extension)| extension);
+        let mut line = options.hostname.as_str();
+        for next in lines.by_ref() {
+            self.reply(&format!("250-{line}"));
+            line = next;
+        }
+        self.reply(&format!("250 {line}"));
+        Ok(())
+    }
+
+    /// Whether the client has shown a certificate.
+    pub(super) fn knows_client(&self) -> bool {
+        self.tls
+            .as_ref()
+            .is_some_and(|tls| tls.peer_certificates().is_some())
+    }
+
+    /// Whether REQUIRETLS is offered: only where the session is in TLS
+    /// (RFC 8689 §2).
+    pub(super) fn requires_tls(&self) -> bool {
+        self.options.require_tls && self.tls.is_some()
+    }
+
+    pub(super) fn gives_prdr(&self) -> bool {
+        self.options.prdr && !self.options.lmtp
+    }
+
+    pub(super) fn auth_is_safe(&self) -> bool {
+        self.tls.is_some() || self.options.auth_in_clear
+    }
+
+    pub(super) fn too_big(&self, size: u64) -> bool {
+        self.options.max_size != 0 && size > self.options.max_size
+    }
+}
