@@ -390,3 +390,22 @@ async fn timeouts_without_end_are_no_panic() {
     session.quit().await;
     assert_eq!(receiver.stored(0), MESSAGE);
 }
+
+/// Where the clock stands still, whatever is waited for is too late.
+#[tokio::test(start_paused = true)]
+async fn a_stub_answers_while_the_clock_stands_still() {
+    let (stub, start) = (Receiver::stub(), tokio::time::Instant::now());
+    let server = stub.server();
+    let session = Session::connect_over(&server, stub.stream()).await;
+    let mut session = session.unwrap();
+    for number in 1..=100 {
+        let envelope = Envelope::new("alice@example.org", ["bob@example.net"]).unwrap();
+        let report = session.send(envelope, MESSAGE).await.unwrap();
+        assert!(report.is_success());
+        assert_eq!(stub.messages().len(), number);
+    }
+    assert_eq!(stub.stored(99), MESSAGE);
+    drop(session);
+    assert_eq!(stub.counts().open, 0);
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}

@@ -773,7 +773,7 @@ impl Target {
             .map(receiver::Receiver::certificate_pem)
     }
 
-    /// Says where our own receiving server has stored what came.
+    /// Says what our own receiving server has taken.
     pub fn say_where(&self, options: &Options) {
         let messages = self
             .receiver
@@ -781,7 +781,8 @@ impl Target {
             .filter(|_| !options.quiet)
             .flat_map(receiver::Receiver::messages);
         for stored in messages {
-            say(format_args!("stored in {}", stored.path.display()));
+            let (octets, to) = (stored.octets, stored.forward_paths.join(", "));
+            say(format_args!("taken: {octets} octets for {to}"));
         }
     }
 }

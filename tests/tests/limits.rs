@@ -99,7 +99,7 @@ fn envelope(name: &str, recipients: usize) -> Envelope {
 fn transactions(receiver: &Receiver, envelopes: &[Envelope]) -> Vec<usize> {
     let stored = receiver.messages();
     for stored in &stored {
-        assert_eq!(std::fs::read(&stored.path).unwrap(), BODY);
+        assert_eq!(stored.content(), BODY);
     }
     let served = stored.iter().flat_map(|stored| &stored.forward_paths);
     let wanted = envelopes

@@ -1,6 +1,7 @@
 //! DATA and BDAT, and the answer to the end of the data.
 
 use super::incoming::{BARE, Incoming, Unstuffer};
+use super::rules::{Plan, Step};
 use super::session::{Fault, Session, refuse_if};
 use super::syntax::about;
 use super::transaction::Transaction;
@@ -20,22 +21,69 @@ impl Session<'_> {
         Ok(transaction)
     }
 
-    pub(super) fn data(&mut self) -> Result<(), Fault> {
-        let transaction = self.transaction()?;
-        let binary = transaction.message.body_parameter.as_deref() == Some("BINARYMIME");
-        // RFC 3030 §2 and §3.
-        refuse_if(
-            binary || transaction.chunks.is_some(),
-            "503 5.5.1 Only BDAT can follow",
-        )?;
-        let mut incoming = Incoming::new(self.shared)?;
-        self.reply("354 End data with <CR><LF>.<CR><LF>");
+    pub(super) fn data(&mut self, line: &str) -> Result<(), Fault> {
+        let plan = self.shared.plan(Step::Data, line.as_bytes());
+        let begun = self.at(plan, 1, |session| {
+            let transaction = session.transaction()?;
+            let binary = transaction.message.body_parameter.as_deref() == Some("BINARYMIME");
+            // RFC 3030 §2 and §3.
+            refuse_if(
+                binary || transaction.chunks.is_some(),
+                "503 5.5.1 Only BDAT can follow",
+            )?;
+            let incoming = Incoming::new(session.shared)?;
+            session.reply("354 End data with <CR><LF>.<CR><LF>");
+            Ok(incoming)
+        })?;
+        let Some(mut incoming) = begun else {
+            return Ok(());
+        };
+        self.begin_body(&mut incoming)?;
         self.receive(&mut incoming)?;
         // Whatever the outcome, the transaction is over (RFC 5321 §4.1.1.4).
-        if let Some(transaction) = self.dialogue.transaction.take() {
-            self.store(transaction, incoming);
+        match self.dialogue.transaction.take() {
+            Some(transaction) => self.finish(transaction, incoming),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Does what is wanted before the first octet of a body.
+    fn begin_body(&mut self, incoming: &mut Incoming) -> Result<(), Fault> {
+        let plan = self.shared.plan(Step::Body, b"");
+        if plan.silence {
+            return self.be_silent();
+        }
+        if let Some(time) = plan.delay {
+            self.flush()?;
+            self.pause(time)?;
+        }
+        incoming.cut = plan.cut.map(|_| 0).or(plan.cut_in_body);
+        incoming.may_go_on()
+    }
+
+    /// Takes the message or refuses it, unless something else is wanted.
+    fn finish(&mut self, transaction: Transaction, incoming: Incoming) -> Result<(), Fault> {
+        let (plan, replies) = self.plan_for_end(&transaction, &incoming);
+        let done = self.at(plan, replies, |session| {
+            if let Some(refusal) = incoming.refusal {
+                drop(incoming); // a file is gone before the client knows
+                return Err(refusal.into());
+            }
+            session.store(transaction, incoming);
+            Ok(())
+        });
+        done.map(drop)
+    }
+
+    /// What is wanted at the end of the data, and how many replies a refusal of it takes: LMTP answers for every
+    /// accepted recipient (RFC 2033 §4.2).
+    fn plan_for_end(&self, transaction: &Transaction, incoming: &Incoming) -> (Plan, usize) {
+        let content = incoming.spool.content();
+        let replies = match self.options.lmtp {
+            true => transaction.message.forward_paths.len(),
+            false => 1,
+        };
+        (self.shared.plan(Step::EndOfData, &content), replies)
     }
 
     /// Receives the message data to its very end.
@@ -46,6 +94,7 @@ impl Session<'_> {
             let (used, ended) = unstuffer.feed(&self.input[self.held.clone()], &mut text);
             self.held.start += used;
             incoming.write(&text, self.options.max_size);
+            incoming.may_go_on()?;
             if unstuffer.bare {
                 incoming.refusal = Some(BARE);
             }
@@ -57,7 +106,7 @@ impl Session<'_> {
         }
     }
 
-    pub(super) fn bdat(&mut self, argument: &str) -> Result<(), Fault> {
+    pub(super) fn bdat(&mut self, line: &str, argument: &str) -> Result<(), Fault> {
         let (size, last) = match argument.split_once(' ') {
             Some((size, last)) if last.eq_ignore_ascii_case("LAST") => (size, true),
             _ => (argument, false),
@@ -67,7 +116,11 @@ impl Session<'_> {
         let mut left: u64 = size.ok_or("501 5.5.4 Syntax: BDAT size [LAST]")?;
         // The chunk is read whatever becomes of it, or it would pass for
         // commands (RFC 3030 §2).
-        let mut incoming = self.chunks();
+        let mut incoming = match self.chunks() {
+            Err(Fault::Cut) => return Err(Fault::Cut),
+            Err(Fault::Over) => return Err(Fault::Over),
+            incoming => incoming,
+        };
         while left > 0 {
             if self.held.is_empty() {
                 self.fill()?;
@@ -77,6 +130,7 @@ impl Session<'_> {
             let octets = &self.input[self.held.start..self.held.start + used];
             if let Ok(incoming) = &mut incoming {
                 incoming.take_chunk(octets, self.options.max_size);
+                incoming.may_go_on()?;
             }
             self.held.start += used;
             left -= used as u64;
@@ -89,22 +143,23 @@ impl Session<'_> {
             return Ok(());
         };
         if let (true, None) = (last, incoming.refusal) {
-            self.store(transaction, incoming);
-            return Ok(());
+            return self.finish(transaction, incoming);
         }
-        let reply = incoming.refusal.map_or(
-            format!("250 2.0.0 {} octets received", incoming.octets),
-            Into::into,
-        );
-        let lmtp = self.options.lmtp && last;
-        let replies = if lmtp {
-            transaction.message.forward_paths.len()
-        } else {
-            1
+        let (plan, replies) = match last {
+            true => self.plan_for_end(&transaction, &incoming),
+            false => (self.shared.plan(Step::Data, line.as_bytes()), 1),
         };
-        (0..replies).for_each(|_| self.reply(&reply));
-        // After a refusal nothing but RSET leads on (RFC 3030 §2).
-        incoming.refusal = incoming.refusal.map(|_| "503 5.5.1 RSET first");
+        let taken = self.at(plan, replies, |session| match incoming.refusal {
+            Some(refusal) => Err(refusal.into()),
+            None => {
+                session.reply(&format!("250 2.0.0 {} octets received", incoming.octets));
+                Ok(())
+            }
+        })?;
+        if taken.is_none() {
+            // Nothing but RSET leads on (RFC 3030 §2).
+            incoming.refusal = Some("503 5.5.1 RSET first");
+        }
         transaction.chunks = Some(incoming);
         self.dialogue.transaction = Some(transaction);
         Ok(())
@@ -117,10 +172,12 @@ impl Session<'_> {
         let is_text = transaction.message.body_parameter.as_deref() != Some("BINARYMIME");
         match transaction.chunks.take() {
             Some(chunks) => Ok(chunks),
-            None => Ok(Incoming {
-                is_text,
-                ..Incoming::new(shared)?
-            }),
+            None => {
+                let mut incoming = Incoming::new(shared)?;
+                incoming.is_text = is_text;
+                self.begin_body(&mut incoming)?;
+                Ok(incoming)
+            }
         }
     }
 
@@ -130,17 +187,6 @@ impl Session<'_> {
             mut message, prdr, ..
         } = transaction;
         let recipients = message.forward_paths.clone();
-        if let Some(refusal) = incoming.refusal {
-            drop(incoming); // the file is gone before the client knows
-            // LMTP answers for every accepted recipient (RFC 2033 §4.2).
-            let replies = if self.options.lmtp {
-                recipients.len()
-            } else {
-                1
-            };
-            (0..replies).for_each(|_| self.reply(refusal));
-            return;
-        }
         let each = prdr || self.options.lmtp;
         let filtered = |path: &String| each && path.starts_with("filtered");
         let mut kept = recipients.iter().map(|path| !filtered(path));
@@ -151,11 +197,11 @@ impl Session<'_> {
         let delivered = !message.forward_paths.is_empty();
         let mut all = "550 5.7.1 nobody takes this message".to_owned();
         if delivered {
-            (message.octets, message.path) = (incoming.octets, incoming.spool.keep());
-            let name = message.path.file_name().unwrap_or_default().display();
-            all = format!("250 2.0.0 Ok: stored as {name}");
-            self.shared.lock().messages.push(message);
-            self.shared.arrived.notify_all();
+            message.octets = incoming.octets;
+            all = format!("250 2.0.0 Ok: stored as {:04}", incoming.number);
+            (message.content, message.path) = incoming.spool.keep();
+            self.taken += 1;
+            self.shared.note(|state| state.messages.push(message));
         } else {
             drop(incoming);
         }

@@ -1,41 +1,62 @@
-//! Message data on its way into a file.
+//! Message data on its way to where it is stored.
 
+use std::borrow::Cow;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::sync::atomic::Ordering;
 use std::{mem, path::PathBuf};
+
+use bytes::Bytes;
 
 use super::Shared;
 use super::session::Fault;
 
-/// A message file in the making, deleted unless it is kept.
-pub(super) struct Spool {
-    pub(super) file: File,
-    pub(super) path: PathBuf,
+/// A message in the making: in memory, or in a file that is deleted unless it is kept.
+pub(super) enum Spool {
+    Memory(Vec<u8>),
+    File { file: File, path: PathBuf },
 }
 
 impl Spool {
-    pub(super) fn create(shared: &Shared) -> io::Result<Self> {
-        loop {
-            let number = shared.files.fetch_add(1, Ordering::Relaxed) + 1;
-            let path = shared.options.directory.join(format!("{number:04}.eml"));
-            match File::create_new(&path) {
-                // Left by an earlier server, and never overwritten.
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                file => return Ok(Self { file: file?, path }),
-            }
+    fn create(shared: &Shared, number: u64) -> io::Result<Self> {
+        let Some(folder) = &shared.folder else {
+            return Ok(Self::Memory(Vec::new()));
+        };
+        let path = folder.join(format!("{number:04}.eml"));
+        let file = File::create_new(&path)?;
+        Ok(Self::File { file, path })
+    }
+
+    fn write_all(&mut self, text: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Memory(content) => content.write_all(text),
+            Self::File { file, .. } => file.write_all(text),
         }
     }
 
-    pub(super) fn keep(mut self) -> PathBuf {
-        mem::take(&mut self.path)
+    /// What there is so far.
+    pub(super) fn content(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Memory(content) => Cow::Borrowed(content),
+            Self::File { path, .. } => Cow::Owned(fs::read(path).unwrap_or_default()),
+        }
+    }
+
+    /// The content, and the file where it is in one.
+    pub(super) fn keep(mut self) -> (Bytes, Option<PathBuf>) {
+        match &mut self {
+            Self::Memory(content) => (mem::take(content).into(), None),
+            Self::File { path, .. } => (Bytes::new(), Some(mem::take(path))),
+        }
     }
 }
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        if !self.path.as_os_str().is_empty() {
-            let _ = fs::remove_file(&self.path);
+        if let Self::File { path, .. } = self
+            && !path.as_os_str().is_empty()
+        {
+            let _ = fs::remove_file(path);
         }
     }
 }
@@ -53,9 +74,13 @@ pub(super) enum Place {
 
 pub(super) const BARE: &str = "550 5.6.0 Bare CR or LF in the message";
 
-/// Message data on its way into a file.
+/// Message data on its way to where it is stored.
 pub(super) struct Incoming {
     pub(super) spool: Spool,
+    /// The how many-th it is that was begun, from 1.
+    pub(super) number: u64,
+    /// The connection is closed when so many octets have come.
+    pub(super) cut: Option<u64>,
     pub(super) octets: u64,
     /// The reply, if it is refused.
     pub(super) refusal: Option<&'static str>,
@@ -67,9 +92,12 @@ pub(super) struct Incoming {
 
 impl Incoming {
     pub(super) fn new(shared: &Shared) -> Result<Self, Fault> {
-        let spool = Spool::create(shared).map_err(|_| "451 4.3.0 Cannot store a message")?;
+        let number = shared.numbers.fetch_add(1, Ordering::Relaxed) + 1;
+        let spool = Spool::create(shared, number);
         Ok(Self {
-            spool,
+            spool: spool.map_err(|_| "451 4.3.0 Cannot store a message")?,
+            number,
+            cut: None,
             octets: 0,
             refusal: None,
             is_text: true,
@@ -81,7 +109,7 @@ impl Incoming {
         self.octets += text.len() as u64;
         if max_size != 0 && self.octets > max_size {
             self.refusal = Some("552 5.3.4 Message too big");
-        } else if self.refusal.is_none() && self.spool.file.write_all(text).is_err() {
+        } else if self.refusal.is_none() && self.spool.write_all(text).is_err() {
             self.refusal = Some("451 4.3.0 Cannot store the message");
         }
     }
@@ -97,6 +125,14 @@ impl Incoming {
                 self.refusal = Some(BARE);
             }
             self.after_cr = octet == b'\r';
+        }
+    }
+
+    /// Ends the connection where that was wanted.
+    pub(super) fn may_go_on(&self) -> Result<(), Fault> {
+        match self.cut {
+            Some(octets) if self.octets >= octets => Err(Fault::Cut),
+            _ => Ok(()),
         }
     }
 

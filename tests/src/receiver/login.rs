@@ -18,6 +18,11 @@ impl Session<'_> {
             return self.quit("501 5.5.1 Data after STARTTLS");
         }
         self.reply("220 2.0.0 Ready to start TLS");
+        Ok(())
+    }
+
+    /// The handshake, after the 220.
+    pub(super) fn encrypt(&mut self) -> Result<(), Fault> {
         self.flush()?;
         self.shake_hands()?;
         // Nothing learnt in the clear counts any more (RFC 3207 §4.2).
@@ -28,6 +33,8 @@ impl Session<'_> {
     pub(super) fn auth(&mut self, argument: &str) -> Result<(), Fault> {
         let account = self.options.auth.as_ref();
         let (user, password) = account.ok_or("502 5.5.1 AUTH not offered")?;
+        let changed = self.shared.lock().password.clone();
+        let password = changed.as_ref().unwrap_or(password);
         let user_password = (user.as_bytes(), password.as_bytes());
         refuse_if(!self.dialogue.extended, "503 5.5.1 EHLO first")?;
         // Neither twice nor within a transaction (RFC 4954 §4).
@@ -38,7 +45,21 @@ impl Session<'_> {
             Some((mechanism, initial)) => (mechanism, Some(initial)),
             None => (argument, None),
         };
+        self.shared.note(|state| state.counts.logins += 1);
+        let by_token = self.options.auth_by_token;
         let right = match mechanism.to_ascii_uppercase().as_str() {
+            "XOAUTH2" | "OAUTHBEARER" if by_token => {
+                let response = self.auth_response(initial, "")?;
+                let bearer = format!("auth=Bearer {password}");
+                let mut parts = response.split(|&octet| octet == 1);
+                let right = parts.any(|part| part == bearer.as_bytes());
+                if !right {
+                    // The client answers with nothing, or with one octet (RFC 7628 §3.2.3).
+                    self.auth_response(None, &encode_base64(r#"{"status":"invalid_token"}"#))?;
+                }
+                right
+            }
+            _ if by_token => return Err("504 5.5.4 Mechanism not offered".into()),
             "PLAIN" => {
                 let response = self.auth_response(initial, "")?;
                 // Authorization identity, user, password (RFC 4616 §2).
@@ -73,6 +94,7 @@ impl Session<'_> {
         };
         refuse_if(!right, "535 5.7.8 Authentication credentials invalid")?;
         self.dialogue.authenticated = true;
+        self.shared.note(|state| state.counts.logged_in += 1);
         self.reply("235 2.7.0 Authentication successful");
         Ok(())
     }

@@ -1,202 +1,110 @@
-//! A small receiving SMTP (or LMTP) server on the loopback interface, for the
-//! example program and the tests.
+//! A receiving SMTP (or LMTP) server for tests: over sockets of the loopback interface, and in memory.
 //!
-//! It speaks RFC 5321 over real sockets, with STARTTLS, AUTH and the usual
-//! extensions, and stores every message it accepts as one file. It never
-//! relays, and accepts any recipient but those whose local part begins with
-//! `refused` (550), `greylisted` (450) or `full` (452). Where each recipient is
-//! answered for after the data, `filtered` is refused there (550).
+//! It speaks RFC 5321 with STARTTLS, AUTH and the usual extensions, and keeps every message it accepts in memory. It
+//! never relays, and accepts any recipient but those whose local part begins with `refused` (550), `greylisted` (450)
+//! or `full` (452). Where each recipient is answered for after the data, `filtered` is refused there (550).
+//!
+//! ```
+//! use smtp_blocking::{Envelope, Session};
+//! use smtp_tests::receiver::{Receiver, Step};
+//!
+//! let receiver = Receiver::new();
+//! receiver.on(Step::Rcpt).with("carol@").reply("550 5.1.1 carol has left");
+//!
+//! let mut session = Session::connect(&receiver.server())?;
+//! let envelope = Envelope::new("alice@example.org", ["bob@example.net", "carol@example.net"])?;
+//! let report = session.send_last(envelope, &b"Subject: hello\r\n\r\nHello.\r\n"[..])?;
+//!
+//! assert_eq!(report.failures().count(), 1);
+//! let taken = receiver.messages().remove(0);
+//! assert_eq!(taken.forward_paths, ["bob@example.net"]);
+//! assert_eq!(taken.content(), b"Subject: hello\r\n\r\nHello.\r\n");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The stub
+//!
+//! [`Receiver::stub`] is the same server without any socket. [`Receiver::stream`] opens a connection to it, for
+//! `Session::connect_over` of either adapter.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use smtp_tests::receiver::Receiver;
+//! use smtp_tokio::{Envelope, Session};
+//!
+//! let stub = Receiver::stub();
+//! let mut session = Session::connect_over(&stub.server(), stub.stream()).await?;
+//! let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
+//! session.send(envelope, &b"Subject: hello\r\n\r\nHello.\r\n"[..]).await?;
+//! assert_eq!(stub.messages()[0].forward_paths, ["bob@example.net"]);
+//! # Ok(())
+//! # }
+//! ```
 
+mod books;
 mod certificate;
 mod data;
 mod incoming;
+mod listener;
 mod login;
+mod memory;
 mod options;
+mod rules;
 mod session;
 mod syntax;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod wire;
 
-use std::collections::HashMap;
-use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, Shutdown, SocketAddr};
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::{mem, time::Duration};
+use std::time::Duration;
 
 use rustls::ServerConfig;
 use sha2::{Digest, Sha256};
-use socket2::{SockAddr, Socket, Type};
+use smtp_adapter::Server;
+use smtp_proto::{Credentials, TlsPolicy};
+use tempfile::TempDir;
 
+pub use books::{Counts, HeardCommand, StoredMessage};
 pub use certificate::make_client_certificate;
+pub use memory::Stream;
 pub use options::{Limits, Options};
+pub use rules::{Rule, Step};
 
+use books::State;
 use certificate::make_certificate;
-use session::Session;
+use listener::Listener;
+use rules::StoredRule;
 
-/// Connections that may wait to be accepted.
-const BACKLOG: i32 = 128;
-
-/// A message that was accepted, and where it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredMessage {
-    /// The address of MAIL FROM without brackets; empty for the null path.
-    pub reverse_path: String,
-    /// The parameters of MAIL, as they came.
-    pub mail_parameters: String,
-    /// The addresses of the accepted RCPT TO without brackets, in order.
-    pub forward_paths: Vec<String>,
-    /// The parameters of each of these RCPT TO, as they came.
-    pub rcpt_parameters: Vec<String>,
-    /// The file with the message exactly as received, dots unstuffed.
-    pub path: PathBuf,
-    /// The size of the file.
-    pub octets: u64,
-    /// Whether it came over TLS.
-    pub tls: bool,
-    /// The BODY parameter of MAIL in upper case, if there was one.
-    pub body_parameter: Option<String>,
-    /// The name the client gave in HELO, EHLO or LHLO.
-    pub client_name: String,
-}
-
-/// A running server. Dropping it closes all connections and ends all its
-/// threads; the stored files stay.
+/// A running server. Dropping it closes all connections, ends all its threads, and removes its files if it has any.
 #[derive(Debug)]
 pub struct Receiver {
     shared: Arc<Shared>,
-    address: SockAddr,
     certificate: String,
-    acceptor: Option<JoinHandle<()>>,
+    listener: Option<Listener>,
+    /// For messages and a Unix socket; the last thing to go.
+    folder: Option<TempDir>,
 }
 
-impl Receiver {
-    /// Starts a server on a free port of 127.0.0.1, or on the Unix socket.
-    ///
-    /// # Errors
-    ///
-    /// When the directory, the certificate or the socket cannot be made.
-    pub fn start(options: Options) -> io::Result<Self> {
-        fs::create_dir_all(&options.directory)?;
-        let (certificate, tls) = make_certificate(&options).map_err(io::Error::other)?;
-        let address = match &options.unix {
-            Some(path) => SockAddr::unix(path)?,
-            None => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into(),
-        };
-        let listener = Socket::new(address.domain(), Type::STREAM, None)?;
-        listener.bind(&address)?;
-        listener.listen(BACKLOG)?;
-        let address = listener.local_addr()?;
-        let shared = Arc::new(Shared {
-            options,
-            tls,
-            certificate_hash: Sha256::digest(certificate.der()).into(),
-            files: AtomicU64::new(0),
-            state: Mutex::default(),
-            arrived: Condvar::new(),
-        });
-        let inner = Arc::clone(&shared);
-        let acceptor = thread::Builder::new().spawn(move || accept(&listener, &inner))?;
-        Ok(Self {
-            shared,
-            address,
-            certificate: certificate.pem(),
-            acceptor: Some(acceptor),
-        })
-    }
-
-    /// The address to connect to.
-    ///
-    /// # Panics
-    ///
-    /// When it listens on a Unix socket.
-    #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
-        self.address.as_socket().expect("it listens on a TCP port")
-    }
-
-    /// The self-signed certificate, usable as a client's CA file. It names the
-    /// host name, `localhost` and 127.0.0.1.
-    #[must_use]
-    pub fn certificate_pem(&self) -> &str {
-        &self.certificate
-    }
-
-    /// The messages accepted so far; each is listed before its 250 is sent.
-    #[must_use]
-    pub fn messages(&self) -> Vec<StoredMessage> {
-        self.shared.lock().messages.clone()
-    }
-
-    /// Waits until at least `n` messages were accepted or the time is over,
-    /// and returns those there are.
-    #[must_use]
-    pub fn wait_for_messages(&self, n: usize, timeout: Duration) -> Vec<StoredMessage> {
-        let arrived = &self.shared.arrived;
-        let few = |state: &mut State| state.messages.len() < n;
-        let waited = arrived.wait_timeout_while(self.shared.lock(), timeout, few);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        state.messages.clone()
-    }
-
-    /// Waits up to five seconds for the message at this place, and returns its
-    /// content as it was stored.
-    ///
-    /// # Panics
-    /// It has not come.
-    #[must_use]
-    pub fn stored(&self, index: usize) -> Vec<u8> {
-        let messages = self.wait_for_messages(index + 1, Duration::from_secs(5));
-        fs::read(&messages[index].path).expect("a stored message can be read")
-    }
-}
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        state.stopping = true;
-        let connections = mem::take(&mut state.connections);
-        drop(state);
-        for (socket, _) in connections.values() {
-            // Wakes the connection's thread from any read or write.
-            let _ = socket.shutdown(Shutdown::Both);
-        }
-        for (_, thread) in connections.into_values() {
-            let _ = thread.join();
-        }
-        // A connection wakes the acceptor. Should that fail, joining it could
-        // hang, so then it is left to end by itself.
-        let woken = Socket::new(self.address.domain(), Type::STREAM, None)
-            .and_then(|socket| socket.connect_timeout(&self.address, Duration::from_secs(1)));
-        if let (Ok(()), Some(acceptor)) = (woken, self.acceptor.take()) {
-            let _ = acceptor.join();
-        }
-        if let Some(path) = &self.shared.options.unix {
-            let _ = fs::remove_file(path);
-        }
-    }
-}
-
+/// What the threads of a server have in common.
 #[derive(Debug)]
 struct Shared {
     options: Options,
     tls: Arc<ServerConfig>,
     /// By SHA-256, with which it is signed too.
     certificate_hash: [u8; 32],
-    files: AtomicU64,
+    /// Where messages are stored, if not in memory.
+    folder: Option<PathBuf>,
+    numbers: AtomicU64,
+    rules: Mutex<Vec<StoredRule>>,
     state: Mutex<State>,
-    arrived: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    stopping: bool,
-    messages: Vec<StoredMessage>,
-    connections: HashMap<u64, (Socket, JoinHandle<()>)>,
+    changed: Condvar,
 }
 
 impl Shared {
@@ -205,28 +113,255 @@ impl Shared {
     }
 }
 
-fn accept(listener: &Socket, shared: &Arc<Shared>) {
-    for id in 0.. {
-        let accepted = listener.accept();
-        let mut state = shared.lock();
-        if state.stopping {
-            return;
+impl Default for Receiver {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// How a server is started, and how a client finds it.
+impl Receiver {
+    /// Starts a server with the default options on a free port of 127.0.0.1.
+    ///
+    /// # Panics
+    /// The certificate or the socket cannot be made.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::start(Options::default()).expect("a server on the loopback interface")
+    }
+
+    /// Starts a server on a free port of 127.0.0.1, or on a Unix socket.
+    ///
+    /// # Errors
+    /// The certificate, the folder or the socket cannot be made.
+    pub fn start(options: Options) -> io::Result<Self> {
+        let mut receiver = Self::prepare(options)?;
+        receiver.listener = Some(Listener::start(&receiver.shared, receiver.socket_path())?);
+        Ok(receiver)
+    }
+
+    /// A server without a socket, which does not offer STARTTLS: [`stream`](Self::stream) leads to it.
+    ///
+    /// # Panics
+    /// The certificate cannot be made.
+    #[must_use]
+    pub fn stub() -> Self {
+        let options = Options {
+            starttls: false,
+            ..Options::default()
+        };
+        Self::stub_with(options).expect("a server in memory")
+    }
+
+    /// A server without a socket, with these options.
+    ///
+    /// # Errors
+    /// The certificate or the folder cannot be made.
+    pub fn stub_with(options: Options) -> io::Result<Self> {
+        Self::prepare(Options {
+            unix: false,
+            ..options
+        })
+    }
+
+    fn prepare(options: Options) -> io::Result<Self> {
+        let (certificate, tls) = make_certificate(&options).map_err(io::Error::other)?;
+        let folder = match options.unix || options.files {
+            true => Some(tempfile::Builder::new().prefix("receiver-").tempdir()?),
+            false => None,
+        };
+        let messages = folder.as_ref().filter(|_| options.files);
+        let shared = Shared {
+            tls,
+            certificate_hash: Sha256::digest(certificate.der()).into(),
+            folder: messages.map(|folder| folder.path().to_owned()),
+            numbers: AtomicU64::new(0),
+            rules: Mutex::default(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            options,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            certificate: certificate.pem(),
+            listener: None,
+            folder,
+        })
+    }
+
+    /// How to reach it, for either adapter: its address, its certificate as one to trust, and the user and password
+    /// that it wants.
+    ///
+    /// # Panics
+    /// Never: the certificate is one.
+    #[must_use]
+    pub fn server(&self) -> Server {
+        let options = &self.shared.options;
+        let server = match (self.socket_path(), &self.listener) {
+            (Some(path), _) => Server::unix(path),
+            (None, Some(_)) => Server::new(&self.local_addr().to_string()),
+            (None, None) => Server::new(&options.hostname),
+        };
+        let trusted = server.trust_pem(self.certificate.as_bytes());
+        let mut server = trusted.expect("its certificate is one");
+        if options.lmtp {
+            server = server.lmtp();
         }
-        let connection = accepted.and_then(|(socket, _)| {
-            let handle = socket.try_clone()?;
-            let shared = Arc::clone(shared);
-            let thread = thread::Builder::new().spawn(move || {
-                Session::new(socket, &shared).run();
-                // The lock makes this come after the insertion below.
-                shared.lock().connections.remove(&id);
-            })?;
-            Ok((handle, thread))
-        });
-        if let Ok(connection) = connection {
-            state.connections.insert(id, connection);
-        } else {
-            drop(state);
-            thread::sleep(Duration::from_millis(10)); // out of descriptors, say
+        if options.implicit_tls {
+            server = server.tls(TlsPolicy::Implicit);
+        }
+        let Some((user, password)) = &options.auth else {
+            return server;
+        };
+        let credentials = match options.auth_by_token {
+            true => Credentials::token(user, password),
+            false => Credentials::password(user, password),
+        };
+        server.credentials(match options.auth_in_clear {
+            true => credentials.permit_in_clear(),
+            false => credentials,
+        })
+    }
+
+    /// Opens a connection in memory. When this returns, the server has greeted.
+    ///
+    /// # Panics
+    /// No thread can be started.
+    #[must_use]
+    pub fn stream(&self) -> Stream {
+        let (stream, server) = memory::connection();
+        listener::serve(&self.shared, Box::new(server)).expect("a thread for the session");
+        stream.settle();
+        stream
+    }
+
+    /// The address to connect to.
+    ///
+    /// # Panics
+    /// It listens on a Unix socket, or nowhere.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        let address = self.listener.as_ref().and_then(Listener::address);
+        address.expect("it listens on a TCP port")
+    }
+
+    /// The Unix socket that it listens on, if it does.
+    #[must_use]
+    pub fn socket_path(&self) -> Option<PathBuf> {
+        let folder = self.folder.as_ref().filter(|_| self.shared.options.unix);
+        folder.map(|folder| folder.path().join("socket"))
+    }
+
+    /// Where its messages are stored as files, if they are.
+    #[must_use]
+    pub fn folder(&self) -> Option<&Path> {
+        self.shared.folder.as_deref()
+    }
+
+    /// The self-signed certificate, usable as a client's CA file. It names the host name, `localhost` and 127.0.0.1.
+    #[must_use]
+    pub fn certificate_pem(&self) -> &str {
+        &self.certificate
+    }
+}
+
+/// What it is told while it runs.
+impl Receiver {
+    /// Wants something done at this step, in this session and the later ones.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use smtp_tests::receiver::{Receiver, Step};
+    ///
+    /// let receiver = Receiver::new();
+    /// receiver.on(Step::Mail).with("mallory@").reply("550 5.7.1 not from you");
+    /// receiver.on(Step::EndOfData).with("lottery").reply("554 5.7.1 this is spam");
+    /// receiver.on(Step::Rcpt).delay(Duration::from_millis(50));
+    /// receiver.on(Step::EndOfData).after(2).once().cut_unanswered();
+    /// receiver.on(Step::Body).cut_after_octets(1_000);
+    /// receiver.on(Step::Hello).reply("250-mx.example.net\n250 SIZE 1000");
+    /// ```
+    pub fn on(&self, step: Step) -> Rule<'_> {
+        Rule::new(&self.shared, step)
+    }
+
+    /// Forgets all rules.
+    pub fn forget_rules(&self) {
+        let rules = self.shared.rules.lock();
+        rules.unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// From now on this password or token is the right one.
+    pub fn set_password(&self, password: &str) {
+        self.shared
+            .note(|state| state.password = Some(password.to_owned()));
+    }
+
+    /// Closes every connection that is open, as a server does with those that are idle.
+    pub fn cut_connections(&self) {
+        self.shared.cut_all();
+    }
+}
+
+/// What it has seen.
+impl Receiver {
+    /// The messages accepted so far, in order; each is listed before its 250 is sent.
+    #[must_use]
+    pub fn messages(&self) -> Vec<StoredMessage> {
+        self.shared.lock().messages.clone()
+    }
+
+    /// The commands so far, in the order in which they were read.
+    #[must_use]
+    pub fn commands(&self) -> Vec<HeardCommand> {
+        self.shared.lock().commands.clone()
+    }
+
+    /// How often things have happened so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.shared.lock().counts()
+    }
+
+    /// Waits until at least `n` messages were accepted or the time is over, and returns those there are.
+    #[must_use]
+    pub fn wait_for_messages(&self, n: usize, timeout: Duration) -> Vec<StoredMessage> {
+        self.shared.wait(timeout, |state| state.messages.len() >= n);
+        self.messages()
+    }
+
+    /// Waits until this holds, or the time is over. Whether it holds.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// # let receiver = smtp_tests::receiver::Receiver::new();
+    /// assert!(receiver.wait_until(Duration::from_secs(5), |counts| counts.open == 0));
+    /// ```
+    #[must_use]
+    pub fn wait_until(&self, timeout: Duration, mut holds: impl FnMut(&Counts) -> bool) -> bool {
+        self.shared.wait(timeout, |state| holds(&state.counts()))
+    }
+
+    /// Waits up to five seconds for the message at this place, and returns its content.
+    ///
+    /// # Panics
+    /// It has not come.
+    #[must_use]
+    pub fn stored(&self, index: usize) -> Vec<u8> {
+        let messages = self.wait_for_messages(index + 1, Duration::from_secs(5));
+        let message = messages
+            .get(index)
+            .expect("it has come within five seconds");
+        message.content()
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.shared.note(|state| state.stopping = true);
+        self.shared.cut_all();
+        if let Some(listener) = &mut self.listener {
+            listener.stop();
         }
     }
 }

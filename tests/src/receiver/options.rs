@@ -1,23 +1,22 @@
 //! How a server behaves, as it is started.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::{env, path::PathBuf, process};
+use std::time::Duration;
 
-/// How a [`Receiver`] behaves.
+/// How a [`Receiver`](super::Receiver) behaves.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The name in the greeting and in the certificate.
     pub hostname: String,
-    /// Where messages are stored; created if missing.
-    pub directory: PathBuf,
+    /// Store each message as a file, in a temporary folder that goes with the server. Else they are kept in memory.
+    pub files: bool,
     /// Speak LMTP (RFC 2033) instead of SMTP.
     pub lmtp: bool,
     /// Offer STARTTLS on connections not yet in TLS.
     pub starttls: bool,
     /// Expect a TLS handshake at the start of every connection.
     pub implicit_tls: bool,
-    /// Listen on this Unix socket, which is made, instead of a TCP port.
-    pub unix: Option<PathBuf>,
+    /// Listen on a Unix socket, in a temporary folder that goes with the server, instead of a TCP port.
+    pub unix: bool,
     /// Announce PIPELINING; pipelined commands work either way.
     pub pipelining: bool,
     /// Offer CHUNKING and BINARYMIME (RFC 3030).
@@ -35,8 +34,15 @@ pub struct Options {
     pub limits: Option<Limits>,
     /// Largest message accepted, in octets; zero for no limit (RFC 1870 §4).
     pub max_size: u64,
+    /// Messages that a session may bring; the next MAIL is answered 421, and the connection closed.
+    pub max_messages: Option<usize>,
+    /// How long a session may say nothing before it is told 421, and closed. RFC 5321 §4.5.3.2.7 demands five minutes
+    /// at least.
+    pub idle_timeout: Duration,
     /// User name and password; when set, MAIL requires authentication.
     pub auth: Option<(String, String)>,
+    /// The password is a token: offer XOAUTH2 and OAUTHBEARER, and nothing else.
+    pub auth_by_token: bool,
     /// Offer AUTH outside TLS too.
     pub auth_in_clear: bool,
     /// Ask for a client certificate that this one has signed, in PEM, and let
@@ -48,19 +54,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        static COUNTER: AtomicU64 = AtomicU64::new(0);
-        let mut unique = (0..).map(|_| {
-            let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-            env::temp_dir().join(format!("receiver-{}-{count}", process::id()))
-        });
         Self {
             hostname: "receiver.localhost".to_owned(),
-            // Process ids come round again: step over folders of older runs.
-            directory: unique.find(|path| !path.exists()).unwrap_or_default(),
+            files: false,
             lmtp: false,
             starttls: true,
             implicit_tls: false,
-            unix: None,
+            unix: false,
             pipelining: true,
             chunking: true,
             dsn: true,
@@ -69,7 +69,10 @@ impl Default for Options {
             prdr: false,
             limits: None,
             max_size: 64 * 1024 * 1024,
+            max_messages: None,
+            idle_timeout: Duration::from_secs(300),
             auth: None,
+            auth_by_token: false,
             auth_in_clear: false,
             client_ca: None,
             tls12: false,

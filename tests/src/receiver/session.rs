@@ -6,18 +6,18 @@ use std::sync::Arc;
 use std::{mem, ops::Range, time::Duration};
 
 use rustls::ServerConnection;
-use socket2::Socket;
 
 use super::Shared;
+use super::books::HeardCommand;
 use super::options::Options;
+use super::rules::{Cut, Plan, Step};
 use super::syntax::is_domain;
 use super::transaction::Transaction;
+use super::wire::Wire;
 
 /// Longest command line, CRLF included: the 512 octets of RFC 5321 §4.5.3.1.4
 /// and ample room for the parameters that extensions add.
 const LINE_LIMIT: usize = 2048;
-/// RFC 5321 §4.5.3.2.7 demands five minutes at least.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// The size of a connection's input buffer, more than `LINE_LIMIT`.
 const INPUT_SIZE: usize = 16 * 1024;
 
@@ -27,6 +27,8 @@ pub(super) enum Fault {
     Refused(String),
     /// The session is over.
     Over,
+    /// The same, without a goodbye in TLS.
+    Cut,
 }
 
 impl From<&str> for Fault {
@@ -62,80 +64,175 @@ pub(super) struct Dialogue {
 pub(super) struct Session<'a> {
     pub(super) shared: &'a Shared,
     pub(super) options: &'a Options,
-    pub(super) socket: Socket,
+    /// From 1, in the order of the connections.
+    pub(super) number: usize,
+    pub(super) wire: Box<dyn Wire>,
     pub(super) tls: Option<ServerConnection>,
     pub(super) input: Vec<u8>,
     /// The part of `input` that was received and not yet used.
     pub(super) held: Range<usize>,
     pub(super) output: Vec<u8>,
     pub(super) dialogue: Dialogue,
+    /// Messages that were accepted.
+    pub(super) taken: usize,
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn new(socket: Socket, shared: &'a Shared) -> Self {
+    pub(super) fn new(number: usize, wire: Box<dyn Wire>, shared: &'a Shared) -> Self {
         Self {
             shared,
             options: &shared.options,
-            socket,
+            number,
+            wire,
             tls: None,
             input: vec![0; INPUT_SIZE],
             held: 0..0,
             output: Vec::new(),
             dialogue: Dialogue::default(),
+            taken: 0,
         }
     }
 
     pub(super) fn run(&mut self) {
-        if self.open().is_ok() {
-            loop {
-                match self.command() {
-                    Ok(()) => {}
-                    Err(Fault::Refused(reply)) => self.reply(&reply),
-                    Err(Fault::Over) => break,
-                }
+        let fault = self.converse();
+        self.shared.note(|state| {
+            if let Some(connection) = state.connections.get_mut(&self.number) {
+                connection.is_ended = true;
             }
-        }
-        self.close();
+        });
+        self.close(matches!(fault, Fault::Cut));
     }
 
-    pub(super) fn open(&mut self) -> io::Result<()> {
-        // A Unix socket knows no such thing.
-        let _ = self.socket.set_tcp_nodelay(true);
-        self.socket.set_read_timeout(Some(IDLE_TIMEOUT))?;
-        self.socket.set_write_timeout(Some(IDLE_TIMEOUT))?;
+    /// Runs until the session is over, and says how it ended.
+    fn converse(&mut self) -> Fault {
+        if let Err(fault) = self.open() {
+            return fault;
+        }
+        loop {
+            match self.command() {
+                Ok(()) => {}
+                Err(Fault::Refused(reply)) => self.reply(&reply),
+                Err(fault) => return fault,
+            }
+        }
+    }
+
+    fn open(&mut self) -> Result<(), Fault> {
+        self.wire.set_timeout(self.options.idle_timeout)?;
         if self.options.implicit_tls {
             self.shake_hands()?;
         }
-        self.reply(&format!("220 {} ESMTP ready", self.options.hostname));
-        Ok(())
+        let greeting = format!("220 {} ESMTP ready", self.options.hostname);
+        let plan = self.shared.plan(Step::Greeting, b"");
+        let greeted = self.at(plan, 1, |session| {
+            session.reply(&greeting);
+            Ok(())
+        })?;
+        greeted.ok_or(Fault::Over)
+    }
+
+    /// Carries a command out, which answers so many times, unless the test has other plans. `None` if it is refused.
+    pub(super) fn at<T>(
+        &mut self,
+        plan: Plan,
+        replies: usize,
+        action: impl FnOnce(&mut Self) -> Result<T, Fault>,
+    ) -> Result<Option<T>, Fault> {
+        if plan.silence {
+            self.be_silent()?;
+        }
+        if plan.cut == Some(Cut::Before) {
+            return Err(Fault::Cut);
+        }
+        let start = self.output.len();
+        let is_refusal = |reply: &&String| reply.starts_with(['4', '5']);
+        let result = match plan.reply.as_ref().filter(is_refusal) {
+            Some(reply) => Err(Fault::Refused(reply.clone())),
+            None => action(self),
+        };
+        let mut over = false;
+        let done = match result {
+            Ok(done) => Some(done),
+            Err(Fault::Refused(reply)) => {
+                (0..replies).for_each(|_| self.reply(&reply));
+                over = reply.starts_with("421");
+                None
+            }
+            Err(Fault::Over) => {
+                over = true;
+                None
+            }
+            Err(Fault::Cut) => return Err(Fault::Cut),
+        };
+        if let (true, Some(reply)) = (done.is_some() || over, &plan.reply)
+            && !reply.starts_with(['4', '5'])
+        {
+            self.output.truncate(start);
+            (0..replies).for_each(|_| self.reply(reply));
+        }
+        if plan.cut == Some(Cut::Unanswered) {
+            self.output.truncate(start);
+            return Err(Fault::Cut);
+        }
+        if let Some(time) = plan.delay {
+            let held = self.output.split_off(start.min(self.output.len()));
+            self.flush()?;
+            self.pause(time)?;
+            self.output.extend(held);
+        }
+        match (plan.cut, over) {
+            (Some(Cut::After), _) => Err(Fault::Cut),
+            (_, true) => Err(Fault::Over),
+            _ => Ok(done),
+        }
+    }
+
+    /// Waits so long, unless the session is to end.
+    pub(super) fn pause(&mut self, time: Duration) -> Result<(), Fault> {
+        self.wire.rest();
+        let number = self.number;
+        match self
+            .shared
+            .wait(time, |state| !state.connections.contains_key(&number))
+        {
+            true => Err(Fault::Over),
+            false => Ok(()),
+        }
+    }
+
+    /// Answers nothing until the client has gone.
+    pub(super) fn be_silent(&mut self) -> Result<(), Fault> {
+        self.flush()?;
+        while self.wire.read(&mut self.input)? > 0 {}
+        Err(Fault::Over)
     }
 
     pub(super) fn shake_hands(&mut self) -> io::Result<()> {
         let config = Arc::clone(&self.shared.tls);
         let mut tls = ServerConnection::new(config).map_err(io::Error::other)?;
         while tls.is_handshaking() {
-            tls.complete_io(&mut self.socket)?;
+            tls.complete_io(&mut self.wire)?;
         }
         self.tls = Some(tls);
         Ok(())
     }
 
-    pub(super) fn close(&mut self) {
+    fn close(&mut self, abruptly: bool) {
         let _ = self.flush();
-        if let Some(tls) = &mut self.tls {
+        if let Some(tls) = self.tls.as_mut().filter(|_| !abruptly) {
             tls.send_close_notify();
-            while tls.wants_write() && tls.write_tls(&mut self.socket).is_ok_and(|n| n > 0) {}
+            while tls.wants_write() && tls.write_tls(&mut self.wire).is_ok_and(|n| n > 0) {}
         }
-        let _ = self.socket.shutdown(Shutdown::Write);
+        self.wire.shutdown(Shutdown::Write);
         // Closing with input unread would reset the connection, and the client
         // might never see the last reply: give it a moment to close first.
-        let _ = self.socket.set_read_timeout(Some(Duration::from_secs(1)));
+        let _ = self.wire.set_timeout(Duration::from_secs(1));
         for _ in 0..16 {
-            if !matches!(self.socket.read(&mut self.input), Ok(1..)) {
+            if !matches!(self.wire.read(&mut self.input), Ok(1..)) {
                 break;
             }
         }
-        let _ = self.socket.shutdown(Shutdown::Both);
+        self.wire.shutdown(Shutdown::Both);
     }
 
     pub(super) fn reply(&mut self, line: &str) {
@@ -151,9 +248,9 @@ impl<'a> Session<'a> {
     pub(super) fn flush(&mut self) -> io::Result<()> {
         let output = mem::take(&mut self.output);
         let Some(tls) = &mut self.tls else {
-            return self.socket.write_all(&output);
+            return self.wire.write_all(&output);
         };
-        let mut stream = rustls::Stream::new(tls, &mut self.socket);
+        let mut stream = rustls::Stream::new(tls, &mut self.wire);
         stream.write_all(&output)?;
         stream.flush()
     }
@@ -166,8 +263,8 @@ impl<'a> Session<'a> {
         self.held = 0..self.held.len();
         let space = &mut self.input[self.held.end..];
         let received = match &mut self.tls {
-            Some(tls) => rustls::Stream::new(tls, &mut self.socket).read(space),
-            None => self.socket.read(space),
+            Some(tls) => rustls::Stream::new(tls, &mut self.wire).read(space),
+            None => self.wire.read(space),
         };
         match received.map_err(|error| error.kind()) {
             Ok(0) => return Err(Fault::Over),
@@ -211,14 +308,44 @@ impl<'a> Session<'a> {
         let (verb, argument) = line.split_once(' ').unwrap_or((&line, ""));
         let verb = verb.to_ascii_uppercase();
         let lone = matches!(verb.as_str(), "DATA" | "RSET" | "QUIT" | "STARTTLS");
+        self.hear(&verb, &line);
         refuse_if(lone && !argument.is_empty(), "501 5.5.4 No parameters here")?;
-        match (verb.as_str(), self.options.lmtp) {
+        match (verb.as_str(), self.options.chunking) {
+            ("DATA", _) => return self.data(&line),
+            ("BDAT", true) => return self.bdat(&line, argument),
+            // What the mechanism asks for is not held back, so nothing else may be.
+            ("AUTH", _) => self.flush()?,
+            _ => {}
+        }
+        let step = Step::of(&verb);
+        let plan = self.shared.plan(step, line.as_bytes());
+        let carried_out = self.at(plan, 1, |session| session.carry_out(&verb, argument))?;
+        match (carried_out, step) {
+            (Some(()), Step::StartTls) => self.encrypt(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes the command into the books.
+    fn hear(&self, verb: &str, line: &str) {
+        let words: Vec<_> = line.splitn(3, ' ').collect();
+        let line = match (verb, words.as_slice()) {
+            ("AUTH", [verb, mechanism, ..]) => format!("{verb} {mechanism}"),
+            _ => line.to_owned(),
+        };
+        let session = self.number;
+        self.shared.note(|state| {
+            state.counts.quits += usize::from(verb == "QUIT");
+            state.commands.push(HeardCommand { session, line });
+        });
+    }
+
+    fn carry_out(&mut self, verb: &str, argument: &str) -> Result<(), Fault> {
+        match (verb, self.options.lmtp) {
             ("EHLO", false) | ("LHLO", true) => self.hello(argument, true)?,
             ("HELO", false) => self.hello(argument, false)?,
             ("MAIL", _) => self.mail(argument)?,
             ("RCPT", _) => self.rcpt(argument)?,
-            ("DATA", _) => self.data()?,
-            ("BDAT", _) if self.options.chunking => self.bdat(argument)?,
             ("STARTTLS", _) => self.starttls()?,
             ("AUTH", _) => self.auth(argument)?,
             ("RSET", _) => {
@@ -249,6 +376,7 @@ impl<'a> Session<'a> {
             )
         });
         let starttls = options.starttls && self.tls.is_none();
+        let by_token = options.auth_by_token;
         let auth = options.auth.is_some() && self.auth_is_safe();
         let extensions = [
             (options.pipelining, "PIPELINING"),
@@ -256,12 +384,16 @@ impl<'a> Session<'a> {
             (true, &format!("SIZE {}", options.max_size)),
             (true, "ENHANCEDSTATUSCODES"),
             (starttls, "STARTTLS"),
-            (auth && self.tls.is_none(), "AUTH PLAIN LOGIN SCRAM-SHA-256"),
+            (auth && by_token, "AUTH XOAUTH2 OAUTHBEARER"),
             (
-                auth && self.tls.is_some() && !self.knows_client(),
+                auth && !by_token && self.tls.is_none(),
+                "AUTH PLAIN LOGIN SCRAM-SHA-256",
+            ),
+            (
+                auth && !by_token && self.tls.is_some() && !self.knows_client(),
                 "AUTH PLAIN LOGIN SCRAM-SHA-256 SCRAM-SHA-256-PLUS",
             ),
-            (auth && self.knows_client(), "AUTH EXTERNAL"),
+            (auth && !by_token && self.knows_client(), "AUTH EXTERNAL"),
             (options.chunking, "CHUNKING"),
             (options.chunking, "BINARYMIME"),
             (options.dsn, "DSN"),

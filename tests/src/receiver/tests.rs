@@ -4,9 +4,16 @@ use super::syntax::{ADDRESS_LIMIT, REPLY_LIMIT};
 use super::*;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::thread;
+
+use bytes::Bytes;
+
 use std::os::unix::net::UnixStream;
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Client<S>(BufReader<S>);
 
@@ -41,7 +48,10 @@ impl<S: Read + Write> Client<S> {
 }
 
 fn start(change: impl FnOnce(&mut Options)) -> (Receiver, Client<TcpStream>) {
-    let mut options = Options::default();
+    let mut options = Options {
+        files: true,
+        ..Options::default()
+    };
     change(&mut options);
     let receiver = Receiver::start(options).unwrap();
     let client = connect(&receiver);
@@ -51,8 +61,7 @@ fn start(change: impl FnOnce(&mut Options)) -> (Receiver, Client<TcpStream>) {
 fn connect(receiver: &Receiver) -> Client<TcpStream> {
     let socket = TcpStream::connect(receiver.local_addr()).unwrap();
     socket.set_nodelay(true).unwrap();
-    let patience = Duration::from_secs(20);
-    socket.set_read_timeout(Some(patience)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut client = Client(BufReader::new(socket));
     client.expect("220 receiver.localhost ESMTP ready\r\n");
     client
@@ -77,12 +86,16 @@ fn start_tls(receiver: &Receiver, mut client: Client<TcpStream>) -> Client<Tls> 
     Client(BufReader::new(Tls::new(tls, client.0.into_inner())))
 }
 
-/// Ends the server and removes its files; returns how many there were.
+/// Ends the server, and its folder goes with it; returns how many files there were.
 fn files_left(receiver: Receiver) -> usize {
-    let directory = receiver.shared.options.directory.clone();
+    let folder = receiver.folder().unwrap().to_owned();
+    // A message that is broken off goes with its session.
+    receiver.cut_connections();
+    let files = fs::read_dir(&folder).unwrap();
+    let names = files.map(|file| file.unwrap().file_name());
+    let count = names.filter(|name| name != "socket").count();
     drop(receiver);
-    let count = fs::read_dir(&directory).unwrap().count();
-    fs::remove_dir_all(directory).unwrap();
+    assert!(!folder.exists());
     count
 }
 
@@ -107,7 +120,7 @@ fn pipelined_transaction_and_split_dots() {
         thread::sleep(Duration::from_millis(20));
     }
     client.send("\nRSET\r\nQUIT\r\n");
-    client.talk("250 2.0.0 Ok: stored as 0001.eml\n250 2.0.0\n221 2.0.0");
+    client.talk("250 2.0.0 Ok: stored as 0001\n250 2.0.0\n221 2.0.0");
     client.expect_end();
     let message = receiver
         .wait_for_messages(1, Duration::from_secs(5))
@@ -117,14 +130,16 @@ fn pipelined_transaction_and_split_dots() {
         mail_parameters: "size=40 body=8bitmime".to_owned(),
         forward_paths: vec!["b@receiver.localhost".to_owned(), "Postmaster".to_owned()],
         rcpt_parameters: vec![String::new(), "notify=NEVER".to_owned()],
-        path: receiver.shared.options.directory.join("0001.eml"),
+        session: 1,
+        path: Some(receiver.folder().unwrap().join("0001.eml")),
+        content: Bytes::new(),
         octets: 26,
         tls: false,
         body_parameter: Some("8BITMIME".to_owned()),
         client_name: "client.example".to_owned(),
     };
     assert_eq!(message, expected);
-    let stored = fs::read(&message.path).unwrap();
+    let stored = message.content();
     assert_eq!(stored, b"Subject: x\r\n\r\n.dot\r\n.\r\n.\r\n");
     assert_eq!(files_left(receiver), 1);
 }
@@ -213,8 +228,8 @@ fn lmtp_answers_for_each_recipient() {
     client.talk("> EHLO x\n500 5.5.1\n> LHLO x\n250-");
     client.talk("> MAIL FROM:<>\n250 2.1.0\n> RCPT TO:<a@x>\n250 2.1.5");
     client.talk("> RCPT TO:<refused@x>\n550 5.1.1\n> RCPT TO:<b@x>\n250 2.1.5");
-    client.talk("> DATA\n354\n> text\n> .\n250 2.0.0 Ok: stored as 0001.eml");
-    client.talk("250 2.0.0 Ok: stored as 0001.eml\n> VRFY x\n252 2.0.0");
+    client.talk("> DATA\n354\n> text\n> .\n250 2.0.0 Ok: stored as 0001");
+    client.talk("250 2.0.0 Ok: stored as 0001\n> VRFY x\n252 2.0.0");
     assert_eq!(files_left(receiver), 1);
 }
 
@@ -280,10 +295,10 @@ fn chunks_are_put_together() {
     client.talk("> EHLO x\n250-\n> MAIL FROM:<> BODY=BINARYMIME\n250\n> RCPT TO:<b@x>\n250");
     client.talk("> DATA\n503 5.5.1");
     client.send("BDAT 6\r\nab\r\n.\rBDAT 4\r\n\ncd\0bdat 0 last\r\n");
-    client.talk("250 2.0.0\n250 2.0.0\n250 2.0.0 Ok: stored as 0001.eml\n> MAIL FROM:<>\n250");
+    client.talk("250 2.0.0\n250 2.0.0\n250 2.0.0 Ok: stored as 0001\n> MAIL FROM:<>\n250");
     let message = &receiver.messages()[0];
     assert_eq!(message.octets, 10);
-    assert_eq!(fs::read(&message.path).unwrap(), b"ab\r\n.\r\ncd\0");
+    assert_eq!(message.content(), b"ab\r\n.\r\ncd\0");
     assert_eq!(files_left(receiver), 1);
 }
 
@@ -421,10 +436,13 @@ fn requiretls_is_offered_inside_tls() {
 
 #[test]
 fn a_unix_socket_comes_and_goes() {
-    let mut options = Options::default();
-    let path = options.directory.with_extension("sock");
-    options.unix = Some(path.clone());
-    let receiver = Receiver::start(options).unwrap();
+    let receiver = Receiver::start(Options {
+        unix: true,
+        files: true,
+        ..Options::default()
+    });
+    let receiver = receiver.unwrap();
+    let path = receiver.socket_path().unwrap();
     let mut client = Client(BufReader::new(UnixStream::connect(&path).unwrap()));
     client.talk("220 receiver.localhost\n> EHLO x\n250-");
     client.talk(TO_DATA);
@@ -432,4 +450,34 @@ fn a_unix_socket_comes_and_goes() {
     client.expect_end();
     assert_eq!(files_left(receiver), 1);
     assert!(!path.exists());
+}
+
+#[test]
+fn a_chunk_that_a_test_refuses_is_followed_by_rset() {
+    let (receiver, mut client) = start(|_| ());
+    receiver.on(Step::Data).once().reply("452 4.3.1 no room");
+    client.talk("> EHLO x\n250-\n> MAIL FROM:<>\n250\n> RCPT TO:<b@x>\n250");
+    client.send("BDAT 2\r\nabBDAT 2 LAST\r\ncd");
+    client.talk("452 4.3.1 no room\n503 5.5.1 RSET\n> RSET\n250");
+    // A reply of the test's choice stands for an acceptance, and never for a refusal.
+    receiver.on(Step::Data).reply("250 2.0.0 go on");
+    receiver.on(Step::EndOfData).reply("250 2.0.0 is mine");
+    client.talk("> MAIL FROM:<>\n250\n> RCPT TO:<b@x>\n250");
+    client.send("BDAT 2\r\nabBDAT 2 LAST\r\ncd");
+    client.talk("250 2.0.0 go on\n250 2.0.0 is mine");
+    client.talk("> MAIL FROM:<>\n250\n> RCPT TO:<b@x>\n250");
+    client.send("BDAT 2\r\na\nBDAT 2 LAST\r\ncd");
+    client.talk("550 5.6.0\n503 5.5.1 RSET");
+    assert_eq!(receiver.stored(0), b"abcd");
+    assert_eq!(files_left(receiver), 1);
+}
+
+#[test]
+fn lmtp_is_refused_for_each_recipient() {
+    let (receiver, mut client) = start(|options| options.lmtp = true);
+    receiver.on(Step::EndOfData).reply("451 4.3.0 later");
+    client.talk("> LHLO x\n250-\n> MAIL FROM:<>\n250\n> RCPT TO:<a@x>\n250");
+    client.talk("> RCPT TO:<b@x>\n250\n> DATA\n354\n> .\n451 4.3.0\n451 4.3.0");
+    client.talk("> NOOP\n250");
+    assert_eq!(files_left(receiver), 0);
 }

@@ -1,8 +1,8 @@
 //! MAIL and RCPT.
 
-use std::path::PathBuf;
+use bytes::Bytes;
 
-use super::StoredMessage;
+use super::books::StoredMessage;
 use super::incoming::Incoming;
 use super::session::{Fault, Session, refuse_if};
 use super::syntax::{about, is_mailbox, is_notify, is_xtext, parameters, split_path};
@@ -33,6 +33,13 @@ impl Session<'_> {
         refuse_if(locked, "530 5.7.0 Authentication required")?;
         let nested = self.dialogue.transaction.is_some();
         refuse_if(nested, "503 5.5.1 Nested MAIL command")?;
+        if self
+            .options
+            .max_messages
+            .is_some_and(|most| self.taken >= most)
+        {
+            return self.quit("421 4.7.0 Too many messages in one session, closing");
+        }
         self.dialogue.mails += 1;
         let many = self
             .options
@@ -87,11 +94,13 @@ impl Session<'_> {
         let plain = path.is_ascii() || smtputf8;
         refuse_if(!plain, "553 5.6.7 Address needs SMTPUTF8")?;
         let message = StoredMessage {
+            session: self.number,
             reverse_path: path.to_owned(),
             mail_parameters: text.to_owned(),
             forward_paths: Vec::new(),
             rcpt_parameters: Vec::new(),
-            path: PathBuf::new(),
+            path: None,
+            content: Bytes::new(),
             octets: 0,
             tls: self.tls.is_some(),
             body_parameter,
