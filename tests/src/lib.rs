@@ -15,7 +15,7 @@
 //! | a host that is down, a closed port | [`jammed`] | nothing |
 //! | what servers in the world do | [`postfix`], [`exim`], [`dovecot`], which [`real`] installs and puts to the same tests | TCP, TLS, Unix sockets |
 //!
-//! What may hang goes into [`watchdog`].
+//! `tests/applications/newsletter` shows the first two in use. What may hang goes into [`watchdog`].
 
 pub mod blocking_player;
 pub mod delivery;

@@ -1,0 +1,87 @@
+//! A small application of its own: a newsletter. It confirms each subscription by `smtp-tokio`, in its web server, and
+//! sends its issues by `smtp-blocking`, in a nightly job.
+//!
+//! Its tests, in `tests/`, use the stub and the receiving server as any application would:
+//!
+//! ```console
+//! $ cargo test -p smtp-newsletter
+//! ```
+
+/// The address that everything comes from.
+pub const SENDER: &str = "newsletter@example.org";
+
+/// What has become of a confirmation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirmation {
+    /// It is on its way.
+    Sent,
+    /// There is no such mailbox: tell whoever has typed the address.
+    NoSuchMailbox,
+    /// Try again in a minute.
+    Later,
+}
+
+/// Asks the subscriber to confirm, over a session that is open.
+pub async fn confirm(
+    session: &mut smtp_tokio::Session,
+    subscriber: &str,
+    token: &str,
+) -> Confirmation {
+    let Ok(envelope) = smtp_tokio::Envelope::new(SENDER, [subscriber]) else {
+        return Confirmation::NoSuchMailbox;
+    };
+    let message = format!(
+        "From: {SENDER}\r\nTo: {subscriber}\r\nSubject: Please confirm\r\n\r\n\
+         https://newsletter.example.org/confirm/{token}\r\n"
+    );
+    match session.send(envelope, message.as_bytes()).await {
+        Ok(_) => Confirmation::Sent,
+        Err(error) if error.is_permanent() => Confirmation::NoSuchMailbox,
+        Err(_) => Confirmation::Later,
+    }
+}
+
+/// What has become of an issue.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Issue {
+    /// Who gets it.
+    pub sent: Vec<String>,
+    /// Who is struck off the list.
+    pub gone: Vec<String>,
+    /// Who is sent it with the next run.
+    pub later: Vec<String>,
+    /// Who may have it, or not: nobody is sent it twice.
+    pub in_doubt: Vec<String>,
+}
+
+/// Sends an issue to all subscribers, each in a message of its own.
+///
+/// # Errors
+/// The server cannot be reached, or does not let us in.
+pub fn send_issue(
+    server: &smtp_blocking::Server,
+    subscribers: &[&str],
+    text: &str,
+) -> Result<Issue, smtp_blocking::Error> {
+    let mut session = smtp_blocking::Session::connect(server)?;
+    let mut issue = Issue::default();
+    for subscriber in subscribers {
+        let Ok(envelope) = smtp_blocking::Envelope::new(SENDER, [*subscriber]) else {
+            issue.gone.push((*subscriber).to_owned());
+            continue;
+        };
+        if !session.is_usable() {
+            session = smtp_blocking::Session::connect(server)?;
+        }
+        let message = format!("From: {SENDER}\r\nSubject: News\r\n\r\n{text}\r\n");
+        let list = match session.send(envelope, message.as_bytes()) {
+            Ok(_) => &mut issue.sent,
+            Err(error) if error.is_permanent() => &mut issue.gone,
+            Err(error) if error.is_in_doubt() => &mut issue.in_doubt,
+            Err(_) => &mut issue.later,
+        };
+        list.push((*subscriber).to_owned());
+    }
+    session.quit();
+    Ok(issue)
+}
