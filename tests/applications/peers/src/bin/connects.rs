@@ -1,21 +1,25 @@
-//! What it costs to open a session over TLS, beside a loop that is written by hand over one `ClientConfig` of rustls.
+//! What it costs to open a session over TLS, beside a loop that is written by hand over one `ClientConfig` of rustls,
+//! and beside lettre.
 //!
 //! ```console
-//! $ cargo run --release -p smtp-tests --example connects
+//! $ cargo run --release -p smtp-peers --bin connects
 //! ```
 //!
-//! Both connect to the same server, verify it, read its greeting and its reply to EHLO, and close.
+//! All connect to the same server, verify it, read its greeting and its reply to EHLO, and close.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lettre::transport::smtp::client::{
+    Certificate, CertificateStore, SmtpConnection, TlsParameters,
+};
+use lettre::transport::smtp::extension::ClientId;
 use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use smtp_adapter::Server;
-use smtp_proto::TlsPolicy;
+use smtp_blocking::{Server, TlsPolicy};
 use smtp_tests::delivery::runtime;
 use smtp_tests::tls_peer::{Authority, Making, Setup, TlsPeer};
 
@@ -62,6 +66,18 @@ fn main() {
         [
             time(|| by_hand(&address, &full)),
             time(|| by_hand(&address, &resuming)),
+        ],
+    );
+    let lettre_tls = lettre_tls(&authority);
+    row(
+        "lettre",
+        [
+            time(|| lettre(&address, lettre_tls())),
+            time({
+                let tls = lettre_tls();
+                let address = &address;
+                move || lettre(address, tls.clone())
+            }),
         ],
     );
     // A setter drops what was made, and the next session is a full one.
@@ -123,4 +139,22 @@ fn by_hand(address: &str, config: &Arc<ClientConfig>) {
         line.clear();
         stream.read_line(&mut line).expect("a reply");
     }
+}
+
+/// Makes lettre's settings.
+fn lettre_tls(authority: &Authority) -> impl Fn() -> TlsParameters {
+    let pem = authority.pem.clone();
+    move || {
+        TlsParameters::builder(NAME.into())
+            .certificate_store(CertificateStore::None)
+            .add_root_certificate(Certificate::from_pem(pem.as_bytes()).expect("a certificate"))
+            .build_rustls()
+            .expect("settings")
+    }
+}
+
+fn lettre(address: &str, tls: TlsParameters) {
+    let name = ClientId::Domain("client.example.org".into());
+    let address: std::net::SocketAddr = address.parse().expect("an address");
+    SmtpConnection::connect(address, None, &name, Some(&tls), None).expect("a session");
 }
