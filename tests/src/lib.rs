@@ -18,6 +18,7 @@
 //! `tests/applications/newsletter` shows the first two in use. What may hang goes into [`watchdog`].
 
 pub mod blocking_player;
+mod cli;
 pub mod delivery;
 pub mod dovecot;
 pub mod exim;
@@ -33,11 +34,15 @@ pub mod real;
 pub mod receiver;
 mod scram;
 pub mod scripted;
-pub mod send;
 pub mod tls_peer;
 pub mod tokio_player;
 pub mod transcript;
 pub mod watchdog;
+
+/// The `send` tool, for the examples of both adapters.
+pub mod send {
+    pub use crate::cli::*;
+}
 
 /// The README's examples, which compile as documentation tests.
 #[cfg(doctest)]

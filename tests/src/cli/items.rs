@@ -1,0 +1,255 @@
+//! The messages, each with its envelope.
+
+use std::cell::Cell;
+use std::fmt;
+use std::fs::{File, Metadata};
+use std::io::{self, BufRead, IsTerminal, Read};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Instant;
+
+use smtp_proto::{Cause, Envelope, Error, Outcome, Report, Stage};
+
+use super::content::Content;
+use super::options::Options;
+use super::progress::Progress;
+use super::refusal::{bad_file, refused};
+use super::source::{FileId, Once, RegularFile, Seen, Source, Stream, file_id};
+use super::verdict::Ending;
+use crate::delivery::not_attempted;
+
+/// What is forwarded when nothing is named.
+const SAMPLE: &str = "\
+From: Alice <alice@example.org>\r
+To: Bob <bob@example.net>\r
+Subject: It works\r
+Date: Mon, 23 Nov 2026 12:00:00 +0000\r
+Message-ID: <sample@example.org>\r
+MIME-Version: 1.0\r
+Content-Type: text/plain; charset=utf-8\r
+Content-Transfer-Encoding: 8bit\r
+\r
+Grüße, Bob.\r
+.\r
+The line above is one dot. In a chunk it means nothing; behind DATA the engine would double it.\r
+";
+
+impl Options {
+    /// Opens each `--data` and looks at it, and makes the envelopes that declare what they hold.
+    ///
+    /// # Errors
+    /// A bad address, a bad parameter, or a bad file.
+    pub fn prepare(&self) -> Result<Vec<Item>, Error> {
+        let envelope = self.envelope()?;
+        let mut once = Vec::new();
+        self.data
+            .iter()
+            .map(|path| self.prepare_one(path, envelope.clone(), &mut once))
+            .collect()
+    }
+
+    fn prepare_one(
+        &self,
+        path: &Path,
+        envelope: Envelope,
+        once: &mut Vec<FileId>,
+    ) -> Result<Item, Error> {
+        let bad = |error| bad_file(path, &error);
+        let item = |envelope, source, octets| Item {
+            envelope,
+            source,
+            octets,
+            is_bad: Cell::new(false),
+        };
+        if path == Path::new("(sample)") {
+            let content = Content::examine(SAMPLE.as_bytes()).map_err(bad)?;
+            return Ok(item(
+                content.declare(envelope),
+                Source::Sample(SAMPLE.as_bytes()),
+                None,
+            ));
+        }
+        let is_stdin = path == Path::new("-");
+        let name = if is_stdin {
+            "standard input".into()
+        } else {
+            path.display().to_string()
+        };
+        let mut file = if is_stdin {
+            // Unlike `io::Stdin`, it does not take a stream that is not open for reading for an empty one.
+            File::from(io::stdin().as_fd().try_clone_to_owned().map_err(bad)?)
+        } else {
+            // To open a FIFO is to wait for its writer, who may be waiting for another one to be read.
+            let metadata = std::fs::metadata(path).map_err(bad)?;
+            self.admit(&name, &metadata, metadata.is_file(), once)?;
+            if !metadata.is_file() {
+                once.push(file_id(&metadata));
+                return Ok(item(
+                    envelope,
+                    Source::Once(Once::new(name, Stream::At(path.into()))),
+                    None,
+                ));
+            }
+            File::open(path).map_err(bad)?
+        };
+        // The handle is looked at, so that what is found holds for what is sent.
+        let metadata = file.metadata().map_err(bad)?;
+        let may_reopen = metadata.is_file() && !is_stdin;
+        self.admit(&name, &metadata, may_reopen, once)?;
+        if !may_reopen {
+            once.push(file_id(&metadata));
+            return Ok(item(
+                envelope,
+                Source::Once(Once::new(name, Stream::Open(file))),
+                None,
+            ));
+        }
+        let content = Content::examine(&mut file).map_err(|error| {
+            let cause = Cause::Local(format!("{name} cannot be read: {error}").into());
+            Error::new(Stage::Local, Outcome::Transient, cause)
+        })?;
+        if content.has_nul {
+            return Err(refused(Cause::Local(
+                format!("{name} holds a NUL octet, which mail cannot").into(),
+            )));
+        }
+        let source = Source::File(RegularFile {
+            path: path.into(),
+            seen: Seen::of(&metadata),
+        });
+        Ok(item(
+            content.declare(envelope),
+            source,
+            Some(content.octets).filter(|_| !self.quiet),
+        ))
+    }
+
+    /// Refuses a directory, and what can be read only once where it is wanted more often.
+    fn admit(
+        &self,
+        name: &str,
+        metadata: &Metadata,
+        may_reopen: bool,
+        once: &[FileId],
+    ) -> Result<(), Error> {
+        let problem = if metadata.is_dir() {
+            "is a directory"
+        } else if may_reopen {
+            return Ok(());
+        } else if self.repeat > 1 {
+            "can be read only once, and --repeat would read it again"
+        } else if once.contains(&file_id(metadata)) {
+            "can be read only once, and --data names it twice"
+        } else {
+            return Ok(());
+        };
+        Err(refused(Cause::Local(format!("{name} {problem}").into())))
+    }
+}
+
+/// A message to send.
+#[derive(Debug)]
+pub struct Item {
+    /// Declares what the message holds.
+    pub envelope: Envelope,
+    /// Where it lies.
+    pub source: Source,
+    octets: Option<u64>,
+    /// It could not be opened, and trying again would not help.
+    is_bad: Cell<bool>,
+}
+
+impl Item {
+    /// Counts what is sent of it.
+    pub fn progress(&self) -> Progress {
+        let shown = self
+            .octets
+            .filter(|&octets| octets >= Progress::LONG && io::stderr().is_terminal());
+        Progress {
+            sent: 0,
+            shown: shown.map(|octets| (octets, Instant::now())),
+        }
+    }
+
+    /// Opens it for blocking reads.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn open(&self) -> io::Result<Message> {
+        Ok(Message {
+            source: self.opened(self.source.open())?,
+            progress: self.progress(),
+        })
+    }
+
+    /// Notes for [`ending`](Self::ending) whose fault it is where it could not be opened.
+    ///
+    /// # Errors
+    /// Those that it is given.
+    pub fn opened<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        // What is not among these may pass, as when too many files are open.
+        let is_bad = |error: &io::Error| {
+            use io::ErrorKind::{InvalidData, NotFound, NotSeekable, PermissionDenied};
+            matches!(
+                error.kind(),
+                NotFound | PermissionDenied | NotSeekable | InvalidData
+            )
+        };
+        self.is_bad.set(result.as_ref().is_err_and(is_bad));
+        result
+    }
+
+    /// How a message ended that was not submitted, because the session had ended so.
+    pub fn not_attempted(&self, end: Option<Error>) -> Ending {
+        self.ending(not_attempted(&self.envelope, end))
+    }
+
+    /// How the message ended. The engine knows that it could not be read, and not why.
+    pub fn ending(&self, mut report: Report) -> Ending {
+        let errors = report
+            .recipients
+            .iter_mut()
+            .filter_map(|result| result.as_mut().err());
+        let unread = errors.filter(|error| {
+            matches!(error.cause, Cause::Local(_)) && error.outcome != Outcome::InDoubt
+        });
+        let unread: Vec<_> = unread.collect();
+        if !unread.is_empty() && self.is_bad.take() {
+            unread
+                .into_iter()
+                .for_each(|error| error.outcome = Outcome::Permanent);
+        }
+        Ending(Ok(report))
+    }
+}
+
+/// A message that is being sent.
+pub struct Message {
+    source: Box<dyn BufRead>,
+    progress: Progress,
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Message({:?})", self.progress)
+    }
+}
+
+impl Read for Message {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.read(buffer)?;
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+impl BufRead for Message {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.source.fill_buf()
+    }
+
+    fn consume(&mut self, octets: usize) {
+        self.source.consume(octets);
+        self.progress.advance(octets);
+    }
+}

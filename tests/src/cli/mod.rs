@@ -1,0 +1,32 @@
+//! The `send` examples' interface: flags in, a conversation, a JSON object and an exit code out. The
+//! adapters' examples differ only in how they send.
+//!
+//! `use` points down the list in `ARCHITECTURE.md` only.
+
+mod command_line;
+mod content;
+mod conversation;
+mod envelope;
+mod example;
+mod items;
+mod options;
+mod output;
+mod parameters;
+mod printer;
+mod progress;
+mod refusal;
+mod server;
+mod source;
+mod target;
+mod verdict;
+
+pub use example::example;
+pub use items::{Item, Message};
+pub use options::{AuthMechanism, Chunking, DsnRet, Options, Tls};
+pub use output::say;
+pub use printer::Printer;
+pub use progress::Progress;
+pub use server::server_for;
+pub use source::{Once, READ_SIZE, RegularFile, Source, Stream};
+pub use target::Target;
+pub use verdict::{Ending, SessionFacts};

@@ -1,0 +1,175 @@
+//! What is printed of each message, and of all of them.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use smtp_proto::{Reply, Stage, reply::Printable};
+
+use super::options::Options;
+use super::output::say;
+use super::verdict::{Ending, SessionFacts, Verdict, overall};
+
+/// Prints what became of the messages, as the options ask for it.
+#[derive(Debug)]
+pub struct Printer<'a> {
+    options: &'a Options,
+    start: Instant,
+    messages: u64,
+    delivered: u64,
+    /// Of each kind of failure, the first.
+    failures: Vec<Verdict>,
+    partial: bool,
+    /// The object of a message sent alone, which is to be the last line.
+    last_line: Option<Value>,
+}
+
+impl<'a> Printer<'a> {
+    /// A printer, before the session begins.
+    pub fn new(options: &'a Options) -> Self {
+        Self {
+            options,
+            start: Instant::now(),
+            messages: 0,
+            delivered: 0,
+            failures: Vec::new(),
+            partial: false,
+            last_line: None,
+        }
+    }
+
+    /// One message has ended. In a bulk delivery it is printed at once.
+    pub fn message(&mut self, ending: &Ending, facts: &SessionFacts) {
+        self.messages += 1;
+        let (options, bulk) = (self.options, self.options.is_bulk());
+        let verdicts = ending.verdicts(options);
+        let failures: Vec<_> = verdicts.iter().filter(|verdict| verdict.failed()).collect();
+        let is_partial = failures.len() < verdicts.len();
+        let decisive = Verdict::decisive(failures.iter().copied());
+        let overall = overall(decisive, is_partial);
+        self.delivered += u64::from(decisive.is_none());
+        self.partial |= is_partial;
+        for &verdict in &failures {
+            if !self
+                .failures
+                .iter()
+                .any(|known| known.kind() == verdict.kind())
+            {
+                self.failures.push(verdict.clone());
+            }
+        }
+        let error = decisive.map(|decisive| match overall {
+            "partial" => {
+                format!(
+                    "{} of {} recipients failed: {}",
+                    failures.len(),
+                    verdicts.len(),
+                    decisive.line
+                )
+            }
+            _ => decisive.line.clone(),
+        });
+        if !options.json && !options.quiet {
+            for (address, verdict) in options.to.iter().zip(&verdicts) {
+                let number = if bulk {
+                    format!("message {}, ", self.messages)
+                } else {
+                    String::new()
+                };
+                say(format_args!(
+                    "{number}{}: {}",
+                    Printable(address.as_bytes()),
+                    verdict.line
+                ));
+            }
+        }
+        if let Some(error) = &error
+            && (options.json || options.quiet)
+        {
+            let _ = writeln!(io::stderr(), "send: {error}");
+        }
+        if options.json {
+            let mut object = json!({
+                "outcome": overall,
+                "stage": decisive.and_then(|verdict| verdict.stage).map(Stage::as_str),
+                "maybe_delivered": verdicts.iter().any(|verdict| verdict.maybe_delivered),
+                "recipients": recipients(options, &verdicts),
+                "tls": tls(facts),
+                "round_trips": facts.round_trips,
+                "error": error,
+            });
+            if let (true, Some(members)) = (bulk, object.as_object_mut()) {
+                members.insert("message".into(), self.messages.into());
+                say(format_args!("{object}"));
+            } else {
+                self.last_line = Some(object);
+            }
+        }
+    }
+
+    /// The session is over: what a bulk delivery came to, and the exit code.
+    pub fn conclude(self, facts: &SessionFacts) -> ExitCode {
+        let decisive = Verdict::decisive(&self.failures);
+        let outcome = overall(decisive, self.partial);
+        let seconds = self.start.elapsed().as_secs_f64();
+        if self.options.is_bulk() {
+            if self.options.json {
+                let summary = json!({
+                    "messages": self.messages,
+                    "delivered": self.delivered,
+                    "outcome": outcome,
+                    "overlap_broken": facts.overlap_broken,
+                    "tls": tls(facts),
+                    "round_trips": facts.round_trips,
+                    "seconds": seconds,
+                });
+                say(format_args!("{summary}"));
+            } else if !self.options.quiet {
+                let (messages, delivered) = (self.messages, self.delivered);
+                let trips = facts.round_trips;
+                say(format_args!(
+                    "{delivered} of {messages} delivered, {trips} round trips, {seconds:.3} s"
+                ));
+            }
+        }
+        if let Some(object) = &self.last_line {
+            say(format_args!("{object}"));
+        }
+        ExitCode::from(decisive.map_or(0, |verdict| verdict.exit_code(self.partial)))
+    }
+}
+
+fn recipients(options: &Options, verdicts: &[Verdict]) -> Vec<Value> {
+    let recipient = |(address, verdict): (&String, &Verdict)| {
+        json!({
+            "address": address,
+            "outcome": verdict.outcome,
+            "stage": verdict.stage.map(Stage::as_str),
+            "code": verdict.reply.as_ref().map(|reply| reply.code().get()),
+            "enhanced": verdict.reply.as_ref().and_then(Reply::enhanced).map(|code| code.to_string()),
+            "text": verdict.reply.as_ref().map(text_of),
+        })
+    };
+    options.to.iter().zip(verdicts).map(recipient).collect()
+}
+
+fn tls(facts: &SessionFacts) -> Value {
+    match &facts.tls {
+        None => Value::Null,
+        Some(tls) => json!({
+            "version": tls.version,
+            "cipher": tls.cipher_suite,
+            "verified": tls.verified_name.is_some(),
+            "name": tls.verified_name,
+        }),
+    }
+}
+
+fn text_of(reply: &Reply) -> String {
+    let lines: Vec<String> = reply
+        .lines()
+        .map(|line| Printable(line).to_string())
+        .collect();
+    lines.join("\n")
+}

@@ -1,0 +1,172 @@
+//! How the options describe the session with a server.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use smtp_adapter::Server;
+use smtp_proto::{Credentials, Error, Timeouts, TlsPolicy};
+
+use super::options::{AuthMechanism, Chunking, Options, Tls};
+use super::refusal::bad_file;
+
+/// The server at this address, as the options describe the session with it. `own_pem` is the certificate of the
+/// receiving server, where it is ours.
+///
+/// # Errors
+/// A file of certificates that cannot be used.
+pub fn server_for(
+    options: &Arc<Options>,
+    address: &str,
+    own_pem: Option<&str>,
+) -> Result<Server, Error> {
+    let server = match &options.unix {
+        Some(path) => Server::unix(path),
+        None => Server::new(address),
+    };
+    let mut server = server
+        .verify(!options.tls_no_verify)
+        .timeouts(options.timeouts())
+        .credentials(options.credentials())
+        .pipelining(!options.no_pipelining)
+        .chunking(options.chunking())
+        .overlap(options.overlap)
+        .retry_in_clear(options.retry_in_clear);
+    if let Some(policy) = options.tls_policy() {
+        server = server.tls(policy);
+    }
+    if let Some(name) = &options.helo {
+        server = server.client_name(name.clone());
+    }
+    if let Some(address) = options.local_address {
+        server = server.bind(address);
+    }
+    if let Some(timeout) = options.timeout_connect {
+        server = server.connect_timeout(timeout);
+    }
+    if options.lmtp {
+        server = server.lmtp();
+    }
+    // We know our own server: its name is localhost and its certificate was made a moment ago.
+    if let Some(name) = options.tls_name.as_deref().or(own_pem.map(|_| "localhost")) {
+        server = server.server_name(name);
+    }
+    let own_pem = own_pem.map(|pem| pem.as_bytes().to_vec());
+    for pem in own_pem.into_iter().chain(options.ca_pem()?) {
+        server = server
+            .trust_pem(&pem)
+            .map_err(|error| error.error().clone())?;
+    }
+    if let Some([chain, key]) = options.client_pem()? {
+        server = server
+            .client_certificate_pem(&chain, &key)
+            .map_err(|error| error.error().clone())?;
+    }
+    if options.transcript {
+        let options = options.clone();
+        server = server.observe(move |trace| options.show(trace));
+    }
+    Ok(server)
+}
+
+impl Options {
+    /// The engine's TLS policy, where one was chosen.
+    pub fn tls_policy(&self) -> Option<TlsPolicy> {
+        self.tls.map(|tls| match tls {
+            Tls::None => TlsPolicy::Never,
+            Tls::Opportunistic => TlsPolicy::Opportunistic,
+            Tls::Required => TlsPolicy::Required,
+            Tls::Implicit => TlsPolicy::Implicit,
+        })
+    }
+
+    /// Whether there is no session without TLS.
+    pub(super) fn demands_tls(&self) -> bool {
+        match self.tls {
+            Some(tls) => matches!(tls, Tls::Required | Tls::Implicit),
+            None => {
+                let implicit = self
+                    .server
+                    .as_ref()
+                    .is_some_and(|server| server.ends_with(":465"));
+                implicit
+                    || (self.credentials().is_some() && !self.auth_in_clear && self.unix.is_none())
+            }
+        }
+    }
+
+    /// The engine's way to send bodies.
+    pub fn chunking(&self) -> smtp_proto::Chunking {
+        match self.chunking {
+            Chunking::Auto => smtp_proto::Chunking::Auto,
+            Chunking::Never => smtp_proto::Chunking::Never,
+            Chunking::Always => smtp_proto::Chunking::Always,
+            Chunking::Eager => smtp_proto::Chunking::Eager,
+        }
+    }
+
+    /// The engine's timeouts.
+    pub fn timeouts(&self) -> Timeouts {
+        let mut timeouts = Timeouts::default();
+        if let Some(reply) = self.timeout_reply {
+            timeouts = timeouts.replies(reply);
+            timeouts.overlap = timeouts.overlap.min(reply);
+        }
+        if let Some(block) = self.timeout_data {
+            timeouts.block = block;
+        }
+        timeouts
+    }
+
+    /// How to log in, if at all.
+    pub fn credentials(&self) -> Option<Credentials> {
+        let user = self.auth_user.as_deref();
+        let login = user.zip(self.auth_password.as_deref());
+        let mut credentials = match self.auth_mechanism {
+            Some(AuthMechanism::External) => Credentials::external(),
+            Some(AuthMechanism::Anonymous) => Credentials::anonymous(user.unwrap_or_default()),
+            Some(AuthMechanism::XOauth2 | AuthMechanism::OAuthBearer) => {
+                login.map(|(user, token)| Credentials::token(user, token))?
+            }
+            _ => login.map(|(user, password)| Credentials::password(user, password))?,
+        };
+        if let Some(identity) = &self.auth_authzid {
+            credentials = credentials.authorization_id(identity);
+        }
+        if let Some(name) = self
+            .auth_mechanism
+            .and_then(|mechanism| mechanism.to_possible_value())
+        {
+            credentials = credentials.mechanisms(&[name.get_name()]);
+        }
+        if self.auth_in_clear {
+            credentials = credentials.permit_in_clear();
+        }
+        if self.tls_no_verify {
+            credentials = credentials.permit_unverified();
+        }
+        Some(credentials)
+    }
+
+    /// The certificates of `--ca-file`.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn ca_pem(&self) -> Result<Option<Vec<u8>>, Error> {
+        let Some(path) = &self.ca_file else {
+            return Ok(None);
+        };
+        std::fs::read(path)
+            .map(Some)
+            .map_err(|error| bad_file(path, &error))
+    }
+
+    /// The certificate and the key of `--client-cert` and `--client-key`.
+    fn client_pem(&self) -> Result<Option<[Vec<u8>; 2]>, Error> {
+        let (Some(chain), Some(key)) = (&self.client_cert, &self.client_key) else {
+            return Ok(None);
+        };
+        let read = |path: &Path| std::fs::read(path).map_err(|error| bad_file(path, &error));
+        Ok(Some([read(chain)?, read(key)?]))
+    }
+}
