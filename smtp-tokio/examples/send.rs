@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use smtp_tests::send::{
-    Ending, Item, Options, Printer, Progress, READ_SIZE, SessionFacts, Source, Stream, server_for,
+    Item, Options, Printer, Progress, READ_SIZE, Run, SessionFacts, Source, Stream, server_for,
 };
 use smtp_tokio::{Message, Session};
 use tokio::fs::File;
@@ -35,50 +35,46 @@ async fn run() -> ExitCode {
         Ok(options) => Arc::new(options),
         Err(code) => return code,
     };
-    let mut printer = Printer::new(&options);
-    let facts = forward(&options, &mut printer)
-        .await
-        .unwrap_or_else(|error| {
-            let facts = SessionFacts::default();
-            printer.message(&error.into(), &facts);
-            facts
-        });
-    printer.conclude(&facts)
+    let printer = Printer::new(&options);
+    let items = options.prepare();
+    let mut run = Run::new(printer, &items);
+    if let Err(error) = forward(&options, &mut run).await {
+        run.refuse(&error);
+    }
+    run.conclude()
 }
 
 /// Errors are those before there was a connection.
-async fn forward(
-    options: &Arc<Options>,
-    printer: &mut Printer<'_>,
-) -> Result<SessionFacts, smtp_proto::Error> {
-    let items = options.prepare()?;
+async fn forward(options: &Arc<Options>, run: &mut Run<'_>) -> Result<(), smtp_proto::Error> {
+    if !run.has_more() {
+        return Ok(());
+    }
     let server = options.start_server()?;
     let terms = server_for(options, &server.address, server.own_pem())?;
-    let mut session = match Session::connect(&terms).await {
-        Ok(session) => session,
-        Err(error) => {
-            let (ending, facts) = (Ending::from(&error), SessionFacts::failed(&error));
-            (0..options.repeat as usize * items.len())
-                .for_each(|_| printer.message(&ending, &facts));
-            return Ok(facts);
+    while run.has_more() {
+        let mut session = match Session::connect(&terms).await {
+            Ok(session) => session,
+            Err(error) => {
+                run.failed(&error);
+                break;
+            }
+        };
+        let messages = run.rest().map(|item| Message {
+            envelope: item.envelope.clone(),
+            open: || Content::open(item),
+        });
+        let mut reports = session.send_all(smtp_tokio::iter(messages)).and_quit();
+        while let Some(report) = reports.next().await {
+            let facts = facts(reports.session());
+            if !run.finished(report, &facts) {
+                break;
+            }
         }
-    };
-    let all = || (0..options.repeat).flat_map(|_| &items);
-    let messages = all().map(|item| Message {
-        envelope: item.envelope.clone(),
-        open: || Content::open(item),
-    });
-    let mut reports = session.send_all(smtp_tokio::iter(messages)).and_quit();
-    let mut sent = all();
-    while let Some(report) = reports.next().await {
-        let Some(item) = sent.next() else { break };
-        printer.message(&item.ending(report), &facts(reports.session()));
+        drop(reports);
+        run.session_over(session.end(), &facts(&session));
     }
-    drop(reports);
-    // Those that the session did not live to see.
-    sent.for_each(|item| printer.message(&item.not_attempted(session.end()), &facts(&session)));
     server.say_where(options);
-    Ok(facts(&session))
+    Ok(())
 }
 
 /// A message that is being sent.

@@ -35,25 +35,19 @@ The line above is one dot. In a chunk it means nothing; behind DATA the engine w
 ";
 
 impl Options {
-    /// Opens each `--data` and looks at it, and makes the envelopes that declare what they hold.
-    ///
-    /// # Errors
-    /// A bad address, a bad parameter, or a bad file.
-    pub fn prepare(&self) -> Result<Vec<Item>, Error> {
-        let envelope = self.envelope()?;
-        let mut once = Vec::new();
+    /// Opens each `--data` and looks at it, and makes the envelopes that declare what they hold. One that cannot
+    /// be sent is an error, and so is each of them where an address or a parameter is bad.
+    pub fn prepare(&self) -> Vec<Result<Item, Error>> {
+        let envelope = self.envelope();
+        let once: Vec<_> = self.data.iter().filter_map(|path| once_id(path)).collect();
         self.data
             .iter()
-            .map(|path| self.prepare_one(path, envelope.clone(), &mut once))
+            .map(|path| self.prepare_one(path, envelope.clone()?, &once))
             .collect()
     }
 
-    fn prepare_one(
-        &self,
-        path: &Path,
-        envelope: Envelope,
-        once: &mut Vec<FileId>,
-    ) -> Result<Item, Error> {
+    /// `once` are those of `--data` that can be read only once.
+    fn prepare_one(&self, path: &Path, envelope: Envelope, once: &[FileId]) -> Result<Item, Error> {
         let bad = |error| bad_file(path, &error);
         let item = |envelope, source, octets| Item {
             envelope,
@@ -83,7 +77,6 @@ impl Options {
             let metadata = std::fs::metadata(path).map_err(bad)?;
             self.admit(&name, &metadata, metadata.is_file(), once)?;
             if !metadata.is_file() {
-                once.push(file_id(&metadata));
                 return Ok(item(
                     envelope,
                     Source::Once(Once::new(name, Stream::At(path.into()))),
@@ -97,7 +90,6 @@ impl Options {
         let may_reopen = metadata.is_file() && !is_stdin;
         self.admit(&name, &metadata, may_reopen, once)?;
         if !may_reopen {
-            once.push(file_id(&metadata));
             return Ok(item(
                 envelope,
                 Source::Once(Once::new(name, Stream::Open(file))),
@@ -138,13 +130,23 @@ impl Options {
             return Ok(());
         } else if self.repeat > 1 {
             "can be read only once, and --repeat would read it again"
-        } else if once.contains(&file_id(metadata)) {
+        } else if once.iter().filter(|id| **id == file_id(metadata)).count() > 1 {
             "can be read only once, and --data names it twice"
         } else {
             return Ok(());
         };
         Err(refused(Cause::Local(format!("{name} {problem}").into())))
     }
+}
+
+/// Which file it is, where it can be read only once.
+fn once_id(path: &Path) -> Option<FileId> {
+    if path == Path::new("-") {
+        let stdin = io::stdin().as_fd().try_clone_to_owned().ok()?;
+        return File::from(stdin).metadata().ok().as_ref().map(file_id);
+    }
+    let metadata = std::fs::metadata(path).ok()?;
+    (!metadata.is_file()).then(|| file_id(&metadata))
 }
 
 /// A message to send.
@@ -197,6 +199,11 @@ impl Item {
         };
         self.is_bad.set(result.as_ref().is_err_and(is_bad));
         result
+    }
+
+    /// Whether it could be read only once, and was opened.
+    pub(super) fn is_spent(&self) -> bool {
+        matches!(&self.source, Source::Once(once) if once.is_taken())
     }
 
     /// How a message ended that was not submitted, because the session had ended so.

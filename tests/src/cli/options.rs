@@ -29,8 +29,8 @@ pub struct Options {
     /// A forward-path; may be given several times.
     #[arg(long, value_name = "ADDR", required = true)]
     pub to: Vec<String>,
-    /// The message; - is standard input. Several are sent one after another in one session. A pipe is read
-    /// as it is sent, and only once.
+    /// The message; - is standard input. Several are sent one after another in one session, and each is
+    /// reported on a line: one that is bad does not stop the others. A pipe is read as it is sent, and only once.
     #[arg(long, value_name = "FILE|-", required = true)]
     pub data: Vec<PathBuf>,
     /// Sends all of it this often.

@@ -9,7 +9,7 @@ use smtp_proto::{Reply, Stage, reply::Printable};
 
 use super::options::Options;
 use super::output::say;
-use super::verdict::{Ending, SessionFacts, Verdict, overall};
+use super::verdict::{Ending, Fate, SessionFacts, Verdict, overall};
 
 /// Prints what became of the messages, as the options ask for it.
 #[derive(Debug)]
@@ -17,7 +17,8 @@ pub struct Printer<'a> {
     options: &'a Options,
     start: Instant,
     messages: u64,
-    delivered: u64,
+    /// How many of them came to each end, in the order of [`Fate::ALL`].
+    counts: [u64; Fate::ALL.len()],
     /// Of each kind of failure, the first.
     failures: Vec<Verdict>,
     partial: bool,
@@ -32,11 +33,16 @@ impl<'a> Printer<'a> {
             options,
             start: Instant::now(),
             messages: 0,
-            delivered: 0,
+            counts: [0; Fate::ALL.len()],
             failures: Vec::new(),
             partial: false,
             last_line: None,
         }
+    }
+
+    /// How often all messages are sent.
+    pub(super) fn repeat(&self) -> usize {
+        self.options.repeat as usize
     }
 
     /// One message has ended. In a bulk delivery it is printed at once.
@@ -48,7 +54,8 @@ impl<'a> Printer<'a> {
         let is_partial = failures.len() < verdicts.len();
         let decisive = Verdict::decisive(failures.iter().copied());
         let overall = overall(decisive, is_partial);
-        self.delivered += u64::from(decisive.is_none());
+        let fate = Fate::of(&verdicts);
+        self.counts[fate as usize] += 1;
         self.partial |= is_partial;
         for &verdict in &failures {
             if !self
@@ -71,23 +78,29 @@ impl<'a> Printer<'a> {
             _ => decisive.line.clone(),
         });
         if !options.json && !options.quiet {
-            for (address, verdict) in options.to.iter().zip(&verdicts) {
-                let number = if bulk {
-                    format!("message {}, ", self.messages)
-                } else {
-                    String::new()
-                };
-                say(format_args!(
-                    "{number}{}: {}",
-                    Printable(address.as_bytes()),
-                    verdict.line
-                ));
+            match bulk {
+                true => say(format_args!(
+                    "message {}: {}: {}",
+                    self.messages,
+                    fate.words(),
+                    told(options, &verdicts)
+                )),
+                false => {
+                    for (address, verdict) in options.to.iter().zip(&verdicts) {
+                        let address = Printable(address.as_bytes());
+                        say(format_args!("{address}: {}", verdict.line));
+                    }
+                }
             }
         }
         if let Some(error) = &error
             && (options.json || options.quiet)
         {
-            let _ = writeln!(io::stderr(), "send: {error}");
+            let number = match bulk {
+                true => format!("message {}: ", self.messages),
+                false => String::new(),
+            };
+            let _ = writeln!(io::stderr(), "send: {number}{error}");
         }
         if options.json {
             let mut object = json!({
@@ -115,21 +128,29 @@ impl<'a> Printer<'a> {
         let seconds = self.start.elapsed().as_secs_f64();
         if self.options.is_bulk() {
             if self.options.json {
-                let summary = json!({
+                let mut summary = json!({
                     "messages": self.messages,
-                    "delivered": self.delivered,
                     "outcome": outcome,
                     "overlap_broken": facts.overlap_broken,
                     "tls": tls(facts),
                     "round_trips": facts.round_trips,
                     "seconds": seconds,
                 });
+                for fate in Fate::ALL {
+                    summary[fate.key()] = self.counts[fate as usize].into();
+                }
                 say(format_args!("{summary}"));
             } else if !self.options.quiet {
-                let (messages, delivered) = (self.messages, self.delivered);
+                let mut counts = format!("{} of {} delivered", self.counts[0], self.messages);
+                for fate in &Fate::ALL[1..] {
+                    match self.counts[*fate as usize] {
+                        0 => {}
+                        count => counts += &format!(", {count} {}", fate.words()),
+                    }
+                }
                 let trips = facts.round_trips;
                 say(format_args!(
-                    "{delivered} of {messages} delivered, {trips} round trips, {seconds:.3} s"
+                    "{counts}, {trips} round trips, {seconds:.3} s"
                 ));
             }
         }
@@ -137,6 +158,29 @@ impl<'a> Printer<'a> {
             say(format_args!("{object}"));
         }
         ExitCode::from(decisive.map_or(0, |verdict| verdict.exit_code(self.partial)))
+    }
+}
+
+/// What became of the recipients, in one line. Those of whom the same is said stand together.
+fn told(options: &Options, verdicts: &[Verdict]) -> String {
+    let mut groups: Vec<(String, &str)> = Vec::new();
+    for (address, verdict) in options.to.iter().zip(verdicts) {
+        let address = Printable(address.as_bytes());
+        match groups.last_mut() {
+            Some((addresses, line)) if *line == verdict.line => {
+                *addresses += &format!(", {address}")
+            }
+            _ => groups.push((address.to_string(), &verdict.line)),
+        }
+    }
+    match &groups[..] {
+        [(_, line)] => (*line).to_owned(),
+        groups => {
+            let groups = groups
+                .iter()
+                .map(|(addresses, line)| format!("{addresses}: {line}"));
+            groups.collect::<Vec<_>>().join("; ")
+        }
     }
 }
 

@@ -113,6 +113,11 @@ impl Once {
         }
     }
 
+    /// Whether it was opened.
+    pub(super) fn is_taken(&self) -> bool {
+        self.stream.borrow().is_none()
+    }
+
     /// The stream.
     ///
     /// # Errors

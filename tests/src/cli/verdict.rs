@@ -71,6 +71,8 @@ pub(super) struct Verdict {
     pub(super) stage: Option<Stage>,
     pub(super) reply: Option<Reply>,
     pub(super) maybe_delivered: bool,
+    /// The server was not asked.
+    not_attempted: bool,
     /// It was the message or the command line that could not be sent, not a policy that forbade it.
     bad_input: bool,
     pub(super) line: String,
@@ -83,6 +85,7 @@ impl Verdict {
             stage: None,
             reply: Some(reply.clone()),
             maybe_delivered: false,
+            not_attempted: false,
             bad_input: false,
             line: reply.to_string(),
         }
@@ -114,6 +117,7 @@ impl Verdict {
             stage: Some(error.stage),
             reply: error.reply().filter(|_| !is_unanswered).cloned(),
             maybe_delivered: error.is_in_doubt(),
+            not_attempted: error.outcome == Outcome::NotAttempted,
             bad_input: error.stage == Stage::Local
                 || matches!(error.cause, Cause::Body(_) | Cause::Local(_)),
             line: error.to_string(),
@@ -160,5 +164,59 @@ pub(super) fn overall(decisive: Option<&Verdict>, is_partial: bool) -> &'static 
         None => "success",
         Some(_) if is_partial => "partial",
         Some(failure) => failure.outcome,
+    }
+}
+
+/// What became of a message as a whole: the word for it, and what the summary counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Delivered,
+    PartlyDelivered,
+    Refused,
+    Deferred,
+    InDoubt,
+    NotAttempted,
+}
+
+impl Fate {
+    /// In the order of the summary.
+    pub(super) const ALL: [Self; 6] = [
+        Self::Delivered,
+        Self::PartlyDelivered,
+        Self::Refused,
+        Self::Deferred,
+        Self::InDoubt,
+        Self::NotAttempted,
+    ];
+
+    pub(super) fn of(verdicts: &[Verdict]) -> Self {
+        let failures = || verdicts.iter().filter(|verdict| verdict.failed());
+        let Some(decisive) = Verdict::decisive(failures()) else {
+            return Self::Delivered;
+        };
+        match decisive.outcome {
+            _ if failures().count() < verdicts.len() => Self::PartlyDelivered,
+            // What is in doubt decides before all else.
+            _ if decisive.maybe_delivered => Self::InDoubt,
+            _ if failures().all(|failure| failure.not_attempted) => Self::NotAttempted,
+            "temporary" | "protocol" => Self::Deferred,
+            _ => Self::Refused,
+        }
+    }
+
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::PartlyDelivered => "partly delivered",
+            Self::Refused => "refused",
+            Self::Deferred => "deferred",
+            Self::InDoubt => "in doubt",
+            Self::NotAttempted => "not attempted",
+        }
+    }
+
+    /// In JSON.
+    pub(super) fn key(self) -> String {
+        self.words().replace(' ', "_")
     }
 }
