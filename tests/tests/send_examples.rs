@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{self, Sender};
@@ -78,6 +79,8 @@ for_both!(
     a_summary_says_no_more_than_holds_for_all,
     what_was_not_attempted_has_no_reply,
     what_is_in_doubt_has_no_reply_of_another_command,
+    every_option_refuses_in_an_object,
+    passwords_are_in_no_error,
     one_bad_message_does_not_stop_the_others,
     a_message_that_the_server_refuses_is_one_line,
     what_is_wrong_for_all_has_a_line_for_each,
@@ -2257,4 +2260,256 @@ fn a_message_that_ends_the_session_does_not_stop_the_others(adapter: Adapter) {
     for file in bad.iter().chain([&good]) {
         let _ = std::fs::remove_file(file);
     }
+}
+
+/// Every option that `--help` names has a bad value here, or takes none. Nobody listens there: what is not refused
+/// is temporary.
+fn every_option_refuses_in_an_object(adapter: Adapter) {
+    let text = message_file("text", b"no certificate, and no key");
+    let empty = message_file("empty", b"");
+    let latin = message_file("latin", b"p\xe4ss");
+    let (certificate, key) = smtp_tests::receiver::make_client_certificate().unwrap();
+    let (_, other) = smtp_tests::receiver::make_client_certificate().unwrap();
+    let pem = [("certificate", certificate), ("key", key), ("other", other)];
+    let pem = pem.map(|(name, pem)| message_file(name, pem.as_bytes()));
+    let [certificate, key, other] = pem.each_ref().map(|path| path.to_str().unwrap());
+    let [text, empty, latin] = [&text, &empty, &latin].map(|path| path.to_str().unwrap());
+    let (missing, folder) = ("/does/not/exist", "/");
+    let long = format!("/{}", "x".repeat(300));
+    let user = ["--auth-user", "alice"];
+    let bad: &[(&str, i32, &[&[&str]])] = &[
+        (
+            "--server",
+            65,
+            &[
+                &["a:99999"],
+                &["a:0"],
+                &["a:x"],
+                &[":25"],
+                &["a b"],
+                &[""],
+                &["[::1"],
+                &["alice:s3cret@a"],
+            ],
+        ),
+        ("--unix", 65, &[&[&long]]),
+        (
+            "--unix",
+            64,
+            &[
+                &[""],
+                &["/x", "--server", "a"],
+                &["/x", "--local-address", "::1"],
+            ],
+        ),
+        ("--from", 65, &[&["bob"], &["bob@"], &["a b@c"]]),
+        ("--to", 65, &[&["bob"], &["<>"], &["bob@a\nb"]]),
+        ("--data", 65, &[&[missing], &[folder]]),
+        ("--data", 64, &[&[""]]),
+        ("--repeat", 64, &[&["0"], &["-1"], &["x"], &["4294967296"]]),
+        ("--chunking", 64, &[&["sometimes"]]),
+        ("--dsn-ret", 64, &[&["half"]]),
+        ("--dsn-envid", 65, &[&[""], &["\u{e4}"]]),
+        ("--dsn-notify", 65, &[&["sometimes"], &["never,delay"]]),
+        ("--param", 65, &[&["a b"], &["SIZE=1"]]),
+        ("--rcpt-param", 65, &[&["a b"], &["ORCPT=bob"]]),
+        ("--helo", 64, &[&["a b"], &[""]]),
+        ("--local-address", 64, &[&["here"], &["127.0.0.1:25"]]),
+        ("--tls", 64, &[&["perhaps"]]),
+        ("--tls-name", 65, &[&["a:587"], &["a b"], &[""]]),
+        ("--ca-file", 65, &[&[missing], &[folder], &[text], &[empty]]),
+        (
+            "--client-cert",
+            65,
+            &[
+                &[missing, "--client-key", key],
+                &[folder, "--client-key", key],
+                &[text, "--client-key", key],
+                &[certificate, "--client-key", missing],
+                &[certificate, "--client-key", folder],
+                &[certificate, "--client-key", text],
+                &[certificate, "--client-key", other],
+            ],
+        ),
+        ("--client-cert", 64, &[&[certificate]]),
+        ("--client-key", 64, &[&[key]]),
+        (
+            "--auth-user",
+            64,
+            &[&["alice"], &["alice", "--auth-mechanism", "PLAIN"]],
+        ),
+        ("--auth-password", 64, &[&["s3cret"]]),
+        (
+            "--auth-password-file",
+            64,
+            &[
+                &[missing, user[0], user[1]],
+                &[folder, user[0], user[1]],
+                &[empty, user[0], user[1]],
+                &[latin, user[0], user[1]],
+                &[text, user[0], user[1], "--auth-password", "s3cret"],
+                &[text],
+            ],
+        ),
+        ("--auth-mechanism", 64, &[&["MAGIC"], &["PLAIN"]]),
+        ("--auth-authzid", 64, &[&["bob"]]),
+        (
+            "--timeout-connect",
+            64,
+            &[&["soon"], &["0"], &["-1"], &["NaN"], &["1e400"]],
+        ),
+        (
+            "--timeout-reply",
+            64,
+            &[&["soon"], &["0"], &["-1"], &["inf"], &[""]],
+        ),
+        (
+            "--timeout-data",
+            64,
+            &[&["soon"], &["0"], &["-1"], &["1e40"]],
+        ),
+        ("--no-such-option", 64, &[&[], &["x"]]),
+        ("a word", 64, &[&[]]),
+    ];
+    let refuses = |option: &str, rest: &[&str], code: i32| {
+        let file = message_file("every", MESSAGE);
+        let mut command = send(adapter);
+        command.env_remove("SMTP_PASSWORD").arg("--json");
+        for (name, value) in [
+            ("--server", "127.0.0.1:1"),
+            ("--from", "a@b"),
+            ("--to", "c@d"),
+            ("--data", file.to_str().unwrap()),
+        ] {
+            let is_other = name == "--server" && option == "--unix";
+            if name != option && !is_other {
+                command.args([name, value]);
+            }
+        }
+        command.arg(option).args(rest);
+        let run = finish(&mut command, b"");
+        assert_eq!(
+            (run.code, &run.json["outcome"], &run.json["stage"]),
+            (code, &"refused".into(), &"local".into()),
+            "{option} {rest:?}: {} {}",
+            run.json,
+            run.stderr
+        );
+        let error = run.json["error"].as_str().unwrap();
+        assert!(!error.is_empty() && error.lines().count() == 1, "{error}");
+        let functions = ["server_name", "trust_pem", "client_certificate_pem"];
+        assert!(
+            !functions.iter().any(|name| error.contains(name)),
+            "{error}"
+        );
+        assert!(
+            !run.stderr.is_empty() && !error.contains("s3cret"),
+            "{error}"
+        );
+        let _ = std::fs::remove_file(file);
+    };
+    for (option, code, values) in bad {
+        values.iter().for_each(|rest| refuses(option, rest, *code));
+    }
+    let help = output(send(adapter).arg("--help"), b"");
+    let help = String::from_utf8(help.stdout).unwrap();
+    let mut count = 0;
+    for line in help.lines().map(str::trim_start) {
+        let Some(name) = line
+            .strip_prefix("--")
+            .and_then(|name| name.split(' ').next())
+        else {
+            continue;
+        };
+        let option = format!("--{name}");
+        count += 1;
+        match line.contains('<') {
+            true => {
+                assert!(bad.iter().any(|(name, ..)| *name == option), "{option}");
+                // Its value is missing.
+                refuses(&option, &[], 64);
+            }
+            false => refuses(&format!("{option}=yes"), &[], 64),
+        }
+    }
+    assert!(count > 35, "{count}: {help}");
+    // What is missing is named.
+    let run = finish(send(adapter).args(["--json", "--from", "a@b"]), b"");
+    run.is(64, "refused", Some("local"))
+        .says("--to <ADDR>")
+        .says("--data <FILE|->");
+    for path in pem
+        .iter()
+        .map(PathBuf::as_path)
+        .chain([text, empty, latin].map(Path::new))
+    {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// Nor is a part of one that the shell has cut off.
+fn passwords_are_in_no_error(adapter: Adapter) {
+    let login = ["--auth-user", "alice"];
+    for rest in [
+        &["--auth-password", "two", "s3cret"][..],
+        &["--auth-password", "two", "-s3cret"],
+        &["--auth-password", "two", "--s3cret"],
+        &["--auth-password", "-s3cret"],
+        &["--auth-password", "--s3cret"],
+        &["--auth-password=two", "s3cret"],
+        &["--auth-pasword", "s3cret"],
+        &["--auth-pasword=s3cret"],
+        &["--auth-password", "s3cret", "--auth-password", "s3cret"],
+        &["--auth-password", "s3cret", "--auth-password-file", "/x"],
+        &["--auth-password", "s3cret", "--tls", "perhaps"],
+        &["--auth-password", "s3cret", "--no-such-option"],
+        &["--auth-password", "s3cret", "--server", "alice:s3cret@b"],
+        &[
+            "--auth-password",
+            "s3cret",
+            "--server",
+            "smtp://alice:s3cret@b:99999",
+        ],
+        &["--auth-password", "s3cret", "--server", "a:99999"],
+        &["--auth-password", "s3cret", "--client-cert", "/x"],
+        &["--auth-password", "s3cret", "--ca-file", "/x"],
+        &["--auth-password", "s3cret", "--auth-mechanism", "MAGIC"],
+    ] {
+        for json in [true, false] {
+            let mut command = send(adapter);
+            command.args(["--from", "a@b", "--to", "c@d", "--data", "/dev/null"]);
+            command
+                .args(json.then_some("--json"))
+                .args(login)
+                .args(rest);
+            let output = output(&mut command, b"");
+            assert!(matches!(output.status.code(), Some(64 | 65)), "{rest:?}");
+            for text in [output.stdout, output.stderr] {
+                let text = String::from_utf8(text).unwrap();
+                // A single letter after a hyphen is an option to the parser.
+                assert!(
+                    !text.contains("3cret") && !text.contains("'-s'"),
+                    "{rest:?}: {text}"
+                );
+            }
+        }
+    }
+    // One from the environment that is no text.
+    let mut command = send(adapter);
+    command.args([
+        "--json",
+        "--from",
+        "a@b",
+        "--to",
+        "c@d",
+        "--data",
+        "/dev/null",
+    ]);
+    command
+        .args(login)
+        .env("SMTP_PASSWORD", std::ffi::OsStr::from_bytes(b"s3cret\xff"));
+    let run = finish(&mut command, b"");
+    run.is(64, "refused", Some("local"))
+        .says("SMTP_PASSWORD is not UTF-8");
+    assert!(!run.stderr.contains("3cret"), "{}", run.stderr);
 }

@@ -1,8 +1,11 @@
 //! The command line becomes options, or a refusal.
 
+use std::env::VarError;
+use std::ffi::OsString;
+use std::fmt;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, Parser, error::ErrorKind};
 use serde_json::{Value, json};
 
 use super::options::Options;
@@ -14,15 +17,17 @@ impl Options {
     /// # Errors
     /// The exit code, when usage or help was printed.
     pub fn parse_args() -> Result<Self, ExitCode> {
-        let mut args: Vec<std::ffi::OsString> = std::env::args_os().collect();
+        let mut args: Vec<OsString> = std::env::args_os().collect();
+        let given = args.get(1..).unwrap_or_default();
         // Without any, and with --json alone.
-        if args[1..].iter().all(|arg| arg == "--json") {
+        if given.iter().all(|arg| arg == "--json") {
             let sample = "--from alice@example.org --to bob@example.net --data (sample)";
-            let transcript = (args.len() <= 1).then_some("--transcript");
+            let transcript = given.is_empty().then_some("--transcript");
             args.extend(sample.split(' ').chain(transcript).map(Into::into));
         }
         let wants_json = args.iter().any(|arg| arg == "--json");
-        Self::try_parse_from(args)
+        Self::try_parse_from(&args)
+            .map_err(|error| without_password(error, &args))
             .and_then(Self::with_whole_login)
             .map_err(|error| {
                 let _ = error.print();
@@ -30,9 +35,7 @@ impl Options {
                     return ExitCode::SUCCESS;
                 }
                 if wants_json {
-                    let text = error.to_string();
-                    let line = text.lines().next().unwrap_or_default();
-                    say(format_args!("{}", bad_usage(line)));
+                    say(format_args!("{}", bad_usage(&in_one_line(&error))));
                 }
                 ExitCode::from(64)
             })
@@ -42,13 +45,24 @@ impl Options {
     /// need neither.
     fn with_whole_login(mut self) -> Result<Self, clap::Error> {
         if let Some(path) = &self.auth_password_file {
-            let text = std::fs::read_to_string(path).map_err(|error| {
-                let message = format!("--auth-password-file {}: {error}", path.display());
-                Self::command().error(clap::error::ErrorKind::Io, message)
-            })?;
-            self.auth_password = text.lines().next().map(str::to_owned);
+            let bad = |problem: &dyn fmt::Display| {
+                let message = format!("--auth-password-file {}: {problem}", path.display());
+                usage(ErrorKind::Io, message)
+            };
+            let text = std::fs::read_to_string(path).map_err(|error| bad(&error))?;
+            let line = text.lines().next().unwrap_or_default();
+            if line.is_empty() {
+                return Err(bad(&"the first line is empty"));
+            }
+            self.auth_password = Some(line.to_owned());
         } else if self.auth_user.is_some() && self.auth_password.is_none() {
-            self.auth_password = std::env::var("SMTP_PASSWORD").ok();
+            self.auth_password = match std::env::var("SMTP_PASSWORD") {
+                Err(VarError::NotUnicode(_)) => {
+                    let message = "the environment's SMTP_PASSWORD is not UTF-8";
+                    return Err(usage(ErrorKind::InvalidUtf8, message));
+                }
+                password => password.ok(),
+            };
         }
         let asked = self.auth_user.is_some()
             || self.auth_mechanism.is_some()
@@ -57,11 +71,39 @@ impl Options {
             true => {
                 let message =
                     "--auth-user and --auth-password are needed, but for EXTERNAL and ANONYMOUS";
-                Err(Self::command().error(clap::error::ErrorKind::MissingRequiredArgument, message))
+                Err(usage(ErrorKind::MissingRequiredArgument, message))
             }
             false => Ok(self),
         }
     }
+}
+
+fn usage(kind: ErrorKind, message: impl fmt::Display) -> clap::Error {
+    Options::command().error(kind, message)
+}
+
+/// The shell cuts a password with a space in two, and the second half is then an argument that nobody knows.
+fn without_password(error: clap::Error, args: &[OsString]) -> clap::Error {
+    let has_password = args.iter().any(|arg| {
+        let name = arg.as_encoded_bytes().split(|&octet| octet == b'=').next();
+        name == Some(b"--auth-password")
+    });
+    match error.kind() {
+        ErrorKind::UnknownArgument if has_password => usage(
+            ErrorKind::UnknownArgument,
+            "unexpected argument; it is not shown, because it may be part of the password. Write \
+             --auth-password='...'",
+        ),
+        _ => error,
+    }
+}
+
+/// What is wrong, without the usage after it.
+fn in_one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text.lines().map(str::trim);
+    let lines: Vec<_> = lines.take_while(|line| !line.is_empty()).collect();
+    lines.join(" ")
 }
 
 /// The object for a command line that cannot be used: no message was attempted.

@@ -1,14 +1,15 @@
 //! How the options describe the session with a server.
 
+use std::os::unix::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use clap::ValueEnum;
-use smtp_adapter::Server;
-use smtp_proto::{Credentials, Error, Timeouts, TlsPolicy};
+use smtp_adapter::{Server, Terms};
+use smtp_proto::{Cause, Channel, Credentials, Error, Timeouts, TlsPolicy};
 
 use super::options::{AuthMechanism, Chunking, Options, Tls};
-use super::refusal::bad_file;
+use super::refusal::{bad_file, refused};
 
 /// The server at this address, as the options describe the session with it. `own_pem` is the certificate of the
 /// receiving server, where it is ours.
@@ -20,8 +21,18 @@ pub fn server_for(
     address: &str,
     own_pem: Option<&str>,
 ) -> Result<Server, Error> {
+    // What stands before an @ may be a password, and is not shown.
+    if address.contains('@') {
+        let message =
+            "--server is HOST or HOST:PORT; the user and the password have options of their own";
+        return Err(refused(Cause::Local(message.into())));
+    }
     let server = match &options.unix {
-        Some(path) => Server::unix(path),
+        Some(path) => {
+            // One that no socket can have.
+            SocketAddr::from_pathname(path).map_err(|error| bad_file(path, &error))?;
+            Server::unix(path)
+        }
         None => Server::new(address),
     };
     let mut server = server
@@ -53,20 +64,48 @@ pub fn server_for(
     }
     let own_pem = own_pem.map(|pem| pem.as_bytes().to_vec());
     for pem in own_pem.into_iter().chain(options.ca_pem()?) {
-        server = server
-            .trust_pem(&pem)
-            .map_err(|error| error.error().clone())?;
+        server = server.trust_pem(&pem).map_err(|error| in_options(&error))?;
     }
     if let Some([chain, key]) = options.client_pem()? {
         server = server
             .client_certificate_pem(&chain, &key)
-            .map_err(|error| error.error().clone())?;
+            .map_err(|error| in_options(&error))?;
+    }
+    if options.tls_name.is_some() || options.client_cert.is_some() {
+        // A bad one is found now, and not when a server wants to encrypt.
+        let channel = match options.unix {
+            Some(_) => Channel::Local,
+            None => Channel::Network,
+        };
+        Terms::new(&server, true)
+            .session(channel, None)
+            .map_err(|error| in_options(&error))?;
     }
     if options.transcript {
         let options = options.clone();
         server = server.observe(move |trace| options.show(trace));
     }
     Ok(server)
+}
+
+/// The adapter names its functions, and whoever reads this has options.
+fn in_options(error: &smtp_adapter::Error) -> Error {
+    let error = error.error().clone();
+    let Cause::Local(text) = &error.cause else {
+        return error;
+    };
+    let names = [
+        ("server_name: ", "--tls-name"),
+        ("trust_pem: ", "--ca-file"),
+        ("client_certificate_pem: ", "--client-cert and --client-key"),
+    ];
+    let option = names
+        .iter()
+        .find_map(|(call, option)| Some((option, text.strip_prefix(call)?)));
+    match option {
+        Some((option, problem)) => refused(Cause::Local(format!("{option}: {problem}").into())),
+        None => error,
+    }
 }
 
 impl Options {
