@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use smtp_tests::send::{
-    Item, Options, Printer, Progress, READ_SIZE, Run, SessionFacts, Source, Stream, server_for,
+    Item, Options, Printer, Progress, READ_SIZE, Run, SessionFacts, Source, Stream, WithoutBcc,
+    server_for,
 };
 use smtp_tokio::{Message, Session};
 use tokio::fs::File;
@@ -87,7 +88,10 @@ impl Content {
     async fn open(item: &Item) -> io::Result<Self> {
         let source = item.opened(open(&item.source).await)?;
         Ok(Self {
-            source,
+            source: match item.strips_bcc {
+                true => Box::pin(WithoutBcc::new(source)),
+                false => source,
+            },
             progress: item.progress(),
         })
     }

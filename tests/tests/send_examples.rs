@@ -79,6 +79,8 @@ for_both!(
     a_summary_says_no_more_than_holds_for_all,
     what_was_not_attempted_has_no_reply,
     what_is_in_doubt_has_no_reply_of_another_command,
+    bcc_is_stripped,
+    a_file_that_changes_is_an_error_without_its_bcc_too,
     every_option_refuses_in_an_object,
     passwords_are_in_no_error,
     one_bad_message_does_not_stop_the_others,
@@ -2512,4 +2514,121 @@ fn passwords_are_in_no_error(adapter: Adapter) {
     run.is(64, "refused", Some("local"))
         .says("SMTP_PASSWORD is not UTF-8");
     assert!(!run.stderr.contains("3cret"), "{}", run.stderr);
+}
+
+/// What the server stores, by DATA and in chunks, of files and of standard input.
+fn bcc_is_stripped(adapter: Adapter) {
+    let to = "To: bob@example.net\r\n";
+    let body = "\r\nBcc: in the body\r\n.\r\n\r\nResent-Bcc: too\r\n".repeat(50_000);
+    let long = format!("Bcc: a@b,\r\n{}", " c@d,\r\n".repeat(50_000));
+    let messages = [
+        (
+            format!("Bcc: a@b\r\n{to}BCC:\r\n\tc@d,\r\n e@f\r\n\r\nBcc: g\r\n"),
+            format!("{to}\r\nBcc: g\r\n"),
+        ),
+        (
+            "To: x\nbcc: a\n b\nResent-Bcc: c\nX: y\n\nBcc: z\n".into(),
+            "To: x\r\nX: y\r\n\r\nBcc: z\r\n".into(),
+        ),
+        ("\r\nBcc: a\r\n".into(), "\r\nBcc: a\r\n".into()),
+        ("To: x\r\nBcc: a".into(), "To: x\r\n".into()),
+        ("Bcc: a\r\n".into(), String::new()),
+        ("Bcc: \u{e4}\r\nTo: x\r\n".into(), "To: x\r\n".into()),
+        (
+            format!("{to}{long}X: y\r\n{body}"),
+            format!("{to}X: y\r\n{body}"),
+        ),
+    ];
+    let files: Vec<_> = messages
+        .iter()
+        .enumerate()
+        .map(|(n, (message, _))| message_file(&format!("bcc-{n}"), message.as_bytes()))
+        .collect();
+    let count = files.len();
+    for chunking in ["auto", "never"] {
+        let (receiver, address) = receiver(Options::default());
+        let flags = ["--strip-bcc", "--chunking", chunking];
+        let run = finish(&mut send_data(adapter, &files, &address, &ONE, &flags), b"");
+        run.is_summary(count as u64, count as u64);
+        for (message, _) in &messages {
+            run_piped(adapter, message.as_bytes(), &address, &ONE, &flags).is(0, "success", None);
+        }
+        let stored = receiver.wait_for_messages(2 * count, Duration::from_secs(5));
+        assert_eq!(stored.len(), 2 * count);
+        for (n, stored) in stored.iter().enumerate() {
+            let (message, expected) = &messages[n % count];
+            let octets = std::fs::read(&stored.path).unwrap();
+            assert!(
+                octets == expected.as_bytes(),
+                "{n}: {}",
+                &message[..message.len().min(80)]
+            );
+            // The size of a file is declared, and is that of what is sent.
+            let is_file = n < count;
+            let size = format!("SIZE={}", expected.len());
+            assert_eq!(
+                stored.mail_parameters.split(' ').any(|word| word == size),
+                is_file
+            );
+        }
+        // What was taken out makes no message an 8-bit one.
+        assert!(!stored[5].mail_parameters.contains("8BITMIME"));
+    }
+    // Without the flag nothing is changed.
+    let (receiver, address) = receiver(Options::default());
+    finish(&mut send_data(adapter, &files, &address, &ONE, &[]), b"")
+        .is_summary(count as u64, count as u64);
+    assert_eq!(receiver.stored(0), messages[0].0.as_bytes());
+    for file in files {
+        let _ = std::fs::remove_file(file);
+    }
+}
+
+/// Between RCPT and the body. As long as before, it is only the Bcc that makes another size of it.
+fn a_file_that_changes_is_an_error_without_its_bcc_too(adapter: Adapter) {
+    const BEFORE: &[u8] = b"To: bob@example.net\r\nBcc: a@b\r\n\r\nHello.\r\n";
+    let less = BEFORE.to_ascii_lowercase();
+    let (grows, shrinks) = ([BEFORE, b"x\r\n"].concat(), BEFORE[..40].to_vec());
+    let more = String::from_utf8_lossy(BEFORE)
+        .replace("Bcc:", "Xcc:")
+        .into_bytes();
+    let fewer = String::from_utf8_lossy(BEFORE)
+        .replace("To: bob", "Bcc:bob")
+        .into_bytes();
+    for chunking in [true, false] {
+        for (after, is_error) in [
+            (&less, false),
+            (&grows, true),
+            (&shrinks, true),
+            (&more, true),
+            (&fewer, true),
+        ] {
+            let file = message_file("bcc-changes", BEFORE);
+            let (path, after) = (file.clone(), after.clone());
+            let address = server(move |mut peer| {
+                peer.open(&[
+                    "fake",
+                    "PIPELINING",
+                    if chunking { "CHUNKING" } else { "HELP" },
+                ]);
+                peer.hear(if chunking { "RCPT" } else { "DATA" });
+                std::fs::write(path, after).unwrap();
+                peer.say("250 ok\r\n250 ok\r\n");
+                peer.say(if chunking { "" } else { "354 go\r\n" });
+                if !is_error {
+                    peer.hear("hello.");
+                    peer.hear(if chunking { "" } else { ".\r\n" });
+                    peer.say("250 ok\r\n");
+                }
+                peer.hear_the_end();
+            });
+            let mut command = send_data(adapter, &[&file], &address, &ONE, &["--strip-bcc"]);
+            let run = finish(&mut command, b"");
+            match is_error {
+                true => run.is(65, "refused", Some("body")).maybe_delivered(false),
+                false => run.is(0, "success", None),
+            };
+            let _ = std::fs::remove_file(file);
+        }
+    }
 }

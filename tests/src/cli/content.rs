@@ -7,7 +7,7 @@ use smtp_proto::{Envelope, envelope::BodyType};
 /// What a look at a file has found.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Content {
-    /// Octets as they lie in the file, and as they are sent, with CRLF line ends (RFC 1870).
+    /// Octets as they are read, and as they are sent, with CRLF line ends (RFC 1870).
     pub(super) octets: u64,
     size: u64,
     is_eight_bit: bool,

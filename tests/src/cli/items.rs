@@ -3,13 +3,14 @@
 use std::cell::Cell;
 use std::fmt;
 use std::fs::{File, Metadata};
-use std::io::{self, BufRead, IsTerminal, Read};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Instant;
 
 use smtp_proto::{Cause, Envelope, Error, Outcome, Report, Stage};
 
+use super::bcc::WithoutBcc;
 use super::content::Content;
 use super::options::Options;
 use super::progress::Progress;
@@ -53,6 +54,7 @@ impl Options {
             envelope,
             source,
             octets,
+            strips_bcc: self.strip_bcc,
             is_bad: Cell::new(false),
         };
         if path == Path::new("(sample)") {
@@ -96,7 +98,11 @@ impl Options {
                 None,
             ));
         }
-        let content = Content::examine(&mut file).map_err(|error| {
+        let content = match self.strip_bcc {
+            true => Content::examine(WithoutBcc::new(BufReader::new(&mut file))),
+            false => Content::examine(&mut file),
+        };
+        let content = content.map_err(|error| {
             let cause = Cause::Local(format!("{name} cannot be read: {error}").into());
             Error::new(Stage::Local, Outcome::Transient, cause)
         })?;
@@ -157,6 +163,8 @@ pub struct Item {
     /// Where it lies.
     pub source: Source,
     octets: Option<u64>,
+    /// Whether it is sent without its Bcc fields, as `envelope` declares it.
+    pub strips_bcc: bool,
     /// It could not be opened, and trying again would not help.
     is_bad: Cell<bool>,
 }
@@ -178,8 +186,12 @@ impl Item {
     /// # Errors
     /// It cannot be opened.
     pub fn open(&self) -> io::Result<Message> {
+        let source = self.opened(self.source.open())?;
         Ok(Message {
-            source: self.opened(self.source.open())?,
+            source: match self.strips_bcc {
+                true => Box::new(WithoutBcc::new(source)),
+                false => source,
+            },
             progress: self.progress(),
         })
     }

@@ -3,6 +3,7 @@
 //!
 //! `use` points down the list in `ARCHITECTURE.md` only.
 
+mod bcc;
 mod command_line;
 mod content;
 mod conversation;
@@ -21,6 +22,7 @@ mod source;
 mod target;
 mod verdict;
 
+pub use bcc::WithoutBcc;
 pub use example::example;
 pub use items::{Item, Message};
 pub use options::{AuthMechanism, Chunking, DsnRet, Options, Tls};

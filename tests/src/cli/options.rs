@@ -33,6 +33,9 @@ pub struct Options {
     /// reported on a line: one that is bad does not stop the others. A pipe is read as it is sent, and only once.
     #[arg(long, value_name = "FILE|-", required = true)]
     pub data: Vec<PathBuf>,
+    /// Leaves the fields Bcc and Resent-Bcc out of the header. Their recipients are not read: name them by --to.
+    #[arg(long)]
+    pub strip_bcc: bool,
     /// Sends all of it this often.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: u32,
