@@ -81,6 +81,7 @@ for_both!(
     what_is_in_doubt_has_no_reply_of_another_command,
     bcc_is_stripped,
     a_file_that_changes_is_an_error_without_its_bcc_too,
+    the_wait_for_replies_is_bounded_in_overlap_too,
     every_option_refuses_in_an_object,
     passwords_are_in_no_error,
     one_bad_message_does_not_stop_the_others,
@@ -2631,4 +2632,37 @@ fn a_file_that_changes_is_an_error_without_its_bcc_too(adapter: Adapter) {
             let _ = std::fs::remove_file(file);
         }
     }
+}
+
+/// A server that answers the end of the data and has lost what overlaps it, and one that answers neither.
+fn the_wait_for_replies_is_bounded_in_overlap_too(adapter: Adapter) {
+    let file = message_file("overlap", MESSAGE);
+    for (answers, counts) in [
+        (true, [("delivered", 1), ("not_attempted", 2)]),
+        (false, [("in_doubt", 1), ("not_attempted", 2)]),
+    ] {
+        let address = server(move |mut peer| {
+            peer.take_message();
+            // The next envelope has come with the end of this one.
+            peer.hear("DATA");
+            peer.say(if answers { "250 ok\r\n" } else { "" });
+            peer.hear_the_end();
+        });
+        let flags = ["--overlap", "--repeat", "3", "--timeout-reply", "0.5"];
+        let start = Instant::now();
+        let run = finish(
+            &mut send_data(adapter, &[&file], &address, &ONE, &flags),
+            b"",
+        );
+        // By itself, the wait is 20 seconds for what overlaps, and 10 minutes for the end of the data.
+        assert!(
+            start.elapsed() < Duration::from_secs(15),
+            "{:?}",
+            start.elapsed()
+        );
+        assert_eq!(run.code, 75, "{}", run.json);
+        run.counts(&counts);
+        assert_eq!(run.json["overlap_broken"], answers, "{}", run.json);
+    }
+    let _ = std::fs::remove_file(file);
 }

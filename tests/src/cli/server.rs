@@ -209,3 +209,36 @@ impl Options {
         Ok(Some([read(chain)?, read(key)?]))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[test]
+    fn the_reply_timeout_bounds_each_reply() {
+        let timeouts = |seconds: &str| {
+            let flags = [
+                "--from",
+                "a@b",
+                "--to",
+                "c@d",
+                "--data",
+                "-",
+                "--timeout-reply",
+            ];
+            let flags = ["send"].into_iter().chain(flags).chain([seconds]);
+            Options::try_parse_from(flags).unwrap().timeouts()
+        };
+        // The server may have lost what overlaps, and the wait for that is short already.
+        for (seconds, overlap) in [("0.5", 0.5), ("19", 19.0), ("20", 20.0), ("300", 20.0)] {
+            let (timeouts, reply) = (timeouts(seconds), seconds.parse().unwrap());
+            assert_eq!(timeouts.mail, Duration::from_secs_f64(reply));
+            assert_eq!(timeouts.end_of_message, timeouts.mail);
+            assert_eq!(timeouts.overlap, Duration::from_secs_f64(overlap));
+        }
+    }
+}
