@@ -3,10 +3,9 @@
 use std::cell::Cell;
 use std::fmt;
 use std::fs::{File, Metadata};
-use std::io::{self, BufRead, BufReader, IsTerminal, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Instant;
 
 use smtp_proto::{Cause, Envelope, Error, Outcome, Report, Stage};
 
@@ -50,10 +49,10 @@ impl Options {
     /// `once` are those of `--data` that can be read only once.
     fn prepare_one(&self, path: &Path, envelope: Envelope, once: &[FileId]) -> Result<Item, Error> {
         let bad = |error| bad_file(path, &error);
-        let item = |envelope, source, octets| Item {
+        let item = |envelope, source, shown| Item {
             envelope,
             source,
-            octets,
+            shown,
             strips_bcc: self.strip_bcc,
             is_bad: Cell::new(false),
         };
@@ -118,7 +117,7 @@ impl Options {
         Ok(item(
             content.declare(envelope),
             source,
-            Some(content.octets).filter(|_| !self.quiet),
+            Some(content.octets).filter(|_| !self.quiet && !self.json),
         ))
     }
 
@@ -162,7 +161,8 @@ pub struct Item {
     pub envelope: Envelope,
     /// Where it lies.
     pub source: Source,
-    octets: Option<u64>,
+    /// Its octets, where it is to be shown how many of them are sent.
+    shown: Option<u64>,
     /// Whether it is sent without its Bcc fields, as `envelope` declares it.
     pub strips_bcc: bool,
     /// It could not be opened, and trying again would not help.
@@ -170,15 +170,9 @@ pub struct Item {
 }
 
 impl Item {
-    /// Counts what is sent of it.
+    /// Shows what is sent of it.
     pub fn progress(&self) -> Progress {
-        let shown = self
-            .octets
-            .filter(|&octets| octets >= Progress::LONG && io::stderr().is_terminal());
-        Progress {
-            sent: 0,
-            shown: shown.map(|octets| (octets, Instant::now())),
-        }
+        Progress::new(self.shown)
     }
 
     /// Opens it for blocking reads.

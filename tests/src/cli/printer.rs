@@ -1,6 +1,5 @@
 //! What is printed of each message, and of all of them.
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -8,7 +7,7 @@ use serde_json::{Value, json};
 use smtp_proto::{Reply, Stage, reply::Printable};
 
 use super::options::Options;
-use super::output::say;
+use super::output::{complain, say};
 use super::verdict::{Ending, Fate, SessionFacts, Verdict, overall};
 
 /// Prints what became of the messages, as the options ask for it.
@@ -100,7 +99,7 @@ impl<'a> Printer<'a> {
                 true => format!("message {}: ", self.messages),
                 false => String::new(),
             };
-            let _ = writeln!(io::stderr(), "send: {number}{error}");
+            complain(format_args!("{number}{error}"));
         }
         if options.json {
             let mut object = json!({
