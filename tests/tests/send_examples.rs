@@ -638,7 +638,10 @@ fn passwords_that_nobody_sees(adapter: Adapter) {
     outcome(run("wrong", &[], Some("wrong"))).is(69, "permanent", Some("auth"));
     // The file comes before the environment, and without either there is no login.
     outcome(run("both", &file, Some("wrong"))).is(0, "success", None);
-    assert_eq!(run("neither", &[], None).status.code(), Some(64));
+    for password in [None, Some("")] {
+        let run = outcome(run("neither", &[], password));
+        run.is(64, "refused", Some("local")).says("SMTP_PASSWORD");
+    }
     let missing = ["--auth-password-file", "/does/not/exist"];
     assert_eq!(run("missing", &missing, None).status.code(), Some(64));
     for path in [ca, secret] {
@@ -778,6 +781,17 @@ fn certificates(adapter: Adapter) {
     let pem = message_file("pem", receiver.certificate_pem().as_bytes());
     let pem = pem.to_str().unwrap();
     let with = |flags: &[&str]| run(adapter, "tls", Some(address.clone()), &to, flags);
+    let names_the_option = |options: &[&str], option: &str| {
+        with(options)
+            .is(77, "refused", Some("starttls"))
+            .says(option)
+            .says("--tls-no-verify");
+    };
+    names_the_option(&["--tls", "required"], "(--ca-file)");
+    names_the_option(
+        &["--tls", "required", "--ca-file", pem, "--tls-name", "a.b"],
+        "(--tls-name)",
+    );
     with(&["--tls-name", "localhost"]).is(77, "refused", Some("starttls"));
     with(&[
         "--tls",

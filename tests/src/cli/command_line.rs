@@ -61,7 +61,7 @@ impl Options {
                     let message = "the environment's SMTP_PASSWORD is not UTF-8";
                     return Err(usage(ErrorKind::InvalidUtf8, message));
                 }
-                password => password.ok(),
+                password => password.ok().filter(|password| !password.is_empty()),
             };
         }
         let asked = self.auth_user.is_some()
@@ -69,8 +69,8 @@ impl Options {
             || self.auth_authzid.is_some();
         match asked && self.credentials().is_none() {
             true => {
-                let message =
-                    "--auth-user and --auth-password are needed, but for EXTERNAL and ANONYMOUS";
+                let message = "--auth-user is needed, and a password, but for EXTERNAL and ANONYMOUS; give it by \
+                               --auth-password-file, SMTP_PASSWORD or --auth-password";
                 Err(usage(ErrorKind::MissingRequiredArgument, message))
             }
             false => Ok(self),

@@ -49,7 +49,7 @@ pub struct Options {
     /// Sends nothing unless every recipient is accepted.
     #[arg(long)]
     pub all_or_nothing: bool,
-    /// How much of the message a report of failure returns. The three --dsn flags are said where DSN is
+    /// How much of the message a report of failure returns. The three --dsn flags are sent where DSN is
     /// offered.
     #[arg(long, value_enum)]
     pub dsn_ret: Option<DsnRet>,

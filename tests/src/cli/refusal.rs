@@ -1,4 +1,4 @@
-//! What is refused before anything is sent.
+//! What is refused before anything is sent, and errors in the words of the options.
 
 use std::fmt;
 use std::io;
@@ -18,4 +18,29 @@ pub(super) fn bad_flag(flag: &str, value: &str, error: &dyn fmt::Display) -> Err
 
 pub(super) fn bad_file(path: &Path, error: &io::Error) -> Error {
     refused(Cause::Local(format!("{}: {error}", path.display()).into()))
+}
+
+/// What errors name for those who call the adapter, and the options that do it here.
+const OPTIONS: [(&str, &str); 6] = [
+    (
+        "(client_certificate_pem)",
+        "(--client-cert and --client-key)",
+    ),
+    ("(trust_pem)", "(--ca-file)"),
+    ("(server_name)", "(--tls-name)"),
+    (
+        "(verify(false), and for a password Credentials::permit_unverified)",
+        "(--tls-no-verify)",
+    ),
+    ("(Credentials::permit_unverified)", "(--tls-no-verify)"),
+    ("(Credentials::permit_in_clear)", "(--auth-in-clear)"),
+];
+
+/// The line of an error, which tells a caller of functions what to do, for a user of options.
+pub(super) fn for_users(line: &str) -> String {
+    OPTIONS
+        .iter()
+        .fold(line.to_owned(), |line, (call, option)| {
+            line.replace(call, option)
+        })
 }

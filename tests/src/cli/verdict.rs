@@ -4,6 +4,7 @@ use smtp_adapter::TlsInfo;
 use smtp_proto::{Cause, Error, Outcome, Reply, Report, Stage};
 
 use super::options::Options;
+use super::refusal::for_users;
 
 /// What is known of the session, at its end.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +58,12 @@ impl Ending {
             }
             Err((error, line)) => {
                 let mut verdict = Verdict::failure(error, options);
-                verdict.line = line.clone().unwrap_or(verdict.line);
+                if let Some(line) = line {
+                    verdict.line = match error.reply() {
+                        Some(_) => line.clone(),
+                        None => for_users(line),
+                    };
+                }
                 vec![verdict; options.to.len()]
             }
         }
@@ -120,7 +126,11 @@ impl Verdict {
             not_attempted: error.outcome == Outcome::NotAttempted,
             bad_input: error.stage == Stage::Local
                 || matches!(error.cause, Cause::Body(_) | Cause::Local(_)),
-            line: error.to_string(),
+            // What the server said is shown as it is.
+            line: match error.reply() {
+                Some(_) => error.to_string(),
+                None => for_users(&error.to_string()),
+            },
         }
     }
 
