@@ -8,7 +8,7 @@ use std::os::{fd::OwnedFd, unix::net::UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use smtp_adapter::{Error, Failures, Server, Terms, after, interleave, share, unreachable};
+use smtp_adapter::{Error, Failures, Server, Terms, interleave, others, share, unreachable};
 use smtp_proto::{Channel, TlsFacts};
 #[cfg(unix)]
 use socket2::SockAddr;
@@ -130,7 +130,7 @@ fn open_any(terms: Terms<'_>, host: &str, addresses: &[SocketAddr]) -> Result<Se
         Err(error) if terms.leads_to_next_address(&error) => error,
         result => return result,
     };
-    let rest = after(addresses, address);
+    let rest = others(addresses, address);
     if rest.is_empty() {
         return Err(error);
     }

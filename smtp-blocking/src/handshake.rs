@@ -1,20 +1,30 @@
 //! The TLS handshake on a blocking stream, one step at a time, so that its deadline is a deadline for all
 //! of it.
 
-use std::io;
+use std::io::{self, Write};
 
 use rustls::ClientConnection;
 
 use crate::stream::Counted;
 
-/// One step of a handshake: writes once what is due, else reads once. `Ok(true)` when it is done.
+/// One step of a handshake: writes once what is due, else flushes what was written, else reads once. `Ok(true)` when
+/// it is done.
 pub(crate) fn step(
     tls: &mut ClientConnection,
     stream: &mut Counted,
+    is_flushed: &mut bool,
 ) -> Result<bool, HandshakeError> {
     if tls.wants_write() {
+        *is_flushed = false;
         tls.write_tls(stream)?;
-        return Ok(!tls.wants_write() && !tls.is_handshaking());
+    }
+    if !tls.wants_write() && !*is_flushed {
+        stream.flush()?;
+        *is_flushed = true;
+        return Ok(!tls.is_handshaking());
+    }
+    if tls.wants_write() {
+        return Ok(false);
     }
     if !tls.is_handshaking() {
         return Ok(true);
@@ -24,7 +34,7 @@ pub(crate) fn step(
     }
     if let Err(error) = tls.process_new_packets() {
         // The alert that says why.
-        let _ = tls.write_tls(stream);
+        stream.say(tls);
         return Err(HandshakeError::Tls(error));
     }
     Ok(false)

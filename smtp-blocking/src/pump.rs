@@ -167,11 +167,17 @@ impl Pump {
                 }
             }
         }
-        if accepted > 0
+        // Some transports gather until they are flushed.
+        while accepted > 0
             && let Err(error) = self.stream.flush()
-            && !self.driver.is_closed()
         {
-            self.on_write_error(error);
+            if self.driver.is_closed() || self.on_write_error(error) {
+                break;
+            }
+            if progress.elapsed() >= self.driver.block_timeout {
+                self.lose(io::ErrorKind::TimedOut.into());
+                return self.take_events();
+            }
         }
     }
 
@@ -369,7 +375,7 @@ impl Pump {
 
     #[cfg(not(feature = "rustls"))]
     fn handshake(&mut self) {
-        let cause = smtp_proto::Cause::Local("built without TLS".into());
+        let cause = smtp_proto::Cause::Settings("built without TLS".into());
         let _ = self.driver.engine.handle_tls_failed(cause);
     }
 
@@ -384,7 +390,7 @@ impl Pump {
         let Some(settings) = self.driver.tls_settings.take() else {
             return fail(
                 &mut self.driver.engine,
-                Cause::Local("there are no TLS settings".into()),
+                Cause::Settings("there are no TLS settings".into()),
             );
         };
         let mut tls =
@@ -392,12 +398,13 @@ impl Pump {
                 Ok(tls) => tls,
                 Err(error) => return fail(&mut self.driver.engine, settings.cause(&error)),
             };
+        let mut is_flushed = true;
         loop {
             if !self.arm() {
                 return;
             }
             self.stream.socket.in_handshake = true;
-            let step = handshake::step(&mut tls, &mut self.stream.socket);
+            let step = handshake::step(&mut tls, &mut self.stream.socket, &mut is_flushed);
             self.stream.socket.in_handshake = false;
             match step {
                 Ok(true) => break,

@@ -93,6 +93,14 @@ pub(crate) struct Counted {
     pub(crate) in_handshake: bool,
 }
 
+#[cfg(feature = "rustls")]
+impl Counted {
+    /// Writes the last words of TLS, as far as that is possible without waiting.
+    pub(crate) fn say(&mut self, tls: &mut rustls::ClientConnection) {
+        let _ = tls.write_tls(self).and_then(|_| self.flush());
+    }
+}
+
 impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.transport.read(buffer)
@@ -150,7 +158,7 @@ impl Stream {
             tls.read_tls(&mut self.socket)?;
             if let Err(error) = tls.process_new_packets() {
                 // The alert that says why.
-                let _ = tls.write_tls(&mut self.socket);
+                self.socket.say(tls);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
             return take_plaintext(tls, buffer);
@@ -204,7 +212,7 @@ impl Stream {
         #[cfg(feature = "rustls")]
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
-            let _ = tls.write_tls(&mut self.socket);
+            self.socket.say(tls);
         }
     }
 }

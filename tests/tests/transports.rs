@@ -1,0 +1,121 @@
+//! Transports of the application's own: what they gather is flushed, and a flush that is interrupted is tried again.
+
+use std::io::{self, BufWriter, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use smtp_adapter::Server;
+use smtp_blocking::Transport;
+use smtp_proto::{Envelope, TlsPolicy};
+use smtp_tests::delivery::runtime;
+use smtp_tests::tls_peer::{Making, Setup, TlsPeer};
+
+const POLICIES: [TlsPolicy; 3] = [TlsPolicy::Never, TlsPolicy::Implicit, TlsPolicy::Required];
+
+/// Gathers until it is flushed, as many proxies' streams do. Every other flush fails with this error.
+struct Gathering {
+    stream: TcpStream,
+    out: BufWriter<TcpStream>,
+    fails_by: Option<io::ErrorKind>,
+    flushes: u32,
+}
+
+impl Read for Gathering {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Gathering {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        self.out.write(octets)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.flushes += 1;
+        match self.fails_by {
+            Some(kind) if self.flushes % 2 == 1 => Err(kind.into()),
+            _ => self.out.flush(),
+        }
+    }
+}
+
+impl Transport for Gathering {
+    fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.stream.set_read_timeout(Some(timeout))?;
+        self.stream.set_write_timeout(Some(timeout))
+    }
+}
+
+fn peer(policy: TlsPolicy) -> (TlsPeer, Server) {
+    let making = Making {
+        names: &["localhost"],
+        until: 2999,
+        is_authority: false,
+    };
+    let setup = Setup {
+        identity: making.self_signed(),
+        implicit: policy == TlsPolicy::Implicit,
+        starttls: true,
+        tls12: false,
+        mechanisms: "PLAIN",
+    };
+    let server = Server::new("localhost").tls(policy).verify(false);
+    (TlsPeer::start(setup).unwrap(), server)
+}
+
+fn envelope() -> Envelope {
+    Envelope::new("a@example.org", ["b@example.net"]).unwrap()
+}
+
+#[track_caller]
+fn has_mail(peer: &TlsPeer) {
+    let commands = peer.books().commands;
+    assert!(
+        commands.iter().any(|(line, _)| line.starts_with("RCPT")),
+        "{commands:?}"
+    );
+}
+
+#[test]
+fn blocking_flushes_what_a_transport_gathers() {
+    for policy in POLICIES {
+        for fails_by in [
+            None,
+            Some(io::ErrorKind::Interrupted),
+            Some(io::ErrorKind::WouldBlock),
+        ] {
+            let (peer, server) = peer(policy);
+            let stream = TcpStream::connect(("127.0.0.1", peer.port())).unwrap();
+            let transport = Gathering {
+                out: BufWriter::new(stream.try_clone().unwrap()),
+                stream,
+                fails_by,
+                flushes: 0,
+            };
+            let mut session = smtp_blocking::Session::connect_over(&server, transport).unwrap();
+            let report = session.send(envelope(), &b"x\r\n"[..]).unwrap();
+            assert!(report.is_success(), "{policy:?} {fails_by:?}");
+            has_mail(&peer);
+        }
+    }
+}
+
+#[test]
+fn tokio_flushes_what_a_transport_gathers() {
+    for policy in POLICIES {
+        let (peer, server) = peer(policy);
+        runtime().block_on(async {
+            let stream = tokio::net::TcpStream::connect(("127.0.0.1", peer.port()))
+                .await
+                .unwrap();
+            let stream = tokio::io::BufStream::new(stream);
+            let mut session = smtp_tokio::Session::connect_over(&server, stream)
+                .await
+                .unwrap();
+            let report = session.send(envelope(), &b"x\r\n"[..]).await.unwrap();
+            assert!(report.is_success(), "{policy:?}");
+        });
+        has_mail(&peer);
+    }
+}
