@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use smtp_adapter::{Failures, Server, Terms, after, interleave, unreachable};
+use smtp_adapter::{Failures, Server, Terms, interleave, others, unreachable};
 use smtp_proto::{Channel, TlsFacts};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
@@ -156,7 +156,7 @@ async fn open_any(
         Err(error) if terms.leads_to_next_address(&error) => error,
         result => return result,
     };
-    let rest = after(addresses, address);
+    let rest = others(addresses, address);
     if rest.is_empty() {
         return Err(error);
     }

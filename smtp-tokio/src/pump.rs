@@ -371,7 +371,7 @@ impl Pump {
 
     #[cfg(not(feature = "rustls"))]
     async fn handshake(&mut self) {
-        let cause = smtp_proto::Cause::Local("built without TLS".into());
+        let cause = smtp_proto::Cause::Settings("built without TLS".into());
         let _ = self.driver.engine.handle_tls_failed(cause);
     }
 
@@ -384,7 +384,7 @@ impl Pump {
             let _ = self
                 .driver
                 .engine
-                .handle_tls_failed(Cause::Local("there are no TLS settings".into()));
+                .handle_tls_failed(Cause::Settings("there are no TLS settings".into()));
             return;
         };
         let connector = tokio_rustls::TlsConnector::from(settings.config.clone());

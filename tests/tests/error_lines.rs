@@ -30,8 +30,8 @@ fn tls_on_a_port_that_wants_starttls() {
     assert_eq!(
         line(&Server::new(&at(port)).tls(TlsPolicy::Implicit)),
         "connect: the TLS handshake failed: the server speaks clear text on this port; use TlsPolicy::Required for \
-         STARTTLS (usually port 587), or the port for TLS from the first octet (usually 465) (permanent, do not send \
-         again unchanged)"
+         STARTTLS (usually port 587), or the port for TLS from the first octet (usually 465) (not the message's fault, mend it before you \
+         send again)"
     );
 }
 
@@ -246,12 +246,14 @@ fn an_expired_certificate() {
         certificate_line(&identity, &ca),
         "starttls: the server is not verified: its certificate for localhost, 127.0.0.1 expired on 2021-12-31; the \
          server must renew it, or accept any server (verify(false), and for a password Credentials::permit_unverified) \
-         (permanent, do not send again unchanged)"
+         (not the message's fault, mend it before you \
+         send again)"
     );
     assert_eq!(
         own_verifier_line(&identity, &ca),
         "starttls: the server is not verified: its certificate expired on 2021-12-31; change the settings given to \
-         rustls_config, or the server's certificate (permanent, do not send again unchanged)"
+         rustls_config, or the server's certificate (not the message's fault, mend it before you \
+         send again)"
     );
 }
 
@@ -264,7 +266,8 @@ fn an_expired_intermediate_certificate() {
         certificate_line(&identity, &ca),
         "starttls: the server is not verified: the certificate of CN=The Intermediate, which it sent with its own, \
          expired on 2022-12-31; the server must renew it, or accept any server (verify(false), and for a password \
-         Credentials::permit_unverified) (permanent, do not send again unchanged)"
+         Credentials::permit_unverified) (not the message's fault, mend it before you \
+         send again)"
     );
 }
 
@@ -278,7 +281,8 @@ fn a_certificate_of_the_future() {
         certificate_line(&identity, &ca),
         "starttls: the server is not verified: its certificate for localhost, 127.0.0.1 is valid only from 2990-07-01; \
          look at the clock of this host, or accept any server (verify(false), and for a password \
-         Credentials::permit_unverified) (permanent, do not send again unchanged)"
+         Credentials::permit_unverified) (not the message's fault, mend it before you \
+         send again)"
     );
 }
 
@@ -293,13 +297,14 @@ fn a_certificate_for_another_name() {
         certificate_line(&identity, &ca),
         "starttls: the server is not verified: its certificate is for mx.example.net, *.example.org, 192.0.2.1, not \
          for localhost; give the name that it is for (server_name), or accept any server (verify(false), and for a \
-         password Credentials::permit_unverified) (permanent, do not send again unchanged)"
+         password Credentials::permit_unverified) (not the message's fault, mend it before you \
+         send again)"
     );
     assert_eq!(
         own_verifier_line(&identity, &ca),
         "starttls: the server is not verified: its certificate is for mx.example.net, *.example.org, 192.0.2.1, not \
-         for localhost; change the settings given to rustls_config, or the server's certificate (permanent, do not \
-         send again unchanged)"
+         for localhost; change the settings given to rustls_config, or the server's certificate (not the message's fault, mend it before you \
+         send again)"
     );
 }
 
@@ -312,13 +317,15 @@ fn a_missing_intermediate_certificate() {
         "starttls: the server is not verified: its certificate for localhost, 127.0.0.1 is signed by CN=The \
          Intermediate, which is not trusted, and whose own certificate the server did not send; have the server send \
          it, trust it (trust_pem), or accept any server (verify(false), and for a password \
-         Credentials::permit_unverified) (permanent, do not send again unchanged)"
+         Credentials::permit_unverified) (not the message's fault, mend it before you \
+         send again)"
     );
     assert_eq!(
         own_verifier_line(&identity, &ca),
         "starttls: the server is not verified: the issuer of its certificate is not trusted, or the server did not \
          send an intermediate certificate; change the settings given to rustls_config, or the server's certificate \
-         (permanent, do not send again unchanged)"
+         (not the message's fault, mend it before you \
+         send again)"
     );
 }
 
@@ -334,7 +341,8 @@ fn an_authority_that_is_not_trusted() {
         certificate_line(&identity, &ca),
         "starttls: the server is not verified: the chain of its certificate for localhost, 127.0.0.1 leads to \
          CN=Another One, which is not trusted; trust that issuer (trust_pem), or accept any server (verify(false), and \
-         for a password Credentials::permit_unverified) (permanent, do not send again unchanged)"
+         for a password Credentials::permit_unverified) (not the message's fault, mend it before you \
+         send again)"
     );
 }
 
@@ -345,7 +353,8 @@ fn a_certificate_that_has_signed_itself() {
         certificate_line(&good().self_signed(), &ca),
         "starttls: the server is not verified: its certificate for localhost, 127.0.0.1 has signed itself and is not \
          among the trusted ones; trust it (trust_pem), or accept any server (verify(false), and for a password \
-         Credentials::permit_unverified) (permanent, do not send again unchanged)"
+         Credentials::permit_unverified) (not the message's fault, mend it before you \
+         send again)"
     );
 }
 
@@ -359,7 +368,8 @@ fn a_certificate_that_is_not_for_servers() {
         certificate_line(&identity, &ca),
         "starttls: the server is not verified: its certificate for localhost, 127.0.0.1 is not usable: it is not one \
          for a server; the server needs another certificate, or accept any server (verify(false), and for a password \
-         Credentials::permit_unverified) (permanent, do not send again unchanged)"
+         Credentials::permit_unverified) (not the message's fault, mend it before you \
+         send again)"
     );
     let identity = ca.sign_with(&good(), |parameters| {
         parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -368,7 +378,8 @@ fn a_certificate_that_is_not_for_servers() {
         certificate_line(&identity, &ca),
         "starttls: the server is not verified: its certificate for localhost, 127.0.0.1 is not usable: it is that of \
          an authority, not of a server; the server needs another certificate, or accept any server (verify(false), and \
-         for a password Credentials::permit_unverified) (permanent, do not send again unchanged)"
+         for a password Credentials::permit_unverified) (not the message's fault, mend it before you \
+         send again)"
     );
 }
 
@@ -378,8 +389,8 @@ fn a_server_without_the_key_of_its_certificate() {
     assert_eq!(
         certificate_line(&ca.sign(&good()).with_another_key(), &ca),
         "starttls: the server is not verified: it did not show that it has the key of its certificate; accept any \
-         server (verify(false), and for a password Credentials::permit_unverified) (permanent, do not send again \
-         unchanged)"
+         server (verify(false), and for a password Credentials::permit_unverified) (not the message's fault, mend it before you \
+         send again)"
     );
 }
 
@@ -395,7 +406,8 @@ fn a_client_certificate_is_wanted() {
             line(&trusting(server, &ca)),
             format!(
                 "{stage}: the TLS handshake failed: the server wants a client certificate (alert \
-                 certificate_required); give one (client_certificate_pem) (permanent, do not send again unchanged)"
+                 certificate_required); give one (client_certificate_pem) (not the message's fault, mend it before you \
+         send again)"
             )
         );
     }
@@ -412,7 +424,8 @@ fn a_client_certificate_is_refused() {
             line(&showing(trusting(server, &ca), &stranger)),
             format!(
                 "{stage}: the TLS handshake failed: the server refused the client certificate (alert unknown_ca); give \
-                 one that it accepts (client_certificate_pem) (permanent, do not send again unchanged)"
+                 one that it accepts (client_certificate_pem) (not the message's fault, mend it before you \
+         send again)"
             )
         );
     }
@@ -438,7 +451,8 @@ fn a_client_certificate_is_refused_by_a_server_that_closes_at_once() {
             line(&showing(server, &stranger)),
             format!(
                 "{stage}: the TLS handshake failed: the server refused the client certificate (alert unknown_ca); give \
-                 one that it accepts (client_certificate_pem) (permanent, do not send again unchanged)"
+                 one that it accepts (client_certificate_pem) (not the message's fault, mend it before you \
+         send again)"
             )
         );
     }
@@ -489,8 +503,8 @@ fn a_client_certificate_without_its_key() {
         .client_certificate_pem(one.pem.as_bytes(), other.key_pem.as_bytes());
     assert_eq!(
         line(&server.unwrap()),
-        "local: client_certificate_pem: not usable: the private key does not belong to the certificate (permanent, do \
-         not send again unchanged)"
+        "local: client_certificate_pem: not usable: the private key does not belong to the certificate (not the message's fault, mend it before you \
+         send again)"
     );
 }
 
@@ -502,8 +516,8 @@ fn the_name_of_a_server() {
         assert_eq!(
             line(&Server::new(name)),
             format!(
-                "local: invalid server: \"{name}\"; write HOST, HOST:PORT or [IPV6]:PORT (permanent, do not send again \
-                 unchanged)"
+                "local: invalid server: \"{name}\"; write HOST, HOST:PORT or [IPV6]:PORT (not the message's fault, mend it before you \
+         send again)"
             )
         );
     }
@@ -515,13 +529,14 @@ fn a_port_in_the_name_to_verify() {
     let server = Server::new(&at(port));
     assert_eq!(
         line(&server.clone().server_name("mx.example.net:587")),
-        "local: server_name: \"mx.example.net:587\" is not the name of a server; leave the port out: mx.example.net \
-         (permanent, do not send again unchanged)"
+        "local: server_name: \"mx.example.net:587\" is not the name of a server; write mx.example.net alone \
+         (not the message's fault, mend it before you \
+         send again)"
     );
     assert_eq!(
         line(&server.server_name("mx example net")),
-        "local: server_name: \"mx example net\" is not the name of a server; write HOST or an IP address (permanent, \
-         do not send again unchanged)"
+        "local: server_name: \"mx example net\" is not the name of a server; write HOST or an IP address (not the message's fault, mend it before you \
+         send again)"
     );
 }
 
@@ -532,12 +547,14 @@ fn a_name_beyond_ascii() {
     assert_eq!(
         line(&Server::new(&at(port)).server_name("b\u{fc}cher.example")),
         "local: server_name: \"b\u{fc}cher.example\" is not ASCII; build with the feature idna, or write it as xn--... \
-         (permanent, do not send again unchanged)"
+         (not the message's fault, mend it before you \
+         send again)"
     );
     assert_eq!(
         line(&Server::new("b\u{fc}cher.example:587")),
         "local: invalid server: \"b\u{fc}cher.example\" is not ASCII; build with the feature idna, or write it as \
-         xn--... (permanent, do not send again unchanged)"
+         xn--... (not the message's fault, mend it before you \
+         send again)"
     );
 }
 
@@ -567,7 +584,10 @@ fn certificates_in_pem() {
                 .trust_pem(pem.as_bytes())
                 .unwrap_err()
                 .to_string(),
-            format!("local: trust_pem: {why} (permanent, do not send again unchanged)")
+            format!(
+                "local: trust_pem: {why} (not the message's fault, mend it before you \
+         send again)"
+            )
         );
     }
     let error = Server::new("mx.example.net")
@@ -575,8 +595,8 @@ fn certificates_in_pem() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "local: client_certificate_pem: the private key cannot be read: there is none, or it is encrypted (permanent, \
-         do not send again unchanged)"
+        "local: client_certificate_pem: the private key cannot be read: there is none, or it is encrypted (not the message's fault, mend it before you \
+         send again)"
     );
 }
 

@@ -38,11 +38,15 @@ pub fn share(left: Duration, count: usize) -> Option<Duration> {
     (left >= Duration::from_millis(1)).then(|| (left / count).max(LEAST_SHARE).min(left))
 }
 
-/// The addresses that are left to try after a session at this one has failed.
-pub fn after(addresses: &[SocketAddr], failed: SocketAddr) -> Vec<SocketAddr> {
-    let tried = |&&address: &&SocketAddr| address != failed;
-    let rest = addresses.iter().skip_while(tried);
-    rest.filter(tried).copied().collect()
+/// The addresses that are left to try after a session at this one has failed. Those before it come last: they may have
+/// been slow to answer, and not dead.
+pub fn others(addresses: &[SocketAddr], failed: SocketAddr) -> Vec<SocketAddr> {
+    let position = addresses.iter().position(|&address| address == failed);
+    let (before, after) = addresses.split_at(position.unwrap_or(addresses.len()));
+    let rest = after.iter().chain(before);
+    rest.filter(|&&address| address != failed)
+        .copied()
+        .collect()
 }
 
 /// What to say when no address of the host could be connected to.
@@ -94,15 +98,16 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_after_an_address_is_left() {
+    fn the_other_addresses_are_left() {
         for (all, failed, left) in [
             (&[1, 2, 3][..], 1, &[2, 3][..]),
-            (&[1, 2, 3], 2, &[3]),
-            (&[1, 2, 3], 3, &[]),
+            (&[1, 2, 3], 2, &[3, 1]),
+            (&[1, 2, 3], 3, &[1, 2]),
             (&[1, 2, 1, 3], 1, &[2, 3]),
+            (&[1], 1, &[]),
         ] {
             let failed = addresses(&[failed])[0];
-            assert_eq!(after(&addresses(all), failed), addresses(left), "{all:?}");
+            assert_eq!(others(&addresses(all), failed), addresses(left), "{all:?}");
         }
     }
 

@@ -235,9 +235,17 @@ impl Error {
     }
 
     /// When to send the message again ([`retry`](smtp_proto::Error::retry)). Where the recipients of a message fare
-    /// differently, the report tells for each.
+    /// differently, it is what helps the first of them: a person who looks, before a queue that waits, before another
+    /// session at once. The report tells for each.
     pub fn retry(&self) -> Retry {
-        self.0.error.retry()
+        let Some(report) = &self.0.report else {
+            return self.0.error.retry();
+        };
+        let each = || report.failures().map(|(_, error)| error.retry());
+        [Retry::AskPerson, Retry::Later, Retry::Now]
+            .into_iter()
+            .find(|&retry| each().any(|one| one == retry))
+            .unwrap_or(Retry::Never)
     }
 
     /// What became of each recipient, where a transaction had begun.
@@ -309,9 +317,12 @@ impl From<RequestError> for Error {
 
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
-        let kind = error
-            .io_error()
-            .map_or(io::ErrorKind::Other, io::Error::kind);
+        let kind = match error.is_timeout() {
+            true => io::ErrorKind::TimedOut,
+            false => error
+                .io_error()
+                .map_or(io::ErrorKind::Other, io::Error::kind),
+        };
         io::Error::new(kind, error)
     }
 }

@@ -30,7 +30,7 @@ mod tls;
 #[cfg(feature = "rustls")]
 mod verifier;
 
-pub use addresses::{Failures, after, interleave, share, unreachable};
+pub use addresses::{Failures, interleave, others, share, unreachable};
 pub use driver::{Driver, FOREVER, LAST_WORDS};
 pub use error::Error;
 #[cfg(feature = "rustls")]

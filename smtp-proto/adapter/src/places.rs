@@ -615,7 +615,7 @@ mod tests {
             };
             assert_eq!(
                 error.to_string(),
-                "auth: server said 535 no (not attempted, safe to send again); \
+                "auth: server said 535 no (not attempted, mend it before you send again); \
                  the pool opens no session for 5 s after this"
             );
         }

@@ -184,6 +184,10 @@ impl Server {
 
     /// Uses these settings of rustls, with the application's own verifier, provider and client certificates.
     ///
+    /// Its verifier decides, under every policy: a server that it refuses ends the session. So a server that has
+    /// these settings takes no [`verify(false)`](Self::verify), [`trust_pem`](Self::trust_pem) or
+    /// [`client_certificate_pem`](Self::client_certificate_pem): a session ends with an error that says so.
+    ///
     /// The server counts as verified, because it is the application that verifies it. A SCRAM-PLUS mechanism is not
     /// bound to a TLS 1.2 connection then.
     #[cfg(feature = "rustls")]
@@ -317,7 +321,7 @@ impl Server {
 #[cfg(feature = "rustls")]
 fn local<T>(setter: &str, result: Result<T, String>) -> Result<T, Error> {
     result.map_err(|error| {
-        Error::local(smtp_proto::Cause::Local(
+        Error::local(smtp_proto::Cause::Settings(
             format!("{setter}: {error}").into(),
         ))
     })

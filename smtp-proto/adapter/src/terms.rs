@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use smtp_proto::{Cause, Channel, Config, Protocol, Stage, TlsPolicy, auth::Nonce};
+use smtp_proto::{
+    Cause, Channel, Config, Outcome, Protocol, Stage, TlsFacts, TlsPolicy, auth::Nonce,
+};
 
 use crate::error::Error;
 use crate::names::{default_client_name, split_server, to_ascii};
@@ -128,6 +130,19 @@ impl<'a> Terms<'a> {
         !server.accept_any && strict && (chosen || !permitted)
     }
 
+    /// The application's own settings of TLS take the place of ours.
+    #[cfg(feature = "rustls")]
+    fn check_own_tls(&self) -> Result<(), Error> {
+        let setter = match self.server.tls_shared.set_beside_own() {
+            Some(setter) => setter,
+            None if self.server.tls_shared.is_own() && self.server.accept_any => "verify(false)",
+            None => return Ok(()),
+        };
+        Err(local(format!(
+            "{setter} does not go with rustls_config; change the settings that are given there"
+        )))
+    }
+
     /// Whether sessions will be encrypted, so that the settings of TLS are worth being made in advance.
     #[cfg(feature = "rustls")]
     pub fn may_encrypt(&self) -> bool {
@@ -154,6 +169,24 @@ impl<'a> Terms<'a> {
         self.server.config.credentials.is_some()
     }
 
+    /// Whether a stream that is encrypted already suits the policy: these facts are all that is known of its server.
+    fn check_facts(&self, facts: &TlsFacts) -> Result<(), Error> {
+        let policy = self.policy(&Channel::Network);
+        let demanded = self.server.tls.is_some() && policy != TlsPolicy::Opportunistic
+            || self.server.server_name.is_some();
+        if facts.verified || !demanded || policy == TlsPolicy::Never || self.server.accept_any {
+            return Ok(());
+        }
+        let why = facts.problem.as_deref();
+        let why = why.unwrap_or("the facts about the encrypted stream do not say that it is");
+        let cause = Cause::TlsUntrusted(why.into());
+        Err(Error::new(smtp_proto::Error::new(
+            Stage::Connect,
+            Outcome::Permanent,
+            cause,
+        )))
+    }
+
     /// The terms under which to try once more, where the first try failed with this error.
     pub fn in_clear(&self, error: &Error) -> Option<Self> {
         let retry = self.server.retry_in_clear
@@ -175,13 +208,18 @@ impl<'a> Terms<'a> {
     }
 
     /// Whether another address of the host is worth a try, where the session at one of them failed with this
-    /// error: the server did not greet us, or not well (RFC 5321 section 5.1).
+    /// error: the server did not greet us, or not well (RFC 5321 section 5.1). So it is where implicit TLS failed, which
+    /// comes before the greeting, but not where the certificate was refused.
     pub fn leads_to_next_address(&self, error: &Error) -> bool {
         // `Connect` is the stage of implicit TLS, which comes before the greeting.
         matches!(error.stage(), Stage::Greeting | Stage::Connect)
             && matches!(
                 error.cause(),
-                Cause::Rejected(_) | Cause::Disconnected | Cause::Transport(_) | Cause::TimedOut(_)
+                Cause::Rejected(_)
+                    | Cause::Disconnected
+                    | Cause::Transport(_)
+                    | Cause::TimedOut(_)
+                    | Cause::TlsFailed(_)
             )
     }
 
@@ -204,6 +242,7 @@ impl<'a> Terms<'a> {
             tls: match config.tls {
                 TlsPolicy::Never => None,
                 policy => {
+                    self.check_own_tls()?;
                     let settings = self.server.tls_shared.settings(
                         self.server.server_name.as_deref(),
                         self.host(),
@@ -220,8 +259,8 @@ impl<'a> Terms<'a> {
     /// The policy, as far as this adapter can keep it.
     fn encryption(&self, channel: &Channel) -> Result<TlsPolicy, Error> {
         // A stream that is encrypted already.
-        if matches!(channel, Channel::Tls(_)) {
-            return Ok(TlsPolicy::Never);
+        if let Channel::Tls(facts) = channel {
+            return self.check_facts(facts).map(|()| TlsPolicy::Never);
         }
         let policy = self.policy(channel);
         if self.has_tls || policy == TlsPolicy::Never {
@@ -266,7 +305,7 @@ impl<'a> Terms<'a> {
 }
 
 fn local(message: String) -> Error {
-    Error::local(Cause::Local(message.into()))
+    Error::local(Cause::Settings(message.into()))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use smtp_proto::{Cause, TlsFacts};
 
 use crate::certificate;
 use crate::handshake::{Handshake, words};
-use crate::names::to_ascii;
+use crate::names::{split_server, to_ascii};
 use crate::verifier::{ACCEPT_ANY, Findings, NO_KEY, TrustStore, Untrusted, Verifier};
 
 /// How a session is encrypted.
@@ -136,8 +136,8 @@ pub struct SharedTls {
     strict: OnceLock<Made>,
 }
 
-/// Settings and who checks the server in them, or why there are none.
-type Made = Result<(Arc<ClientConfig>, Arc<Verifier>), String>;
+/// Settings and who checks the server in them.
+type Made = (Arc<ClientConfig>, Arc<Verifier>);
 
 impl SharedTls {
     /// The same without what was made of it.
@@ -163,6 +163,20 @@ impl SharedTls {
 
     pub(crate) fn replace(&mut self, own: Arc<ClientConfig>) {
         self.own = Some(own);
+    }
+
+    /// Whether the application has given settings of its own.
+    pub(crate) fn is_own(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// What was set that the application's own settings do not have.
+    pub(crate) fn set_beside_own(&self) -> Option<&'static str> {
+        self.own.as_ref()?;
+        match &self.identity {
+            Some(_) => Some("client_certificate_pem"),
+            None => (!self.trust.given.is_empty()).then_some("trust_pem"),
+        }
     }
 
     /// Whether nothing is left to be read from the disk.
@@ -205,10 +219,14 @@ impl SharedTls {
             });
         }
         let (config, verifier) = match must_verify {
-            true => self
-                .strict
-                .get_or_init(|| self.make(name.clone(), None))
-                .clone()?,
+            // What fails is not kept: the process may install its cryptography later.
+            true => match self.strict.get() {
+                Some(made) => made.clone(),
+                None => {
+                    let made = self.make(name.clone(), None)?;
+                    self.strict.get_or_init(|| made).clone()
+                }
+            },
             // A resumed session would have no check of its own, so there is none.
             false => self.make(name.clone(), Some(Mutex::default()))?,
         };
@@ -226,7 +244,7 @@ impl SharedTls {
         &self,
         name: Result<ServerName<'static>, String>,
         findings: Option<Mutex<Findings>>,
-    ) -> Made {
+    ) -> Result<Made, String> {
         let provider = provider()?;
         let (has_name, resumes) = (name.is_ok(), findings.is_none());
         let verifier = Arc::new(Verifier {
@@ -284,15 +302,14 @@ fn provider() -> Result<Arc<CryptoProvider>, String> {
 /// The name that a certificate can be for.
 fn name_of(name: &str) -> Result<ServerName<'static>, String> {
     let ascii = to_ascii(name)?;
-    let invalid = || match ascii.rsplit_once(':') {
-        Some((host, _)) => {
-            format!("\"{name}\" is not the name of a server; leave the port out: {host}")
-        }
-        None => format!("\"{name}\" is not the name of a server; write HOST or an IP address"),
-    };
     ServerName::try_from(&*ascii)
         .map(|name| name.to_owned())
-        .map_err(|_| invalid())
+        .map_err(|_| match split_server(&ascii) {
+            Ok((host, _)) if ServerName::try_from(host).is_ok() => {
+                format!("\"{name}\" is not the name of a server; write {host} alone")
+            }
+            _ => format!("\"{name}\" is not the name of a server; write HOST or an IP address"),
+        })
 }
 
 impl TlsSettings {
@@ -318,8 +335,16 @@ impl TlsSettings {
                 untrusted(&certificate::described(problem))
             }
             rustls::Error::NoCertificatesPresented => untrusted("it has no certificate"),
+            // What neither rustls nor the server says is from the application's verifier.
+            rustls::Error::General(_) | rustls::Error::Other(_) if self.is_judged_outside() => {
+                untrusted(&words(error))
+            }
             error => self.handshake().cause(error),
         }
+    }
+
+    fn is_judged_outside(&self) -> bool {
+        matches!(self.judge, Judge::Application)
     }
 
     /// What the words about the handshake depend on.

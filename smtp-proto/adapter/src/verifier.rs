@@ -16,7 +16,8 @@ use crate::handshake::words;
 #[derive(Debug, Default)]
 pub(crate) struct TrustStore {
     pub(crate) given: Vec<CertificateDer<'static>>,
-    pub(crate) chains: OnceLock<Result<Arc<WebPkiServerVerifier>, String>>,
+    /// Made of them when they are wanted first.
+    pub(crate) chains: OnceLock<Arc<WebPkiServerVerifier>>,
 }
 
 /// The system's trust store, which is read once in the life of the process. What cannot be read of it is left out.
@@ -34,26 +35,27 @@ impl TrustStore {
         &self,
         provider: &Arc<CryptoProvider>,
     ) -> Result<&WebPkiServerVerifier, String> {
-        let chains = self.chains.get_or_init(|| {
-            let mut roots = system_roots().clone();
-            // A server's own certificate vouches for itself alone.
-            for (index, anchor) in self.given.iter().enumerate() {
-                if certificate::is_authority(anchor) {
-                    roots.add(anchor.clone()).map_err(|error| {
-                        let number = index + 1;
-                        let why = words(&error);
-                        format!("certificate {number} of those to trust is not usable: {why}")
-                    })?;
-                }
+        if let Some(chains) = self.chains.get() {
+            return Ok(chains);
+        }
+        let mut roots = system_roots().clone();
+        // A server's own certificate vouches for itself alone.
+        for (index, anchor) in self.given.iter().enumerate() {
+            if certificate::is_authority(anchor) {
+                roots.add(anchor.clone()).map_err(|error| {
+                    let number = index + 1;
+                    let why = words(&error);
+                    format!("certificate {number} of those to trust is not usable: {why}")
+                })?;
             }
-            if roots.is_empty() {
-                return Err("this host has no trust store".into());
-            }
-            let verifier =
-                WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
-            verifier.build().map_err(|error| error.to_string())
-        });
-        chains.as_deref().map_err(Clone::clone)
+        }
+        if roots.is_empty() {
+            return Err("this host has no trust store".into());
+        }
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+        let verifier = verifier.build().map_err(|error| error.to_string())?;
+        Ok(self.chains.get_or_init(|| verifier))
     }
 }
 

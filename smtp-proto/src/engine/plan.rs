@@ -14,6 +14,7 @@ use crate::parameter::Need;
 
 use super::peer::Peer;
 use super::recipients::Recipients;
+use super::usage::Domains;
 
 /// How one transaction goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -292,6 +293,11 @@ fn check_domains(
     };
     match may_begin {
         true => Ok(()),
+        // Not in another session either.
+        false if envelope.is_all_or_nothing() && !Domains::default().has_room_for(paths, limit) => {
+            let cause = exceeded("RCPTDOMAINMAX", limit, limit + 1);
+            Err(Error::permanent(Stage::Mail, cause))
+        }
         false => Err(one_domain_more(limit)),
     }
 }

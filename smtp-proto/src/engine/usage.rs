@@ -3,6 +3,8 @@
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 
+use crate::mailbox::Mailbox;
+
 /// The list that [`Config::max_heap`](crate::Config::max_heap) counts.
 const MAX_DOMAINS: u64 = crate::config::MAX_DOMAINS as u64;
 
@@ -15,6 +17,12 @@ impl Domains {
         most > MAX_DOMAINS
             || (self.0.len() as u64) < most
             || self.0.contains(&domain.to_ascii_lowercase())
+    }
+
+    /// Whether all of these may be named beside those that were.
+    pub(crate) fn has_room_for(mut self, paths: &[Mailbox], most: u64) -> bool {
+        let mut domains = paths.iter().map(|path| path.domain().unwrap_or_default());
+        domains.all(|domain| self.add(domain, most))
     }
 
     /// Adds this one, if there may be `most` of them. Whether it is among them now.

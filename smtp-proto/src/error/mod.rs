@@ -90,14 +90,20 @@ pub enum Outcome {
     NotAttempted,
 }
 
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Outcome {
+    const fn as_advice(self) -> &'static str {
+        match self {
             Outcome::Transient => "temporary, try again later",
             Outcome::Permanent => "permanent, do not send again unchanged",
             Outcome::InDoubt => "in doubt, the message may have been delivered",
             Outcome::NotAttempted => "not attempted, safe to send again",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_advice())
     }
 }
 
@@ -211,6 +217,21 @@ impl Error {
         }
     }
 
+    /// What the line ends with: what [`retry`](Self::retry) says.
+    fn advice(&self) -> &'static str {
+        match (self.outcome, self.retry()) {
+            (Outcome::Permanent, Retry::Later) => "not the message's fault, try again later",
+            (Outcome::Permanent, Retry::AskPerson) => {
+                "not the message's fault, mend it before you send again"
+            }
+            (Outcome::NotAttempted, Retry::Later) => "not attempted, try again later",
+            (Outcome::NotAttempted, Retry::AskPerson) if self.concerns_session() => {
+                "not attempted, mend it before you send again"
+            }
+            (outcome, _) => outcome.as_advice(),
+        }
+    }
+
     /// Whether it is a BDAT that the server seems not to know, although it offers CHUNKING.
     fn is_chunking_unknown(&self) -> bool {
         let is_bdat = self
@@ -240,7 +261,7 @@ impl fmt::Display for Error {
             }
             Moment::Handshake => " in the TLS handshake; the server's log may say why",
         })?;
-        write!(f, " ({})", self.outcome)
+        write!(f, " ({})", self.advice())
     }
 }
 
@@ -357,6 +378,9 @@ pub enum Cause {
     /// The caller's side gave up, could not read the message, or cannot do what was asked; its words.
     #[error("{0}")]
     Local(Arc<str>),
+    /// The settings for the server cannot be used, and what to change.
+    #[error("{0}")]
+    Settings(Arc<str>),
     /// The envelope is invalid.
     #[error("{0}")]
     Envelope(#[from] EnvelopeError),

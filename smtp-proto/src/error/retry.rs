@@ -1,7 +1,7 @@
 //! Whose fault an error is, and when to send the message again.
 
 use crate::auth::MechanismError;
-use crate::reply::ReplyClass;
+use crate::reply::{Reply, ReplyClass};
 
 use super::{Cause, Error, Outcome, Stage};
 
@@ -56,12 +56,13 @@ impl Error {
         use Stage::{Auth, Connect, Ehlo, Greeting, Local, Quit, StartTls};
         match self.stage {
             Connect | Greeting | Ehlo | StartTls | Auth | Quit => true,
-            Local => false,
+            Local => matches!(self.cause, Cause::Settings(_) | Cause::CredentialsInClear),
             _ => match &self.cause {
-                Cause::Rejected(reply) => reply.code().get() == 421,
+                Cause::Rejected(reply) => reply.code().get() == 421 || wants_login(reply),
                 Cause::TimedOut(_) | Cause::Disconnected | Cause::Transport(_) => true,
                 Cause::Protocol(_) | Cause::TlsUnverified => true,
-                Cause::LimitExceeded { name, .. } => *name != "RCPTMAX",
+                // Another session may have room.
+                Cause::LimitExceeded { .. } => self.outcome == Outcome::NotAttempted,
                 _ => false,
             },
         }
@@ -78,33 +79,52 @@ impl Error {
     pub fn retry(&self) -> Retry {
         use Stage::{Auth, Connect, Ehlo, Greeting, StartTls};
         let is_opening = matches!(self.stage, Connect | Greeting | Ehlo | StartTls | Auth);
+        let reply_class = self.reply().map(Reply::class);
         match (&self.cause, self.outcome) {
             // Whether to leave the other recipient out is not ours to say.
             (_, Outcome::InDoubt) | (Cause::AllOrNothing, _) => Retry::AskPerson,
-            (Cause::Rejected(reply), _) if self.stage == Auth => match reply.class() {
-                ReplyClass::Permanent => Retry::AskPerson,
-                _ => Retry::Later,
-            },
+            (_, Outcome::Transient) => Retry::Later,
+            // The same for a message that was not attempted because of it.
+            _ if is_opening && reply_class.is_some_and(|class| class != ReplyClass::Permanent) => {
+                Retry::Later
+            }
             // Whoever gives the token may give one later.
             (Cause::Mechanism(MechanismError::Token(_)), _) => Retry::Later,
             // A server that takes no mail today may take some tomorrow, or another one of the domain.
-            (Cause::Rejected(_) | Cause::HelloRejected { .. }, _) if is_opening => Retry::Later,
+            (Cause::Rejected(_) | Cause::HelloRejected { .. }, _)
+                if is_opening && self.stage != Auth =>
+            {
+                Retry::Later
+            }
+            (Cause::Rejected(reply), _) if self.stage == Auth || wants_login(reply) => {
+                Retry::AskPerson
+            }
             (
                 Cause::TlsUnavailable(_)
                 | Cause::TlsUntrusted(_)
+                | Cause::TlsMisconfigured(_)
                 | Cause::TokenRejected { .. }
                 | Cause::AuthUnavailable
                 | Cause::NoCommonMechanism(_)
                 | Cause::CredentialsInClear
                 | Cause::CredentialsUnverified(_)
-                | Cause::Mechanism(_),
+                | Cause::Mechanism(_)
+                | Cause::Settings(_),
                 _,
             ) => Retry::AskPerson,
+            // What is not the message's fault does not return it to its sender.
+            (_, Outcome::Permanent) if self.concerns_session() => Retry::AskPerson,
             (_, Outcome::Permanent) => Retry::Never,
-            (_, Outcome::NotAttempted) if !is_opening => Retry::Now,
-            (_, Outcome::Transient | Outcome::NotAttempted) => Retry::Later,
+            (_, Outcome::NotAttempted) if is_opening => Retry::Later,
+            (_, Outcome::NotAttempted) => Retry::Now,
         }
     }
+}
+
+/// Whether a server says that it takes mail only after a login, or after STARTTLS (RFC 4954 section 6, RFC 3207
+/// section 4).
+fn wants_login(reply: &Reply) -> bool {
+    matches!(reply.code().get(), 530 | 538)
 }
 
 #[cfg(test)]
@@ -112,7 +132,7 @@ mod tests {
     use super::*;
     use crate::capability::Extension;
     use crate::error::Misuse;
-    use crate::reply::{Reply, ReplyCode};
+    use crate::reply::ReplyCode;
 
     #[test]
     fn whose_fault_it_is_and_when_to_send_again() {
@@ -126,6 +146,41 @@ mod tests {
                 Cause::Local("no".into()),
                 false,
                 Retry::Never,
+            ),
+            (
+                Stage::Local,
+                NotAttempted,
+                Cause::Settings("no".into()),
+                true,
+                Retry::AskPerson,
+            ),
+            (
+                Stage::Connect,
+                Permanent,
+                Cause::TlsMisconfigured("no".into()),
+                true,
+                Retry::AskPerson,
+            ),
+            (
+                Stage::StartTls,
+                NotAttempted,
+                Cause::TlsUnavailable(Some(Reply::new(ReplyCode::new(454).unwrap(), b"no"))),
+                true,
+                Retry::Later,
+            ),
+            (
+                Stage::Mail,
+                Permanent,
+                rejected(530),
+                true,
+                Retry::AskPerson,
+            ),
+            (
+                Stage::Mail,
+                Permanent,
+                Cause::TlsUnverified,
+                true,
+                Retry::AskPerson,
             ),
             (
                 Stage::Connect,

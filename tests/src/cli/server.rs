@@ -91,7 +91,7 @@ pub fn server_for(
 /// The adapter names its functions, and whoever reads this has options.
 fn in_options(error: &smtp_adapter::Error) -> Error {
     let error = error.error().clone();
-    let Cause::Local(text) = &error.cause else {
+    let Cause::Settings(text) = &error.cause else {
         return error;
     };
     let names = [
@@ -103,7 +103,7 @@ fn in_options(error: &smtp_adapter::Error) -> Error {
         .iter()
         .find_map(|(call, option)| Some((option, text.strip_prefix(call)?)));
     match option {
-        Some((option, problem)) => refused(Cause::Local(format!("{option}: {problem}").into())),
+        Some((option, problem)) => refused(Cause::Settings(format!("{option}: {problem}").into())),
         None => error,
     }
 }

@@ -46,11 +46,11 @@ fn errors_of_the_opening_name_the_command() {
     for (line, said) in [
         (
             opening(config(), &["554 no mail here\r\n"], nothing),
-            "greeting: server said 554 no mail here (permanent, do not send again unchanged)",
+            "greeting: server said 554 no mail here (not the message's fault, try again later)",
         ),
         (
             opening(config(), &[GREETING, "550 who are you?\r\n"], nothing),
-            "ehlo: EHLO client.example.org: server said 550 who are you? (permanent, do not send again unchanged)",
+            "ehlo: EHLO client.example.org: server said 550 who are you? (not the message's fault, try again later)",
         ),
         (
             opening(config(), &[GREETING], late),
@@ -84,7 +84,7 @@ fn errors_of_the_opening_name_the_command() {
                 nothing,
             ),
             "starttls: TLS is required, and the server does not offer STARTTLS \
-             (permanent, do not send again unchanged)",
+             (not the message's fault, mend it before you send again)",
         ),
         (
             opening(with(password), &[GREETING, auth[0]], lost),
@@ -97,11 +97,11 @@ fn errors_of_the_opening_name_the_command() {
                 nothing_but("501 no\r\n"),
             ),
             "auth: AUTH PLAIN: the server sent a challenge where none belongs \
-             (permanent, do not send again unchanged)",
+             (not the message's fault, mend it before you send again)",
         ),
         (
             opening(with(password), &[GREETING, "250 mx\r\n"], nothing),
-            "auth: credentials were given, and the server offers no AUTH (permanent, do not send again unchanged)",
+            "auth: credentials were given, and the server offers no AUTH (not the message's fault, mend it before you send again)",
         ),
     ] {
         assert_eq!(line, said);
