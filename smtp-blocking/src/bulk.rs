@@ -58,7 +58,9 @@ impl Message<()> {
     /// });
     /// let mut session = Session::connect(&Server::new("mx.example.net"))?;
     /// for report in session.send_all(messages).and_quit() {
-    ///     println!("{:?}", report.recipients);
+    ///     for (mailbox, result) in &report {
+    ///         println!("{mailbox}: {}", if result.is_ok() { "sent" } else { "failed" });
+    ///     }
     /// }
     /// # Ok::<(), smtp_blocking::Error>(())
     /// ```
@@ -96,7 +98,9 @@ impl Session {
     ///     Message::new(envelope, move || File::open(path).map(BufReader::new))
     /// });
     /// for report in session.send_all(messages).and_quit() {
-    ///     println!("{:?}", report.recipients);
+    ///     for failure in report.failures() {
+    ///         eprintln!("{failure}");
+    ///     }
     /// }
     /// # Ok::<(), smtp_blocking::Error>(())
     /// ```
@@ -131,8 +135,8 @@ impl Session {
 pub struct Bulk<'a, I, F> {
     under_way: UnderWay<'a, F>,
     messages: I,
-    /// The last message came when it could not be submitted any more: its recipients, and why.
-    unsubmitted: Option<(usize, Misuse)>,
+    /// The last message came when it could not be submitted any more: why, and its envelope.
+    unsubmitted: Option<(Misuse, Envelope)>,
     /// There are no more messages, or there is no more use for them.
     exhausted: bool,
     quit: bool,
@@ -185,7 +189,7 @@ impl<I: Iterator, F> Bulk<'_, I, F> {
     /// Whether it is known, without asking, that there are no more messages, or that they would come too late.
     fn has_no_more(&self) -> bool {
         self.messages.size_hint().1 == Some(0)
-            || matches!(self.unsubmitted, Some((_, Misuse::Closed)))
+            || matches!(self.unsubmitted, Some((Misuse::Closed, _)))
     }
 
     /// No more messages are asked for.
@@ -216,10 +220,9 @@ where
                     // It may have been long in coming.
                     self.pump().look();
                 }
-                let recipients = message.envelope.forward_paths().len();
                 match self.pump().driver.submit(message.envelope) {
                     Ok(id) => self.under_way.submitted.push_back((id, message.open)),
-                    Err(misuse) => self.unsubmitted = Some((recipients, misuse)),
+                    Err(unsubmitted) => self.unsubmitted = Some(unsubmitted),
                 }
                 if self.has_no_more() {
                     self.exhaust();
@@ -227,8 +230,8 @@ where
             }
             let Some(&(first, _)) = self.under_way.submitted.front() else {
                 // What is submitted is reported before what cannot be any more.
-                if let Some((recipients, misuse)) = self.unsubmitted.take() {
-                    return Some(self.pump().driver.unsubmitted(recipients, misuse));
+                if let Some((misuse, envelope)) = self.unsubmitted.take() {
+                    return Some(self.pump().driver.unsubmitted(misuse, envelope));
                 }
                 // QUIT, where it is still to be sent.
                 if self.quit {

@@ -32,10 +32,9 @@ impl Session {
     ///
     /// let server = Server::new("smtp.example.org:587").credentials(Credentials::password("alice", "s3cret"));
     /// let mut session = Session::connect(&server)?;
-    /// let recipients = ["bob@example.net", "carol@example.net"];
-    /// let mut transaction = session.transaction("alice@example.org", recipients)?;
-    /// for (index, error) in transaction.failures() {
-    ///     eprintln!("{}: {error}", recipients[index]);
+    /// let mut transaction = session.transaction("alice@example.org", ["bob@example.net", "carol@example.net"])?;
+    /// for failure in transaction.failures() {
+    ///     eprintln!("{failure}");
     /// }
     /// std::io::copy(&mut std::fs::File::open("message.eml")?, &mut transaction)?;
     /// let report = transaction.finish()?;

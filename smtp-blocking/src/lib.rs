@@ -158,8 +158,8 @@ pub use stream::Transport;
 /// ```no_run
 /// let message = &b"Subject: hello\r\n\r\nHello, Bob.\r\n"[..];
 /// let report = smtp_blocking::send_mail("mx.example.net", "alice@example.org", &["bob@example.net"], message, None)?;
-/// for (index, error) in report.failures() {
-///     eprintln!("recipient {}: {error}", index + 1);
+/// for failure in report.failures() {
+///     eprintln!("{failure}");
 /// }
 /// # Ok::<(), smtp_blocking::Error>(())
 /// ```

@@ -7,6 +7,7 @@ use smtp_adapter::Error;
 use smtp_proto::{
     Capabilities, Envelope, MessageId, Reply, Report, Request,
     envelope::{ToMailbox, ToRecipient},
+    event,
 };
 
 use crate::pump::Pump;
@@ -57,7 +58,7 @@ impl Session {
             .pump
             .driver
             .submit(envelope)
-            .map_err(|misuse| Error::local(misuse.into()))?;
+            .map_err(|(misuse, _)| Error::local(misuse.into()))?;
         self.pump.run_until(|pump| pump.driver.wants_caller());
         match self.pump.driver.take_report(id) {
             Some(report) => Err(self.pump.driver.explain(Error::from_report(report))),
@@ -86,8 +87,8 @@ impl Session {
     /// let mut session = Session::connect(&Server::new("mx.example.net"))?;
     /// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
     /// let report = session.send_bytes(envelope, &b"Subject: hello\r\n\r\nHello, Bob.\r\n"[..])?;
-    /// for (index, error) in report.failures() {
-    ///     eprintln!("recipient {}: {error}", index + 1);
+    /// for failure in report.failures() {
+    ///     eprintln!("{failure}");
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -235,8 +236,8 @@ pub struct Transaction<'a> {
 }
 
 impl Transaction<'_> {
-    /// The recipients that were refused, by their position, and why.
-    pub fn failures(&self) -> impl Iterator<Item = (usize, &smtp_proto::Error)> {
+    /// The recipients that were refused by now, and why.
+    pub fn failures(&self) -> impl Iterator<Item = event::Failure<'_>> {
         self.session.pump.driver.engine.refused(self.id)
     }
 

@@ -43,9 +43,9 @@ fn one_call_forwards_one_message() {
     assert_eq!(
         report
             .failures()
-            .map(|(index, error)| (index, error.stage))
+            .map(|failure| (failure.index, failure.mailbox.as_str(), failure.error.stage))
             .collect::<Vec<_>>(),
-        [(1, Stage::Rcpt)]
+        [(1, "refused@example.net", Stage::Rcpt)]
     );
     assert_eq!(receiver.stored(0), MESSAGE);
     assert!(receiver.messages()[0].tls);
@@ -83,9 +83,9 @@ fn a_transaction_is_written_into() {
     assert_eq!(
         transaction
             .failures()
-            .map(|(index, _)| index)
+            .map(|failure| failure.mailbox.as_str())
             .collect::<Vec<_>>(),
-        [1]
+        ["full@example.net"]
     );
     std::io::copy(&mut &MESSAGE[..], &mut transaction).unwrap();
     transaction.flush().unwrap();

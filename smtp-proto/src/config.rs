@@ -319,7 +319,7 @@ impl Config {
             // The message and its events; four replies and their commands that are no recipient's own.
             (messages, limits.report.max(reply).saturating_add(6_144)),
             // A standing (96), its error while it is deferred (96), the line of RCPT in it (524), 128 octets of a
-            // reply (144), and the address as A-labels (514).
+            // reply (144), and the address as A-labels (514) beside the one that was given (16).
             (recipients, 1_400),
             // An event, and a reply or a command.
             (traces, reply.max(commands).saturating_add(384)),

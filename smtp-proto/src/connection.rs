@@ -12,8 +12,8 @@ use crate::config::Config;
 use crate::engine::conversation::Conversation;
 use crate::engine::output::Fate;
 use crate::envelope::Envelope;
-use crate::error::{Cause, Error, Misuse, Outcome};
-use crate::event::{Event, MessageId, RequestId};
+use crate::error::{Cause, Misuse, Outcome};
+use crate::event::{Event, Failure, MessageId, RequestId};
 use crate::reply::Decoder;
 use crate::request::Request;
 use crate::time::Instant;
@@ -141,6 +141,15 @@ impl Connection {
     /// [`Misuse::Closed`] after [`quit`](Self::quit) or the end of the connection, [`Misuse::QueueFull`]
     /// when [`Limits::messages`](crate::Limits::messages) wait already, requests among them.
     pub fn submit(&mut self, envelope: Envelope) -> Result<MessageId, Misuse> {
+        self.try_submit(envelope).map_err(|(misuse, _)| misuse)
+    }
+
+    /// The same, for a caller that wants the envelope back where it is not taken: for its report
+    /// ([`Report::not_attempted`](crate::Report::not_attempted)), or for another session.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    pub fn try_submit(&mut self, envelope: Envelope) -> Result<MessageId, (Misuse, Envelope)> {
         self.conversation.submit(envelope)
     }
 
@@ -440,7 +449,7 @@ impl Connection {
     }
 
     /// The recipients of an unfinished message that the server has refused by now.
-    pub fn refused(&self, message: MessageId) -> impl Iterator<Item = (usize, &Error)> {
+    pub fn refused(&self, message: MessageId) -> impl Iterator<Item = Failure<'_>> {
         self.conversation
             .unfinished(message)
             .into_iter()

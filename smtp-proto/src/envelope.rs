@@ -71,7 +71,10 @@ pub trait ToRecipient {
 
 impl<T: ToMailbox + ?Sized> ToRecipient for T {
     fn to_recipient(&self) -> Result<Recipient, AddressError> {
-        Recipient::new(self)
+        Ok(Recipient {
+            mailbox: self.to_mailbox()?,
+            parameters: Vec::new(),
+        })
     }
 }
 
@@ -141,6 +144,8 @@ struct Parameters {
     rcpt: Vec<RcptParameter>,
     /// Of single recipients, by their positions and in the order of these.
     own: Vec<(usize, RcptParameter)>,
+    /// The recipients as they were given, where they go out with A-labels.
+    given: Vec<Mailbox>,
 }
 
 impl Envelope {
@@ -309,15 +314,39 @@ impl Envelope {
 
     /// Writes domains beyond ASCII as A-labels. Whether all addresses are ASCII then.
     pub(crate) fn use_ascii_domains(&mut self) -> bool {
-        let paths = self
+        if self.is_ascii {
+            return true;
+        }
+        let is_ascii = |paths: &[Mailbox]| paths.iter().all(Mailbox::is_ascii);
+        if cfg!(feature = "idna") && !is_ascii(&self.forward_paths) {
+            let given = &mut self.parameters.get_or_insert_default().given;
+            if given.is_empty() {
+                given.clone_from(&self.forward_paths);
+            }
+        }
+        self.is_ascii = self
             .forward_paths
             .iter_mut()
-            .chain([&mut self.reverse_path]);
-        self.is_ascii = self.is_ascii
-            || paths
-                .filter(|path| !path.is_ascii())
-                .all(|path| path.to_ascii().map(|ascii| *path = ascii).is_some());
+            .chain([&mut self.reverse_path])
+            .filter(|path| !path.is_ascii())
+            .all(|path| path.to_ascii().map(|ascii| *path = ascii).is_some());
         self.is_ascii
+    }
+
+    /// The recipients as they were given, whatever is sent of them.
+    pub(crate) fn mailboxes(&self) -> &[Mailbox] {
+        match &self.parameters {
+            Some(parameters) if !parameters.given.is_empty() => &parameters.given,
+            _ => &self.forward_paths,
+        }
+    }
+
+    /// The same list, without a copy.
+    pub(crate) fn into_mailboxes(self) -> Vec<Mailbox> {
+        match self.parameters {
+            Some(parameters) if !parameters.given.is_empty() => parameters.given,
+            _ => self.forward_paths,
+        }
     }
 
     /// Whether all addresses are ASCII.
@@ -500,6 +529,29 @@ mod tests {
         assert_eq!(said(3), said(1));
         assert_eq!(said(4), [""; 0]);
         assert_eq!(envelope.forward_paths()[1].as_str(), "b@b");
+    }
+
+    #[cfg(feature = "idna")]
+    #[test]
+    fn reports_name_domains_as_they_were_given() {
+        let addresses = ["a@b\u{fc}cher.example", "c@d"];
+        let mut envelope = Envelope::new("a@b", addresses).unwrap();
+        for _ in 0..2 {
+            assert!(envelope.use_ascii_domains());
+            let sent: Vec<_> = envelope
+                .forward_paths()
+                .iter()
+                .map(Mailbox::as_str)
+                .collect();
+            assert_eq!(sent, ["a@xn--bcher-kva.example", "c@d"]);
+            let given: Vec<_> = envelope.mailboxes().iter().map(Mailbox::as_str).collect();
+            assert_eq!(given, addresses);
+        }
+        let given = envelope.into_mailboxes();
+        assert_eq!(
+            given.iter().map(Mailbox::as_str).collect::<Vec<_>>(),
+            addresses
+        );
     }
 
     #[test]

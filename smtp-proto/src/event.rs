@@ -3,8 +3,12 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::iter::Zip;
+use core::slice;
 
+use crate::envelope::Envelope;
 use crate::error::{Cause, Error, Outcome};
+use crate::mailbox::Mailbox;
 use crate::reply::Reply;
 
 /// A message of this connection.
@@ -117,19 +121,70 @@ pub enum Trace {
 /// What became of one message, for each recipient in the order of the envelope: the reply by which the
 /// server took the responsibility for it, or the error that kept it from that. For SMTP the reply is
 /// that to the end of the data, and the same for all; for LMTP, and under PRDR, each recipient has its own.
+///
+/// It has the mailboxes as well, so that nobody needs to keep the envelope:
+///
+/// ```
+/// # use smtp_proto::{Cause, Error, Outcome, Reply, Report, Stage, reply::ReplyCode};
+/// # let reply = |code, text: &str| Reply::new(ReplyCode::new(code).unwrap(), text.as_bytes());
+/// # let refused = Error::new(Stage::Rcpt, Outcome::Permanent, Cause::Rejected(reply(550, "unknown")));
+/// # let report = Report::new([
+/// #     ("bob@example.net".parse()?, Ok(reply(250, "queued"))),
+/// #     ("carol@example.net".parse()?, Err(refused)),
+/// # ]);
+/// for (mailbox, result) in &report {
+///     match result {
+///         Ok(reply) => println!("{mailbox} has it: {reply}"),
+///         Err(error) => println!("{mailbox} has not: {error}"),
+///     }
+/// }
+/// let failure = report.failures().next().unwrap();
+/// assert_eq!((failure.index, failure.mailbox.as_str()), (1, "carol@example.net"));
+/// # Ok::<(), smtp_proto::envelope::AddressError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Report {
-    /// One result for each recipient.
+    /// One result for each recipient, in the order of the envelope.
     pub recipients: Vec<Result<Reply, Error>>,
+    /// The envelope's own list, which costs nothing to keep.
+    mailboxes: Vec<Mailbox>,
 }
 
 impl Report {
-    /// The report of a message that a session which ended with this error was not even asked to send.
-    pub fn not_attempted(recipients: usize, error: &Error) -> Self {
+    /// A report of one's own, as a test may need it: the recipients in the order of the envelope.
+    pub fn new(results: impl IntoIterator<Item = (Mailbox, Result<Reply, Error>)>) -> Self {
+        let (mailboxes, recipients) = results.into_iter().unzip();
         Self {
-            recipients: core::iter::repeat_n(Err(error.not_attempted()), recipients).collect(),
+            recipients,
+            mailboxes,
         }
+    }
+
+    /// Both are in the order of the envelope, and equally many.
+    pub(crate) fn of(mailboxes: Vec<Mailbox>, recipients: Vec<Result<Reply, Error>>) -> Self {
+        Self {
+            recipients,
+            mailboxes,
+        }
+    }
+
+    /// The report of a message that a session which ended with this error was not even asked to send.
+    pub fn not_attempted(envelope: Envelope, error: &Error) -> Self {
+        let mailboxes = envelope.into_mailboxes();
+        let recipients = core::iter::repeat_n(Err(error.not_attempted()), mailboxes.len());
+        Self::of(mailboxes, recipients.collect())
+    }
+
+    /// The recipients, in the order of the envelope, and as it has them: a domain that went out as A-labels is here
+    /// as it was given.
+    pub fn mailboxes(&self) -> &[Mailbox] {
+        &self.mailboxes
+    }
+
+    /// Each recipient with its result, in the order of the envelope. `for (mailbox, result) in &report` is the same.
+    pub fn iter(&self) -> Results<'_> {
+        Results(self.mailboxes.iter().zip(&self.recipients))
     }
 
     /// Whether every recipient was accepted and the message with it.
@@ -137,18 +192,28 @@ impl Report {
         self.recipients.iter().all(Result::is_ok)
     }
 
-    /// The recipients that did not get the message, by their position in the envelope.
-    pub fn failures(&self) -> impl Iterator<Item = (usize, &Error)> {
+    /// The recipients that did not get the message, and why.
+    pub fn failures(&self) -> impl Iterator<Item = Failure<'_>> {
+        self.iter()
+            .enumerate()
+            .filter_map(|(index, (mailbox, result))| {
+                result.as_ref().err().map(|error| Failure {
+                    index,
+                    mailbox,
+                    error,
+                })
+            })
+    }
+
+    fn errors(&self) -> impl Iterator<Item = &Error> {
         self.recipients
             .iter()
-            .enumerate()
-            .filter_map(|(index, result)| result.as_ref().err().map(|error| (index, error)))
+            .filter_map(|result| result.as_ref().err())
     }
 
     /// Whether the server may have delivered the message although no reply says so.
     pub fn maybe_delivered(&self) -> bool {
-        self.failures()
-            .any(|(_, error)| error.outcome == Outcome::InDoubt)
+        self.errors().any(|error| error.outcome == Outcome::InDoubt)
     }
 
     /// What the failures come to in one word, which says no more than holds for all of them. `None` where
@@ -159,28 +224,29 @@ impl Report {
     /// not count beside another failure.
     ///
     /// ```
-    /// use smtp_proto::{Cause, Error, Outcome, Reply, Report, Stage, reply::ReplyCode};
+    /// use smtp_proto::{Cause, Error, Mailbox, Outcome, Reply, Report, Stage, reply::ReplyCode};
     ///
-    /// let refused = |code, outcome| {
+    /// let refused = |mailbox: &Mailbox, code, outcome| {
     ///     let reply = Reply::new(ReplyCode::new(code).unwrap(), b"no");
-    ///     Err(Error::new(Stage::Rcpt, outcome, Cause::Rejected(reply)))
+    ///     (mailbox.clone(), Err(Error::new(Stage::Rcpt, outcome, Cause::Rejected(reply))))
     /// };
-    /// let (unknown, busy) = (refused(550, Outcome::Permanent), refused(450, Outcome::Transient));
+    /// let (bob, carol) = ("bob@example.net".parse()?, "carol@example.net".parse()?);
+    /// let unknown = |mailbox| refused(mailbox, 550, Outcome::Permanent);
     ///
-    /// let report = Report { recipients: vec![unknown.clone(), unknown.clone()] };
+    /// let report = Report::new([unknown(&bob), unknown(&carol)]);
     /// assert_eq!(report.outcome(), Some(Outcome::Permanent));
     /// // The second recipient may still get it, so a queue keeps the message.
-    /// let report = Report { recipients: vec![unknown, busy] };
+    /// let report = Report::new([unknown(&bob), refused(&carol, 450, Outcome::Transient)]);
     /// assert_eq!(report.outcome(), Some(Outcome::Transient));
+    /// # Ok::<(), smtp_proto::envelope::AddressError>(())
     /// ```
     pub fn outcome(&self) -> Option<Outcome> {
         let own = || {
-            self.failures()
-                .map(|(_, error)| error)
+            self.errors()
                 .filter(|error| error.cause != Cause::AllOrNothing)
         };
         match own().next() {
-            None => self.failures().next().map(|(_, error)| error.outcome),
+            None => self.errors().next().map(|error| error.outcome),
             Some(_) if self.maybe_delivered() => Some(Outcome::InDoubt),
             Some(first) if own().all(|error| error.outcome == first.outcome) => Some(first.outcome),
             Some(_) => Some(Outcome::Transient),
@@ -188,8 +254,54 @@ impl Report {
     }
 }
 
+impl<'a> IntoIterator for &'a Report {
+    type Item = (&'a Mailbox, &'a Result<Reply, Error>);
+    type IntoIter = Results<'a>;
+
+    fn into_iter(self) -> Results<'a> {
+        self.iter()
+    }
+}
+
+/// The recipients of a [`Report`], each with its result.
+#[derive(Clone, Debug)]
+pub struct Results<'a>(Zip<slice::Iter<'a, Mailbox>, slice::Iter<'a, Result<Reply, Error>>>);
+
+impl<'a> Iterator for Results<'a> {
+    type Item = (&'a Mailbox, &'a Result<Reply, Error>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Results<'_> {}
+
+/// A recipient that did not get the message, and why. `Display` is one line that begins with the mailbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Failure<'a> {
+    /// Its position in the envelope, from 0.
+    pub index: usize,
+    /// Its address, as the envelope has it.
+    pub mailbox: &'a Mailbox,
+    /// Why.
+    pub error: &'a Error,
+}
+
+impl fmt::Display for Failure<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.mailbox, self.error)
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use alloc::string::ToString;
     use alloc::vec;
 
     use super::*;
@@ -200,11 +312,47 @@ mod tests {
         Err(Error::new(Stage::Rcpt, outcome, Cause::Disconnected))
     }
 
+    fn report(results: Vec<Result<Reply, Error>>) -> Report {
+        let mailbox = |n| Mailbox::parse(&alloc::format!("u{n}@d")).unwrap();
+        let results = results.into_iter().enumerate();
+        Report::new(results.map(|(n, result)| (mailbox(n), result)))
+    }
+
+    #[test]
+    fn a_report_names_its_recipients() {
+        let taken = Ok(Reply::new(ReplyCode::new(250).unwrap(), b"ok"));
+        let report = report(vec![taken, error(Outcome::Permanent)]);
+        let named: Vec<_> = report
+            .iter()
+            .map(|(mailbox, result)| (mailbox.as_str(), result.is_ok()))
+            .collect();
+        assert_eq!(named, [("u0@d", true), ("u1@d", false)]);
+        let lines: Vec<_> = report
+            .failures()
+            .map(|failure| failure.to_string())
+            .collect();
+        let line = "u1@d: rcpt: the connection was lost (permanent, do not send again unchanged)";
+        assert_eq!(lines, [line]);
+    }
+
+    #[test]
+    fn a_message_that_was_not_attempted_has_its_recipients() {
+        let envelope = Envelope::new("a@b", ["c@d", "e@f"]).unwrap();
+        let lost = Error::new(Stage::Quit, Outcome::Transient, Cause::Disconnected);
+        let report = Report::not_attempted(envelope, &lost);
+        let named: Vec<_> = report
+            .failures()
+            .map(|failure| failure.mailbox.as_str())
+            .collect();
+        assert_eq!(named, ["c@d", "e@f"]);
+        assert_eq!(report.outcome(), Some(Outcome::NotAttempted));
+    }
+
     #[test]
     fn an_outcome_says_no_more_than_holds_for_all() {
         use Outcome::{InDoubt, NotAttempted, Permanent, Transient};
         let all = [Transient, Permanent, InDoubt, NotAttempted];
-        let of = |recipients| Report { recipients }.outcome();
+        let of = |results| report(results).outcome();
         for one in all {
             for other in all {
                 let both = match (one, other) {
@@ -229,17 +377,9 @@ mod tests {
     #[test]
     fn successes_have_no_outcome() {
         let taken = Ok(Reply::new(ReplyCode::new(250).unwrap(), b"ok"));
-        assert_eq!(Report { recipients: vec![] }.outcome(), None);
-        assert_eq!(
-            Report {
-                recipients: vec![taken.clone(), taken.clone()]
-            }
-            .outcome(),
-            None
-        );
-        let mixed = Report {
-            recipients: vec![taken, error(Outcome::Permanent)],
-        };
+        assert_eq!(report(vec![]).outcome(), None);
+        assert_eq!(report(vec![taken.clone(), taken.clone()]).outcome(), None);
+        let mixed = report(vec![taken, error(Outcome::Permanent)]);
         assert_eq!(mixed.outcome(), Some(Outcome::Permanent));
     }
 
@@ -251,14 +391,10 @@ mod tests {
             Cause::AllOrNothing,
         ));
         for outcome in [Outcome::Permanent, Outcome::Transient, Outcome::InDoubt] {
-            let report = Report {
-                recipients: vec![follows.clone(), error(outcome), follows.clone()],
-            };
+            let report = report(vec![follows.clone(), error(outcome), follows.clone()]);
             assert_eq!(report.outcome(), Some(outcome));
         }
-        let alone = Report {
-            recipients: vec![follows.clone(), follows],
-        };
+        let alone = report(vec![follows.clone(), follows]);
         assert_eq!(alone.outcome(), Some(Outcome::NotAttempted));
     }
 }

@@ -46,8 +46,9 @@
 //!
 //! let Some(Event::Finished(_, report)) = engine.poll_event() else { unreachable!() };
 //! assert!(report.recipients[0].is_ok());
-//! let error = report.recipients[1].as_ref().unwrap_err();
-//! assert_eq!((error.stage, error.outcome), (Stage::Rcpt, Outcome::Permanent));
+//! let failure = report.failures().next().unwrap();
+//! assert_eq!(failure.mailbox.as_str(), "carol@example.net");
+//! assert_eq!((failure.error.stage, failure.error.outcome), (Stage::Rcpt, Outcome::Permanent));
 //!
 //! fn sent(engine: &mut Connection, mut body: &[u8]) -> Vec<u8> {
 //!     let mut wire = Vec::new();
@@ -165,7 +166,8 @@
 //! | all traces, only with [`Config::trace`] | ([`Limits::traces`] + 1) × ([`ReplyLimits::octets`] or commands in flight, the larger, + 384) | 4,309,376 |
 //!
 //! A factor of 2 or 3 stands for a buffer that doubles when it grows, and for the move to the larger one. The caller's
-//! own envelopes and configuration are not in the table. A single command that is longer than
+//! own envelopes and configuration are not in the table: an envelope is there until its result is polled, and its list
+//! of recipients goes into the report as it is. A single command that is longer than
 //! [`Limits::in_flight`] and 4,096 octets, by raw parameters or a token, counts in place of these.
 //!
 //! Few sessions come near it. One that is idle keeps the reply to EHLO and no buffer, some 700 octets with the

@@ -66,7 +66,9 @@ impl Message<()> {
     /// let mut session = Session::connect(&Server::new("mx.example.net")).await?;
     /// let mut reports = session.send_all(smtp_tokio::iter(messages)).and_quit();
     /// while let Some(report) = reports.next().await {
-    ///     println!("{:?}", report.recipients);
+    ///     for (mailbox, result) in &report {
+    ///         println!("{mailbox}: {}", if result.is_ok() { "sent" } else { "failed" });
+    ///     }
     /// }
     /// # Ok(())
     /// # }
@@ -107,7 +109,9 @@ impl Session {
     /// });
     /// let mut reports = session.send_all(smtp_tokio::iter(messages)).and_quit();
     /// while let Some(report) = reports.next().await {
-    ///     println!("{:?}", report.recipients);
+    ///     for failure in report.failures() {
+    ///         eprintln!("{failure}");
+    ///     }
     /// }
     /// # Ok(())
     /// # }
@@ -149,8 +153,8 @@ pub struct Bulk<'a, S, F, O, R> {
     /// The session was idle: what has arrived is read first, after one turn of the reactor.
     look: Option<Look>,
     messages: Pin<Box<S>>,
-    /// The last message came when it could not be submitted any more: its recipients, and why.
-    unsubmitted: Option<(usize, Misuse)>,
+    /// The last message came when it could not be submitted any more: why, and its envelope.
+    unsubmitted: Option<(Misuse, Envelope)>,
     /// There are no more messages, or there is no more use for them.
     exhausted: bool,
     /// What is being sent, and for which of the bodies that were wanted.
@@ -210,8 +214,8 @@ where
             let waits_for_messages = self.poll_submit(cx).is_pending();
             let Some(&(id, _)) = self.under_way.submitted.front() else {
                 // What is submitted is reported before what cannot be any more.
-                if let Some((recipients, misuse)) = self.unsubmitted.take() {
-                    let report = self.pump().driver.unsubmitted(recipients, misuse);
+                if let Some((misuse, envelope)) = self.unsubmitted.take() {
+                    let report = self.pump().driver.unsubmitted(misuse, envelope);
                     return Poll::Ready(Some(report));
                 }
                 if waits_for_messages {
@@ -257,12 +261,11 @@ where
                 }
                 break;
             };
-            let recipients = message.envelope.forward_paths().len();
             match self.pump().driver.submit(message.envelope) {
                 Ok(id) => self.under_way.submitted.push_back((id, message.open)),
-                Err(misuse) => {
-                    self.exhausted = misuse == Misuse::Closed;
-                    self.unsubmitted = Some((recipients, misuse));
+                Err(unsubmitted) => {
+                    self.exhausted = unsubmitted.0 == Misuse::Closed;
+                    self.unsubmitted = Some(unsubmitted);
                 }
             }
         }

@@ -30,10 +30,9 @@ impl Session {
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
     /// let server = Server::new("smtp.example.org:587").credentials(Credentials::password("alice", "s3cret"));
     /// let mut session = Session::connect(&server).await?;
-    /// let recipients = ["bob@example.net", "carol@example.net"];
-    /// let mut transaction = session.transaction("alice@example.org", recipients).await?;
-    /// for (index, error) in transaction.failures() {
-    ///     eprintln!("{}: {error}", recipients[index]);
+    /// let mut transaction = session.transaction("alice@example.org", ["bob@example.net", "carol@example.net"]).await?;
+    /// for failure in transaction.failures() {
+    ///     eprintln!("{failure}");
     /// }
     /// tokio::io::copy(&mut File::open("message.eml").await?, &mut transaction).await?;
     /// let report = transaction.finish().await?;

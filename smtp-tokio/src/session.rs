@@ -9,6 +9,7 @@ use bytes::Buf;
 use smtp_proto::{
     Capabilities, Envelope, MessageId, Reply, Report, Request,
     envelope::{ToMailbox, ToRecipient},
+    event,
 };
 use tokio::io::{AsyncBufRead, AsyncWrite};
 
@@ -70,7 +71,7 @@ impl Session {
             .pump
             .driver
             .submit(envelope)
-            .map_err(|misuse| Error::local(misuse.into()))?;
+            .map_err(|(misuse, _)| Error::local(misuse.into()))?;
         // From here on its drop ends the session.
         let mut transaction = Transaction {
             session: self,
@@ -113,8 +114,8 @@ impl Session {
     /// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
     /// let message = &b"Subject: hello\r\n\r\nHello, Bob.\r\n"[..];
     /// let report = session.send_bytes(envelope, message).await?;
-    /// for (index, error) in report.failures() {
-    ///     eprintln!("recipient {}: {error}", index + 1);
+    /// for failure in report.failures() {
+    ///     eprintln!("{failure}");
     /// }
     /// # Ok(())
     /// # }
@@ -291,8 +292,8 @@ pub struct Transaction<'a> {
 }
 
 impl Transaction<'_> {
-    /// The recipients that were refused, by their position, and why.
-    pub fn failures(&self) -> impl Iterator<Item = (usize, &smtp_proto::Error)> {
+    /// The recipients that were refused by now, and why.
+    pub fn failures(&self) -> impl Iterator<Item = event::Failure<'_>> {
         self.session.pump.driver.engine.refused(self.id)
     }
 

@@ -71,7 +71,7 @@ impl Delivery {
 pub fn not_attempted(envelope: &Envelope, end: Option<Error>) -> Report {
     let unknown = || Error::new(Stage::Local, Outcome::NotAttempted, Cause::Disconnected);
     let error = end.unwrap_or_else(unknown);
-    Report::not_attempted(envelope.forward_paths().len(), &error)
+    Report::not_attempted(envelope.clone(), &error)
 }
 
 /// A runtime of one thread.

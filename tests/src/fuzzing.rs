@@ -1000,7 +1000,12 @@ impl Session {
     /// That a report is true is what [`model`](crate::model) judges, which knows what the server has taken.
     fn check_report(&self, index: usize, report: &Report) {
         assert_eq!(report.recipients.len(), self.messages[index].recipients);
-        for (recipient, result) in report.recipients.iter().enumerate() {
+        for (recipient, (mailbox, result)) in report.iter().enumerate() {
+            assert!(
+                mailbox
+                    .as_str()
+                    .starts_with(&format!("m{index}.{recipient}@"))
+            );
             if let Err(error) = result {
                 self.check_error(error);
                 assert!(error.recipient.is_none_or(|about| about == recipient));

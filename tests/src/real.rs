@@ -18,9 +18,9 @@ use rcgen::{
 };
 use smtp_adapter::TlsInfo;
 use smtp_proto::{
-    Capabilities, Cause, Chunking, Credentials, Envelope, Error, Extension, Mailbox, Outcome,
-    Recipient, Reply, Report, Request, Stage, TlsPolicy,
-    event::Trace,
+    Capabilities, Cause, Chunking, Credentials, Envelope, Extension, Mailbox, Outcome, Recipient,
+    Reply, Report, Request, Stage, TlsPolicy,
+    event::{Failure, Trace},
     parameter::{MailParameter, Notify, RcptParameter, Ret},
 };
 use tokio::runtime::Runtime;
@@ -1171,7 +1171,8 @@ pub fn offers(capabilities: &Capabilities) -> Vec<String> {
 
 /// The failed recipients, each with what was said.
 pub fn failures(report: &Report) -> Vec<(usize, Stage, Outcome, u16, String)> {
-    let failure = |(index, error): (usize, &Error)| {
+    let failure = |failure: Failure<'_>| {
+        let (index, error) = (failure.index, failure.error);
         let reply = error.reply().unwrap();
         (
             index,

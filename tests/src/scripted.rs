@@ -11,7 +11,7 @@ use std::time::Duration;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
-use smtp_proto::{Error, Reply, Report, event::Trace};
+use smtp_proto::{Envelope, Error, Reply, Report, event::Trace};
 
 use crate::transcript::{Action, Failure, Message, Observed, Transcript, difference};
 
@@ -208,12 +208,13 @@ impl Observed {
 
 /// The report of a message that had none.
 fn not_attempted(message: &Message, error: &Error) -> Report {
-    Report::not_attempted(message.envelope.forward_paths().len(), error)
+    Report::not_attempted(message.envelope.clone(), error)
 }
 
 /// The answer to a request that was not made, because the session had ended with this error.
 pub(crate) fn not_asked(error: &Error) -> Option<Result<Reply, Error>> {
-    Report::not_attempted(1, error).recipients.pop()
+    let envelope = Envelope::new("<>", ["postmaster"]).expect("these are addresses");
+    Report::not_attempted(envelope, error).recipients.pop()
 }
 
 /// The certificate in PEM, and the server's side of it; made once.

@@ -1234,9 +1234,10 @@ mod tests {
         let transcript = Transcript::parse("x", WHOLE).unwrap();
         let reply = |code| Reply::new(smtp_proto::reply::ReplyCode::new(code).unwrap(), b"x");
         let report = |codes: [u16; 2]| {
-            Some(Report {
-                recipients: codes.map(|code| Ok(reply(code))).into(),
-            })
+            let mailbox = Mailbox::parse("c@d").unwrap();
+            Some(Report::new(
+                codes.map(|code| (mailbox.clone(), Ok(reply(code)))),
+            ))
         };
         let mut observed = Observed {
             reports: vec![report([250, 250])],

@@ -142,7 +142,13 @@ fn trouble_in_the_middle(deliver: Deliver, overlap: bool) {
     for (n, report) in delivery.reports.iter().enumerate() {
         let failures: Vec<_> = report
             .failures()
-            .map(|(index, error)| (index, error.stage, error.outcome))
+            .map(|failure| {
+                assert_eq!(
+                    failure.mailbox,
+                    &messages[n].0.forward_paths()[failure.index]
+                );
+                (failure.index, failure.error.stage, failure.error.outcome)
+            })
             .collect();
         let all = |stage, outcome| {
             (0..5)
@@ -179,10 +185,10 @@ fn a_421_between_two_messages(deliver: Deliver, overlap: bool) {
     assert!(delivery.reports[..50].iter().all(Report::is_success));
     // The envelope of the next one may be on its way already when the 421 is read.
     let next = &delivery.reports[50];
-    assert!(
-        next.failures()
-            .all(|(_, error)| matches!(error.cause, Cause::Rejected(_) | Cause::Disconnected))
-    );
+    assert!(next.failures().all(|failure| matches!(
+        failure.error.cause,
+        Cause::Rejected(_) | Cause::Disconnected
+    )));
     assert!(!next.maybe_delivered());
     all_are(&delivery.reports[51..], Outcome::NotAttempted);
     arrived(&peer, &messages[..50]);
@@ -216,7 +222,7 @@ fn a_cut_in_the_envelope(deliver: Deliver, overlap: bool) {
     assert!(
         delivery.reports[9]
             .failures()
-            .all(|(_, error)| error.outcome != Outcome::InDoubt)
+            .all(|failure| failure.error.outcome != Outcome::InDoubt)
     );
     assert_eq!(delivery.reports[9].failures().count(), 5);
     all_are(&delivery.reports[10..], Outcome::NotAttempted);

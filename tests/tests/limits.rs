@@ -145,11 +145,9 @@ fn a_limit_is_not_learnt_unasked() {
             let (reports, opened) = deliver(&receiver, way, &[envelope("r", 2_500)]);
             let failures: Vec<_> = reports[0].failures().collect();
             assert_eq!((failures.len(), opened), (1_500, 1));
-            for (n, (index, error)) in failures.into_iter().enumerate() {
-                assert_eq!(
-                    (index, error.reply().map(|reply| reply.code().get())),
-                    (1_000 + n, Some(452))
-                );
+            for (n, failure) in failures.into_iter().enumerate() {
+                let code = failure.error.reply().map(|reply| reply.code().get());
+                assert_eq!((failure.index, code), (1_000 + n, Some(452)));
             }
         }
     }
@@ -209,7 +207,7 @@ fn refusals_stay_with_their_recipients() {
             let (reports, _) = deliver(&receiver, way, &[Envelope::new("", to).unwrap()]);
             let failed: Vec<_> = reports[0]
                 .failures()
-                .map(|(index, error)| (index, error.recipient))
+                .map(|failure| (failure.index, failure.error.recipient))
                 .collect();
             assert_eq!(
                 failed,

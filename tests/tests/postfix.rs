@@ -491,7 +491,7 @@ fn lockstep_and_an_eight_bit_message_that_is_not_taken() {
     assert_eq!(
         report
             .failures()
-            .map(|(index, _)| index)
+            .map(|failure| failure.index)
             .collect::<Vec<_>>(),
         [1]
     );
@@ -572,7 +572,10 @@ fn all_or_nothing() {
         .send(envelope, &b"Subject: all\r\n\r\n"[..])
         .unwrap_err();
     let report = error.report().unwrap();
-    let outcomes: Vec<_> = report.failures().map(|(_, error)| error.outcome).collect();
+    let outcomes: Vec<_> = report
+        .failures()
+        .map(|failure| failure.error.outcome)
+        .collect();
     assert_eq!(outcomes, [Outcome::NotAttempted, Outcome::Transient]);
     let message = message("all", b"To all.\r\n");
     let envelope = Envelope::new(SENDER, &to[..1])

@@ -161,9 +161,9 @@ impl Driver {
         )
     }
 
-    /// Submits a message.
-    pub fn submit(&mut self, envelope: Envelope) -> Result<MessageId, Misuse> {
-        let id = self.engine.submit(envelope)?;
+    /// Submits a message, or gives the envelope back for its report.
+    pub fn submit(&mut self, envelope: Envelope) -> Result<MessageId, (Misuse, Envelope)> {
+        let id = self.engine.try_submit(envelope)?;
         self.submitted += 1;
         self.unfinished += 1;
         Ok(id)
@@ -193,12 +193,12 @@ impl Driver {
     }
 
     /// The report of a message that could not be submitted.
-    pub fn unsubmitted(&self, recipients: usize, misuse: Misuse) -> Report {
+    pub fn unsubmitted(&self, misuse: Misuse, envelope: Envelope) -> Report {
         let error = match misuse {
             Misuse::Closed => self.end(),
             misuse => smtp_proto::Error::new(Stage::Local, Outcome::NotAttempted, misuse.into()),
         };
-        Report::not_attempted(recipients, &error)
+        Report::not_attempted(envelope, &error)
     }
 
     /// The stream has failed, or has ended, which is an [`io::ErrorKind::UnexpectedEof`].

@@ -96,7 +96,7 @@ impl Error {
         };
         let first = report
             .failures()
-            .map(|(_, error)| error)
+            .map(|failure| failure.error)
             .min_by_key(rank)
             .cloned();
         let mut error = Self::new(first.unwrap_or(unexplained));
@@ -227,11 +227,11 @@ impl Error {
     /// ([`concerns_session`](smtp_proto::Error::concerns_session)). A queue must not return the message because of it.
     pub fn concerns_session(&self) -> bool {
         self.0.report.is_none() && self.0.error.concerns_session()
-            || self
-                .0
-                .report
-                .as_ref()
-                .is_some_and(|report| report.failures().all(|(_, error)| error.concerns_session()))
+            || self.0.report.as_ref().is_some_and(|report| {
+                report
+                    .failures()
+                    .all(|failure| failure.error.concerns_session())
+            })
     }
 
     /// When to send the message again ([`retry`](smtp_proto::Error::retry)). Where the recipients of a message fare

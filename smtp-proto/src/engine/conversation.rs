@@ -114,12 +114,15 @@ impl Conversation {
 
     // The application speaks.
 
-    pub(crate) fn submit(&mut self, envelope: Envelope) -> Result<MessageId, Misuse> {
+    pub(crate) fn submit(&mut self, envelope: Envelope) -> Result<MessageId, (Misuse, Envelope)> {
         let limit = self.peer.config.limits.recipients;
         if envelope.forward_paths().len() > limit {
-            return Err(Misuse::TooManyRecipients { limit });
+            return Err((Misuse::TooManyRecipients { limit }, envelope));
         }
-        let id = MessageId(self.next_id()?);
+        let id = match self.next_id() {
+            Ok(id) => MessageId(id),
+            Err(misuse) => return Err((misuse, envelope)),
+        };
         self.enqueue(Job::Message(Message::new(id, envelope)));
         Ok(id)
     }

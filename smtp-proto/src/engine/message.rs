@@ -4,7 +4,7 @@ use crate::chunk::{Body, Sent};
 use crate::command::Command;
 use crate::envelope::Envelope;
 use crate::error::{Cause, Error, Outcome, Stage};
-use crate::event::MessageId;
+use crate::event::{Failure, MessageId};
 
 use super::awaited::{Awaited, MessageReply};
 use super::kept::Kept;
@@ -105,8 +105,15 @@ impl Message {
     }
 
     /// The recipients that have an error of their own by now.
-    pub(crate) fn refused(&self) -> impl Iterator<Item = (usize, &Error)> {
-        self.recipients.refused()
+    pub(crate) fn refused(&self) -> impl Iterator<Item = Failure<'_>> {
+        let mailboxes = self.envelope.mailboxes();
+        self.recipients
+            .refused()
+            .map(move |(index, error)| Failure {
+                index,
+                mailbox: &mailboxes[index],
+                error,
+            })
     }
 
     /// Whether one of its transactions is under way.

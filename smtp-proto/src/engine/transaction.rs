@@ -354,9 +354,8 @@ impl Message {
             Some(error) => error.not_attempted(),
             None => Error::new(Stage::Rcpt, Outcome::NotAttempted, Cause::Disconnected),
         };
-        Report {
-            recipients: self.recipients.into_results(unnamed),
-        }
+        let results = self.recipients.into_results(unnamed);
+        Report::of(self.envelope.into_mailboxes(), results)
     }
 
     // Errors.

@@ -19,7 +19,12 @@ pub(crate) fn judge(world: &World<'_>, stats: &mut Stats) -> Result<(), Failure>
             stats.add("messages excused after a surplus reply or lost commands", 1);
             continue;
         }
-        for (recipient, result) in finished.report.recipients.iter().enumerate() {
+        for (recipient, (mailbox, result)) in finished.report.iter().enumerate() {
+            let name = format!("m{}r{recipient}@", finished.message);
+            if !mailbox.as_str().starts_with(&name) {
+                let what = format!("{name} is called {mailbox}");
+                return Err(Failure::new("another's name", what));
+            }
             judge
                 .recipient(finished, recipient, result)
                 .map_err(|failure| {
