@@ -3,7 +3,6 @@
 
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -153,7 +152,27 @@ impl FromStr for Mailbox {
     }
 }
 
-/// What can stand where an address is wanted: text, which is parsed, or a [`Mailbox`].
+/// What can stand where an address is wanted: whatever is text ([`AsRef<str>`]), which is parsed, or a [`Mailbox`],
+/// which was parsed before and is only counted once more.
+///
+/// So an address type of another library fits as it is, and text however it is kept:
+///
+/// ```
+/// use std::{borrow::Cow, sync::Arc};
+/// use smtp_proto::{Envelope, Mailbox};
+///
+/// let shared: Arc<str> = "alice@example.org".into();
+/// let owned = String::from("bob@example.net");
+/// let carol = Mailbox::parse("carol@example.net")?;
+/// Envelope::new(&shared, [&owned])?;
+/// Envelope::new(shared, [Cow::Borrowed("bob@example.net")])?;
+/// Envelope::new(&carol, [owned])?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an address",
+    note = "give text (`AsRef<str>`) or a `Mailbox`"
+)]
 pub trait ToMailbox {
     /// The address.
     ///
@@ -162,17 +181,13 @@ pub trait ToMailbox {
     fn to_mailbox(&self) -> Result<Mailbox, AddressError>;
 }
 
-impl ToMailbox for str {
+impl<T: AsRef<str> + ?Sized> ToMailbox for T {
     fn to_mailbox(&self) -> Result<Mailbox, AddressError> {
-        Mailbox::parse(self)
+        Mailbox::parse(self.as_ref())
     }
 }
 
-impl ToMailbox for String {
-    fn to_mailbox(&self) -> Result<Mailbox, AddressError> {
-        Mailbox::parse(self)
-    }
-}
+// A mailbox is not `AsRef<str>`, so that it can have these, which neither parse nor allocate.
 
 impl ToMailbox for Mailbox {
     fn to_mailbox(&self) -> Result<Mailbox, AddressError> {
@@ -180,9 +195,15 @@ impl ToMailbox for Mailbox {
     }
 }
 
-impl<T: ToMailbox + ?Sized> ToMailbox for &T {
+impl ToMailbox for &Mailbox {
     fn to_mailbox(&self) -> Result<Mailbox, AddressError> {
-        (**self).to_mailbox()
+        Ok((*self).clone())
+    }
+}
+
+impl ToMailbox for &&Mailbox {
+    fn to_mailbox(&self) -> Result<Mailbox, AddressError> {
+        Ok((**self).clone())
     }
 }
 
@@ -396,7 +417,7 @@ impl From<IpAddr> for ClientName {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::string::ToString;
+    use alloc::string::{String, ToString};
 
     #[test]
     fn addresses_that_are() {
@@ -476,6 +497,55 @@ mod tests {
         ] {
             assert!(Mailbox::parse(address).is_err(), "{address:?} was accepted");
         }
+    }
+
+    #[test]
+    fn whatever_is_text_is_an_address() {
+        use crate::envelope::{Envelope, Recipient, ToRecipient};
+        use alloc::borrow::Cow;
+        use alloc::rc::Rc;
+        use alloc::vec::Vec;
+
+        struct Foreign;
+        impl AsRef<str> for Foreign {
+            fn as_ref(&self) -> &str {
+                "a@b"
+            }
+        }
+        struct Own(Mailbox);
+        impl ToMailbox for Own {
+            fn to_mailbox(&self) -> Result<Mailbox, AddressError> {
+                Ok(self.0.clone())
+            }
+        }
+
+        fn take(sender: impl ToMailbox, recipient: impl ToRecipient) {
+            let envelope = Envelope::new(sender, [recipient]).unwrap();
+            assert_eq!(envelope.reverse_path(), &envelope.forward_paths()[0]);
+        }
+        let (text, mailbox) = (String::from("a@b"), Mailbox::parse("a@b").unwrap());
+        let recipient = Recipient::new(&mailbox).unwrap();
+        take("a@b", "a@b");
+        take(&"a@b", &"a@b");
+        take(&text, &text);
+        take(text.clone(), &&text);
+        take(Arc::<str>::from("a@b"), Box::<str>::from("a@b"));
+        take(&Arc::<str>::from("a@b"), &Rc::<str>::from("a@b"));
+        take(Cow::Borrowed("a@b"), Cow::<str>::Owned(text));
+        take(Foreign, &Foreign);
+        take(Own(mailbox.clone()), Own(mailbox.clone()));
+        take(&mailbox, &recipient);
+        take(&&mailbox, &mailbox);
+        take(mailbox.clone(), recipient);
+        let list = alloc::vec![mailbox];
+        let borrowed: Vec<&Mailbox> = list.iter().collect();
+        Envelope::new(borrowed[0], &borrowed).unwrap();
+        let envelope = Envelope::new(&list[0], &list).unwrap();
+        // The same text, and not a copy of it.
+        assert_eq!(
+            envelope.forward_paths()[0].as_str().as_ptr(),
+            list[0].as_str().as_ptr()
+        );
     }
 
     #[test]
