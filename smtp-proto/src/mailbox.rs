@@ -500,6 +500,10 @@ mod tests {
     }
 
     #[test]
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "that references are taken is what it shows"
+    )]
     fn whatever_is_text_is_an_address() {
         use crate::envelope::{Envelope, Recipient, ToRecipient};
         use alloc::borrow::Cow;
