@@ -7,6 +7,7 @@ use bytes::Buf;
 use bytes::buf::Reader;
 use smtp_proto::{Envelope, MessageId, Report, error::Misuse};
 
+use crate::content::in_one_piece;
 use crate::pump::Pump;
 use crate::session::Session;
 
@@ -45,7 +46,8 @@ where
 }
 
 impl Message<()> {
-    /// A message that lies in memory: a slice, [`Bytes`](bytes::Bytes), or another [`Buf`] that can be cloned.
+    /// A message that lies in memory: a slice, [`Bytes`](bytes::Bytes), or another [`Buf`] that can be cloned. Where it
+    /// lies in one piece its size is declared, unless the envelope declares one ([`Envelope::size_of`]).
     ///
     /// ```no_run
     /// use bytes::Bytes;
@@ -68,6 +70,10 @@ impl Message<()> {
         envelope: Envelope,
         message: B,
     ) -> Message<impl FnMut() -> io::Result<Reader<B>> + Clone> {
+        let envelope = match in_one_piece(&message) {
+            Some(octets) => envelope.size_of(octets),
+            None => envelope,
+        };
         Message::new(envelope, move || Ok(message.clone().reader()))
     }
 }

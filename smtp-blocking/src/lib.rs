@@ -1,7 +1,7 @@
 //! SMTP and LMTP over blocking sockets: the engine of [`smtp_proto`] with connections, TLS and timeouts.
 //!
 //! [`send_mail`] forwards one message. [`Server`] says how to reach a server, and [`Session::connect`] opens a session with it;
-//! [`Session::send`] sends a message from any [`BufRead`] in constant memory, and
+//! [`Session::send`] sends a message that lies in memory, or any reader in constant memory ([`Content`]), and
 //! [`Session::transaction`] gives a [`Transaction`] to write it into.
 //!
 //! # Who is trusted
@@ -79,7 +79,7 @@
 //! let envelope = Envelope::new("alice@example.org", [bob])?
 //!     .parameter(MailParameter::ret(Ret::Headers))
 //!     .parameter(MailParameter::envelope_id("QQ314159")?);
-//! Session::connect(&Server::new("mx.example.net"))?.send_last(envelope, &b"Subject: x\r\n"[..])?;
+//! Session::connect(&Server::new("mx.example.net"))?.send_last(envelope, "Subject: x\r\n\r\n")?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -120,6 +120,7 @@
 
 mod bulk;
 mod connect;
+mod content;
 #[cfg(feature = "rustls")]
 mod handshake;
 #[cfg(feature = "lettre")]
@@ -129,9 +130,8 @@ mod pump;
 mod session;
 mod stream;
 
-use std::io::BufRead;
-
 pub use bulk::{Bulk, Message};
+pub use content::Content;
 #[cfg(feature = "lettre")]
 pub use lettre::LettreTransport;
 pub use pool::{Pool, PooledSession};
@@ -156,7 +156,7 @@ pub use stream::Transport;
 /// not verified ends nothing, as between mail servers.
 ///
 /// ```no_run
-/// let message = &b"Subject: hello\r\n\r\nHello, Bob.\r\n"[..];
+/// let message = "Subject: hello\r\n\r\nHello, Bob.\r\n";
 /// let report = smtp_blocking::send_mail("mx.example.net", "alice@example.org", &["bob@example.net"], message, None)?;
 /// for failure in report.failures() {
 ///     eprintln!("{failure}");
@@ -172,7 +172,7 @@ pub fn send_mail<A, R>(
     server: &str,
     sender: A,
     recipients: R,
-    message: impl BufRead,
+    message: impl Content,
     credentials: Option<Credentials>,
 ) -> Result<Report, Error>
 where

@@ -10,6 +10,7 @@ use smtp_proto::{
     event,
 };
 
+use crate::content::{Content, OfBuf};
 use crate::pump::Pump;
 
 /// A session in which mail can be sent: greeting, EHLO, TLS and AUTH are done.
@@ -70,23 +71,16 @@ impl Session {
         }
     }
 
-    /// Sends a whole message, in constant memory.
-    ///
-    /// # Errors
-    /// The message reached nobody: [`Error::report`] says what became of each recipient. One that
-    /// reached somebody is a [`Report`], with the errors of the others in it.
-    pub fn send(&mut self, envelope: Envelope, message: impl BufRead) -> Result<Report, Error> {
-        self.send_then(envelope, message, false)
-    }
-
-    /// Sends a whole message that lies in memory: a slice, [`Bytes`](bytes::Bytes), or any other [`Buf`].
+    /// Sends a whole message: octets or text as `&message`, a file in a [`BufReader`](io::BufReader), any other reader
+    /// as `&mut reader` ([`Content`] has the list). A reader is sent in constant memory. The size of what lies in memory
+    /// is declared, unless the envelope declares one.
     ///
     /// ```no_run
     /// use smtp_blocking::{Envelope, Server, Session};
     ///
     /// let mut session = Session::connect(&Server::new("mx.example.net"))?;
     /// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
-    /// let report = session.send_bytes(envelope, &b"Subject: hello\r\n\r\nHello, Bob.\r\n"[..])?;
+    /// let report = session.send(envelope, "Subject: hello\r\n\r\nHello, Bob.\r\n")?;
     /// for failure in report.failures() {
     ///     eprintln!("{failure}");
     /// }
@@ -94,17 +88,32 @@ impl Session {
     /// ```
     ///
     /// # Errors
+    /// The message reached nobody: [`Error::report`] says what became of each recipient. One that
+    /// reached somebody is a [`Report`], with the errors of the others in it.
+    pub fn send(&mut self, envelope: Envelope, message: impl Content) -> Result<Report, Error> {
+        self.send_then(envelope, message, false)
+    }
+
+    /// Sends a whole message that is a [`Buf`] of any kind, such as a chain of header and body. Its size is declared
+    /// where it lies in one piece.
+    ///
+    /// # Errors
     /// As [`send`](Self::send).
     pub fn send_bytes(&mut self, envelope: Envelope, message: impl Buf) -> Result<Report, Error> {
-        self.send(envelope, message.reader())
+        self.send(envelope, OfBuf(message))
     }
 
     fn send_then(
         &mut self,
         envelope: Envelope,
-        mut message: impl BufRead,
+        message: impl Content,
         quit: bool,
     ) -> Result<Report, Error> {
+        let envelope = match message.in_memory() {
+            Some(octets) => envelope.size_of(octets),
+            None => envelope,
+        };
+        let mut message = message.into_reader();
         let transaction = self.begin(envelope)?;
         if quit {
             let _ = transaction.session.pump.driver.engine.quit();
@@ -122,7 +131,7 @@ impl Session {
     pub fn send_last(
         &mut self,
         envelope: Envelope,
-        message: impl BufRead,
+        message: impl Content,
     ) -> Result<Report, Error> {
         let result = self.send_then(envelope, message, true);
         self.say_quit();

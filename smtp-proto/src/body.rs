@@ -6,6 +6,7 @@
 use memchr::{memchr2, memchr3, memrchr};
 
 pub use crate::body_part::BodyPart;
+pub use crate::wire_size::wire_size;
 
 /// The most octets of the caller's that one offer covers, in octets. It bounds what is scanned again
 /// when a transport takes less than it was offered.

@@ -5,6 +5,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use crate::body::wire_size;
 use crate::mailbox::Mailbox;
 use crate::parameter::{MailParameter, RcptParameter};
 
@@ -234,6 +235,27 @@ impl Envelope {
         self.size = Some(octets);
         self.size_is_exact = true;
         self
+    }
+
+    /// Declares the [exact size](Self::exact_size) of this message, which is its [size on the wire](wire_size), unless a
+    /// size is declared already. Of a [binary](BodyType::Binary) one it is the length, so declare that before. The
+    /// adapters call it for a message in memory.
+    ///
+    /// ```
+    /// use smtp_proto::Envelope;
+    ///
+    /// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
+    /// assert_eq!(envelope.clone().size_of(b"Hello.\n").exact_size_octets(), Some(8));
+    /// assert_eq!(envelope.size(7).size_of(b"Hello.\n").declared_size(), Some(7));
+    /// # Ok::<(), smtp_proto::envelope::EnvelopeError>(())
+    /// ```
+    #[must_use]
+    pub fn size_of(self, message: &[u8]) -> Self {
+        match (self.size, self.body) {
+            (Some(_), _) => self,
+            (None, BodyType::Binary) => self.exact_size(message.len() as u64),
+            (None, _) => self.exact_size(wire_size(message)),
+        }
     }
 
     /// Declares what the body holds.

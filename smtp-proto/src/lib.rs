@@ -273,6 +273,7 @@ mod text;
 mod time;
 mod tls;
 mod transmit;
+mod wire_size;
 
 #[doc(inline)]
 pub use auth::Credentials;

@@ -11,6 +11,7 @@ use futures_core::Stream;
 use smtp_proto::{Envelope, MessageId, Report, error::Misuse};
 use tokio::io::AsyncBufRead;
 
+use crate::content::in_one_piece;
 use crate::in_memory::InMemory;
 use crate::pump::Pump;
 use crate::session::Session;
@@ -51,7 +52,8 @@ where
 }
 
 impl Message<()> {
-    /// A message that lies in memory: a slice, [`Bytes`](bytes::Bytes), or another [`Buf`] that can be cloned.
+    /// A message that lies in memory: a slice, [`Bytes`](bytes::Bytes), or another [`Buf`] that can be cloned. Where it
+    /// lies in one piece its size is declared, unless the envelope declares one ([`Envelope::size_of`]).
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), smtp_tokio::Error> {
@@ -77,6 +79,10 @@ impl Message<()> {
         envelope: Envelope,
         message: B,
     ) -> Message<impl FnMut() -> Ready<io::Result<InMemory<B>>> + Clone> {
+        let envelope = match in_one_piece(&message) {
+            Some(octets) => envelope.size_of(octets),
+            None => envelope,
+        };
         Message::new(envelope, move || ready(Ok(InMemory::new(message.clone()))))
     }
 }

@@ -1,7 +1,7 @@
 //! SMTP and LMTP for tokio: the engine of [`smtp_proto`] with connections, TLS and timeouts.
 //!
 //! [`send_mail`] forwards one message. [`Server`] says how to reach a server, and [`Session::connect`] opens a session with it;
-//! [`Session::send`] sends a message from any `AsyncBufRead` in constant memory, [`Session::transaction`]
+//! [`Session::send`] sends a message that lies in memory, or any reader in constant memory ([`Content`]), [`Session::transaction`]
 //! gives a [`Transaction`] to write it into, and [`Session::send_all`] takes a stream of messages and
 //! gives a stream of reports. The names are those of `smtp-blocking`.
 //!
@@ -10,7 +10,7 @@
 //! # async fn main() -> Result<(), smtp_tokio::Error> {
 //! # let receiver = smtp_tests::receiver::Receiver::start(Default::default()).unwrap();
 //! # let server = receiver.local_addr().to_string();
-//! let message = &b"Subject: hello\r\n\r\nHello, Bob.\r\n"[..];
+//! let message = "Subject: hello\r\n\r\nHello, Bob.\r\n";
 //! let report = smtp_tokio::send_mail(&server, "alice@example.org", &["bob@example.net"], message, None).await?;
 //! assert!(report.is_success());
 //! # Ok(())
@@ -48,6 +48,7 @@
 
 mod bulk;
 mod connect;
+mod content;
 mod in_memory;
 #[cfg(feature = "lettre")]
 mod lettre;
@@ -58,6 +59,7 @@ mod session;
 mod stream;
 
 pub use bulk::{Bulk, Iter, Message, iter};
+pub use content::Content;
 pub use in_memory::InMemory;
 #[cfg(feature = "lettre")]
 pub use lettre::LettreTransport;
@@ -75,8 +77,6 @@ pub use smtp_proto::{
     envelope, event, parameter, reply, request,
 };
 
-use tokio::io::AsyncBufRead;
-
 /// Sends one message: connects to `server` (port 25 where none is given), encrypts where the server
 /// offers it, logs in where credentials are given, sends, and says QUIT.
 ///
@@ -91,7 +91,7 @@ pub async fn send_mail<A, R>(
     server: &str,
     sender: A,
     recipients: R,
-    message: impl AsyncBufRead,
+    message: impl Content,
     credentials: Option<Credentials>,
 ) -> Result<Report, Error>
 where

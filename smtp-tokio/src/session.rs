@@ -14,7 +14,7 @@ use smtp_proto::{
 use tokio::io::{AsyncBufRead, AsyncWrite};
 
 use crate::Error;
-use crate::in_memory::InMemory;
+use crate::content::{Content, OfBuf};
 use crate::pump::Pump;
 
 /// A session in which mail can be sent: greeting, EHLO, TLS and AUTH are done.
@@ -90,21 +90,10 @@ impl Session {
         }
     }
 
-    /// Sends a whole message, in constant memory. It reads what the server says while it writes, so that
+    /// Sends a whole message: octets or text as `&message`, a file in a [`BufReader`](tokio::io::BufReader), any other
+    /// reader as `&mut reader` ([`Content`] has the list). A reader is sent in constant memory. The size of what lies in
+    /// memory is declared, unless the envelope declares one. It reads what the server says while it writes, so that
     /// a refusal in the middle of a large body stops the body.
-    ///
-    /// # Errors
-    /// The message reached nobody: [`Error::report`] says what became of each recipient. One that
-    /// reached somebody is a [`Report`], with the errors of the others in it.
-    pub async fn send(
-        &mut self,
-        envelope: Envelope,
-        message: impl AsyncBufRead,
-    ) -> Result<Report, Error> {
-        self.send_then(envelope, message, false).await
-    }
-
-    /// Sends a whole message that lies in memory: a slice, [`Bytes`](bytes::Bytes), or any other [`Buf`].
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -112,8 +101,7 @@ impl Session {
     ///
     /// let mut session = Session::connect(&Server::new("mx.example.net")).await?;
     /// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
-    /// let message = &b"Subject: hello\r\n\r\nHello, Bob.\r\n"[..];
-    /// let report = session.send_bytes(envelope, message).await?;
+    /// let report = session.send(envelope, "Subject: hello\r\n\r\nHello, Bob.\r\n").await?;
     /// for failure in report.failures() {
     ///     eprintln!("{failure}");
     /// }
@@ -122,21 +110,40 @@ impl Session {
     /// ```
     ///
     /// # Errors
+    /// The message reached nobody: [`Error::report`] says what became of each recipient. One that
+    /// reached somebody is a [`Report`], with the errors of the others in it.
+    pub async fn send(
+        &mut self,
+        envelope: Envelope,
+        message: impl Content,
+    ) -> Result<Report, Error> {
+        self.send_then(envelope, message, false).await
+    }
+
+    /// Sends a whole message that is a [`Buf`] of any kind, such as a chain of header and body. Its size is declared
+    /// where it lies in one piece.
+    ///
+    /// # Errors
     /// As [`send`](Self::send).
     pub async fn send_bytes(
         &mut self,
         envelope: Envelope,
         message: impl Buf,
     ) -> Result<Report, Error> {
-        self.send(envelope, InMemory::new(message)).await
+        self.send(envelope, OfBuf(message)).await
     }
 
     async fn send_then(
         &mut self,
         envelope: Envelope,
-        message: impl AsyncBufRead,
+        message: impl Content,
         quit: bool,
     ) -> Result<Report, Error> {
+        let envelope = match message.in_memory() {
+            Some(octets) => envelope.size_of(octets),
+            None => envelope,
+        };
+        let message = message.into_reader();
         let transaction = self.begin(envelope).await?;
         if quit {
             let _ = transaction.session.pump.driver.engine.quit();
@@ -155,7 +162,7 @@ impl Session {
     pub async fn send_last(
         &mut self,
         envelope: Envelope,
-        message: impl AsyncBufRead,
+        message: impl Content,
     ) -> Result<Report, Error> {
         let result = self.send_then(envelope, message, true).await;
         self.say_quit().await;

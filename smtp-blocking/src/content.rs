@@ -1,0 +1,192 @@
+//! What can be sent as a message.
+
+use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+
+/// A message as it is given to [`Session::send`](crate::Session::send): octets that lie in memory, or a reader.
+///
+/// | what | how it is given |
+/// |---|---|
+/// | octets or text | `&message`, whatever it is kept in: `&[u8]`, `&str`, `&Vec<u8>`, `&Bytes` |
+/// | the same, given away | `Vec<u8>`, `String`, [`Bytes`], `Arc<[u8]>` |
+/// | a file, a pipe, a socket | in a [`BufReader`] |
+/// | any other [`BufRead`] | `&mut reader`, or in a `Box` |
+///
+/// A message in memory has a size that is known: it is declared to the server ([`Envelope::size_of`]), which may refuse
+/// it before it is sent, and where the server offers CHUNKING the message goes out as one chunk. An envelope that
+/// declares a size keeps it. A reader is sent in constant memory.
+///
+/// ```no_run
+/// use std::{fs::File, io::BufReader};
+/// use smtp_blocking::{Envelope, Server, Session};
+///
+/// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
+/// let mut session = Session::connect(&Server::new("mx.example.net"))?;
+/// session.send(envelope.clone(), "Subject: hello\r\n\r\nHello, Bob.\r\n")?;
+/// session.send(envelope.clone(), vec![b'x'; 10])?;
+/// session.send(envelope.clone(), BufReader::new(File::open("message.eml")?))?;
+/// let mut input = std::io::stdin().lock();
+/// session.send(envelope, &mut input)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// [`Envelope::size_of`]: crate::Envelope::size_of
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be sent as a message",
+    note = "give octets or text as `&message`, a file as `BufReader::new(file)`, any other `BufRead` as `&mut reader`"
+)]
+pub trait Content {
+    /// What reads it.
+    type Reader: BufRead;
+
+    /// All of it, where it lies in memory.
+    fn in_memory(&self) -> Option<&[u8]>;
+
+    /// Reads it from its beginning.
+    fn into_reader(self) -> Self::Reader;
+}
+
+impl<'a, T: AsRef<[u8]> + ?Sized> Content for &'a T {
+    type Reader = &'a [u8];
+
+    fn in_memory(&self) -> Option<&[u8]> {
+        Some((**self).as_ref())
+    }
+
+    fn into_reader(self) -> &'a [u8] {
+        self.as_ref()
+    }
+}
+
+impl Content for Vec<u8> {
+    type Reader = Cursor<Self>;
+
+    fn in_memory(&self) -> Option<&[u8]> {
+        Some(self)
+    }
+
+    fn into_reader(self) -> Cursor<Self> {
+        Cursor::new(self)
+    }
+}
+
+impl Content for String {
+    type Reader = Cursor<Self>;
+
+    fn in_memory(&self) -> Option<&[u8]> {
+        Some(self.as_bytes())
+    }
+
+    fn into_reader(self) -> Cursor<Self> {
+        Cursor::new(self)
+    }
+}
+
+impl Content for Bytes {
+    type Reader = Cursor<Self>;
+
+    fn in_memory(&self) -> Option<&[u8]> {
+        Some(self)
+    }
+
+    fn into_reader(self) -> Cursor<Self> {
+        Cursor::new(self)
+    }
+}
+
+impl Content for Arc<[u8]> {
+    type Reader = Cursor<Self>;
+
+    fn in_memory(&self) -> Option<&[u8]> {
+        Some(self)
+    }
+
+    fn into_reader(self) -> Cursor<Self> {
+        Cursor::new(self)
+    }
+}
+
+/// From its position to its end.
+impl<T: AsRef<[u8]>> Content for Cursor<T> {
+    type Reader = Self;
+
+    fn in_memory(&self) -> Option<&[u8]> {
+        let octets = self.get_ref().as_ref();
+        let position = usize::try_from(self.position()).unwrap_or(usize::MAX);
+        Some(octets.get(position..).unwrap_or_default())
+    }
+
+    fn into_reader(self) -> Self {
+        self
+    }
+}
+
+impl<R: BufRead + ?Sized> Content for &mut R {
+    type Reader = Self;
+
+    fn in_memory(&self) -> Option<&[u8]> {
+        None
+    }
+
+    fn into_reader(self) -> Self {
+        self
+    }
+}
+
+impl<R: BufRead + ?Sized> Content for Box<R> {
+    type Reader = Self;
+
+    fn in_memory(&self) -> Option<&[u8]> {
+        None
+    }
+
+    fn into_reader(self) -> Self {
+        self
+    }
+}
+
+impl<R: Read> Content for BufReader<R> {
+    type Reader = Self;
+
+    fn in_memory(&self) -> Option<&[u8]> {
+        None
+    }
+
+    fn into_reader(self) -> Self {
+        self
+    }
+}
+
+impl Content for io::StdinLock<'_> {
+    type Reader = Self;
+
+    fn in_memory(&self) -> Option<&[u8]> {
+        None
+    }
+
+    fn into_reader(self) -> Self {
+        self
+    }
+}
+
+/// Octets of a [`Buf`]: their size is known where they lie in one piece.
+pub(crate) struct OfBuf<B>(pub(crate) B);
+
+impl<B: Buf> Content for OfBuf<B> {
+    type Reader = bytes::buf::Reader<B>;
+
+    fn in_memory(&self) -> Option<&[u8]> {
+        in_one_piece(&self.0)
+    }
+
+    fn into_reader(self) -> Self::Reader {
+        self.0.reader()
+    }
+}
+
+/// All octets, where they lie in one piece.
+pub(crate) fn in_one_piece(octets: &impl Buf) -> Option<&[u8]> {
+    Some(octets.chunk()).filter(|chunk| chunk.len() == octets.remaining())
+}

@@ -1,0 +1,98 @@
+//! How large a message in memory is on the wire.
+
+/// Octets that are looked at together: so few that what is found in them fits into one octet.
+const BLOCK: usize = 128;
+
+/// The size of a message on the wire, in octets: with each line end as CRLF, and one at its end. The dots that DATA
+/// doubles do not count (RFC 1870 section 5). It is what SIZE declares and what [`Envelope::exact_size`] promises.
+///
+/// It takes one look at each octet, several at a time.
+///
+/// ```
+/// use smtp_proto::body::wire_size;
+///
+/// assert_eq!(wire_size(b"Subject: x\n\n.\n"), b"Subject: x\r\n\r\n.\r\n".len() as u64);
+/// assert_eq!(wire_size(b"no end"), 8);
+/// assert_eq!(wire_size(b""), 0);
+/// ```
+///
+/// A [binary](crate::envelope::BodyType::Binary) body goes out as it is, and its size is its length.
+///
+/// [`Envelope::exact_size`]: crate::Envelope::exact_size
+pub fn wire_size(message: &[u8]) -> u64 {
+    let (Some(first), Some(last)) = (message.first(), message.last()) else {
+        return 0;
+    };
+    let end = match last {
+        b'\n' => 0,
+        b'\r' => 1,
+        _ => 2,
+    };
+    message.len() as u64 + u64::from(*first == b'\n') + bare_ends(message) + end
+}
+
+/// CRs that no LF follows, and LFs that no CR precedes, between each octet and the next. Without branches, so that the
+/// compiler makes vectors of it.
+fn bare_ends(message: &[u8]) -> u64 {
+    let blocks = message.chunks(BLOCK).zip(message[1..].chunks(BLOCK));
+    let in_block = |(these, next): (&[u8], &[u8])| {
+        let pairs = these.iter().zip(next);
+        let bare: u8 = pairs
+            .map(|(&this, &next)| u8::from((this == b'\r') != (next == b'\n')))
+            .sum();
+        u64::from(bare)
+    };
+    blocks.map(in_block).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+    use crate::body::{BodyEncoder, BodyPolicy};
+
+    /// What goes out under BDAT, where no dot is added.
+    fn sent(body: &[u8]) -> u64 {
+        let mut encoder = BodyEncoder::chunked(BodyPolicy::default(), true);
+        let (mut rest, mut octets) = (body, 0);
+        while !rest.is_empty() {
+            let (inserted, run) = encoder.next(rest).unwrap();
+            octets += inserted.len() + run;
+            rest = &rest[encoder.advance(rest, inserted.len() + run)..];
+        }
+        (octets + encoder.finish().unwrap().len()) as u64
+    }
+
+    #[test]
+    fn it_is_what_goes_out() {
+        const OCTETS: [u8; 4] = *b"\r\n.a";
+        let mut count = 0;
+        for length in 0..=7u32 {
+            for number in 0..OCTETS.len().pow(length) {
+                let at = |place| OCTETS[number / OCTETS.len().pow(place) % OCTETS.len()];
+                let body: Vec<u8> = (0..length).map(at).collect();
+                assert_eq!(wire_size(&body), sent(&body), "{}", body.escape_ascii());
+                count += 1;
+            }
+        }
+        assert_eq!(count, 21_845);
+    }
+
+    #[test]
+    fn blocks_have_no_seams() {
+        for ends in ["\r\n", "\n", "\r", "\n\r", "\r\r\n"] {
+            for before in 0..=2 * BLOCK + 2 {
+                let body = ["x".repeat(before).as_str(), ends, "y"].concat();
+                assert_eq!(
+                    wire_size(body.as_bytes()),
+                    sent(body.as_bytes()),
+                    "{body:?}"
+                );
+            }
+        }
+        for body in ["\n".repeat(3 * BLOCK), "\r".repeat(3 * BLOCK + 1)] {
+            assert_eq!(wire_size(body.as_bytes()), 2 * body.len() as u64);
+        }
+    }
+}
