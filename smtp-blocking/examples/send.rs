@@ -38,6 +38,7 @@ fn forward(options: &Arc<Options>, run: &mut Run<'_>) -> Result<(), smtp_proto::
         let messages = run.rest().map(|item| Message {
             envelope: item.envelope.clone(),
             open: || item.open(),
+            tag: (),
         });
         let mut reports = session.send_all(messages).and_quit();
         while let Some(report) = reports.next() {

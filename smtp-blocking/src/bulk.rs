@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead};
+use std::iter;
 
 use bytes::Buf;
 use bytes::buf::Reader;
@@ -11,15 +12,17 @@ use crate::content::in_one_piece;
 use crate::pump::Pump;
 use crate::session::Session;
 
-/// A message of a bulk delivery: its envelope, and how to open its content when it is wanted.
+/// A message of a bulk delivery: its envelope, how to open its content when it is wanted, and a [tag](Self::tag).
 #[derive(Clone, Debug)]
-pub struct Message<F> {
+pub struct Message<F, T = ()> {
     /// Who sends it to whom.
     pub envelope: Envelope,
     /// Opens the content. It is called once a recipient has been accepted, and not before (but under
     /// [`Chunking::Eager`](crate::Chunking::Eager)); and once more, for the content from its beginning, for
     /// each further transaction, where the server takes fewer recipients in one than there are.
     pub open: F,
+    /// The caller's own, which comes back with the report ([`Bulk::tagged`]).
+    pub tag: T,
 }
 
 impl<F, R> Message<F>
@@ -32,6 +35,7 @@ where
         Self {
             envelope: envelope.reopenable(true),
             open,
+            tag: (),
         }
     }
 
@@ -41,6 +45,28 @@ where
         Self {
             envelope: envelope.reopenable(false),
             open,
+            tag: (),
+        }
+    }
+}
+
+impl<F, T> Message<F, T> {
+    /// The same with a tag: a row of a database, the name of a file, whatever the caller knows the message by. It comes
+    /// back with the report ([`Bulk::tagged`]).
+    ///
+    /// ```
+    /// use smtp_blocking::{Envelope, Message};
+    ///
+    /// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
+    /// let message = Message::from_bytes(envelope, &b"Subject: news\r\n\r\n"[..]).tag("row 4711");
+    /// assert_eq!(message.tag, "row 4711");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn tag<U>(self, tag: U) -> Message<F, U> {
+        Message {
+            envelope: self.envelope,
+            open: self.open,
+            tag,
         }
     }
 }
@@ -110,9 +136,9 @@ impl Session {
     /// }
     /// # Ok::<(), smtp_blocking::Error>(())
     /// ```
-    pub fn send_all<I, F, R>(&mut self, messages: I) -> Bulk<'_, I::IntoIter, F>
+    pub fn send_all<I, F, R, T>(&mut self, messages: I) -> Bulk<'_, I::IntoIter, F, T>
     where
-        I: IntoIterator<Item = Message<F>>,
+        I: IntoIterator<Item = Message<F, T>>,
         F: FnMut() -> io::Result<R>,
         R: BufRead,
     {
@@ -138,17 +164,17 @@ impl Session {
 /// Dropped before its end, it closes the session if a message is under way.
 #[must_use = "nothing is sent before reports are asked for"]
 #[derive(Debug)]
-pub struct Bulk<'a, I, F> {
-    under_way: UnderWay<'a, F>,
+pub struct Bulk<'a, I, F, T = ()> {
+    under_way: UnderWay<'a, F, T>,
     messages: I,
-    /// The last message came when it could not be submitted any more: why, and its envelope.
-    unsubmitted: Option<(Misuse, Envelope)>,
+    /// The last message came when it could not be submitted any more: why, its envelope and its tag.
+    unsubmitted: Option<(Misuse, Envelope, T)>,
     /// There are no more messages, or there is no more use for them.
     exhausted: bool,
     quit: bool,
 }
 
-impl<I, F> Bulk<'_, I, F> {
+impl<I, F, T> Bulk<'_, I, F, T> {
     /// Ends the session after the last message, with QUIT. Its reply is not waited for.
     pub fn and_quit(mut self) -> Self {
         self.quit = true;
@@ -171,7 +197,7 @@ impl<I, F> Bulk<'_, I, F> {
     }
 }
 
-impl<I: Iterator, F> Bulk<'_, I, F> {
+impl<I: Iterator, F, T> Bulk<'_, I, F, T> {
     /// Whether to ask for the next message, which may take long to come: only when everything that was gathered is
     /// written. Where envelopes do not overlap, also only when the message before is reported.
     fn may_ask(&mut self) -> bool {
@@ -195,7 +221,7 @@ impl<I: Iterator, F> Bulk<'_, I, F> {
     /// Whether it is known, without asking, that there are no more messages, or that they would come too late.
     fn has_no_more(&self) -> bool {
         self.messages.size_hint().1 == Some(0)
-            || matches!(self.unsubmitted, Some((Misuse::Closed, _)))
+            || matches!(self.unsubmitted, Some((Misuse::Closed, ..)))
     }
 
     /// No more messages are asked for.
@@ -207,15 +233,38 @@ impl<I: Iterator, F> Bulk<'_, I, F> {
     }
 }
 
-impl<I, F, R> Iterator for Bulk<'_, I, F>
+impl<I, F, R, T> Bulk<'_, I, F, T>
 where
-    I: Iterator<Item = Message<F>>,
+    I: Iterator<Item = Message<F, T>>,
     F: FnMut() -> io::Result<R>,
     R: BufRead,
 {
-    type Item = Report;
+    /// The reports, each with the [tag](Message::tag) of its message.
+    ///
+    /// ```no_run
+    /// use std::{fs::File, io::BufReader};
+    /// use smtp_blocking::{Envelope, Message, Server, Session};
+    ///
+    /// let mut session = Session::connect(&Server::new("mx.example.net"))?;
+    /// let messages = ["1.eml", "2.eml"].map(|path| {
+    ///     let envelope = Envelope::new("alice@example.org", ["bob@example.net"]).unwrap();
+    ///     Message::new(envelope, move || File::open(path).map(BufReader::new)).tag(path)
+    /// });
+    /// let mut bulk = session.send_all(messages).and_quit();
+    /// for (path, report) in bulk.tagged() {
+    ///     println!("{path}: {}", if report.is_success() { "sent" } else { "failed" });
+    /// }
+    /// for message in bulk.into_messages() {
+    ///     println!("{}: not attempted", message.tag);
+    /// }
+    /// # Ok::<(), smtp_blocking::Error>(())
+    /// ```
+    pub fn tagged(&mut self) -> impl Iterator<Item = (T, Report)> {
+        iter::from_fn(|| self.next_tagged())
+    }
 
-    fn next(&mut self) -> Option<Report> {
+    /// The next report, with the [tag](Message::tag) of its message.
+    pub fn next_tagged(&mut self) -> Option<(T, Report)> {
         loop {
             while self.may_ask() {
                 let Some(message) = self.messages.next() else {
@@ -226,18 +275,23 @@ where
                     // It may have been long in coming.
                     self.pump().look();
                 }
-                match self.pump().driver.submit(message.envelope) {
-                    Ok(id) => self.under_way.submitted.push_back((id, message.open)),
-                    Err(unsubmitted) => self.unsubmitted = Some(unsubmitted),
+                let Message {
+                    envelope,
+                    open,
+                    tag,
+                } = message;
+                match self.pump().driver.submit(envelope) {
+                    Ok(id) => self.under_way.submitted.push_back((id, open, tag)),
+                    Err((misuse, envelope)) => self.unsubmitted = Some((misuse, envelope, tag)),
                 }
                 if self.has_no_more() {
                     self.exhaust();
                 }
             }
-            let Some(&(first, _)) = self.under_way.submitted.front() else {
+            let Some(&(first, ..)) = self.under_way.submitted.front() else {
                 // What is submitted is reported before what cannot be any more.
-                if let Some((misuse, envelope)) = self.unsubmitted.take() {
-                    return Some(self.pump().driver.unsubmitted(misuse, envelope));
+                if let Some((misuse, envelope, tag)) = self.unsubmitted.take() {
+                    return Some((tag, self.pump().driver.unsubmitted(misuse, envelope)));
                 }
                 // QUIT, where it is still to be sent.
                 if self.quit {
@@ -248,15 +302,15 @@ where
             let pump = &mut self.under_way.session.pump;
             pump.run_until(|pump| pump.driver.wants_caller());
             if let Some(report) = pump.driver.take_report(first) {
-                self.under_way.submitted.pop_front();
-                return Some(report);
+                let (_, _, tag) = self.under_way.submitted.pop_front()?;
+                return Some((tag, report));
             }
             let wanted = pump.driver.body.map(|(id, _)| id);
-            let Some((_, open)) = self
+            let Some((_, open, _)) = self
                 .under_way
                 .submitted
                 .iter_mut()
-                .find(|(id, _)| Some(*id) == wanted)
+                .find(|(id, ..)| Some(*id) == wanted)
             else {
                 // Nobody has the body that is wanted.
                 pump.abort("a message that was given up before is wanted");
@@ -270,14 +324,27 @@ where
     }
 }
 
-/// What the session is at.
-#[derive(Debug)]
-struct UnderWay<'a, F> {
-    session: &'a mut Session,
-    submitted: VecDeque<(MessageId, F)>,
+impl<I, F, R, T> Iterator for Bulk<'_, I, F, T>
+where
+    I: Iterator<Item = Message<F, T>>,
+    F: FnMut() -> io::Result<R>,
+    R: BufRead,
+{
+    type Item = Report;
+
+    fn next(&mut self) -> Option<Report> {
+        self.next_tagged().map(|(_, report)| report)
+    }
 }
 
-impl<F> Drop for UnderWay<'_, F> {
+/// What the session is at.
+#[derive(Debug)]
+struct UnderWay<'a, F, T> {
+    session: &'a mut Session,
+    submitted: VecDeque<(MessageId, F, T)>,
+}
+
+impl<F, T> Drop for UnderWay<'_, F, T> {
     fn drop(&mut self) {
         if !self.submitted.is_empty() {
             self.session

@@ -63,6 +63,7 @@ async fn forward(options: &Arc<Options>, run: &mut Run<'_>) -> Result<(), smtp_p
         let messages = run.rest().map(|item| Message {
             envelope: item.envelope.clone(),
             open: || Content::open(item),
+            tag: (),
         });
         let mut reports = session.send_all(smtp_tokio::iter(messages)).and_quit();
         while let Some(report) = reports.next().await {

@@ -16,15 +16,17 @@ use crate::in_memory::InMemory;
 use crate::pump::Pump;
 use crate::session::Session;
 
-/// A message of a bulk delivery: its envelope, and how to open its content when it is wanted.
+/// A message of a bulk delivery: its envelope, how to open its content when it is wanted, and a [tag](Self::tag).
 #[derive(Clone, Debug)]
-pub struct Message<F> {
+pub struct Message<F, T = ()> {
     /// Who sends it to whom.
     pub envelope: Envelope,
     /// Opens the content. It is called once a recipient has been accepted, and not before (but under
     /// [`Chunking::Eager`](crate::Chunking::Eager)); and once more, for the content from its beginning, for
     /// each further transaction, where the server takes fewer recipients in one than there are.
     pub open: F,
+    /// The caller's own, which comes back with the report ([`Bulk::next_tagged`]).
+    pub tag: T,
 }
 
 impl<F, O, R> Message<F>
@@ -38,6 +40,7 @@ where
         Self {
             envelope: envelope.reopenable(true),
             open,
+            tag: (),
         }
     }
 
@@ -47,6 +50,28 @@ where
         Self {
             envelope: envelope.reopenable(false),
             open,
+            tag: (),
+        }
+    }
+}
+
+impl<F, T> Message<F, T> {
+    /// The same with a tag: a row of a database, the name of a file, whatever the caller knows the message by. It comes
+    /// back with the report ([`Bulk::next_tagged`]).
+    ///
+    /// ```
+    /// use smtp_tokio::{Envelope, Message};
+    ///
+    /// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
+    /// let message = Message::from_bytes(envelope, &b"Subject: news\r\n\r\n"[..]).tag("row 4711");
+    /// assert_eq!(message.tag, "row 4711");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn tag<U>(self, tag: U) -> Message<F, U> {
+        Message {
+            envelope: self.envelope,
+            open: self.open,
+            tag,
         }
     }
 }
@@ -122,9 +147,9 @@ impl Session {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn send_all<S, F, O, R>(&mut self, messages: S) -> Bulk<'_, S, F, O, R>
+    pub fn send_all<S, F, O, R, T>(&mut self, messages: S) -> Bulk<'_, S, F, O, R, T>
     where
-        S: Stream<Item = Message<F>>,
+        S: Stream<Item = Message<F, T>>,
         F: FnMut() -> O,
         O: Future<Output = io::Result<R>>,
         R: AsyncBufRead,
@@ -154,13 +179,13 @@ impl Session {
 ///
 /// Dropped before its end, it closes the session if a message is under way.
 #[must_use = "nothing is sent before reports are asked for"]
-pub struct Bulk<'a, S, F, O, R> {
-    under_way: UnderWay<'a, F>,
+pub struct Bulk<'a, S, F, O, R, T = ()> {
+    under_way: UnderWay<'a, F, T>,
     /// The session was idle: what has arrived is read first, after one turn of the reactor.
     look: Option<Look>,
     messages: Pin<Box<S>>,
-    /// The last message came when it could not be submitted any more: why, and its envelope.
-    unsubmitted: Option<(Misuse, Envelope)>,
+    /// The last message came when it could not be submitted any more: why, its envelope and its tag.
+    unsubmitted: Option<(Misuse, Envelope, T)>,
     /// There are no more messages, or there is no more use for them.
     exhausted: bool,
     /// What is being sent, and for which of the bodies that were wanted.
@@ -175,7 +200,7 @@ enum Content<O, R> {
     Open(Pin<Box<R>>),
 }
 
-impl<S, F, O, R> Bulk<'_, S, F, O, R> {
+impl<S, F, O, R, T> Bulk<'_, S, F, O, R, T> {
     /// Ends the session after the last message, with QUIT. Its reply is not waited for.
     pub fn and_quit(mut self) -> Self {
         self.quit = true;
@@ -198,19 +223,50 @@ impl<S, F, O, R> Bulk<'_, S, F, O, R> {
     }
 }
 
-impl<S, F, O, R> Bulk<'_, S, F, O, R>
+impl<S, F, O, R, T> Bulk<'_, S, F, O, R, T>
 where
-    S: Stream<Item = Message<F>>,
+    S: Stream<Item = Message<F, T>>,
     F: FnMut() -> O,
     O: Future<Output = io::Result<R>>,
     R: AsyncBufRead,
 {
     /// The next report; none after the last message.
     pub async fn next(&mut self) -> Option<Report> {
-        poll_fn(|cx| self.poll_report(cx)).await
+        let tagged = self.next_tagged().await;
+        tagged.map(|(_, report)| report)
     }
 
-    fn poll_report(&mut self, cx: &mut Context<'_>) -> Poll<Option<Report>> {
+    /// The next report, with the [tag](Message::tag) of its message; none after the last message. The future may be
+    /// dropped at any time without harm.
+    ///
+    /// ```no_run
+    /// use smtp_tokio::{Envelope, Message, Server, Session};
+    /// use tokio::{fs::File, io::BufReader};
+    ///
+    /// # async fn example() -> Result<(), smtp_tokio::Error> {
+    /// let mut session = Session::connect(&Server::new("mx.example.net")).await?;
+    /// let messages = ["1.eml", "2.eml"].map(|path| {
+    ///     let envelope = Envelope::new("alice@example.org", ["bob@example.net"]).unwrap();
+    ///     let open = move || async move { File::open(path).await.map(BufReader::new) };
+    ///     Message::new(envelope, open).tag(path)
+    /// });
+    /// let mut bulk = session.send_all(smtp_tokio::iter(messages)).and_quit();
+    /// while let Some((path, report)) = bulk.next_tagged().await {
+    ///     println!("{path}: {}", if report.is_success() { "sent" } else { "failed" });
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn next_tagged(&mut self) -> Option<(T, Report)> {
+        poll_fn(|cx| self.poll_tagged(cx)).await
+    }
+
+    /// The reports as a stream, each with the [tag](Message::tag) of its message.
+    pub fn tagged(&mut self) -> impl Stream<Item = (T, Report)> + Unpin {
+        Tagged(|cx: &mut Context<'_>| self.poll_tagged(cx))
+    }
+
+    fn poll_tagged(&mut self, cx: &mut Context<'_>) -> Poll<Option<(T, Report)>> {
         if let Some(look) = &mut self.look {
             ready!(look.as_mut().poll(cx));
             self.look = None;
@@ -218,11 +274,11 @@ where
         }
         loop {
             let waits_for_messages = self.poll_submit(cx).is_pending();
-            let Some(&(id, _)) = self.under_way.submitted.front() else {
+            let Some(&(id, ..)) = self.under_way.submitted.front() else {
                 // What is submitted is reported before what cannot be any more.
-                if let Some((misuse, envelope)) = self.unsubmitted.take() {
+                if let Some((misuse, envelope, tag)) = self.unsubmitted.take() {
                     let report = self.pump().driver.unsubmitted(misuse, envelope);
-                    return Poll::Ready(Some(report));
+                    return Poll::Ready(Some((tag, report)));
                 }
                 if waits_for_messages {
                     // The server may say something meanwhile, or go.
@@ -240,8 +296,8 @@ where
                     .poll_until(cx, &mut |pump| pump.driver.wants_caller())
             );
             if let Some(report) = self.pump().driver.take_report(id) {
-                self.under_way.submitted.pop_front();
-                return Poll::Ready(Some(report));
+                let tag = self.under_way.submitted.pop_front().map(|(_, _, tag)| tag);
+                return Poll::Ready(tag.map(|tag| (tag, report)));
             }
             match ready!(self.poll_content(cx)) {
                 Ok(()) => {
@@ -267,11 +323,16 @@ where
                 }
                 break;
             };
-            match self.pump().driver.submit(message.envelope) {
-                Ok(id) => self.under_way.submitted.push_back((id, message.open)),
-                Err(unsubmitted) => {
-                    self.exhausted = unsubmitted.0 == Misuse::Closed;
-                    self.unsubmitted = Some(unsubmitted);
+            let Message {
+                envelope,
+                open,
+                tag,
+            } = message;
+            match self.pump().driver.submit(envelope) {
+                Ok(id) => self.under_way.submitted.push_back((id, open, tag)),
+                Err((misuse, envelope)) => {
+                    self.exhausted = misuse == Misuse::Closed;
+                    self.unsubmitted = Some((misuse, envelope, tag));
                 }
             }
         }
@@ -290,9 +351,9 @@ where
                     .under_way
                     .submitted
                     .iter_mut()
-                    .find(|(id, _)| *id == wanted)
+                    .find(|(id, ..)| *id == wanted)
                 {
-                    Some((_, open)) => {
+                    Some((_, open, _)) => {
                         self.content = Some((number, Content::Opening(Box::pin(open()))));
                     }
                     // Nobody has the body that is wanted.
@@ -317,21 +378,37 @@ where
     }
 }
 
-impl<S, F, O, R> Stream for Bulk<'_, S, F, O, R>
+impl<S, F, O, R, T> Stream for Bulk<'_, S, F, O, R, T>
 where
-    S: Stream<Item = Message<F>>,
+    S: Stream<Item = Message<F, T>>,
     F: FnMut() -> O + Unpin,
     O: Future<Output = io::Result<R>>,
     R: AsyncBufRead,
+    T: Unpin,
 {
     type Item = Report;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Report>> {
-        self.get_mut().poll_report(cx)
+        let tagged = ready!(self.get_mut().poll_tagged(cx));
+        Poll::Ready(tagged.map(|(_, report)| report))
     }
 }
 
-impl<S, F, O, R> std::fmt::Debug for Bulk<'_, S, F, O, R> {
+/// A stream by a function that polls it.
+struct Tagged<P>(P);
+
+impl<P, T> Stream for Tagged<P>
+where
+    P: FnMut(&mut Context<'_>) -> Poll<Option<(T, Report)>> + Unpin,
+{
+    type Item = (T, Report);
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<(T, Report)>> {
+        (self.get_mut().0)(cx)
+    }
+}
+
+impl<S, F, O, R, T> std::fmt::Debug for Bulk<'_, S, F, O, R, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Bulk")
             .field("session", &self.under_way.session)
@@ -340,12 +417,12 @@ impl<S, F, O, R> std::fmt::Debug for Bulk<'_, S, F, O, R> {
 }
 
 /// What the session is at.
-struct UnderWay<'a, F> {
+struct UnderWay<'a, F, T> {
     session: &'a mut Session,
-    submitted: VecDeque<(MessageId, F)>,
+    submitted: VecDeque<(MessageId, F, T)>,
 }
 
-impl<F> Drop for UnderWay<'_, F> {
+impl<F, T> Drop for UnderWay<'_, F, T> {
     fn drop(&mut self) {
         if !self.submitted.is_empty() {
             self.session
