@@ -104,6 +104,7 @@
 //! | `scram` | yes | the SCRAM mechanisms of AUTH, inside TLS also bound to it (-PLUS) |
 //! | `idna` | | domains and server names beyond ASCII, as A-labels |
 //! | `lettre` | | a [`Pool`] in the place of lettre's transport |
+//! | `serde` | | envelopes, replies, reports and errors can be written by serde, and most of them read ([the table](smtp_proto#serialization)) |
 //!
 //! A default provider of the process counts before the two features, and ring before aws-lc-rs. Without `rustls`,
 //! [`TlsPolicy::Opportunistic`] stays in the clear and the stricter policies are errors, whatever `smtp-tokio` in the

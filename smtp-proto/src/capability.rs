@@ -102,6 +102,13 @@ impl Extension {
         }
     }
 
+    #[cfg(feature = "serde")]
+    pub(crate) fn by_keyword(keyword: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|extension| extension.keyword().eq_ignore_ascii_case(keyword))
+    }
+
     const fn bit(self) -> u32 {
         1 << self as u32
     }

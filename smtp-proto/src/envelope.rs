@@ -93,6 +93,11 @@ impl ToRecipient for &Recipient {
 
 /// What the caller knows of the octets of a message body (RFC 6152).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
 #[non_exhaustive]
 pub enum BodyType {
     /// Nothing is known. `BODY=8BITMIME` is said where it is offered, which allows everything; where it
@@ -404,6 +409,16 @@ impl Envelope {
     /// Whether the body can be given again from its beginning.
     pub fn is_reopenable(&self) -> bool {
         self.reopenable
+    }
+
+    /// The parameters of RCPT as they are kept: of single recipients, by their positions, and for every recipient.
+    #[cfg(feature = "serde")]
+    pub(crate) fn listed_recipient_parameters(
+        &self,
+    ) -> (&[(usize, RcptParameter)], &[RcptParameter]) {
+        self.parameters
+            .as_ref()
+            .map_or((&[], &[]), |parameters| (&parameters.own, &parameters.rcpt))
     }
 
     /// Whether any command has parameters of the caller's.

@@ -215,12 +215,46 @@
 //! Message composition, MX look-up, queues and retries: they are their owners' business. Nothing is
 //! ever sent again by itself.
 //!
+//! # Serialization
+//!
+//! With the feature `serde`, these are written by [serde](https://serde.rs). Names are those of the fields; variants are
+//! words in snake case, and a [`Stage`] is [`Stage::as_str`].
+//!
+//! | what | in JSON | read again |
+//! |---|---|---|
+//! | [`Stage`], [`Outcome`], [`Retry`], [`ReplyClass`], [`BodyType`], [`Need`] | a word: `"rcpt"`, `"in_doubt"` | yes |
+//! | [`Extension`] | its EHLO keyword | yes |
+//! | [`ReplyCode`], [`EnhancedCode`] | `550`, `"5.1.1"` | yes |
+//! | [`Reply`] | `code`, `enhanced`, and `text` as the server sent it: a list of octets where it is not UTF-8 | yes |
+//! | [`Mailbox`] | the address; `""` is the null reverse-path | yes |
+//! | [`Recipient`], [`Envelope`] | all that was given; only the addresses must be there | yes |
+//! | [`MailParameter`], [`RcptParameter`] | `text` as it is sent, `need`, `offered_by` | yes |
+//! | [`Cause`] | `kind`, `text`, and what it has: `reply`, `extension`, `limit`, `seconds` | no |
+//! | [`Error`] | `stage`, `outcome`, `retry`, `concerns_session`, `recipient`, `command`, `cause`, `text` | no |
+//! | [`Report`] | `outcome`, and of each of the `recipients` `mailbox`, `reply` and `error` | no |
+//! | [`Failure`] | `index`, `mailbox`, `error` | no |
+//!
+//! The `kind` of a cause is the name of its variant: `"rejected"`, `"timed_out"`. `text` is the line that `Display` makes,
+//! with what a server sent made printable. A reply's own `text` is not: make it [`Printable`] before a terminal shows it.
+//!
+//! What is read is checked as if it were given by hand. Credentials, and what may hold them, cannot be written. Errors have
+//! none, because commands and replies are redacted.
+//!
 //! # Features
 //!
 //! `std` (default) changes no behaviour; it lets dependencies use the standard library, which makes the
 //! search for line ends faster. `idna` lets [`Mailbox::to_ascii`] convert domains beyond ASCII.
-//! `scram` adds the SCRAM mechanisms and their hash functions.
+//! `scram` adds the SCRAM mechanisms and their hash functions. `serde` is [above](#serialization).
 //!
+//! [`Failure`]: event::Failure
+//! [`Need`]: parameter::Need
+//! [`Printable`]: reply::Printable
+//! [`ReplyClass`]: reply::ReplyClass
+//! [`ReplyCode`]: reply::ReplyCode
+//! [`Retry`]: error::Retry
+//! [`MailParameter`]: parameter::MailParameter
+//! [`RcptParameter`]: parameter::RcptParameter
+//! [`BodyType`]: envelope::BodyType
 //! [`BodyType::Binary`]: envelope::BodyType::Binary
 //! [`BodyType::EightBit`]: envelope::BodyType::EightBit
 //! [`EnhancedCode`]: reply::EnhancedCode
@@ -269,6 +303,8 @@ mod mailbox;
 pub mod parameter;
 pub mod reply;
 pub mod request;
+#[cfg(feature = "serde")]
+mod serialized;
 mod text;
 mod time;
 mod tls;

@@ -10,7 +10,7 @@
 //!
 //! # Features
 //!
-//! `rustls`, `ring`, `scram` (all three default), `aws-lc-rs` and `idna`, as the adapters document them.
+//! `rustls`, `ring`, `scram` (all three default), `aws-lc-rs`, `idna` and `serde`, as the adapters document them.
 
 mod addresses;
 #[cfg(feature = "rustls")]
@@ -23,6 +23,8 @@ mod error;
 mod handshake;
 mod names;
 mod places;
+#[cfg(feature = "serde")]
+mod serialized;
 mod server;
 mod terms;
 #[cfg(feature = "rustls")]

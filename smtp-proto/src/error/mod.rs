@@ -19,6 +19,11 @@ pub use retry::Retry;
 
 /// Where in a session something went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "lowercase")
+)]
 #[non_exhaustive]
 pub enum Stage {
     /// Before anything was sent: the caller's own input.
@@ -42,6 +47,7 @@ pub enum Stage {
     /// The octets of the body.
     Body,
     /// The end of the data and the reply that decides.
+    #[cfg_attr(feature = "serde", serde(rename = "eom"))]
     EndOfMessage,
     /// A command outside a transaction ([`Request`](crate::Request)).
     Request,
@@ -78,6 +84,11 @@ impl fmt::Display for Stage {
 
 /// What an error means for the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
 pub enum Outcome {
     /// Not delivered; the same may succeed later.
     Transient,
@@ -207,14 +218,7 @@ impl Error {
 
     /// The reply that decided, where there is one.
     pub fn reply(&self) -> Option<&Reply> {
-        match &self.cause {
-            Cause::Rejected(reply)
-            | Cause::TokenRejected { reply, .. }
-            | Cause::HelloRejected { helo: reply, .. } => Some(reply),
-            Cause::TlsUnavailable(reply) => reply.as_ref(),
-            Cause::Protocol(error) => error.reply(),
-            _ => None,
-        }
+        self.cause.reply()
     }
 
     /// What the line ends with: what [`retry`](Self::retry) says.
@@ -390,6 +394,17 @@ pub enum Cause {
 }
 
 impl Cause {
+    pub(crate) fn reply(&self) -> Option<&Reply> {
+        match self {
+            Cause::Rejected(reply)
+            | Cause::TokenRejected { reply, .. }
+            | Cause::HelloRejected { helo: reply, .. } => Some(reply),
+            Cause::TlsUnavailable(reply) => reply.as_ref(),
+            Cause::Protocol(error) => error.reply(),
+            _ => None,
+        }
+    }
+
     /// Whether it was we who would not go on, rather than the server or the network.
     pub fn is_refusal(&self) -> bool {
         !matches!(

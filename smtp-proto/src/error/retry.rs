@@ -7,6 +7,11 @@ use super::{Cause, Error, Outcome, Stage};
 
 /// When to send a message again that has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
 pub enum Retry {
     /// At once, in a new session: this one has ended, and the message was not begun.
     Now,

@@ -20,6 +20,11 @@ pub use rcpt::{Notify, RrvsAction};
 
 /// What becomes of a message when the server does not offer the extension of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
 pub enum Need {
     /// The server is not given the message.
     Required,

@@ -17,6 +17,11 @@ pub use decoder::{Decoder, ReplyError, ReplyLimits};
 /// The first digit of a reply code, which is conclusive (RFC 5321 section 4.2.1): a client needs no
 /// other to decide what to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
 pub enum ReplyClass {
     /// 2yz: the command was done.
     Success,
