@@ -1,0 +1,67 @@
+//! Compose with another library, and send with this one. [mail-builder](https://docs.rs/mail-builder) and
+//! [lettre](https://docs.rs/lettre) make messages; each function here sends one. The octets go out as they were composed.
+//!
+//! A message in memory has a known size, which is declared. A message that is written into a transaction takes no more
+//! memory than its builder does.
+
+use mail_builder::MessageBuilder;
+use smtp_blocking::{Envelope, Error, Report, Session};
+
+/// Sends what mail-builder has composed. The envelope is the caller's own, so a recipient of a blind copy stands there, and
+/// not in the message.
+///
+/// # Errors
+/// It cannot be composed, or reaches nobody.
+pub fn send_built(
+    session: &mut Session,
+    envelope: Envelope,
+    message: MessageBuilder<'_>,
+) -> Result<Report, Box<dyn std::error::Error>> {
+    let octets = message.write_to_vec()?;
+    Ok(session.send(envelope, octets)?)
+}
+
+/// The same without the whole message in memory: it is written into the transaction, part by part.
+///
+/// # Errors
+/// It cannot be composed, or reaches nobody.
+pub fn stream_built(
+    session: &mut Session,
+    envelope: Envelope,
+    message: MessageBuilder<'_>,
+) -> Result<Report, Box<dyn std::error::Error>> {
+    let mut transaction = session.begin(envelope)?;
+    message.write_to(&mut transaction)?;
+    Ok(transaction.finish()?)
+}
+
+/// The envelope that lettre has derived from the header, blind copies included.
+///
+/// # Errors
+/// An address that lettre takes, and this library does not.
+pub fn envelope_of(message: &lettre::Message) -> Result<Envelope, Error> {
+    let envelope = message.envelope();
+    let sender = envelope.from().map_or("", AsRef::as_ref);
+    Ok(Envelope::new(sender, envelope.to())?)
+}
+
+/// Sends a message of lettre.
+///
+/// # Errors
+/// It reaches nobody.
+pub fn send_lettre(session: &mut Session, message: &lettre::Message) -> Result<Report, Error> {
+    session.send(envelope_of(message)?, message.formatted())
+}
+
+/// The same with tokio.
+///
+/// # Errors
+/// It reaches nobody.
+pub async fn send_lettre_async(
+    session: &mut smtp_tokio::Session,
+    message: &lettre::Message,
+) -> Result<Report, smtp_tokio::Error> {
+    session
+        .send(envelope_of(message)?, message.formatted())
+        .await
+}
