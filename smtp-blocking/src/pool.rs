@@ -23,8 +23,8 @@ use crate::session::Session;
 ///
 /// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
 /// let report = pool.send(envelope, "Subject: hello\r\n\r\nHello, Bob.\r\n")?;
-/// for (index, error) in report.failures() {
-///     eprintln!("recipient {}: {error}", index + 1);
+/// for failure in report.failures() {
+///     eprintln!("{failure}");
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -102,7 +102,8 @@ impl Pool {
         self.0.places.count()
     }
 
-    /// Sends a message that lies in memory, and waits for a session if none is free.
+    /// Sends a message that lies in memory, and waits for a session if none is free. Its size is declared, unless the
+    /// envelope declares one.
     ///
     /// # Errors
     /// As [`Session::send`]. Where no session came about, the outcome is *not attempted*, whatever the server said: that
@@ -111,10 +112,10 @@ impl Pool {
         let message = message.as_ref();
         let mut session = self.session()?;
         if session.is_new {
-            return session.send_bytes(envelope, message);
+            return session.send(envelope, message);
         }
-        match session.send_bytes(envelope.clone(), message) {
-            Err(error) if error.was_cut_off() => session.into_new()?.send_bytes(envelope, message),
+        match session.send(envelope.clone(), message) {
+            Err(error) if error.was_cut_off() => session.into_new()?.send(envelope, message),
             result => result,
         }
     }

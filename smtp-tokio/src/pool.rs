@@ -24,8 +24,8 @@ use crate::session::Session;
 ///
 /// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
 /// let report = pool.send(envelope, "Subject: hello\r\n\r\nHello, Bob.\r\n").await?;
-/// for (index, error) in report.failures() {
-///     eprintln!("recipient {}: {error}", index + 1);
+/// for failure in report.failures() {
+///     eprintln!("{failure}");
 /// }
 /// # Ok(())
 /// # }
@@ -106,7 +106,8 @@ impl Pool {
         self.0.places.count()
     }
 
-    /// Sends a message that lies in memory, and waits for a session if none is free.
+    /// Sends a message that lies in memory, and waits for a session if none is free. Its size is declared, unless the
+    /// envelope declares one.
     ///
     /// # Errors
     /// As [`Session::send`]. Where no session came about, the outcome is *not attempted*, whatever the server said: that
@@ -119,12 +120,12 @@ impl Pool {
         let message = message.as_ref();
         let mut session = self.session().await?;
         if session.is_new {
-            return session.send_bytes(envelope, message).await;
+            return session.send(envelope, message).await;
         }
-        match session.send_bytes(envelope.clone(), message).await {
+        match session.send(envelope.clone(), message).await {
             Err(error) if error.was_cut_off() => {
                 let mut session = session.into_new().await?;
-                session.send_bytes(envelope, message).await
+                session.send(envelope, message).await
             }
             result => result,
         }

@@ -98,7 +98,7 @@ impl Way {
         match self.send(receiver, server, 1).remove(0) {
             Ok(report) => {
                 let failure = report.failures().next();
-                (report.outcome(), failure.map(|(_, error)| error.stage))
+                (report.outcome(), failure.map(|failure| failure.error.stage))
             }
             Err(error) => (Some(error.outcome()), Some(error.stage())),
         }
@@ -186,7 +186,8 @@ fn a_reply_of_ones_choice_stands_for_the_own_one() {
         assert_eq!(reply.to_string(), "250 2.6.0 queued as 7");
         let taken = receiver.messages().remove(0);
         // It offers nothing more.
-        assert_eq!((taken.mail_parameters.as_str(), taken.tls), ("", false));
+        let size = format!("SIZE={}", MESSAGE.len());
+        assert_eq!((taken.mail_parameters, taken.tls), (size, false));
         receiver.forget_rules();
         receiver
             .on(Step::Mail)

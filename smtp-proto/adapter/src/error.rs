@@ -241,7 +241,7 @@ impl Error {
         let Some(report) = &self.0.report else {
             return self.0.error.retry();
         };
-        let each = || report.failures().map(|(_, error)| error.retry());
+        let each = || report.failures().map(|failure| failure.error.retry());
         [Retry::AskPerson, Retry::Later, Retry::Now]
             .into_iter()
             .find(|&retry| each().any(|one| one == retry))

@@ -91,6 +91,7 @@ const fn kind(cause: &Cause) -> &'static str {
         Cause::Body(_) => "body",
         Cause::AllOrNothing => "all_or_nothing",
         Cause::Local(_) => "local",
+        Cause::Settings(_) => "settings",
         Cause::Envelope(_) => "envelope",
         Cause::Misuse(_) => "misuse",
     }
