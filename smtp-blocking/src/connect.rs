@@ -8,7 +8,9 @@ use std::os::{fd::OwnedFd, unix::net::UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use smtp_adapter::{Error, Failures, Server, Terms, interleave, others, share, unreachable};
+use smtp_adapter::{
+    Error, Failures, Server, Terms, ToServer, interleave, others, share, unreachable,
+};
 use smtp_proto::{Channel, TlsFacts};
 #[cfg(unix)]
 use socket2::SockAddr;
@@ -42,9 +44,16 @@ impl Session {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
+    /// The server may be given as its name or its address, too ([`ToServer`]). Keep a [`Server`] for more than one
+    /// session: the settings of TLS are made once for each.
+    ///
     /// # Errors
     /// [`Stage`](crate::Stage) says how far it came.
-    pub fn connect(server: &Server) -> Result<Self, Error> {
+    pub fn connect(server: impl ToServer) -> Result<Self, Error> {
+        Self::connect_to(&server.to_server())
+    }
+
+    fn connect_to(server: &Server) -> Result<Self, Error> {
         let terms = terms(server);
         #[cfg(unix)]
         if let Some(path) = terms.unix() {

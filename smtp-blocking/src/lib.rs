@@ -141,7 +141,7 @@ pub use session::{Session, Transaction};
 #[doc(inline)]
 pub use smtp_adapter::TlsInfo;
 #[doc(inline)]
-pub use smtp_adapter::{Error, Server};
+pub use smtp_adapter::{Error, Server, ToServer};
 pub use smtp_proto;
 pub use smtp_proto::{
     Capabilities, Cause, Chunking, ClientName, Credentials, Envelope, Extension, Limits, Mailbox,
@@ -154,7 +154,7 @@ pub use stream::Transport;
 /// offers it, logs in where credentials are given, sends, and says QUIT.
 ///
 /// With credentials TLS is required, and the server is verified by the name in `server`. Without, a server that is
-/// not verified ends nothing, as between mail servers.
+/// not verified ends nothing, as between mail servers. A [`Server`] is taken as it is; these credentials replace its own.
 ///
 /// ```no_run
 /// let message = "Subject: hello\r\n\r\nHello, Bob.\r\n";
@@ -170,7 +170,7 @@ pub use stream::Transport;
 /// transaction had begun. Where no session came about, the outcome is [`Outcome::NotAttempted`], even if
 /// the server refused us for good: that says nothing about the message.
 pub fn send_mail<A, R>(
-    server: &str,
+    server: impl ToServer,
     sender: A,
     recipients: R,
     message: impl Content,
@@ -181,7 +181,10 @@ where
     R: IntoIterator<Item: envelope::ToRecipient>,
 {
     let envelope = Envelope::new(sender, recipients)?;
-    let server = Server::new(server).credentials(credentials);
+    let mut server = Server::new(server);
+    if credentials.is_some() {
+        server = server.credentials(credentials);
+    }
     Session::connect(&server)
         .map_err(Error::not_attempted)?
         .send_last(envelope, message)

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use smtp_adapter::{Failures, Server, Terms, interleave, others, unreachable};
+use smtp_adapter::{Failures, Server, Terms, ToServer, interleave, others, unreachable};
 use smtp_proto::{Channel, TlsFacts};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
@@ -41,9 +41,16 @@ impl Session {
     /// # }
     /// ```
     ///
+    /// The server may be given as its name or its address, too ([`ToServer`]). Keep a [`Server`] for more than one
+    /// session: the settings of TLS are made once for each.
+    ///
     /// # Errors
     /// [`Stage`](crate::Stage) says how far it came.
-    pub async fn connect(server: &Server) -> Result<Self, Error> {
+    pub async fn connect(server: impl ToServer) -> Result<Self, Error> {
+        Self::connect_to(&server.to_server()).await
+    }
+
+    async fn connect_to(server: &Server) -> Result<Self, Error> {
         let terms = terms(server);
         prepare(terms).await;
         #[cfg(unix)]

@@ -69,7 +69,7 @@ pub use session::{Session, Transaction};
 #[doc(inline)]
 pub use smtp_adapter::TlsInfo;
 #[doc(inline)]
-pub use smtp_adapter::{Error, Server};
+pub use smtp_adapter::{Error, Server, ToServer};
 pub use smtp_proto;
 pub use smtp_proto::{
     Capabilities, Cause, Chunking, ClientName, Credentials, Envelope, Extension, Limits, Mailbox,
@@ -81,14 +81,14 @@ pub use smtp_proto::{
 /// offers it, logs in where credentials are given, sends, and says QUIT.
 ///
 /// With credentials TLS is required, and the server is verified by the name in `server`. Without, a server that is
-/// not verified ends nothing, as between mail servers.
+/// not verified ends nothing, as between mail servers. A [`Server`] is taken as it is; these credentials replace its own.
 ///
 /// # Errors
 /// The message reached nobody. [`Error::report`] says what became of each recipient, once the
 /// transaction had begun. Where no session came about, the outcome is [`Outcome::NotAttempted`], even if
 /// the server refused us for good: that says nothing about the message.
 pub async fn send_mail<A, R>(
-    server: &str,
+    server: impl ToServer,
     sender: A,
     recipients: R,
     message: impl Content,
@@ -99,7 +99,10 @@ where
     R: IntoIterator<Item: envelope::ToRecipient>,
 {
     let envelope = Envelope::new(sender, recipients)?;
-    let server = Server::new(server).credentials(credentials);
+    let mut server = Server::new(server);
+    if credentials.is_some() {
+        server = server.credentials(credentials);
+    }
     Session::connect(&server)
         .await
         .map_err(Error::not_attempted)?

@@ -29,6 +29,7 @@ mod server;
 mod terms;
 #[cfg(feature = "rustls")]
 mod tls;
+mod to_server;
 #[cfg(feature = "rustls")]
 mod verifier;
 
@@ -43,3 +44,4 @@ pub use smtp_proto;
 pub use terms::{SessionTerms, Terms};
 #[cfg(feature = "rustls")]
 pub use tls::{SharedTls, TlsInfo, TlsSettings};
+pub use to_server::ToServer;

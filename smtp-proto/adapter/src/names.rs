@@ -7,6 +7,12 @@ use smtp_proto::ClientName;
 
 /// `host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address.
 pub(crate) fn split_server(server: &str) -> Result<(&str, Option<u16>), String> {
+    // Nothing of it is shown: a URL may hold a password.
+    if server.contains(['/', '@']) {
+        return Err(
+            "invalid server: it looks like a URL; write HOST, HOST:PORT or [IPV6]:PORT".into(),
+        );
+    }
     let invalid = || format!("invalid server: \"{server}\"; write HOST, HOST:PORT or [IPV6]:PORT");
     let (host, port) = match server.strip_prefix('[') {
         Some(rest) => {
@@ -85,6 +91,22 @@ mod tests {
             ("a b", None),
         ] {
             assert_eq!(split_server(server).ok(), expected, "{server}");
+        }
+    }
+
+    #[test]
+    fn the_password_of_a_url_is_not_shown() {
+        for server in [
+            "smtp://alice:s3cret@smtp.example.org",
+            "alice:s3cret@smtp.example.org:25",
+            "smtps:alice:s3cret@smtp.example.org",
+            "smtp://smtp.example.org/?password=s3cret",
+        ] {
+            let error = split_server(server).unwrap_err();
+            assert!(error.contains("looks like a URL"), "{error}");
+            assert!(!error.contains("s3cret"), "{error}");
+            let server = format!("{:?}", crate::Server::new(server));
+            assert!(!server.contains("s3cret"), "{server}");
         }
     }
 

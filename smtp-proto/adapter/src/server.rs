@@ -15,6 +15,8 @@ use smtp_proto::{
 #[cfg(feature = "rustls")]
 use crate::Error;
 use crate::driver::FOREVER;
+use crate::names::split_server;
+use crate::to_server::ToServer;
 
 /// Is called for each line of the conversation.
 pub type Observer = Arc<dyn Fn(&Trace) + Send + Sync>;
@@ -71,11 +73,26 @@ pub struct Server {
 
 impl Server {
     /// For this server: a host name or an IP address, with `:port` or without (`mx.example.net`,
-    /// `192.0.2.1:2525`, `[2001:db8::1]:25`). It is resolved when a session is opened.
-    pub fn new(server: &str) -> Self {
+    /// `192.0.2.1:2525`, `[2001:db8::1]:25`); a [`SocketAddr`](std::net::SocketAddr); or a host and a port. A host name
+    /// is resolved when a session is opened.
+    ///
+    /// ```
+    /// use std::net::SocketAddr;
+    /// use smtp_adapter::Server;
+    ///
+    /// let by_name = Server::new("mx.example.net");
+    /// let by_host_and_port = Server::new(("smtp.example.org", 587));
+    /// let by_address = Server::new(SocketAddr::from(([192, 0, 2, 1], 2525)));
+    /// ```
+    pub fn new(server: impl ToServer) -> Self {
+        server.to_server().into_owned()
+    }
+
+    /// For the server that is written so.
+    pub(crate) fn named(name: String) -> Self {
         let placeholder = ClientName::from(IpAddr::from([127, 0, 0, 1]));
         Self {
-            name: server.into(),
+            name,
             #[cfg(unix)]
             unix: None,
             local_v4: None,
@@ -97,7 +114,7 @@ impl Server {
     /// For the server behind this Unix socket, usually with [`lmtp`](Self::lmtp).
     #[cfg(unix)]
     pub fn unix(path: impl Into<PathBuf>) -> Self {
-        let mut server = Self::new("");
+        let mut server = Self::named(String::new());
         server.unix = Some(path.into());
         server
     }
@@ -149,8 +166,8 @@ impl Server {
     /// connected to. Under [`Opportunistic`](smtp_proto::TlsPolicy::Opportunistic) and without it, a server that is
     /// not verified ends nothing, as between mail servers.
     #[must_use]
-    pub fn server_name(mut self, name: &str) -> Self {
-        self.server_name = Some(name.into());
+    pub fn server_name(mut self, name: impl AsRef<str>) -> Self {
+        self.server_name = Some(name.as_ref().into());
         #[cfg(feature = "rustls")]
         self.renew_tls(|_| {});
         self
@@ -329,8 +346,10 @@ fn local<T>(setter: &str, result: Result<T, String>) -> Result<T, Error> {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What is not a server's name may be a URL, with a password in it.
+        let name = split_server(&self.name).map(|_| &*self.name);
         f.debug_struct("Server")
-            .field("name", &self.name)
+            .field("name", &name.unwrap_or_default())
             .field("server_name", &self.server_name)
             .field("tls", &self.tls)
             .field("config", &self.config)

@@ -92,10 +92,10 @@ struct Login {
 }
 
 impl Login {
-    fn new(user: &str, secret: &str) -> Arc<Self> {
+    fn new(user: impl AsRef<str>, secret: impl AsRef<str>) -> Arc<Self> {
         Arc::new(Self {
-            user: Zeroizing::new(user.into()),
-            secret: Zeroizing::new(secret.into()),
+            user: Zeroizing::new(user.as_ref().into()),
+            secret: Zeroizing::new(secret.as_ref().into()),
         })
     }
 }
@@ -111,12 +111,14 @@ impl Credentials {
     ///
     /// They go to a verified server or nowhere, unless [`permit_unverified`](Self::permit_unverified) or
     /// [`permit_in_clear`](Self::permit_in_clear) permits it.
-    pub fn password(user: &str, password: &str) -> Self {
+    ///
+    /// The password is copied. What you give stays yours to wipe. `Zeroizing<String>` wipes itself.
+    pub fn password(user: impl AsRef<str>, password: impl AsRef<str>) -> Self {
         Self::from_source(Source::Password(Login::new(user, password)))
     }
 
     /// A user name and an OAuth 2.0 access token: OAUTHBEARER (RFC 7628) or XOAUTH2.
-    pub fn token(user: &str, token: &str) -> Self {
+    pub fn token(user: impl AsRef<str>, token: impl AsRef<str>) -> Self {
         Self::from_source(Source::Token(Login::new(user, token)))
     }
 
@@ -159,8 +161,8 @@ impl Credentials {
     /// ```
     /// let credentials = smtp_proto::Credentials::anonymous("alice@example.org");
     /// ```
-    pub fn anonymous(trace: &str) -> Self {
-        Self::from_source(Source::Anonymous(trace.into()))
+    pub fn anonymous(trace: impl AsRef<str>) -> Self {
+        Self::from_source(Source::Anonymous(trace.as_ref().into()))
     }
 
     /// A mechanism of the caller's own; `mechanism` makes a new run of it for each attempt.
@@ -210,7 +212,8 @@ impl Credentials {
     /// let credentials = smtp_proto::Credentials::password("admin", "s3cret").authorization_id("alice");
     /// ```
     #[must_use]
-    pub fn authorization_id(mut self, identity: &str) -> Self {
+    pub fn authorization_id(mut self, identity: impl AsRef<str>) -> Self {
+        let identity = identity.as_ref();
         self.authorization_id = Some(identity.into()).filter(|_| !identity.is_empty());
         self
     }
