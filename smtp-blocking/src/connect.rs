@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use smtp_adapter::{
-    Error, Failures, Server, Terms, ToServer, interleave, others, share, unreachable,
+    Error, Failures, Peer, Server, Terms, ToServer, interleave, others, share, unreachable,
 };
 use smtp_proto::{Channel, TlsFacts};
 #[cfg(unix)]
@@ -103,8 +103,21 @@ fn open(
     channel: Channel,
     stream: impl Transport + 'static,
 ) -> Result<Session, Error> {
-    let session = terms.session(channel, stream.local_ip())?;
-    Session::open(Pump::new(session, Box::new(stream), terms.observer()))
+    let session = terms.session(channel, stream.local_ip(), || peer(&stream))?;
+    Session::open(Pump::new(session, Box::new(stream)))
+}
+
+/// Where the other end of this stream is.
+fn peer(stream: &dyn std::any::Any) -> Peer {
+    #[cfg(unix)]
+    if let Some(stream) = stream.downcast_ref::<UnixStream>() {
+        let address = stream.peer_addr().ok();
+        let path = address.as_ref().and_then(|address| address.as_pathname());
+        return path.map_or(Peer::Unknown, |path| Peer::Unix(path.into()));
+    }
+    let stream = stream.downcast_ref::<TcpStream>();
+    let address = stream.and_then(|stream| stream.peer_addr().ok());
+    address.map_or(Peer::Unknown, Peer::Address)
 }
 
 /// Whether this stream leaves the host.

@@ -141,7 +141,7 @@ pub use session::{Session, Transaction};
 #[doc(inline)]
 pub use smtp_adapter::TlsInfo;
 #[doc(inline)]
-pub use smtp_adapter::{Error, Server, ToServer};
+pub use smtp_adapter::{Error, Observation, Peer, Server, ToServer};
 pub use smtp_proto;
 pub use smtp_proto::{
     Capabilities, Cause, Chunking, ClientName, Credentials, Envelope, Extension, Limits, Mailbox,

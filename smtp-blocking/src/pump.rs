@@ -4,7 +4,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use smtp_adapter::{Driver, LAST_WORDS, Observer, SessionTerms};
+use smtp_adapter::{Driver, LAST_WORDS, SessionTerms};
 
 use crate::stream::{Stream, Transport};
 
@@ -30,13 +30,9 @@ pub(crate) struct Pump {
 }
 
 impl Pump {
-    pub(crate) fn new(
-        terms: SessionTerms,
-        stream: Box<dyn Transport>,
-        observer: Option<Observer>,
-    ) -> Self {
+    pub(crate) fn new(terms: SessionTerms, stream: Box<dyn Transport>) -> Self {
         Self {
-            driver: Driver::new(terms, observer),
+            driver: Driver::new(terms),
             stream: Stream::new(stream),
             origin: Instant::now(),
             armed: None,

@@ -191,6 +191,12 @@ impl Session {
         driver.is_closed().then(|| driver.end())
     }
 
+    /// The number of this session, as [`Server::observe`](crate::Server::observe) has it. Each session of this process
+    /// has its own, from 1.
+    pub fn number(&self) -> u64 {
+        self.pump.driver.number
+    }
+
     /// What the server offers.
     pub fn capabilities(&self) -> &Capabilities {
         self.pump.driver.engine.capabilities()

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Buf;
 use smtp_blocking::{
     Cause, Credentials, Envelope, Message, Outcome, Request, Server, Session, Stage, TlsFacts,
-    TlsPolicy, body::LineEndings, event::Trace,
+    TlsPolicy, body::LineEndings,
 };
 use smtp_tests::receiver::{Options, Receiver, make_client_certificate};
 
@@ -439,7 +439,7 @@ fn the_conversation_is_shown_without_secrets() {
     let session = Session::connect(
         &trusting(&receiver)
             .credentials(Credentials::password("alice", "s3cret").mechanisms(&["PLAIN"]))
-            .observe(move |trace: &Trace| *seen.lock().unwrap() += &format!("{trace:?}\n")),
+            .observe(move |step| *seen.lock().unwrap() += &format!("{:?}\n", step.trace())),
     );
     session.unwrap().quit();
     let lines = lines.lock().unwrap();
@@ -468,7 +468,7 @@ fn scram_is_bound_to_the_tls_connection() {
             let session = Session::connect(
                 &trusting(&receiver)
                     .credentials(credentials)
-                    .observe(move |trace: &Trace| seen.lock().unwrap().push(format!("{trace:?}"))),
+                    .observe(move |step| seen.lock().unwrap().push(format!("{:?}", step.trace()))),
             );
             let lines: Vec<_> = std::mem::take(&mut *lines.lock().unwrap());
             (session, lines)

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use smtp_adapter::{Failures, Server, Terms, ToServer, interleave, others, unreachable};
+use smtp_adapter::{Failures, Peer, Server, Terms, ToServer, interleave, others, unreachable};
 use smtp_proto::{Channel, TlsFacts};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
@@ -126,8 +126,21 @@ async fn open<S>(terms: Terms<'_>, channel: Channel, stream: S) -> Result<Sessio
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let session = terms.session(channel, None)?;
-    Session::open(Pump::new(session, Box::new(stream), terms.observer())).await
+    let session = terms.session(channel, None, || peer(&stream))?;
+    Session::open(Pump::new(session, Box::new(stream))).await
+}
+
+/// Where the other end of this stream is.
+fn peer(stream: &dyn std::any::Any) -> Peer {
+    #[cfg(unix)]
+    if let Some(stream) = stream.downcast_ref::<tokio::net::UnixStream>() {
+        let address = stream.peer_addr().ok();
+        let path = address.as_ref().and_then(|address| address.as_pathname());
+        return path.map_or(Peer::Unknown, |path| Peer::Unix(path.into()));
+    }
+    let stream = stream.downcast_ref::<TcpStream>();
+    let address = stream.and_then(|stream| stream.peer_addr().ok());
+    address.map_or(Peer::Unknown, Peer::Address)
 }
 
 /// Whether this stream leaves the host.
@@ -175,12 +188,8 @@ async fn open_any(
 
 async fn open_tcp(terms: Terms<'_>, stream: TcpStream) -> Result<Session, Error> {
     let local = stream.local_addr().ok().map(|address| address.ip());
-    Session::open(Pump::new(
-        terms.session(Channel::Network, local)?,
-        Box::new(stream),
-        terms.observer(),
-    ))
-    .await
+    let session = terms.session(Channel::Network, local, || peer(&stream))?;
+    Session::open(Pump::new(session, Box::new(stream))).await
 }
 
 async fn connect_to_any(

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use smtp_adapter::{Driver, FOREVER, LAST_WORDS, Observer, SessionTerms};
+use smtp_adapter::{Driver, FOREVER, LAST_WORDS, SessionTerms};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -45,14 +45,10 @@ pub(crate) struct Pump {
 }
 
 impl Pump {
-    pub(crate) fn new(
-        terms: SessionTerms,
-        stream: Box<dyn AsyncStream>,
-        observer: Option<Observer>,
-    ) -> Self {
+    pub(crate) fn new(terms: SessionTerms, stream: Box<dyn AsyncStream>) -> Self {
         let origin = Instant::now();
         Self {
-            driver: Driver::new(terms, observer),
+            driver: Driver::new(terms),
             stream: Some(Stream::new(stream)),
             accepted: 0,
             unsettled: 0,

@@ -16,7 +16,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-use smtp_adapter::TlsInfo;
+use smtp_adapter::{Observation, TlsInfo};
 use smtp_proto::{
     Capabilities, Cause, Chunking, Credentials, Envelope, Extension, Mailbox, Outcome, Recipient,
     Reply, Report, Request, Stage, TlsPolicy,
@@ -594,7 +594,9 @@ impl Adapter {
     pub fn connect(self, server: &Server, manner: &Manner) -> Result<Session, smtp_adapter::Error> {
         let trace = Arc::<Mutex<Vec<Trace>>>::default();
         let observed = trace.clone();
-        let observer = move |step: &Trace| observed.lock().unwrap().push(step.clone());
+        let observer = move |step: &Observation<'_>| {
+            observed.lock().unwrap().push(step.trace().clone());
+        };
         let socket = matches!(self, Self::BlockingUnix | Self::TokioUnix);
         let terms = terms(server, manner, socket).observe(observer);
         let held = match self {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use smtp_adapter::Observation;
 use smtp_proto::{Envelope, Error, Reply, Report, event::Trace};
 
 use crate::transcript::{Action, Failure, Message, Observed, Transcript, difference};
@@ -146,13 +147,13 @@ pub(crate) fn server_of(transcript: &Transcript) -> Result<smtp_adapter::Server,
 pub(crate) struct Traces(Arc<Mutex<Vec<Trace>>>);
 
 impl Traces {
-    pub(crate) fn observer(&self) -> impl Fn(&Trace) + Send + Sync + use<> {
+    pub(crate) fn observer(&self) -> impl Fn(&Observation<'_>) + Send + Sync + use<> {
         let traces = Arc::clone(&self.0);
-        move |trace| {
+        move |step| {
             traces
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .push(trace.clone())
+                .push(step.trace().clone())
         }
     }
 

@@ -519,8 +519,8 @@ fn many_messages_in_one_session_two_round_trips_each() {
     let sent = lines.clone();
     let terms = server(POSTFIX.submission_port())
         .credentials(credentials())
-        .observe(move |trace| {
-            if let Trace::Sent(line) = trace {
+        .observe(move |step| {
+            if let Trace::Sent(line) = step.trace() {
                 sent.lock().unwrap().push(line.to_string());
             }
         });

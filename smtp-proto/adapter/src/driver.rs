@@ -13,7 +13,7 @@ use smtp_proto::{
 };
 
 use crate::error::{Error, copy_io, outcome_of};
-use crate::server::Observer;
+use crate::observe::Watch;
 use crate::terms::SessionTerms;
 
 /// Octets that are gathered before they are written, so that an envelope, or the end of a body with its
@@ -76,7 +76,10 @@ pub struct Driver {
     /// How the session is encrypted, if it is.
     #[cfg(feature = "rustls")]
     pub tls_info: Option<crate::tls::TlsInfo>,
-    observer: Option<Observer>,
+    /// Of the session, in this process.
+    pub number: u64,
+    /// Boxed, because most sessions have none.
+    watch: Option<Box<Watch>>,
     finished: VecDeque<(MessageId, Report)>,
     /// The request whose answer is waited for. The others' answers are of no interest to anybody.
     asked: Option<RequestId>,
@@ -88,7 +91,7 @@ pub struct Driver {
 
 impl Driver {
     /// A session on a stream that is connected now, which is the origin of its clock.
-    pub fn new(terms: SessionTerms, observer: Option<Observer>) -> Self {
+    pub fn new(terms: SessionTerms) -> Self {
         let config = terms.config;
         Self {
             out: Vec::new(),
@@ -118,7 +121,8 @@ impl Driver {
             tls_settings: terms.tls,
             #[cfg(feature = "rustls")]
             tls_info: None,
-            observer,
+            number: terms.number,
+            watch: terms.watch,
             finished: VecDeque::new(),
             asked: None,
             answer: None,
@@ -484,8 +488,8 @@ impl Driver {
                     self.release();
                 }
                 Event::Trace(trace) => {
-                    if let Some(observer) = &self.observer {
-                        observer(&trace);
+                    if let Some(watch) = &self.watch {
+                        watch.step(&trace);
                     }
                 }
                 _ => {}
@@ -505,7 +509,7 @@ impl fmt::Debug for Driver {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Server, Terms};
+    use crate::{Peer, Server, Terms};
     use smtp_proto::{Channel, TlsPolicy};
 
     /// The server says this, and all that there is to say is written.
@@ -521,8 +525,8 @@ mod tests {
     #[test]
     fn answers_that_nobody_waits_for_are_dropped() {
         let server = Server::new("mx.example.net").tls(TlsPolicy::Never);
-        let terms = Terms::new(&server, false).session(Channel::Network, None);
-        let mut driver = Driver::new(terms.unwrap(), None);
+        let terms = Terms::new(&server, false).session(Channel::Network, None, || Peer::Unknown);
+        let mut driver = Driver::new(terms.unwrap());
         hear(&mut driver, "220 hi\r\n");
         hear(&mut driver, "250 hi\r\n");
         assert!(driver.ready);

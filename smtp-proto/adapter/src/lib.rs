@@ -22,6 +22,7 @@ mod error;
 #[cfg(feature = "rustls")]
 mod handshake;
 mod names;
+mod observe;
 mod places;
 #[cfg(feature = "serde")]
 mod serialized;
@@ -38,8 +39,9 @@ pub use driver::{Driver, FOREVER, LAST_WORDS};
 pub use error::Error;
 #[cfg(feature = "rustls")]
 pub use handshake::is_gone;
+pub use observe::{Observation, Peer, Watch};
 pub use places::{Bounds, Entry, Place, Places, Turn};
-pub use server::{Observer, Server};
+pub use server::Server;
 pub use smtp_proto;
 pub use terms::{SessionTerms, Terms};
 #[cfg(feature = "rustls")]

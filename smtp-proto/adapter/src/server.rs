@@ -9,17 +9,15 @@ use std::time::Duration;
 
 use smtp_proto::{
     Chunking, ClientName, Config, Credentials, Limits, Protocol, Timeouts, TlsPolicy,
-    body::BodyPolicy, event::Trace,
+    body::BodyPolicy,
 };
 
 #[cfg(feature = "rustls")]
 use crate::Error;
 use crate::driver::FOREVER;
 use crate::names::split_server;
+use crate::observe::{Observation, Observer};
 use crate::to_server::ToServer;
-
-/// Is called for each line of the conversation.
-pub type Observer = Arc<dyn Fn(&Trace) + Send + Sync>;
 
 /// How to reach a server, and the terms of the sessions with it. `Session::connect` opens one.
 ///
@@ -316,9 +314,10 @@ impl Server {
         self
     }
 
-    /// Calls `observer` for each line of the conversation, without credentials and bodies.
+    /// Calls `observer` for each step of the conversation, without credentials and bodies. An [`Observation`] has the
+    /// step, the number of the session, and where the other end is.
     #[must_use]
-    pub fn observe(mut self, observer: impl Fn(&Trace) + Send + Sync + 'static) -> Self {
+    pub fn observe(mut self, observer: impl Fn(&Observation<'_>) + Send + Sync + 'static) -> Self {
         self.observer = Some(Arc::new(observer));
         self.config.trace = true;
         self

@@ -10,7 +10,8 @@ use smtp_proto::{
 
 use crate::error::Error;
 use crate::names::{default_client_name, split_server, to_ascii};
-use crate::server::{Observer, Server};
+use crate::observe::{Peer, Watch, next_number};
+use crate::server::Server;
 
 /// What an adapter reads from a [`Server`].
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +30,10 @@ pub struct SessionTerms {
     pub config: Config,
     /// For SCRAM.
     pub nonce: Option<Nonce>,
+    /// Of the session, in this process.
+    pub number: u64,
+    /// Who watches it, if anybody does.
+    pub watch: Option<Box<Watch>>,
     /// For the handshake, unless there is to be none.
     #[cfg(feature = "rustls")]
     pub tls: Option<crate::tls::TlsSettings>,
@@ -53,11 +58,6 @@ impl<'a> Terms<'a> {
     /// How long connecting may take, all addresses together.
     pub fn connect_timeout(&self) -> Duration {
         self.server.connect_timeout
-    }
-
-    /// Who is told of each line of the conversation.
-    pub fn observer(&self) -> Option<Observer> {
-        self.server.observer.clone()
     }
 
     /// The host and the port to connect to.
@@ -223,11 +223,13 @@ impl<'a> Terms<'a> {
             )
     }
 
-    /// What the session needs, on a stream of this kind whose local end is `local`.
+    /// What the session needs, on a stream of this kind with these two ends. Where the other one is does not matter
+    /// unless somebody watches.
     pub fn session(
         &self,
         channel: Channel,
         local_end: Option<IpAddr>,
+        peer: impl FnOnce() -> Peer,
     ) -> Result<SessionTerms, Error> {
         let mut config = self.server.config.clone();
         config.tls = self.encryption(&channel)?;
@@ -236,8 +238,11 @@ impl<'a> Terms<'a> {
             Some(name) => name.clone(),
             None => default_client_name(&gethostname::gethostname().to_string_lossy(), local_end),
         };
+        let number = next_number();
         Ok(SessionTerms {
             nonce: self.nonce()?,
+            number,
+            watch: Watch::begin(number, self.server.observer.as_ref(), peer),
             #[cfg(feature = "rustls")]
             tls: match config.tls {
                 TlsPolicy::Never => None,

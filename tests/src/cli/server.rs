@@ -83,7 +83,7 @@ pub fn server_for(
     }
     if options.transcript {
         let options = options.clone();
-        server = server.observe(move |trace| options.show(trace));
+        server = server.observe(move |step| options.show(step.trace()));
     }
     Ok(server)
 }
