@@ -14,7 +14,7 @@ use smtp_tests::receiver::{Options, Receiver, make_client_certificate};
 
 /// Its certificate is trusted, and so it is given credentials.
 fn trusting(receiver: &Receiver) -> Server {
-    let server = Server::new(&receiver.local_addr().to_string());
+    let server = Server::new(receiver.local_addr().to_string());
     server
         .trust_pem(receiver.certificate_pem().as_bytes())
         .unwrap()
@@ -24,7 +24,7 @@ const MESSAGE: &[u8] = b"Subject: test\r\n\r\nHello.\r\n.\r\n";
 
 fn receiver() -> (Receiver, Server) {
     let receiver = Receiver::start(Options::default()).unwrap();
-    let server = Server::new(&receiver.local_addr().to_string());
+    let server = Server::new(receiver.local_addr().to_string());
     (receiver, server)
 }
 
@@ -115,7 +115,7 @@ fn a_body_that_is_refused_says_why_to_its_writer() {
         ..Options::default()
     };
     let receiver = Receiver::start(options).unwrap();
-    let mut session = Session::connect(&Server::new(&receiver.local_addr().to_string())).unwrap();
+    let mut session = Session::connect(Server::new(receiver.local_addr().to_string())).unwrap();
     let mut transaction = session
         .transaction("a@example.org", ["b@example.net"])
         .unwrap();
@@ -194,7 +194,7 @@ fn a_message_without_a_session_is_not_attempted() {
         }
     });
     // It is the session that the server refuses for good, and not the message.
-    let error = Session::connect(&Server::new(&server)).unwrap_err();
+    let error = Session::connect(Server::new(&server)).unwrap_err();
     assert_eq!(
         (error.stage(), error.outcome()),
         (Stage::Greeting, Outcome::Permanent)
@@ -302,7 +302,7 @@ fn a_bare_lf_is_refused_where_the_policy_says_so() {
     let (receiver, server) = receiver();
     let mut policy = smtp_blocking::body::BodyPolicy::default();
     policy.line_endings = LineEndings::Refuse;
-    let mut session = Session::connect(&server.body_policy(policy)).unwrap();
+    let mut session = Session::connect(server.body_policy(policy)).unwrap();
     let error = session
         .send(Envelope::new("a@b", ["c@d"]).unwrap(), &b"a\n.\r\n"[..])
         .unwrap_err();
@@ -323,7 +323,7 @@ fn the_client_says_who_and_where_it_is() {
     let (receiver, server) = receiver();
     let name = smtp_blocking::ClientName::parse("client.example.org").unwrap();
     for server in [server.clone(), server.client_name(name)] {
-        let mut session = Session::connect(&server.bind(IpAddr::from([127, 0, 0, 1]))).unwrap();
+        let mut session = Session::connect(server.bind(IpAddr::from([127, 0, 0, 1]))).unwrap();
         let _ = session
             .send(Envelope::new("a@b", ["c@d"]).unwrap(), MESSAGE)
             .unwrap();
@@ -345,7 +345,7 @@ fn the_client_says_who_and_where_it_is() {
     let server = receiver.local_addr().to_string();
     for local in ["::1", "192.0.2.1"] {
         let error =
-            Session::connect(&Server::new(&server).bind(local.parse().unwrap())).unwrap_err();
+            Session::connect(Server::new(&server).bind(local.parse().unwrap())).unwrap_err();
         assert_eq!(error.stage(), Stage::Connect, "{error}");
     }
 }
@@ -355,7 +355,7 @@ fn every_address_of_a_name_is_tried() {
     // "localhost" is ::1 first on most systems, and the receiver listens on 127.0.0.1 only.
     let (receiver, _) = receiver();
     let server = format!("localhost:{}", receiver.local_addr().port());
-    Session::connect(&Server::new(&server)).unwrap().quit();
+    Session::connect(Server::new(&server)).unwrap().quit();
 }
 
 /// Two connections: on the first the handshake fails, and the second one shows how the client goes on.
@@ -396,14 +396,14 @@ fn breaks_tls() -> (String, Arc<Mutex<Vec<String>>>) {
 #[test]
 fn a_failed_handshake_ends_the_session_unless_told_otherwise() {
     let (server, commands) = breaks_tls();
-    let error = Session::connect(&Server::new(&server)).unwrap_err();
+    let error = Session::connect(Server::new(&server)).unwrap_err();
     assert_eq!(
         (error.stage(), error.outcome()),
         (Stage::StartTls, Outcome::Transient),
         "{error}"
     );
 
-    let session = Session::connect(&Server::new(&server).retry_in_clear(true)).unwrap();
+    let session = Session::connect(Server::new(&server).retry_in_clear(true)).unwrap();
     assert!(session.tls_info().is_none());
     session.quit();
 
@@ -413,7 +413,7 @@ fn a_failed_handshake_ends_the_session_unless_told_otherwise() {
         Server::new(&server).tls(TlsPolicy::Required),
         Server::new(&server).credentials(credentials),
     ] {
-        let error = Session::connect(&server.retry_in_clear(true)).unwrap_err();
+        let error = Session::connect(server.retry_in_clear(true)).unwrap_err();
         assert_eq!(error.stage(), Stage::StartTls, "{error}");
     }
     assert_eq!(
@@ -437,7 +437,7 @@ fn the_conversation_is_shown_without_secrets() {
     let lines = Arc::new(Mutex::new(String::new()));
     let seen = lines.clone();
     let session = Session::connect(
-        &trusting(&receiver)
+        trusting(&receiver)
             .credentials(Credentials::password("alice", "s3cret").mechanisms(&["PLAIN"]))
             .observe(move |step| *seen.lock().unwrap() += &format!("{:?}\n", step.trace())),
     );
@@ -466,7 +466,7 @@ fn scram_is_bound_to_the_tls_connection() {
             let lines = Arc::new(Mutex::new(Vec::new()));
             let seen = lines.clone();
             let session = Session::connect(
-                &trusting(&receiver)
+                trusting(&receiver)
                     .credentials(credentials)
                     .observe(move |step| seen.lock().unwrap().push(format!("{:?}", step.trace()))),
             );
@@ -515,7 +515,7 @@ fn a_client_certificate_logs_in_by_external() {
         .client_certificate_pem(certificate.as_bytes(), key.as_bytes())
         .unwrap();
     Session::connect(&known).unwrap().quit();
-    let error = Session::connect(&server.clone()).unwrap_err();
+    let error = Session::connect(server.clone()).unwrap_err();
     assert!(
         matches!(error.cause(), Cause::NoCommonMechanism(_)),
         "{error}"
@@ -550,7 +550,7 @@ fn timeouts_without_end_are_no_panic() {
     let mut timeouts = smtp_blocking::Timeouts::default().replies(Duration::MAX);
     (timeouts.block, timeouts.quit) = (Duration::MAX, Duration::MAX);
     let mut session =
-        Session::connect(&server.timeouts(timeouts).connect_timeout(Duration::MAX)).unwrap();
+        Session::connect(server.timeouts(timeouts).connect_timeout(Duration::MAX)).unwrap();
     let _ = session
         .send(Envelope::new("a@b", ["c@d"]).unwrap(), MESSAGE)
         .unwrap();
@@ -607,7 +607,7 @@ fn a_stream_that_is_encrypted_already_says_so() {
 #[test]
 fn a_dropped_transaction_closes_the_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let server = Server::new(&listener.local_addr().unwrap().to_string()).tls(TlsPolicy::Never);
+    let server = Server::new(listener.local_addr().unwrap().to_string()).tls(TlsPolicy::Never);
     let (say_end, end) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let mut peer = listener.accept().unwrap().0;

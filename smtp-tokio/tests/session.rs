@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Its certificate is trusted, and so it is given credentials.
 fn trusting(receiver: &Receiver) -> Server {
-    let server = Server::new(&receiver.local_addr().to_string());
+    let server = Server::new(receiver.local_addr().to_string());
     server
         .trust_pem(receiver.certificate_pem().as_bytes())
         .unwrap()
@@ -24,7 +24,7 @@ const MESSAGE: &[u8] = b"Subject: test\r\n\r\nHello.\r\n.\r\n";
 
 fn receiver() -> (Receiver, Server) {
     let receiver = Receiver::start(Options::default()).unwrap();
-    let server = Server::new(&receiver.local_addr().to_string());
+    let server = Server::new(receiver.local_addr().to_string());
     (receiver, server)
 }
 
@@ -77,7 +77,7 @@ async fn a_body_that_is_refused_says_why_to_its_writer() {
         ..Options::default()
     };
     let receiver = Receiver::start(options).unwrap();
-    let server = Server::new(&receiver.local_addr().to_string());
+    let server = Server::new(receiver.local_addr().to_string());
     let mut session = Session::connect(&server).await.unwrap();
     let mut transaction = session
         .transaction("a@example.org", ["b@example.net"])

@@ -495,7 +495,7 @@ fn terms(server: &Server, manner: &Manner, socket: bool) -> smtp_adapter::Server
     let port = manner.port.unwrap_or(server.smtp_port());
     let terms = match socket {
         true => smtp_adapter::Server::unix(server.lmtp_socket()),
-        false => smtp_adapter::Server::new(&format!("127.0.0.1:{port}")),
+        false => smtp_adapter::Server::new(format!("127.0.0.1:{port}")),
     };
     let terms = match server.kind.lmtp_socket {
         Some(_) => terms.lmtp(),

@@ -22,7 +22,7 @@ fn timeouts() -> Timeouts {
 fn by_blocking(server: &str, overlap: bool, messages: &[(Envelope, Vec<u8>)]) -> Delivery {
     let server = smtp_blocking::Server::new(server).tls(TlsPolicy::Never);
     let session =
-        smtp_blocking::Session::connect(&server.overlap(overlap).timeouts(timeouts())).unwrap();
+        smtp_blocking::Session::connect(server.overlap(overlap).timeouts(timeouts())).unwrap();
     Delivery::by_blocking(session, messages)
 }
 
@@ -287,7 +287,7 @@ fn a_session_of_one_message_costs_four_round_trips() {
     let (envelope, body) = &messages(1, 1_000)[0];
     let start = Instant::now();
     let mut session = smtp_blocking::Session::connect(
-        &smtp_blocking::Server::new(&peer.server()).tls(TlsPolicy::Never),
+        smtp_blocking::Server::new(peer.server()).tls(TlsPolicy::Never),
     )
     .unwrap();
     let _ = session.send_last(envelope.clone(), &body[..]).unwrap();
@@ -306,7 +306,7 @@ fn sources_are_opened_when_they_are_wanted_and_one_that_cannot_be_ends_the_sessi
     let opened = Cell::new(0);
     let to = ["a", "refused", "b", "missing", "c"].map(|user| format!("{user}@example.net"));
     let mut session = smtp_blocking::Session::connect(
-        &smtp_blocking::Server::new(&peer.server()).tls(TlsPolicy::Never),
+        smtp_blocking::Server::new(peer.server()).tls(TlsPolicy::Never),
     )
     .unwrap();
     let items = to.iter().map(|to| {
@@ -355,7 +355,7 @@ fn message(n: usize) -> smtp_blocking::Message<impl FnMut() -> std::io::Result<&
 fn a_message_does_not_wait_for_the_next_one() {
     within_limit(|| {
         let peer = peer(|_| Act::Accept);
-        let server = smtp_blocking::Server::new(&peer.server()).tls(TlsPolicy::Never);
+        let server = smtp_blocking::Server::new(peer.server()).tls(TlsPolicy::Never);
         let mut session = smtp_blocking::Session::connect(&server).unwrap();
         let (sender, messages) = mpsc::channel();
         let mut bulk = session.send_all(messages).and_quit();
@@ -388,7 +388,7 @@ fn the_next_message_is_asked_for_when_everything_is_written() {
                 ..Options::default()
             })
             .unwrap();
-            let server = smtp_blocking::Server::new(&peer.server()).tls(TlsPolicy::Never);
+            let server = smtp_blocking::Server::new(peer.server()).tls(TlsPolicy::Never);
             let server = server.overlap(true).chunking(chunking);
             let mut session = smtp_blocking::Session::connect(&server).unwrap();
             let messages = (0..3).map(move |n| {
@@ -417,8 +417,8 @@ fn lost_after_three() -> Peer {
 fn a_lost_session_leaves_the_rest_to_the_caller_blocking() {
     for (overlap, submitted) in [(false, 4), (true, 5)] {
         let peer = lost_after_three();
-        let server = smtp_blocking::Server::new(&peer.server()).tls(TlsPolicy::Never);
-        let mut session = smtp_blocking::Session::connect(&server.overlap(overlap)).unwrap();
+        let server = smtp_blocking::Server::new(peer.server()).tls(TlsPolicy::Never);
+        let mut session = smtp_blocking::Session::connect(server.overlap(overlap)).unwrap();
         assert_eq!(session.end(), None);
         let mut bulk = session.send_all((0..).map(message));
         let reports: Vec<_> = bulk.by_ref().collect();
@@ -439,7 +439,7 @@ fn a_lost_session_leaves_the_rest_to_the_caller_blocking() {
 fn a_lost_session_leaves_the_rest_to_the_caller_tokio() {
     for overlap in [false, true] {
         let peer = lost_after_three();
-        let server = smtp_tokio::Server::new(&peer.server()).tls(TlsPolicy::Never);
+        let server = smtp_tokio::Server::new(peer.server()).tls(TlsPolicy::Never);
         let server = server.overlap(overlap);
         runtime().block_on(async {
             let message = |n: usize| {

@@ -28,7 +28,7 @@ fn tls_on_a_port_that_wants_starttls() {
         until_the_client_has_gone(&stream);
     });
     assert_eq!(
-        line(&Server::new(&at(port)).tls(TlsPolicy::Implicit)),
+        line(&Server::new(at(port)).tls(TlsPolicy::Implicit)),
         "connect: the TLS handshake failed: the server speaks clear text on this port; use TlsPolicy::Required for \
          STARTTLS (usually port 587), or the port for TLS from the first octet (usually 465) (not the message's fault, mend it before you \
          send again)"
@@ -45,7 +45,7 @@ fn clear_text_on_a_port_that_wants_tls() {
     ] {
         assert_eq!(
             line(
-                &Server::new(&at(port))
+                &Server::new(at(port))
                     .tls(policy)
                     .timeouts(impatient(|timeouts| &mut timeouts.greeting))
             ),
@@ -87,7 +87,7 @@ fn no_greeting_inside_tls() {
         let _ = stream.conn.complete_io(&mut stream.sock);
         until_the_client_has_gone(&stream.sock);
     });
-    let server = Server::new(&at(port))
+    let server = Server::new(at(port))
         .tls(TlsPolicy::Implicit)
         .timeouts(impatient(|timeouts| &mut timeouts.greeting));
     assert_eq!(
@@ -106,7 +106,7 @@ fn clear_text_after_starttls() {
         until_the_client_has_gone(&stream);
     });
     assert_eq!(
-        line(&Server::new(&at(port)).tls(TlsPolicy::Required)),
+        line(&Server::new(at(port)).tls(TlsPolicy::Required)),
         "starttls: the TLS handshake failed: the server went on in clear text after STARTTLS; its log may say why \
          (temporary, try again later)"
     );
@@ -120,7 +120,7 @@ fn the_end_of_the_connection_in_the_handshake() {
         let _ = read_record(&stream);
     });
     assert_eq!(
-        line(&Server::new(&at(port)).tls(TlsPolicy::Required)),
+        line(&Server::new(at(port)).tls(TlsPolicy::Required)),
         "starttls: the connection was lost in the TLS handshake; the server's log may say why (temporary, try again \
          later)"
     );
@@ -128,7 +128,7 @@ fn the_end_of_the_connection_in_the_handshake() {
         let _ = read_record(&stream);
     });
     assert_eq!(
-        line(&Server::new(&at(port)).tls(TlsPolicy::Implicit)),
+        line(&Server::new(at(port)).tls(TlsPolicy::Implicit)),
         "connect: the connection was lost in the TLS handshake; the server's log may say why (temporary, try again \
          later)"
     );
@@ -140,7 +140,7 @@ fn a_handshake_that_does_not_go_on() {
         let _ = until_starttls(&mut stream);
         until_the_client_has_gone(&stream);
     });
-    let server = Server::new(&at(port)).tls(TlsPolicy::Required);
+    let server = Server::new(at(port)).tls(TlsPolicy::Required);
     assert_eq!(
         line(&server.timeouts(impatient(|timeouts| &mut timeouts.handshake))),
         "starttls: timed out after 0.3 s in the TLS handshake; the server's log may say why (temporary, try again later)"
@@ -155,7 +155,7 @@ fn no_common_version() {
     let identity = ca.sign(&good());
     for (theirs, ours) in [(&TLS12, &TLS13), (&TLS13, &TLS12)] {
         let peer = peer(&identity, config(&[theirs], &identity), false);
-        let server = Server::new(&at(peer.port()))
+        let server = Server::new(at(peer.port()))
             .tls(TlsPolicy::Required)
             .rustls_config(client(&[ours], ring::default_provider(), &ca));
         assert_eq!(
@@ -178,7 +178,7 @@ fn tls_1_0_and_no_more() {
         until_the_client_has_gone(&stream);
     });
     assert_eq!(
-        line(&Server::new(&at(port)).tls(TlsPolicy::Implicit)),
+        line(&Server::new(at(port)).tls(TlsPolicy::Implicit)),
         "connect: the TLS handshake failed: the server has no TLS version in common with us; it must allow TLS 1.2 or \
          1.3 (temporary, try again later)"
     );
@@ -198,7 +198,7 @@ fn no_common_cipher_suite() {
         };
         let theirs = server_config(&[version], only("AES_256"), &identity);
         let peer = peer(&identity, theirs, false);
-        let server = Server::new(&at(peer.port()))
+        let server = Server::new(at(peer.port()))
             .tls(TlsPolicy::Required)
             .rustls_config(client(&[version], only("CHACHA20"), &ca));
         assert_eq!(line(&server), NOTHING_IN_COMMON);
@@ -222,7 +222,7 @@ fn no_common_key_exchange() {
             false,
         );
         let ours = only(ring::kx_group::X25519);
-        let server = Server::new(&at(peer.port()))
+        let server = Server::new(at(peer.port()))
             .tls(TlsPolicy::Required)
             .rustls_config(client(&[version], ours, &ca));
         assert_eq!(line(&server), NOTHING_IN_COMMON);
@@ -401,7 +401,7 @@ fn a_client_certificate_is_wanted() {
     for (stage, version, implicit) in ways() {
         let ca = Authority::new("The Authority");
         let peer = demanding(&ca, version, implicit);
-        let server = Server::new(&at(peer.port())).tls(policy(implicit));
+        let server = Server::new(at(peer.port())).tls(policy(implicit));
         assert_eq!(
             line(&trusting(server, &ca)),
             format!(
@@ -419,7 +419,7 @@ fn a_client_certificate_is_refused() {
     for (stage, version, implicit) in ways() {
         let ca = Authority::new("The Authority");
         let peer = demanding(&ca, version, implicit);
-        let server = Server::new(&at(peer.port())).tls(policy(implicit));
+        let server = Server::new(at(peer.port())).tls(policy(implicit));
         assert_eq!(
             line(&showing(trusting(server, &ca), &stranger)),
             format!(
@@ -446,7 +446,7 @@ fn a_client_certificate_is_refused_by_a_server_that_closes_at_once() {
             }
             let _ = tls(&config, stream).read(&mut [0]);
         });
-        let server = trusting(Server::new(&at(port)).tls(policy(implicit)), &ca);
+        let server = trusting(Server::new(at(port)).tls(policy(implicit)), &ca);
         assert_eq!(
             line(&showing(server, &stranger)),
             format!(
@@ -474,7 +474,7 @@ fn the_end_of_the_connection_after_the_handshake() {
                 false => read_line(&mut stream),
             };
         });
-        let server = trusting(Server::new(&at(port)).tls(policy(implicit)), &ca);
+        let server = trusting(Server::new(at(port)).tls(policy(implicit)), &ca);
         assert_eq!(
             line(&server),
             format!(
@@ -498,7 +498,7 @@ fn a_client_certificate_without_its_key() {
     let (one, other) = (ca.sign(&good()), ca.sign(&good()));
     let identity = ca.sign(&good());
     let peer = peer(&identity, config(&[&TLS13], &identity), false);
-    let server = Server::new(&at(peer.port()))
+    let server = Server::new(at(peer.port()))
         .tls(TlsPolicy::Required)
         .client_certificate_pem(one.pem.as_bytes(), other.key_pem.as_bytes());
     assert_eq!(
@@ -526,7 +526,7 @@ fn the_name_of_a_server() {
 #[test]
 fn a_port_in_the_name_to_verify() {
     let port = server(|stream| until_the_client_has_gone(&stream));
-    let server = Server::new(&at(port));
+    let server = Server::new(at(port));
     assert_eq!(
         line(&server.clone().server_name("mx.example.net:587")),
         "local: server_name: \"mx.example.net:587\" is not the name of a server; write mx.example.net alone \
@@ -545,7 +545,7 @@ fn a_port_in_the_name_to_verify() {
 fn a_name_beyond_ascii() {
     let port = server(|stream| until_the_client_has_gone(&stream));
     assert_eq!(
-        line(&Server::new(&at(port)).server_name("b\u{fc}cher.example")),
+        line(&Server::new(at(port)).server_name("b\u{fc}cher.example")),
         "local: server_name: \"b\u{fc}cher.example\" is not ASCII; build with the feature idna, or write it as xn--... \
          (not the message's fault, mend it before you \
          send again)"
@@ -646,14 +646,14 @@ fn runtime() -> tokio::runtime::Runtime {
 /// version of TLS.
 fn certificate_line(identity: &Identity, ca: &Authority) -> String {
     of_each_version(identity, |port, _| {
-        trusting(Server::new(&at(port)).tls(TlsPolicy::Required), ca)
+        trusting(Server::new(at(port)).tls(TlsPolicy::Required), ca)
     })
 }
 
 /// The same where the application has settings of rustls of its own.
 fn own_verifier_line(identity: &Identity, ca: &Authority) -> String {
     of_each_version(identity, |port, version| {
-        Server::new(&at(port))
+        Server::new(at(port))
             .tls(TlsPolicy::Required)
             .rustls_config(client(&[version], ring::default_provider(), ca))
     })

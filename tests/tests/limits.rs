@@ -32,7 +32,7 @@ macro_rules! server {
 
 fn by_blocking(receiver: &Receiver, way: Way, envelopes: &[Envelope]) -> (Vec<Report>, usize) {
     let mut session =
-        smtp_blocking::Session::connect(&server!(smtp_blocking::Server, receiver, way)).unwrap();
+        smtp_blocking::Session::connect(server!(smtp_blocking::Server, receiver, way)).unwrap();
     let opened = Cell::new(0);
     let messages = envelopes.iter().map(|envelope| {
         smtp_blocking::Message::new(envelope.clone(), || {
@@ -254,7 +254,7 @@ fn a_message_that_is_sent_alone_is_not_split() {
     let envelope = envelope("r", 3).reopenable(true);
 
     let mut session =
-        smtp_blocking::Session::connect(&server!(smtp_blocking::Server, receiver, way)).unwrap();
+        smtp_blocking::Session::connect(server!(smtp_blocking::Server, receiver, way)).unwrap();
     assert_eq!(
         session.send(envelope.clone(), BODY).unwrap_err().cause(),
         &exceeded

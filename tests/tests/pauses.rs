@@ -101,7 +101,7 @@ impl Server {
 
     fn blocking(&self) -> smtp_blocking::Session {
         let server = smtp_blocking::Server::new(&self.address).tls(TlsPolicy::Never);
-        smtp_blocking::Session::connect(&server.timeouts(timeouts())).unwrap()
+        smtp_blocking::Session::connect(server.timeouts(timeouts())).unwrap()
     }
 
     async fn tokio(&self) -> smtp_tokio::Session {

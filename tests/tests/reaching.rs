@@ -64,7 +64,7 @@ fn tls_server(slow: &'static str) -> SocketAddr {
 fn impatient(address: SocketAddr) -> Server {
     let mut timeouts = Timeouts::default().replies(Duration::from_millis(500));
     timeouts.block = Duration::from_millis(500);
-    Server::new(&address.to_string())
+    Server::new(address.to_string())
         .tls(TlsPolicy::Implicit)
         .verify(false)
         .timeouts(timeouts)

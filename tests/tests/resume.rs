@@ -24,7 +24,7 @@ fn peer(authority: &Authority, tls12: bool) -> (TlsPeer, Server) {
         mechanisms: "PLAIN",
     };
     let peer = TlsPeer::start(setup).unwrap();
-    let server = Server::new(&format!("127.0.0.1:{}", peer.port())).tls(TlsPolicy::Required);
+    let server = Server::new(format!("127.0.0.1:{}", peer.port())).tls(TlsPolicy::Required);
     (peer, server)
 }
 

@@ -158,7 +158,7 @@ mod tests {
         let expected = ("mx.example.net".to_owned(), 2525);
         assert_eq!(host_and_port(&*text), expected);
         assert_eq!(host_and_port(&text), expected);
-        assert_eq!(host_and_port(&&text), expected);
+        assert_eq!(host_and_port(&text), expected);
         assert_eq!(host_and_port(Cow::from(&text)), expected);
         assert_eq!(host_and_port(Arc::<str>::from(&*text)), expected);
         assert_eq!(host_and_port(Rc::<str>::from(&*text)), expected);
