@@ -9,7 +9,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use smtp_adapter::{
-    Error, Failures, Peer, Server, Terms, ToServer, interleave, others, share, unreachable,
+    Error, Failures, Peer, Server, Terms, ToServer, interleave, others, share, tell_unopened,
+    unreachable,
 };
 use smtp_proto::{Channel, TlsFacts};
 #[cfg(unix)]
@@ -50,7 +51,7 @@ impl Session {
     /// # Errors
     /// [`Stage`](crate::Stage) says how far it came.
     pub fn connect(server: impl ToServer) -> Result<Self, Error> {
-        Self::connect_to(&server.to_server())
+        Self::connect_to(&server.to_server()).inspect_err(tell_unopened)
     }
 
     fn connect_to(server: &Server) -> Result<Self, Error> {
@@ -77,7 +78,7 @@ impl Session {
     /// As [`connect`](Self::connect).
     pub fn connect_over(server: &Server, stream: impl Transport + 'static) -> Result<Self, Error> {
         let channel = channel(&stream);
-        open(terms(server), channel, stream)
+        open(terms(server), channel, stream).inspect_err(tell_unopened)
     }
 
     /// The same over a stream that is encrypted already, by a proxy or a TLS library of the application's. These facts
@@ -90,7 +91,7 @@ impl Session {
         stream: impl Transport + 'static,
         facts: TlsFacts,
     ) -> Result<Self, Error> {
-        open(terms(server), Channel::Tls(facts), stream)
+        open(terms(server), Channel::Tls(facts), stream).inspect_err(tell_unopened)
     }
 }
 

@@ -105,6 +105,7 @@
 //! | `idna` | | domains and server names beyond ASCII, as A-labels |
 //! | `lettre` | | a [`Pool`] in the place of lettre's transport |
 //! | `serde` | | envelopes, replies, reports and errors can be written by serde, and most of them read ([the table](smtp_proto#serialization)) |
+//! | `tracing` | | a span for each session, and events in it: see [below](#watching-a-session) |
 //!
 //! A default provider of the process counts before the two features, and ring before aws-lc-rs. Without `rustls`,
 //! [`TlsPolicy::Opportunistic`] stays in the clear and the stricter policies are errors, whatever `smtp-tokio` in the
@@ -112,6 +113,38 @@
 //!
 //! The nonce of SCRAM comes from the operating system's random numbers, for each session. The binding is
 //! `tls-exporter` under TLS 1.3 and `tls-server-end-point` under 1.2.
+//!
+//! # Watching a session
+//!
+//! [`Server::observe`] calls a function for each command and each reply, with the number of the session and where its other
+//! end is.
+//!
+//! With the feature `tracing`, the collector of the crate [`tracing`](https://docs.rs/tracing) is told as well. Each session
+//! has a span, which is called `smtp` and is a child of the span in which the session is opened:
+//!
+//! | field | what it is |
+//! |---|---|
+//! | `session` | the number of the session ([`Session::number`]) |
+//! | `peer` | where the other end is ([`Peer`]) |
+//! | `ehlo` | the name that we give in EHLO or LHLO |
+//! | `tls` | the version of TLS, `none`, or `by the application` ([`Session::connect_over_tls`]) |
+//! | `verified` | whether the server is verified, where there is TLS |
+//!
+//! The target of the span and of its events is `smtp`, so that `smtp=info` is a filter for them:
+//!
+//! | level | event | fields |
+//! |---|---|---|
+//! | `warn` | `not delivered` | `message_number`; `recipient`, the position in the envelope, from 1; `count` recipients in a row that failed with this `error` |
+//! | `warn` | `session failed` | `error`, and `io`, where the system said something |
+//! | `warn` | `no session`, in the span of the caller | `error` |
+//! | `info` | `message finished` | `message_number`, counted in the session; `recipients`; `accepted`, how many of them |
+//! | `debug` | `sent`, `received` | `command`, `reply` |
+//! | `debug` | `sent a body`, `sent a chunk` | `octets`; `last` |
+//! | `debug` | `TLS established`, `session ready`, `session ended` | |
+//!
+//! No event has a password, a token or a body in it. What a server echoes of a login is redacted. Addresses of senders and
+//! recipients do stand there. Whether somebody wants commands and replies is looked up when the session begins. The span
+//! is entered for one event at a time, and never while the session waits.
 //!
 //! # TLS settings
 //!

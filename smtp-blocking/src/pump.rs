@@ -424,7 +424,7 @@ impl Pump {
             }
         }
         let (info, facts) = settings.established(&tls);
-        self.driver.tls_info = Some(info);
+        self.driver.encrypted(info);
         self.stream.tls = Some(Box::new(tls));
         let now = self.now();
         let _ = self.driver.engine.handle_tls_established_with(now, facts);

@@ -4,7 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use smtp_adapter::{Failures, Peer, Server, Terms, ToServer, interleave, others, unreachable};
+use smtp_adapter::{
+    Failures, Peer, Server, Terms, ToServer, interleave, others, tell_unopened, unreachable,
+};
 use smtp_proto::{Channel, TlsFacts};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
@@ -47,7 +49,9 @@ impl Session {
     /// # Errors
     /// [`Stage`](crate::Stage) says how far it came.
     pub async fn connect(server: impl ToServer) -> Result<Self, Error> {
-        Self::connect_to(&server.to_server()).await
+        Self::connect_to(&server.to_server())
+            .await
+            .inspect_err(tell_unopened)
     }
 
     async fn connect_to(server: &Server) -> Result<Self, Error> {
@@ -87,7 +91,9 @@ impl Session {
         let terms = terms(server);
         prepare(terms).await;
         let channel = channel(&stream);
-        open(terms, channel, stream).await
+        open(terms, channel, stream)
+            .await
+            .inspect_err(tell_unopened)
     }
 
     /// The same over a stream that is encrypted already, by a proxy or a TLS library of the application's. These facts
@@ -103,7 +109,9 @@ impl Session {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        open(terms(server), Channel::Tls(facts), stream).await
+        open(terms(server), Channel::Tls(facts), stream)
+            .await
+            .inspect_err(tell_unopened)
     }
 }
 

@@ -393,7 +393,7 @@ impl Pump {
         match result {
             Ok(Ok(stream)) => {
                 let (info, facts) = settings.established(stream.get_ref().1);
-                self.driver.tls_info = Some(info);
+                self.driver.encrypted(info);
                 self.stream = Some(Stream::encrypted(stream));
                 let _ = self.driver.engine.handle_tls_established_with(now, facts);
             }

@@ -202,7 +202,27 @@ impl Driver {
             Misuse::Closed => self.end(),
             misuse => smtp_proto::Error::new(Stage::Local, Outcome::NotAttempted, misuse.into()),
         };
-        Report::not_attempted(envelope, &error)
+        let report = Report::not_attempted(envelope, &error);
+        if let Some(watch) = &self.watch {
+            watch.finished(None, &report);
+        }
+        report
+    }
+
+    /// The TLS handshake is done. The engine is told by the pump.
+    #[cfg(feature = "rustls")]
+    pub fn encrypted(&mut self, info: crate::tls::TlsInfo) {
+        if let Some(watch) = &self.watch {
+            watch.encrypted(&info);
+        }
+        self.tls_info = Some(info);
+    }
+
+    fn is_encrypted(&self) -> bool {
+        #[cfg(feature = "rustls")]
+        return self.tls_info.is_some();
+        #[cfg(not(feature = "rustls"))]
+        false
     }
 
     /// The stream has failed, or has ended, which is an [`io::ErrorKind::UnexpectedEof`].
@@ -458,10 +478,16 @@ impl Driver {
                 Event::StartTls => self.handshake_due = true,
                 Event::Ready => {
                     self.ready = true;
+                    if let Some(watch) = &self.watch {
+                        watch.ready(self.is_encrypted());
+                    }
                     self.release();
                 }
                 Event::Finished(id, report) => {
                     self.unfinished -= 1;
+                    if let Some(watch) = &self.watch {
+                        watch.finished(Some(id), &report);
+                    }
                     self.finished.push_back((id, report));
                     self.release();
                 }
@@ -479,6 +505,9 @@ impl Driver {
                 }
                 Event::OverlapBroken => self.overlap_broken = true,
                 Event::Closed(result) => {
+                    if let Some(watch) = &self.watch {
+                        watch.closed(&result, self.io.as_ref());
+                    }
                     self.closed = Some(Box::new(result));
                     self.handshake_due = false;
                     // A goodbye is worth sending yet; half a message is not.

@@ -36,6 +36,9 @@ struct Inner {
     io: Option<io::Error>,
     report: Option<Report>,
     round_trips: u64,
+    /// There was a session, which has told it.
+    #[cfg(feature = "tracing")]
+    has_session: bool,
     #[cfg(feature = "rustls")]
     tls: Option<crate::tls::TlsInfo>,
     /// What else belongs to it: what happened at the address that was tried before.
@@ -50,6 +53,8 @@ impl Error {
             io: None,
             report: None,
             round_trips: 0,
+            #[cfg(feature = "tracing")]
+            has_session: false,
             #[cfg(feature = "rustls")]
             tls: None,
             remark: None,
@@ -174,11 +179,21 @@ impl Error {
     ) -> Self {
         self.0.round_trips = round_trips;
         self.0.io = io;
+        #[cfg(feature = "tracing")]
+        {
+            self.0.has_session = true;
+        }
         #[cfg(feature = "rustls")]
         {
             self.0.tls = tls;
         }
         self
+    }
+
+    /// Whether there was a session, which has told it.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn has_session(&self) -> bool {
+        self.0.has_session
     }
 
     /// The stage, the cause, the reply and the outcome.

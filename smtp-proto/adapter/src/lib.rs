@@ -10,7 +10,7 @@
 //!
 //! # Features
 //!
-//! `rustls`, `ring`, `scram` (all three default), `aws-lc-rs`, `idna` and `serde`, as the adapters document them.
+//! `rustls`, `ring`, `scram` (all three default), `aws-lc-rs`, `idna`, `serde` and `tracing`, as the adapters document them.
 
 mod addresses;
 #[cfg(feature = "rustls")]
@@ -27,6 +27,8 @@ mod places;
 #[cfg(feature = "serde")]
 mod serialized;
 mod server;
+#[cfg(feature = "tracing")]
+mod span;
 mod terms;
 #[cfg(feature = "rustls")]
 mod tls;
@@ -39,7 +41,7 @@ pub use driver::{Driver, FOREVER, LAST_WORDS};
 pub use error::Error;
 #[cfg(feature = "rustls")]
 pub use handshake::is_gone;
-pub use observe::{Observation, Peer, Watch};
+pub use observe::{Observation, Peer, Watch, tell_unopened};
 pub use places::{Bounds, Entry, Place, Places, Turn};
 pub use server::Server;
 pub use smtp_proto;

@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use smtp_proto::event::Trace;
+use smtp_proto::{Config, MessageId, Report, event::Trace};
+
+#[cfg(feature = "tracing")]
+use crate::span::{self, SessionSpan};
 
 /// Is called for each step of the conversation.
 pub(crate) type Observer = Arc<dyn Fn(&Observation<'_>) + Send + Sync>;
@@ -85,13 +88,17 @@ impl fmt::Display for Peer {
 pub struct Watch {
     session: u64,
     peer: Peer,
-    observer: Observer,
+    observer: Option<Observer>,
+    #[cfg(feature = "tracing")]
+    span: SessionSpan,
 }
 
 impl Watch {
     /// The watch over a session, where somebody observes it.
+    #[cfg(not(feature = "tracing"))]
     pub(crate) fn begin(
         session: u64,
+        _: &Config,
         observer: Option<&Observer>,
         peer: impl FnOnce() -> Peer,
     ) -> Option<Box<Self>> {
@@ -99,18 +106,102 @@ impl Watch {
         Some(Box::new(Self {
             session,
             peer: peer(),
-            observer,
+            observer: Some(observer),
         }))
+    }
+
+    /// The watch over a session, for whoever observes it and whoever collects its span.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn begin(
+        session: u64,
+        config: &Config,
+        observer: Option<&Observer>,
+        peer: impl FnOnce() -> Peer,
+    ) -> Option<Box<Self>> {
+        let span = SessionSpan::new(session, config);
+        let peer = match observer.is_some() || span.is_collected() {
+            true => peer(),
+            false => Peer::Unknown,
+        };
+        span.set_peer(&peer);
+        Some(Box::new(Self {
+            session,
+            peer,
+            observer: observer.cloned(),
+            span,
+        }))
+    }
+
+    /// Whether the steps of the conversation are of interest.
+    pub(crate) fn wants_steps(&self) -> bool {
+        #[cfg(feature = "tracing")]
+        if self.span.wants_steps() {
+            return true;
+        }
+        self.observer.is_some()
     }
 
     /// A step of the conversation was taken.
     pub(crate) fn step(&self, trace: &Trace) {
-        (self.observer)(&Observation {
-            session: self.session,
-            peer: &self.peer,
-            trace,
+        let tell = || {
+            if let Some(observer) = &self.observer {
+                observer(&Observation {
+                    session: self.session,
+                    peer: &self.peer,
+                    trace,
+                });
+            }
+        };
+        #[cfg(not(feature = "tracing"))]
+        tell();
+        #[cfg(feature = "tracing")]
+        self.span.within(|| {
+            tell();
+            span::step(trace);
         });
     }
+
+    /// Mail can be sent, inside TLS or not.
+    pub(crate) fn ready(&self, is_encrypted: bool) {
+        #[cfg(feature = "tracing")]
+        self.span.ready(is_encrypted);
+        let _ = is_encrypted;
+    }
+
+    /// The TLS handshake is done.
+    #[cfg(feature = "rustls")]
+    pub(crate) fn encrypted(&self, info: &crate::tls::TlsInfo) {
+        #[cfg(feature = "tracing")]
+        self.span.encrypted(info);
+        let _ = info;
+    }
+
+    /// What became of a message. One that could not be submitted has no number.
+    pub(crate) fn finished(&self, id: Option<MessageId>, report: &Report) {
+        #[cfg(feature = "tracing")]
+        self.span.finished(id, report);
+        let _ = (id, report);
+    }
+
+    /// The session has ended.
+    pub(crate) fn closed(
+        &self,
+        result: &Result<(), smtp_proto::Error>,
+        io: Option<&std::io::Error>,
+    ) {
+        #[cfg(feature = "tracing")]
+        self.span.closed(result, io);
+        let _ = (result, io);
+    }
+}
+
+/// Tells that no session came about, where none was there to tell it. For `inspect_err`.
+pub fn tell_unopened(error: &crate::Error) {
+    #[cfg(feature = "tracing")]
+    if !error.has_session() {
+        span::unopened(error);
+    }
+    let _ = error;
 }
 
 impl fmt::Debug for Watch {

@@ -319,7 +319,6 @@ impl Server {
     #[must_use]
     pub fn observe(mut self, observer: impl Fn(&Observation<'_>) + Send + Sync + 'static) -> Self {
         self.observer = Some(Arc::new(observer));
-        self.config.trace = true;
         self
     }
 }

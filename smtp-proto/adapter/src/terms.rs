@@ -239,10 +239,12 @@ impl<'a> Terms<'a> {
             None => default_client_name(&gethostname::gethostname().to_string_lossy(), local_end),
         };
         let number = next_number();
+        let watch = Watch::begin(number, &config, self.server.observer.as_ref(), peer);
+        config.trace = watch.as_deref().is_some_and(Watch::wants_steps);
         Ok(SessionTerms {
             nonce: self.nonce()?,
             number,
-            watch: Watch::begin(number, self.server.observer.as_ref(), peer),
+            watch,
             #[cfg(feature = "rustls")]
             tls: match config.tls {
                 TlsPolicy::Never => None,
