@@ -83,6 +83,67 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # A server from a URL
+//!
+//! [`Server::from_url`] reads a server from one line of a configuration. So do [`FromStr`](std::str::FromStr) and
+//! `TryFrom<&str>`, and [`Server::from_env`] reads the line from an environment variable.
+//!
+//! ```text
+//! smtps://alice:s3cret@smtp.example.org
+//! smtp://alice%40example.org:s3cret@smtp.example.org:587?ehlo=shop.example.org
+//! smtp://mx.example.net?tls=required&timeout=60
+//! lmtp+unix:/run/dovecot/lmtp?tls=never
+//! ```
+//!
+//! | scheme | what it is | port, where there is none |
+//! |---|---|---|
+//! | `smtp://` | SMTP; with a user TLS is required, else it is opportunistic; on port 465 it begins with TLS | 25; with a user 587 (RFC 6409) |
+//! | `smtps://` | SMTP that begins with TLS (RFC 8314) | 465 |
+//! | `lmtp://` | LMTP, with TLS as `smtp://` | 24 |
+//! | `lmtps://` | LMTP that begins with TLS | 24 |
+//! | `smtp+unix:/PATH`, `lmtp+unix:/PATH` | SMTP or LMTP over a Unix socket; with a user, `lmtp+unix://USER:PASSWORD@/PATH` | |
+//!
+//! `USER:PASSWORD@` before the host is who logs in. The password goes to a verified server or nowhere, as credentials
+//! everywhere do ([Who is trusted](#who-is-trusted)). In a user and a password, letters, digits and `-._~!$&'()*+,;=` stand as
+//! they are. Write `%40` for `@`, `%3A` for `:`, `%2F` for `/`, `%3F` for `?`, `%23` for `#` and `%25` for `%`. An IPv6 address
+//! stands in brackets.
+//!
+//! After a `?` stand parameters, with `&` between two of them. One that is not in this table is an error, and so is one that
+//! stands there twice:
+//!
+//! | parameter | value | what it sets |
+//! |---|---|---|
+//! | `tls` | `required`, `opportunistic`, `never`, `implicit` | [`Server::tls`] |
+//! | `server-name` | a host name | [`Server::server_name`] |
+//! | `verify` | `yes`, `no` | [`Server::verify`] |
+//! | `ehlo` | a domain or an address literal | [`Server::client_name`] |
+//! | `auth` | mechanisms with commas between them | [`Credentials::mechanisms`] |
+//! | `permit-in-clear` | `yes`, `no` | [`Credentials::permit_in_clear`] |
+//! | `permit-unverified` | `yes`, `no` | [`Credentials::permit_unverified`] |
+//! | `retry-in-clear` | `yes`, `no` | [`Server::retry_in_clear`] |
+//! | `timeout` | whole seconds | [`Server::timeouts`], the same for each reply |
+//! | `connect-timeout` | whole seconds | [`Server::connect_timeout`] |
+//! | `local-address` | an IP address | [`Server::bind`] |
+//!
+//! With `auth=XOAUTH2`, `auth=OAUTHBEARER` or both, a token stands in the place of the password. With `auth=EXTERNAL` there
+//! is no password, and the user, if there is one, is whom to act as.
+//!
+//! No error shows a password. It names a parameter that is not known, and else shows nothing of the URL.
+//!
+//! A URL that was written for lettre is read as follows:
+//!
+//! | URL | lettre 0.11 | here |
+//! |---|---|---|
+//! | `smtp://USER:PASSWORD@HOST` | no TLS, and the password in the clear; port 25 | TLS is required, and the server verified; port 587 |
+//! | `smtp://HOST` | no TLS | opportunistic TLS; `tls=never` is without |
+//! | `smtp://HOST?tls=required`, `?tls=opportunistic` | port 587 | port 25, or 587 with a user |
+//! | `smtps://HOST?tls=required` | `tls` is not looked at | an error: the scheme says it |
+//! | `smtp://HOST/NAME` | the path is the name for EHLO | an error: write `?ehlo=NAME` |
+//! | `smtp://USER@HOST` | the user is not looked at | an error: the password is missing |
+//! | a password with `@` | the last `@` ends it | an error: write `%40` |
+//! | another parameter | is not looked at | an error |
+//! | `lmtp://` and the rest of the schemes | an error | as above |
+//!
 //! # Deadlines
 //!
 //! Every reply has a deadline, [`Timeouts`]; a server that drips octets does not extend it. The name
@@ -102,6 +163,7 @@
 //! | `aws-lc-rs` | | the same with aws-lc-rs |
 //! | `rustls` | with these two | TLS with the provider that the process has installed as its default |
 //! | `scram` | yes | the SCRAM mechanisms of AUTH, inside TLS also bound to it (-PLUS) |
+//! | `url` | yes | a server from [a URL](#a-server-from-a-url) |
 //! | `idna` | | domains and server names beyond ASCII, as A-labels |
 //! | `lettre` | | a [`Pool`] in the place of lettre's transport |
 //! | `serde` | | envelopes, replies, reports and errors can be written by serde, and most of them read ([the table](smtp_proto#serialization)) |

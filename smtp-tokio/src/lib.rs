@@ -43,7 +43,7 @@
 //! # Trust, deadlines, features
 //!
 //! As in `smtp-blocking`, which has the same TLS settings and errors: credentials go to a verified server or nowhere;
-//! every reply has a deadline; and the features are the same, with the same spans and events for `tracing`. Computing what a SCRAM server asks for keeps the thread for that
+//! every reply has a deadline; and the features are the same, with the same spans and events for `tracing`, and the same URLs. Computing what a SCRAM server asks for keeps the thread for that
 //! long: some milliseconds, and at most what [`Limits::scram_iterations`] allows.
 
 mod bulk;

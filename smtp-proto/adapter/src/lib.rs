@@ -10,7 +10,8 @@
 //!
 //! # Features
 //!
-//! `rustls`, `ring`, `scram` (all three default), `aws-lc-rs`, `idna`, `serde` and `tracing`, as the adapters document them.
+//! `rustls`, `ring`, `scram`, `url` (all four default), `aws-lc-rs`, `idna`, `serde` and `tracing`, as the adapters
+//! document them.
 
 mod addresses;
 #[cfg(feature = "rustls")]
@@ -33,6 +34,8 @@ mod terms;
 #[cfg(feature = "rustls")]
 mod tls;
 mod to_server;
+#[cfg(feature = "url")]
+mod url;
 #[cfg(feature = "rustls")]
 mod verifier;
 

@@ -10,7 +10,8 @@ pub(crate) fn split_server(server: &str) -> Result<(&str, Option<u16>), String> 
     // Nothing of it is shown: a URL may hold a password.
     if server.contains(['/', '@']) {
         return Err(
-            "invalid server: it looks like a URL; write HOST, HOST:PORT or [IPV6]:PORT".into(),
+            "invalid server: it looks like a URL, which Server::from_url reads; write HOST, HOST:PORT or [IPV6]:PORT"
+                .into(),
         );
     }
     let invalid = || format!("invalid server: \"{server}\"; write HOST, HOST:PORT or [IPV6]:PORT");

@@ -16,7 +16,7 @@ use crate::server::Server;
 /// | a socket address, an IP address | `SocketAddr::from(([192, 0, 2, 1], 25))` |
 /// | a [`Server`] | `Server::new("mx.example.net").retry_in_clear(true)` |
 ///
-/// Text is not a URL here.
+/// Text is not a URL here: `Server::from_url` reads one.
 ///
 /// Implement it for a type of your own, such as the settings of an application:
 ///
