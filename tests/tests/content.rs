@@ -4,7 +4,7 @@ use std::io::Cursor;
 use std::sync::{Arc, Mutex};
 
 use bytes::{Buf, Bytes};
-use smtp_adapter::Server;
+use smtp_adapter::{Observation, Server};
 use smtp_proto::event::Trace;
 use smtp_proto::{Cause, Chunking, Envelope, Outcome, TlsPolicy};
 use smtp_tests::delivery::runtime;
@@ -198,8 +198,8 @@ fn a_message_in_memory_is_one_chunk() {
     let chunks = Arc::new(Mutex::new(Vec::new()));
     let server = server.chunking(Chunking::Always).observe({
         let chunks = Arc::clone(&chunks);
-        move |trace: &Trace| {
-            if let Trace::SentChunk { octets, last } = trace {
+        move |step: &Observation<'_>| {
+            if let Trace::SentChunk { octets, last } = step.trace() {
                 chunks.lock().unwrap().push((*octets, *last));
             }
         }

@@ -92,23 +92,24 @@ fn the_password_goes_to_a_verified_server_or_nowhere() {
 #[cfg(unix)]
 #[test]
 fn a_unix_socket_is_connected_to() {
-    let directory = std::env::temp_dir().join(format!("smtp url-{}", std::process::id()));
-    std::fs::create_dir_all(&directory).unwrap();
-    let path = directory.join("socket");
     let receiver = Receiver::start(Options {
-        unix: Some(path.clone()),
+        unix: true,
         lmtp: true,
         ..Options::default()
     })
     .unwrap();
+    let directory = tempfile::Builder::new()
+        .prefix("smtp url-")
+        .tempdir()
+        .unwrap();
+    let path = directory.path().join("socket");
+    std::os::unix::fs::symlink(receiver.socket_path().unwrap(), &path).unwrap();
     let path = path.display().to_string().replace(' ', "%20");
     let server = Server::from_url(format!("lmtp+unix:{path}?tls=never")).unwrap();
     for result in send(&server) {
         result.unwrap();
     }
     assert_eq!(receiver.messages().len(), 2);
-    drop(receiver);
-    std::fs::remove_dir_all(&directory).unwrap();
 }
 
 /// The error that lists the parameters, and the manual, have the same ones.

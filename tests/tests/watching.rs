@@ -62,14 +62,12 @@ fn each_session_has_a_number_and_a_peer() {
 #[cfg(unix)]
 #[test]
 fn the_peer_at_a_unix_socket_is_its_path() {
-    let directory = std::env::temp_dir().join(format!("smtp-watching-{}", std::process::id()));
-    std::fs::create_dir_all(&directory).unwrap();
-    let path = directory.join("socket");
     let receiver = Receiver::start(Options {
-        unix: Some(path.clone()),
+        unix: true,
         ..Options::default()
     })
     .unwrap();
+    let path = receiver.socket_path().unwrap();
     let seen = Seen::default();
     let server = Server::unix(&path)
         .tls(TlsPolicy::Never)
@@ -79,7 +77,6 @@ fn the_peer_at_a_unix_socket_is_its_path() {
     let session = runtime.block_on(smtp_tokio::Session::connect(&server));
     runtime.block_on(session.unwrap().quit());
     drop(receiver);
-    std::fs::remove_dir_all(&directory).unwrap();
     let seen = seen.lock().unwrap();
     assert_eq!(seen.len(), 4, "{seen:?}");
     for (_, peer, _) in seen.iter() {

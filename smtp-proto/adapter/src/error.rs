@@ -145,6 +145,8 @@ impl Error {
             #[cfg(feature = "rustls")]
             tls: inner.tls.clone(),
             remark: inner.remark.clone(),
+            #[cfg(feature = "tracing")]
+            has_session: inner.has_session,
         }))
     }
 

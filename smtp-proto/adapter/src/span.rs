@@ -141,6 +141,7 @@ pub(crate) fn unopened(error: &crate::Error) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use smtp_proto::Mailbox;
     use smtp_proto::{Cause, Outcome, Reply, Stage, reply::ReplyCode};
 
     #[test]
@@ -151,8 +152,9 @@ mod tests {
             || error(Cause::CredentialsInClear),
         );
         let taken = || Ok(Reply::new(ReplyCode::new(250).unwrap(), b"ok"));
-        let told = |recipients| {
-            let report = Report { recipients };
+        let told = |recipients: Vec<_>| {
+            let mailbox = || Mailbox::parse("bob@example.net").unwrap();
+            let report = Report::new(recipients.into_iter().map(|one| (mailbox(), one)));
             let runs = runs(&report).map(|(recipient, count, _)| (recipient, count));
             runs.collect::<Vec<_>>()
         };

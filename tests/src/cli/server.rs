@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::ValueEnum;
-use smtp_adapter::{Server, Terms};
+use smtp_adapter::{Peer, Server, Terms};
 use smtp_proto::{Cause, Channel, Credentials, Error, Timeouts, TlsPolicy};
 
 use super::options::{AuthMechanism, Chunking, Options, Tls};
@@ -78,7 +78,7 @@ pub fn server_for(
             None => Channel::Network,
         };
         Terms::new(&server, true)
-            .session(channel, None)
+            .session(channel, None, || Peer::Unknown)
             .map_err(|error| in_options(&error))?;
     }
     if options.transcript {

@@ -103,7 +103,7 @@ fn from_variable(name: &str, value: Result<String, std::env::VarError>) -> Resul
 }
 
 fn local(message: String) -> Error {
-    Error::local(Cause::Local(message.into()))
+    Error::local(Cause::Settings(message.into()))
 }
 
 impl FromStr for Server {
