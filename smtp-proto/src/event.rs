@@ -331,7 +331,7 @@ mod tests {
             .failures()
             .map(|failure| failure.to_string())
             .collect();
-        let line = "u1@d: rcpt: the connection was lost (permanent, do not send again unchanged)";
+        let line = "u1@d: rcpt: the connection was lost (not the message's fault, mend it before you send again)";
         assert_eq!(lines, [line]);
     }
 

@@ -503,7 +503,7 @@ fn a_client_certificate_without_its_key() {
         .client_certificate_pem(one.pem.as_bytes(), other.key_pem.as_bytes());
     assert_eq!(
         line(&server.unwrap()),
-        "local: client_certificate_pem: not usable: the private key does not belong to the certificate (not the message's fault, mend it before you \
+        "local: client_certificate_pem: not usable: the private key does not belong to the certificate (mend it before you \
          send again)"
     );
 }
@@ -516,7 +516,7 @@ fn the_name_of_a_server() {
         assert_eq!(
             line(&Server::new(name)),
             format!(
-                "local: invalid server: \"{name}\"; write HOST, HOST:PORT or [IPV6]:PORT (not the message's fault, mend it before you \
+                "local: invalid server: \"{name}\"; write HOST, HOST:PORT or [IPV6]:PORT (mend it before you \
          send again)"
             )
         );
@@ -530,12 +530,12 @@ fn a_port_in_the_name_to_verify() {
     assert_eq!(
         line(&server.clone().server_name("mx.example.net:587")),
         "local: server_name: \"mx.example.net:587\" is not the name of a server; write mx.example.net alone \
-         (not the message's fault, mend it before you \
+         (mend it before you \
          send again)"
     );
     assert_eq!(
         line(&server.server_name("mx example net")),
-        "local: server_name: \"mx example net\" is not the name of a server; write HOST or an IP address (not the message's fault, mend it before you \
+        "local: server_name: \"mx example net\" is not the name of a server; write HOST or an IP address (mend it before you \
          send again)"
     );
 }
@@ -547,13 +547,13 @@ fn a_name_beyond_ascii() {
     assert_eq!(
         line(&Server::new(at(port)).server_name("b\u{fc}cher.example")),
         "local: server_name: \"b\u{fc}cher.example\" is not ASCII; build with the feature idna, or write it as xn--... \
-         (not the message's fault, mend it before you \
+         (mend it before you \
          send again)"
     );
     assert_eq!(
         line(&Server::new("b\u{fc}cher.example:587")),
         "local: invalid server: \"b\u{fc}cher.example\" is not ASCII; build with the feature idna, or write it as \
-         xn--... (not the message's fault, mend it before you \
+         xn--... (mend it before you \
          send again)"
     );
 }
@@ -585,7 +585,7 @@ fn certificates_in_pem() {
                 .unwrap_err()
                 .to_string(),
             format!(
-                "local: trust_pem: {why} (not the message's fault, mend it before you \
+                "local: trust_pem: {why} (mend it before you \
          send again)"
             )
         );
@@ -595,7 +595,7 @@ fn certificates_in_pem() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "local: client_certificate_pem: the private key cannot be read: there is none, or it is encrypted (not the message's fault, mend it before you \
+        "local: client_certificate_pem: the private key cannot be read: there is none, or it is encrypted (mend it before you \
          send again)"
     );
 }

@@ -225,6 +225,9 @@ impl Error {
     fn advice(&self) -> &'static str {
         match (self.outcome, self.retry()) {
             (Outcome::Permanent, Retry::Later) => "not the message's fault, try again later",
+            (Outcome::Permanent, Retry::AskPerson) if self.stage == Stage::Local => {
+                "mend it before you send again"
+            }
             (Outcome::Permanent, Retry::AskPerson) => {
                 "not the message's fault, mend it before you send again"
             }

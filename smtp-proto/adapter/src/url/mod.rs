@@ -42,7 +42,7 @@ impl Server {
     /// assert_eq!(
     ///     error.to_string(),
     ///     "local: server URL: octet 15 and what follows cannot be read; in a user or a password, write @ as %40, / as %2F, \
-    ///      ? as %3F, # as %23, a space as %20 and the like (permanent, do not send again unchanged)"
+    ///      ? as %3F, # as %23, a space as %20 and the like (mend it before you send again)"
     /// );
     /// # Ok::<(), smtp_adapter::Error>(())
     /// ```
