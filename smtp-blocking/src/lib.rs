@@ -222,6 +222,7 @@ mod handshake;
 #[cfg(feature = "lettre")]
 mod lettre;
 mod pool;
+mod pool_bulk;
 mod pump;
 mod session;
 mod stream;
@@ -231,6 +232,7 @@ pub use content::Content;
 #[cfg(feature = "lettre")]
 pub use lettre::LettreTransport;
 pub use pool::{Pool, PooledSession};
+pub use pool_bulk::PoolBulk;
 pub use session::{Session, Transaction};
 #[cfg(feature = "rustls")]
 #[doc(inline)]

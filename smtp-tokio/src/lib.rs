@@ -53,6 +53,7 @@ mod in_memory;
 #[cfg(feature = "lettre")]
 mod lettre;
 mod pool;
+mod pool_bulk;
 mod pump;
 mod race;
 mod session;
@@ -64,6 +65,7 @@ pub use in_memory::InMemory;
 #[cfg(feature = "lettre")]
 pub use lettre::LettreTransport;
 pub use pool::{Pool, PooledSession};
+pub use pool_bulk::PoolBulk;
 pub use session::{Session, Transaction};
 #[cfg(feature = "rustls")]
 #[doc(inline)]

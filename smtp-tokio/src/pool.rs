@@ -180,6 +180,17 @@ impl Pool {
         }
     }
 
+    /// The bookkeeping.
+    pub(crate) fn places(&self) -> &Places<Session> {
+        &self.0.places
+    }
+
+    /// How many messages this session may still send, if not for the server.
+    pub(crate) fn messages_left(&self, session: &Session) -> u64 {
+        let most = self.0.places.bounds().messages;
+        most.saturating_sub(session.pump.driver.submitted).max(1)
+    }
+
     fn held(&self, session: Session, place: Place<Session>, is_new: bool) -> PooledSession {
         PooledSession {
             held: Some((session, place)),
@@ -247,8 +258,13 @@ pub struct PooledSession {
 }
 
 impl PooledSession {
+    /// Whether nobody has used it before.
+    pub(crate) fn is_new(&self) -> bool {
+        self.is_new
+    }
+
     /// A new session in the place of this one, which has ended.
-    async fn into_new(mut self) -> Result<Self, Error> {
+    pub(crate) async fn into_new(mut self) -> Result<Self, Error> {
         let pool = self.pool.clone();
         match self.close() {
             Some(place) => pool.take(pool.0.places.enter_again(place, true)).await,

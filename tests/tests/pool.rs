@@ -467,3 +467,237 @@ fn dropped_futures_touch_no_other() {
     })
     .expect("it hangs");
 }
+
+/// A delivery of many messages: the reports by number, and how many were given back.
+impl Pool {
+    fn send_all(&self, numbers: Vec<usize>) -> (Vec<(usize, Report)>, usize) {
+        match self {
+            Self::Blocking(pool) => {
+                let messages = numbers.into_iter().map(|number| {
+                    let text = bytes::Bytes::from(message(number));
+                    smtp_blocking::Message::from_bytes(envelope(number), text).tag(number)
+                });
+                let mut bulk = pool.send_all(messages);
+                let reports = bulk.by_ref().collect();
+                (reports, bulk.into_messages().count())
+            }
+            Self::Tokio(pool, runtime) => runtime.block_on(async {
+                let mut left = numbers.len();
+                let counted = numbers.into_iter().inspect(|_| left -= 1);
+                let messages = counted.map(|number| {
+                    let text = bytes::Bytes::from(message(number));
+                    smtp_tokio::Message::from_bytes(envelope(number), text).tag(number)
+                });
+                let mut bulk = pool.send_all(smtp_tokio::iter(messages));
+                let mut reports = vec![];
+                while let Some(report) = bulk.next().await {
+                    reports.push(report);
+                }
+                drop(bulk.into_messages());
+                (reports, left)
+            }),
+        }
+    }
+}
+
+/// Each message has one report, or was given back; and each report says what the server has done.
+#[track_caller]
+fn is_true(receiver: &Receiver, count: usize, (reports, left): &(Vec<(usize, Report)>, usize)) {
+    let taken = taken(receiver);
+    assert!(taken.values().all(|&times| times == 1), "{taken:?}");
+    let mut numbers: Vec<_> = reports.iter().map(|(number, _)| *number).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), reports.len());
+    assert_eq!(reports.len() + left, count);
+    assert!(
+        taken
+            .keys()
+            .all(|number| numbers.binary_search(number).is_ok())
+    );
+    for (number, report) in reports {
+        assert_eq!(
+            report.mailboxes()[0].as_str(),
+            format!("n{number}@example.net")
+        );
+        let in_doubt = report.failures().any(|failure| failure.error.is_in_doubt());
+        assert!(
+            in_doubt || report.is_success() == taken.contains_key(number),
+            "{number}: {report:?}"
+        );
+    }
+}
+
+#[test]
+fn a_thousand_messages_go_over_four_sessions() {
+    for_both(|adapter| {
+        for overlap in [false, true] {
+            let receiver = Receiver::new();
+            let pool = Pool::new(adapter, receiver.server().overlap(overlap), 4);
+            let sent = pool.send_all((0..1_000).collect());
+            is_true(&receiver, 1_000, &sent);
+            assert!(sent.0.iter().all(|(_, report)| report.is_success()));
+            let counts = receiver.counts();
+            assert!(counts.peak <= 4 && counts.sessions <= 14, "{counts:?}");
+            let (open, idle) = pool.count();
+            assert_eq!(open, idle);
+        }
+    });
+}
+
+#[test]
+fn a_delivery_outlives_its_sessions() {
+    for_both(|adapter| {
+        for overlap in [false, true] {
+            for (step, times) in [
+                (Step::Mail, 5),
+                (Step::Rcpt, 5),
+                (Step::Data, 5),
+                (Step::Body, 5),
+                (Step::EndOfData, 5),
+            ] {
+                let receiver = Receiver::new();
+                let server = receiver.server().overlap(overlap);
+                let pool = Pool::new(adapter, server.chunking(Chunking::Never), 3);
+                for time in 0..times {
+                    let rule = || receiver.on(step).after(10 + 20 * time).once();
+                    match step {
+                        Step::EndOfData => rule().cut_after(),
+                        Step::Body => rule().cut_after_octets(20),
+                        _ if time % 2 == 0 => rule().cut_before(),
+                        _ => rule().reply("421 4.3.2 going down"),
+                    }
+                }
+                let sent = pool.send_all((0..200).collect());
+                is_true(&receiver, 200, &sent);
+                let failures = sent.0.iter().flat_map(|(_, report)| report.failures());
+                let failures: Vec<_> = failures.map(|failure| failure.to_string()).collect();
+                // A body that was written to its end may have come, and the first message of a session is sent once.
+                assert!(failures.len() <= times, "{step:?} {failures:?}");
+                assert!(receiver.counts().peak <= 3);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_delivery_keeps_to_what_a_server_takes_in_a_session() {
+    for_both(|adapter| {
+        let limits = smtp_tests::receiver::Limits {
+            rcpt_max: 100,
+            mail_max: 3,
+        };
+        for options in [
+            Options {
+                max_messages: Some(3),
+                ..Options::default()
+            },
+            Options {
+                limits: Some(limits),
+                ..Options::default()
+            },
+        ] {
+            let receiver = receiver(options);
+            let pool = Pool::new(adapter, receiver.server().overlap(true), 2);
+            let sent = pool.send_all((0..50).collect());
+            is_true(&receiver, 50, &sent);
+            assert!(sent.0.iter().all(|(_, report)| report.is_success()));
+        }
+    });
+}
+
+#[test]
+fn a_server_that_cannot_be_reached_takes_none_of_the_messages() {
+    for_both(|adapter| {
+        let (_socket, closed) = smtp_tests::jammed::closed().unwrap();
+        let pool = Pool::new(adapter, Server::new(closed.to_string()), 3);
+        let (reports, left) = pool.send_all((0..100).collect());
+        assert_eq!(reports.len() + left, 100);
+        assert!((1..=3).contains(&reports.len()), "{reports:?}");
+        for (_, report) in &reports {
+            let failure = report.failures().next().unwrap();
+            assert_eq!(failure.error.outcome, smtp_proto::Outcome::NotAttempted);
+            assert!(failure.to_string().contains("refused"), "{failure}");
+        }
+    });
+}
+
+#[test]
+fn a_server_that_takes_fewer_connections_is_sent_all_the_same() {
+    for_both(|adapter| {
+        let receiver = Receiver::new();
+        receiver
+            .on(Step::Greeting)
+            .after(2)
+            .reply("421 4.7.0 too many connections");
+        receiver.on(Step::Mail).delay(Duration::from_millis(1));
+        let pool = Pool::new(adapter, receiver.server(), 6);
+        let sent = pool.send_all((0..100).collect());
+        is_true(&receiver, 100, &sent);
+        assert!(sent.0.iter().all(|(_, report)| report.is_success()));
+    });
+}
+
+#[test]
+fn a_silent_session_does_not_hold_a_delivery_up() {
+    for_both(|adapter| {
+        let receiver = Receiver::new();
+        receiver.on(Step::EndOfData).after(5).once().silence();
+        let timeouts = Timeouts::default().replies(Duration::from_millis(300));
+        let pool = Pool::new(adapter, receiver.server().timeouts(timeouts), 3);
+        let sent = pool.send_all((0..100).collect());
+        is_true(&receiver, 100, &sent);
+        let failures = sent.0.iter().filter(|(_, report)| !report.is_success());
+        assert!(failures.count() <= 1);
+    });
+}
+
+#[test]
+fn a_delivery_leaves_room_for_others() {
+    for_both(|adapter| {
+        let receiver = Receiver::new();
+        match Pool::new(adapter, receiver.server(), 1) {
+            Pool::Blocking(pool) => {
+                let endless = (0..).map(|number| {
+                    let text = bytes::Bytes::from(message(number));
+                    smtp_blocking::Message::from_bytes(envelope(number), text)
+                });
+                let mut bulk = pool.send_all(endless);
+                assert!(bulk.next().unwrap().1.is_success());
+                let other = std::thread::spawn({
+                    let pool = pool.clone();
+                    move || pool.send(envelope(1_000_000), message(1_000_000))
+                });
+                while !other.is_finished() {
+                    assert!(bulk.next().unwrap().1.is_success());
+                }
+                all_succeed(&[other.join().unwrap()]);
+                let next = bulk.into_messages().next().unwrap();
+                assert!(next.envelope.forward_paths()[0].as_str().starts_with('n'));
+            }
+            Pool::Tokio(pool, runtime) => runtime.block_on(async {
+                let endless = (0..).map(|number| {
+                    let text = bytes::Bytes::from(message(number));
+                    smtp_tokio::Message::from_bytes(envelope(number), text)
+                });
+                let mut bulk = pool.send_all(smtp_tokio::iter(endless));
+                assert!(bulk.next().await.unwrap().1.is_success());
+                let other = pool.send(envelope(1_000_000), message(1_000_000));
+                let mut other = std::pin::pin!(other);
+                let result = loop {
+                    tokio::select! {
+                        result = &mut other => break result,
+                        sent = bulk.next() => assert!(sent.unwrap().1.is_success()),
+                    }
+                };
+                all_succeed(&[result]);
+                drop(bulk);
+                let result = pool.send(envelope(1_000_001), message(1_000_001)).await;
+                all_succeed(&[result]);
+            }),
+        }
+        let taken = taken(&receiver);
+        assert!(taken.values().all(|&times| times == 1));
+        assert!(receiver.counts().peak <= 1);
+    });
+}

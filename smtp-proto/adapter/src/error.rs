@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::again::{Again, was_cut_off};
 use smtp_proto::envelope::{AddressError, EnvelopeError};
 use smtp_proto::error::Retry;
 use smtp_proto::parameter::ParameterError;
@@ -150,24 +151,13 @@ impl Error {
         }))
     }
 
-    /// Whether the session had ended, or ended with a 421, before the end of the message was given to the transport.
-    /// Nobody was refused by name, and nobody has the message. So it may be sent in another session.
+    /// Whether the session had ended, or ended with a 421, before the end of the message was given to the transport. So
+    /// the message may be sent in another session.
     #[doc(hidden)]
     pub fn was_cut_off(&self) -> bool {
-        let cut_off = |error: &smtp_proto::Error| match &error.cause {
-            Cause::Disconnected | Cause::Transport(_) => error.outcome != Outcome::InDoubt,
-            // One that answers the end of the data is about this message.
-            Cause::Rejected(reply) => {
-                matches!(reply.code().get(), 221 | 421) && error.stage != Stage::EndOfMessage
-            }
-            _ => false,
-        };
         match &self.0.report {
-            Some(report) => report
-                .recipients
-                .iter()
-                .all(|one| one.as_ref().is_err_and(cut_off)),
-            None => cut_off(&self.0.error),
+            Some(report) => Again::after(report) != Again::No,
+            None => was_cut_off(&self.0.error),
         }
     }
 

@@ -14,6 +14,7 @@
 //! document them.
 
 mod addresses;
+mod again;
 #[cfg(feature = "rustls")]
 mod certificate;
 mod driver;
@@ -40,6 +41,7 @@ mod url;
 mod verifier;
 
 pub use addresses::{Failures, interleave, others, share, unreachable};
+pub use again::Again;
 pub use driver::{Driver, FOREVER, LAST_WORDS};
 pub use error::Error;
 #[cfg(feature = "rustls")]

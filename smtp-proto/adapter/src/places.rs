@@ -180,6 +180,11 @@ impl<S> Places<S> {
         self.state().overlap_is_broken
     }
 
+    /// Whether somebody waits in the queue.
+    pub fn is_wanted(&self) -> bool {
+        !self.state().queue.is_empty()
+    }
+
     /// Connections that are open, or being opened, and how many of them are idle.
     pub fn count(&self) -> (usize, usize) {
         let state = self.state();
