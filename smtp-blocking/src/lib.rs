@@ -2,7 +2,7 @@
 //!
 //! [`send_mail`] forwards one message. [`Server`] says how to reach a server, and [`Session::connect`] opens a session with it;
 //! [`Session::send`] sends a message that lies in memory, or any reader in constant memory ([`Content`]), and
-//! [`Session::transaction`] gives a [`Transaction`] to write it into.
+//! [`Session::transaction`] gives a [`Transaction`] to write it into. A [`Pool`] keeps sessions open, and shares them.
 //!
 //! # Who is trusted
 //!
@@ -243,7 +243,7 @@ pub use smtp_proto;
 pub use smtp_proto::{
     Capabilities, Cause, Chunking, ClientName, Credentials, Envelope, Extension, Limits, Mailbox,
     Outcome, Recipient, Reply, Report, Request, Stage, Timeouts, TlsFacts, TlsPolicy, auth, body,
-    envelope, event, parameter, reply, request,
+    envelope, error, event, parameter, reply, request,
 };
 pub use stream::Transport;
 

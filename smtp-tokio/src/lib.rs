@@ -3,7 +3,7 @@
 //! [`send_mail`] forwards one message. [`Server`] says how to reach a server, and [`Session::connect`] opens a session with it;
 //! [`Session::send`] sends a message that lies in memory, or any reader in constant memory ([`Content`]), [`Session::transaction`]
 //! gives a [`Transaction`] to write it into, and [`Session::send_all`] takes a stream of messages and
-//! gives a stream of reports. The names are those of `smtp-blocking`.
+//! gives a stream of reports. A [`Pool`] keeps sessions open, and shares them. The names are those of `smtp-blocking`.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -76,7 +76,7 @@ pub use smtp_proto;
 pub use smtp_proto::{
     Capabilities, Cause, Chunking, ClientName, Credentials, Envelope, Extension, Limits, Mailbox,
     Outcome, Recipient, Reply, Report, Request, Stage, Timeouts, TlsFacts, TlsPolicy, auth, body,
-    envelope, event, parameter, reply, request,
+    envelope, error, event, parameter, reply, request,
 };
 
 /// Sends one message: connects to `server` (port 25 where none is given), encrypts where the server
