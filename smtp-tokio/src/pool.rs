@@ -201,7 +201,7 @@ impl Pool {
 
     async fn open(&self, place: &mut Place<Session>) -> Result<Session, Error> {
         let result = match self.0.places.overlap_is_broken() {
-            true => Session::connect(&self.0.server.clone().overlap(false)).await,
+            true => Session::connect(self.0.server.clone().overlap(false)).await,
             false => Session::connect(&self.0.server).await,
         };
         match &result {

@@ -24,7 +24,7 @@ fn receiver(chunking: bool) -> (Receiver, Server) {
         ..Options::default()
     })
     .unwrap();
-    let server = Server::new(&receiver.local_addr().to_string()).tls(TlsPolicy::Never);
+    let server = Server::new(receiver.local_addr().to_string()).tls(TlsPolicy::Never);
     (receiver, server)
 }
 
@@ -228,7 +228,7 @@ fn a_message_that_is_too_large_is_not_sent() {
         ..Options::default()
     })
     .unwrap();
-    let server = Server::new(&receiver.local_addr().to_string()).tls(TlsPolicy::Never);
+    let server = Server::new(receiver.local_addr().to_string()).tls(TlsPolicy::Never);
     let mut session = smtp_blocking::Session::connect(&server).unwrap();
     let error = session.send(envelope(), LINES).unwrap_err();
     assert!(matches!(error.cause(), Cause::TooLarge { .. }), "{error}");

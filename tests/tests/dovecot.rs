@@ -17,8 +17,8 @@ static DOVECOT: LazyLock<Dovecot> =
 
 #[test]
 fn what_it_offers() {
-    let server = Server::new(&format!("127.0.0.1:{}", DOVECOT.smtp_port())).lmtp();
-    let session = smtp_blocking::Session::connect(&server.tls(TlsPolicy::Never)).unwrap();
+    let server = Server::new(format!("127.0.0.1:{}", DOVECOT.smtp_port())).lmtp();
+    let session = smtp_blocking::Session::connect(server.tls(TlsPolicy::Never)).unwrap();
     let expected = [
         "8BITMIME",
         "CHUNKING",

@@ -21,7 +21,7 @@ smtp_tests::tests_of_every_smtp_server!(EXIM);
 
 #[test]
 fn what_it_offers() {
-    let server = Server::new(&format!("127.0.0.1:{}", EXIM.smtp_port())).tls(TlsPolicy::Never);
+    let server = Server::new(format!("127.0.0.1:{}", EXIM.smtp_port())).tls(TlsPolicy::Never);
     let session = smtp_blocking::Session::connect(&server).unwrap();
     let expected =
         "SIZE 67108864,8BITMIME,DSN,PIPELINING,PIPECONNECT,CHUNKING,STARTTLS,PRDR,SMTPUTF8,HELP";

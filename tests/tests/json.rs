@@ -328,7 +328,7 @@ fn a_report_of_a_delivery() {
         ..Options::default()
     })
     .unwrap();
-    let server = Server::new(&peer.server()).tls(TlsPolicy::Never);
+    let server = Server::new(peer.server()).tls(TlsPolicy::Never);
     let envelope = || {
         let to = ["bob@example.net", "carol@example.net"];
         Envelope::new("alice@example.org", to).unwrap()
@@ -390,7 +390,7 @@ fn an_error_of_an_adapter() {
         ..Options::default()
     })
     .unwrap();
-    let server = Server::new(&peer.server()).tls(TlsPolicy::Never);
+    let server = Server::new(peer.server()).tls(TlsPolicy::Never);
     let mut session = smtp_blocking::Session::connect(&server).unwrap();
     let envelope = Envelope::new("a@example.org", ["b@example.net"]).unwrap();
     let error = session.send(envelope, "Subject: x\r\n\r\n").unwrap_err();

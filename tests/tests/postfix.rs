@@ -107,7 +107,7 @@ fn arrives(user: &str, messages: &[&[u8]]) {
 
 fn server(port: u16) -> Server {
     let pem = std::fs::read(POSTFIX.ca_pem_path()).unwrap();
-    Server::new(&format!("127.0.0.1:{port}"))
+    Server::new(format!("127.0.0.1:{port}"))
         .server_name(NAME)
         .trust_pem(&pem)
         .unwrap()
@@ -259,7 +259,7 @@ fn unix_line_ends_become_crlf() {
 #[test]
 fn what_it_offers() {
     let offers = |port| {
-        let session = smtp_blocking::Session::connect(&server(port).tls(TlsPolicy::Never)).unwrap();
+        let session = smtp_blocking::Session::connect(server(port).tls(TlsPolicy::Never)).unwrap();
         let offers = real::offers(session.capabilities());
         session.quit();
         offers
@@ -314,7 +314,7 @@ fn every_mechanism() {
         let terms = server(port).tls(TlsPolicy::Required);
         for (credentials, mechanism) in right.clone() {
             let session = smtp_blocking::Session::connect(
-                &terms
+                terms
                     .clone()
                     .credentials(credentials.mechanisms(&[mechanism])),
             );
@@ -326,7 +326,7 @@ fn every_mechanism() {
                 _ => Credentials::password(POSTFIX.user(), "wrong"),
             };
             let error = smtp_blocking::Session::connect(
-                &terms.clone().credentials(wrong.mechanisms(&[mechanism])),
+                terms.clone().credentials(wrong.mechanisms(&[mechanism])),
             )
             .unwrap_err();
             assert_eq!(
@@ -435,7 +435,7 @@ fn what_is_wrong_with_a_token() {
 #[test]
 fn tls_in_every_policy() {
     let implicit =
-        smtp_blocking::Session::connect(&server(POSTFIX.smtps_port()).tls(TlsPolicy::Implicit))
+        smtp_blocking::Session::connect(server(POSTFIX.smtps_port()).tls(TlsPolicy::Implicit))
             .unwrap();
     assert_eq!(
         implicit.tls_info().unwrap().verified_name.as_deref(),
@@ -444,14 +444,14 @@ fn tls_in_every_policy() {
     implicit.quit();
     for wrong in ["other.example.test", "127.0.0.2"] {
         let error =
-            smtp_blocking::Session::connect(&server(POSTFIX.smtp_port()).server_name(wrong))
+            smtp_blocking::Session::connect(server(POSTFIX.smtp_port()).server_name(wrong))
                 .unwrap_err();
         assert!(matches!(error.cause(), Cause::TlsUntrusted(_)), "{error}");
         assert_eq!(error.stage(), Stage::StartTls);
     }
     let untrusted =
-        Server::new(&format!("127.0.0.1:{}", POSTFIX.smtps_port())).tls(TlsPolicy::Implicit);
-    let error = smtp_blocking::Session::connect(&untrusted.clone().server_name(NAME)).unwrap_err();
+        Server::new(format!("127.0.0.1:{}", POSTFIX.smtps_port())).tls(TlsPolicy::Implicit);
+    let error = smtp_blocking::Session::connect(untrusted.clone().server_name(NAME)).unwrap_err();
     assert!(
         matches!(
             (error.stage(), error.cause()),
@@ -468,10 +468,10 @@ fn tls_in_every_policy() {
         "{error}"
     );
     // Whoever does not want it verified says so.
-    smtp_blocking::Session::connect(&untrusted.verify(false))
+    smtp_blocking::Session::connect(untrusted.verify(false))
         .unwrap()
         .quit();
-    let clear = smtp_blocking::Session::connect(&server(POSTFIX.smtp_port()).tls(TlsPolicy::Never))
+    let clear = smtp_blocking::Session::connect(server(POSTFIX.smtp_port()).tls(TlsPolicy::Never))
         .unwrap();
     assert!(clear.tls_info().is_none());
     clear.quit();
@@ -481,7 +481,7 @@ fn tls_in_every_policy() {
 fn lockstep_and_an_eight_bit_message_that_is_not_taken() {
     let lockstep = message("lockstep", b"One by one.\r\n");
     let mut session =
-        smtp_blocking::Session::connect(&server(POSTFIX.no_pipelining_port())).unwrap();
+        smtp_blocking::Session::connect(server(POSTFIX.no_pipelining_port())).unwrap();
     assert!(!session.capabilities().has(Extension::Pipelining));
     let before = session.round_trips();
     let to = ["lockstep", "refused", "lockstep2"].map(address);
@@ -502,7 +502,7 @@ fn lockstep_and_an_eight_bit_message_that_is_not_taken() {
     arrives("lockstep2", &[&lockstep]);
 
     let strict = message("strict", b"Seven bits.\r\n");
-    let mut session = smtp_blocking::Session::connect(&server(POSTFIX.strict_port())).unwrap();
+    let mut session = smtp_blocking::Session::connect(server(POSTFIX.strict_port())).unwrap();
     let envelope = || Envelope::new(SENDER, [address("strict")]).unwrap();
     let eight = session
         .send(envelope().body(BodyType::EightBit), &b"\xe9\r\n"[..])
@@ -565,7 +565,7 @@ fn many_messages_in_one_session_two_round_trips_each() {
 
 #[test]
 fn all_or_nothing() {
-    let mut session = smtp_blocking::Session::connect(&server(POSTFIX.smtp_port())).unwrap();
+    let mut session = smtp_blocking::Session::connect(server(POSTFIX.smtp_port())).unwrap();
     let to = [address("all"), address("greylisted")];
     let envelope = Envelope::new(SENDER, &to).unwrap().all_or_nothing(true);
     let error = session
@@ -783,7 +783,7 @@ fn handed_on_to_dovecot_by_lmtp() {
     let dovecot = Dovecot::start().unwrap_or_else(|error| panic!("{error}"));
     POSTFIX.hand_on(&dovecot).unwrap();
     let message = message("handed on", &[&awkward()[..], b"\r\n"].concat());
-    let mut session = smtp_blocking::Session::connect(&server(POSTFIX.smtp_port())).unwrap();
+    let mut session = smtp_blocking::Session::connect(server(POSTFIX.smtp_port())).unwrap();
     let to = "handed-on@lmtp.example.test";
     let _ = session
         .send_last(Envelope::new(SENDER, [to]).unwrap(), &message[..])

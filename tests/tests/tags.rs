@@ -99,7 +99,7 @@ fn check(deliver: Deliver) {
         .unwrap();
         let mut limits = Limits::default();
         limits.recipients = 2;
-        let server = Server::new(&peer.server())
+        let server = Server::new(peer.server())
             .tls(TlsPolicy::Never)
             .limits(limits)
             .overlap(overlap)

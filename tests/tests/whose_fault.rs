@@ -282,7 +282,7 @@ fn mail_does_not_follow_in_clear_where_the_applications_verifier_refuses() {
     ] {
         for tokio in [false, true] {
             let (_, peer) = authority_and_peer();
-            let server = Server::new(&format!("localhost:{}", peer.port()))
+            let server = Server::new(format!("localhost:{}", peer.port()))
                 .retry_in_clear(true)
                 .rustls_config(refusing(error.clone()));
             let result = match tokio {
@@ -309,7 +309,7 @@ fn mail_does_not_follow_in_clear_where_the_applications_verifier_refuses() {
 fn settings_that_rustls_config_replaces_are_not_dropped_in_silence() {
     let (authority, peer) = authority_and_peer();
     let own = || {
-        Server::new(&format!("localhost:{}", peer.port()))
+        Server::new(format!("localhost:{}", peer.port()))
             .rustls_config(refusing(rustls::Error::General("no".into())))
     };
     let pem = authority.pem.as_bytes();

@@ -199,7 +199,7 @@ impl Receiver {
         let options = &self.shared.options;
         let server = match (self.socket_path(), &self.listener) {
             (Some(path), _) => Server::unix(path),
-            (None, Some(_)) => Server::new(&self.local_addr().to_string()),
+            (None, Some(_)) => Server::new(self.local_addr().to_string()),
             (None, None) => Server::new(&options.hostname),
         };
         let trusted = server.trust_pem(self.certificate.as_bytes());

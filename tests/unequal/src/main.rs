@@ -17,7 +17,7 @@ use smtp_blocking::{Cause, Credentials, Envelope, Server, TlsPolicy};
 const MESSAGE: &[u8] = b"Subject: hello\r\n\r\nHello.\r\n";
 
 fn main() {
-    let server = Server::new(&start_server());
+    let server = Server::new(start_server());
     let envelope = || Envelope::new("alice@example.org", ["bob@example.net"]).expect("addresses");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

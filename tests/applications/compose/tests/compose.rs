@@ -18,7 +18,7 @@ fn receiver(chunking: bool) -> (Receiver, Server) {
         ..Options::default()
     })
     .unwrap();
-    let server = Server::new(&receiver.local_addr().to_string()).tls(TlsPolicy::Never);
+    let server = Server::new(receiver.local_addr().to_string()).tls(TlsPolicy::Never);
     (receiver, server)
 }
 

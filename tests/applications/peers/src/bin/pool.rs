@@ -25,12 +25,15 @@ const SESSIONS: usize = 4;
 const FROM: &str = "alice@example.org";
 const TO: &str = "bob@example.net";
 
+/// Its name, and how it sends to a server at this address.
+type Way = (&'static str, fn(&str));
+
 fn main() {
     PeerProcess::serve_if_asked();
     println!("seconds for {MESSAGES} messages of 10 KiB over {SESSIONS} sessions, the best of 3\n");
     let delays = [Duration::ZERO, Duration::from_millis(1)];
     println!("{:>32} {:>12} {:>12}", "round trip of", "0 ms", "1 ms");
-    let ways: [(&str, fn(&str)); 8] = [
+    let ways: [Way; 8] = [
         ("lettre, pool", lettre),
         ("mail-send, four clients", mail_send),
         ("smtp-blocking, send", blocking_send),
