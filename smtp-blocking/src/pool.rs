@@ -7,8 +7,8 @@ use std::task::{Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use smtp_adapter::{Entry, Error, Place, Places, Server, Terms, Turn};
-use smtp_proto::{Envelope, Report};
+use smtp_adapter::{Entry, Error, LOOK_AGAIN, Place, Places, Server, Terms, Turn};
+use smtp_proto::{Cause, Envelope, Report};
 
 use crate::session::Session;
 
@@ -37,8 +37,9 @@ use crate::session::Session;
 ///   lost before the end of the message was given to the transport. It is sent in a new session, once. Where the
 ///   server has refused anybody, or where it is in doubt, it is not.
 /// - **Refused logins.** A login that is refused, or a certificate, fails everybody who waits, and for 5 seconds
-///   nothing is opened. Logins are tried one at a time, unless one has succeeded in the last 5 seconds. So many
-///   callers with a wrong password do not lock an account.
+///   nothing is opened. Unless one has succeeded in the last 5 seconds, logins are tried one at a time, and one whose
+///   answer is not there after 5 seconds holds up no other. So many callers with a wrong password do not lock an
+///   account, not even those that lose patience.
 /// - **No thread of its own.** A session that was idle for too long is closed by the next call, whatever it is.
 #[derive(Clone)]
 pub struct Pool(Arc<Shared>);
@@ -66,6 +67,7 @@ impl Pool {
     #[must_use]
     pub fn max_sessions(self, sessions: usize) -> Self {
         self.0.places.set(|bounds| bounds.sessions = sessions);
+        self.end_expired();
         self
     }
 
@@ -73,6 +75,7 @@ impl Pool {
     #[must_use]
     pub fn max_idle(self, sessions: usize) -> Self {
         self.0.places.set(|bounds| bounds.idle = sessions);
+        self.end_expired();
         self
     }
 
@@ -115,7 +118,10 @@ impl Pool {
             return session.send(envelope, message);
         }
         match session.send(envelope.clone(), message) {
-            Err(error) if error.was_cut_off() => session.into_new()?.send(envelope, message),
+            Err(error) if error.was_cut_off() => {
+                let mut session = session.into_new(never)?;
+                session.send(envelope, message)
+            }
             result => result,
         }
     }
@@ -134,10 +140,22 @@ impl Pool {
     /// # Errors
     /// None could be opened, or the pool is closed.
     pub fn session(&self) -> Result<PooledSession, Error> {
+        self.session_unless(never)
+    }
+
+    /// The same, unless it turns out while it waits that nobody wants one any more.
+    pub(crate) fn session_unless(
+        &self,
+        is_over: impl Fn(&Waker) -> Poll<()>,
+    ) -> Result<PooledSession, Error> {
+        self.end_expired();
+        self.take(self.0.places.enter(), is_over)
+    }
+
+    fn end_expired(&self) {
         while let Some((session, place)) = self.0.places.take_expired(self.now()) {
             end(session, place);
         }
-        self.take(self.0.places.enter())
     }
 
     /// Ends the idle sessions with QUIT, and those in use when they come back. Whoever waits for one, and whoever comes
@@ -148,9 +166,17 @@ impl Pool {
         }
     }
 
-    fn take(&self, mut entry: Entry<Session>) -> Result<PooledSession, Error> {
+    fn take(
+        &self,
+        mut entry: Entry<Session>,
+        is_over: impl Fn(&Waker) -> Poll<()>,
+    ) -> Result<PooledSession, Error> {
         loop {
-            match wait(|waker| entry.poll(self.now(), waker))? {
+            let turn = wait(|waker| match is_over(waker) {
+                Poll::Ready(()) => Poll::Ready(Err(over())),
+                Poll::Pending => entry.poll(self.now(), waker),
+            });
+            match turn? {
                 Turn::Use(session, place) => {
                     let mut session = self.held(session, place, false);
                     if session.is_usable() && !self.is_outdated(&session) {
@@ -251,11 +277,11 @@ impl PooledSession {
     }
 
     /// A new session in the place of this one, which has ended.
-    pub(crate) fn into_new(mut self) -> Result<Self, Error> {
+    pub(crate) fn into_new(mut self, is_over: impl Fn(&Waker) -> Poll<()>) -> Result<Self, Error> {
         let pool = self.pool.clone();
         match self.close() {
-            Some(place) => pool.take(pool.0.places.enter_again(place, true)),
-            None => pool.session(),
+            Some(place) => pool.take(pool.0.places.enter_again(place, true), is_over),
+            None => pool.session_unless(is_over),
         }
     }
 
@@ -304,8 +330,19 @@ impl fmt::Debug for PooledSession {
     }
 }
 
+/// For whoever waits as long as it takes.
+fn never(_: &Waker) -> Poll<()> {
+    Poll::Pending
+}
+
+/// Nobody wants the session any more.
+fn over() -> Error {
+    let why = Cause::Local("the delivery was given up".into());
+    Error::local(why).not_attempted()
+}
+
 /// Waits on this thread for something that is polled.
-fn wait<T>(mut poll: impl FnMut(&Waker) -> Poll<T>) -> T {
+pub(crate) fn wait<T>(mut poll: impl FnMut(&Waker) -> Poll<T>) -> T {
     struct Unpark(Thread);
 
     impl Wake for Unpark {
@@ -318,7 +355,7 @@ fn wait<T>(mut poll: impl FnMut(&Waker) -> Poll<T>) -> T {
     loop {
         match poll(&waker) {
             Poll::Ready(result) => return result,
-            Poll::Pending => std::thread::park(),
+            Poll::Pending => std::thread::park_timeout(LOOK_AGAIN),
         }
     }
 }

@@ -4,11 +4,13 @@ use std::fmt;
 use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use smtp_adapter::{Entry, Error, Place, Places, Server, Terms, Turn};
-use smtp_proto::{Envelope, Report};
-use tokio::time::Instant;
+use smtp_adapter::{Entry, Error, LOOK_AGAIN, Place, Places, Server, Terms, Turn};
+use smtp_proto::{Cause, Envelope, Report};
+use tokio::runtime::{self, Handle};
+use tokio::time::{Instant, timeout};
 
 use crate::session::Session;
 
@@ -39,8 +41,9 @@ use crate::session::Session;
 ///   lost before the end of the message was given to the transport. It is sent in a new session, once. Where the
 ///   server has refused anybody, or where it is in doubt, it is not.
 /// - **Refused logins.** A login that is refused, or a certificate, fails everybody who waits, and for 5 seconds
-///   nothing is opened. Logins are tried one at a time, unless one has succeeded in the last 5 seconds. So many
-///   callers with a wrong password do not lock an account.
+///   nothing is opened. Unless one has succeeded in the last 5 seconds, logins are tried one at a time, and one whose
+///   answer is not there after 5 seconds holds up no other. So many callers with a wrong password do not lock an
+///   account, not even those that lose patience.
 /// - **Dropped futures.** A future of [`send`](Self::send) that is dropped closes its session, if the server was told a
 ///   part of the message. One that waits for a session leaves the queue.
 /// - **No task of its own.** A session that was idle for too long is closed by the next call, whatever it is.
@@ -49,8 +52,15 @@ pub struct Pool(Arc<Shared>);
 
 struct Shared {
     server: Server,
-    places: Arc<Places<Session>>,
+    places: Arc<Places<Kept>>,
     origin: Instant,
+}
+
+/// A session, and the runtime that moves its octets: in another one it is of no use.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    session: Session,
+    runtime: runtime::Id,
 }
 
 impl Pool {
@@ -70,6 +80,7 @@ impl Pool {
     #[must_use]
     pub fn max_sessions(self, sessions: usize) -> Self {
         self.0.places.set(|bounds| bounds.sessions = sessions);
+        self.end_expired();
         self
     }
 
@@ -77,6 +88,7 @@ impl Pool {
     #[must_use]
     pub fn max_idle(self, sessions: usize) -> Self {
         self.0.places.set(|bounds| bounds.idle = sessions);
+        self.end_expired();
         self
     }
 
@@ -124,7 +136,7 @@ impl Pool {
         }
         match session.send(envelope.clone(), message).await {
             Err(error) if error.was_cut_off() => {
-                let mut session = session.into_new().await?;
+                let mut session = session.into_new(never).await?;
                 session.send(envelope, message).await
             }
             result => result,
@@ -146,10 +158,22 @@ impl Pool {
     /// # Errors
     /// None could be opened, or the pool is closed.
     pub async fn session(&self) -> Result<PooledSession, Error> {
+        self.session_unless(never).await
+    }
+
+    /// The same, unless it turns out while it waits that nobody wants one any more.
+    pub(crate) async fn session_unless(
+        &self,
+        is_over: impl Fn(&Waker) -> Poll<()>,
+    ) -> Result<PooledSession, Error> {
+        self.end_expired();
+        self.take(self.0.places.enter(), is_over).await
+    }
+
+    fn end_expired(&self) {
         while let Some((session, place)) = self.0.places.take_expired(self.now()) {
             end(session, place);
         }
-        self.take(self.0.places.enter()).await
     }
 
     /// Ends the idle sessions with QUIT, and those in use when they come back. Whoever waits for one, and whoever comes
@@ -160,12 +184,24 @@ impl Pool {
         }
     }
 
-    async fn take(&self, mut entry: Entry<Session>) -> Result<PooledSession, Error> {
+    async fn take(
+        &self,
+        mut entry: Entry<Kept>,
+        is_over: impl Fn(&Waker) -> Poll<()>,
+    ) -> Result<PooledSession, Error> {
         loop {
-            match poll_fn(|cx| entry.poll(self.now(), cx.waker())).await? {
-                Turn::Use(session, place) => {
-                    let mut session = self.held(session, place, false);
-                    if session.is_usable().await && !self.is_outdated(&session) {
+            let turn = poll_fn(|cx| match is_over(cx.waker()) {
+                Poll::Ready(()) => Poll::Ready(Err(over())),
+                Poll::Pending => entry.poll(self.now(), cx.waker()),
+            });
+            let Ok(turn) = timeout(LOOK_AGAIN, turn).await else {
+                continue;
+            };
+            match turn? {
+                Turn::Use(kept, place) => {
+                    let is_here = kept.runtime == Handle::current().id();
+                    let mut session = self.held(kept, place, false);
+                    if is_here && session.is_usable().await && !self.is_outdated(&session) {
                         return Ok(session);
                     }
                     if let Some(place) = session.close() {
@@ -174,14 +210,15 @@ impl Pool {
                 }
                 Turn::Open(mut place) => {
                     let session = self.open(&mut place).await.map_err(Error::not_attempted)?;
-                    return Ok(self.held(session, place, true));
+                    let runtime = Handle::current().id();
+                    return Ok(self.held(Kept { session, runtime }, place, true));
                 }
             }
         }
     }
 
     /// The bookkeeping.
-    pub(crate) fn places(&self) -> &Places<Session> {
+    pub(crate) fn places(&self) -> &Places<Kept> {
         &self.0.places
     }
 
@@ -191,15 +228,15 @@ impl Pool {
         most.saturating_sub(session.pump.driver.submitted).max(1)
     }
 
-    fn held(&self, session: Session, place: Place<Session>, is_new: bool) -> PooledSession {
+    fn held(&self, kept: Kept, place: Place<Kept>, is_new: bool) -> PooledSession {
         PooledSession {
-            held: Some((session, place)),
+            held: Some((kept, place)),
             pool: self.clone(),
             is_new,
         }
     }
 
-    async fn open(&self, place: &mut Place<Session>) -> Result<Session, Error> {
+    async fn open(&self, place: &mut Place<Kept>) -> Result<Session, Error> {
         let result = match self.0.places.overlap_is_broken() {
             true => Session::connect(self.0.server.clone().overlap(false)).await,
             false => Session::connect(&self.0.server).await,
@@ -221,30 +258,42 @@ impl Pool {
     }
 
     /// What becomes of a session that nobody uses any more.
-    fn take_back(&self, session: Session, place: Place<Session>) {
+    fn take_back(&self, kept: Kept, place: Place<Kept>) {
+        let session = &kept.session;
         let driver = &session.pump.driver;
         if driver.overlap_broken {
             self.0.places.break_overlap();
         }
         if !driver.is_free() {
             // Nobody knows what the next reply would answer.
-            drop(session);
+            drop(kept);
             return drop(place);
         }
         let most = self.0.places.bounds().messages;
-        if driver.is_used_up(most) || self.is_outdated(&session) {
-            return end(session, place);
+        if driver.is_used_up(most) || self.is_outdated(session) {
+            return end(kept, place);
         }
-        if let Some((session, place)) = place.keep(session, self.now()) {
-            end(session, place);
+        if let Some((kept, place)) = place.keep(kept, self.now()) {
+            end(kept, place);
         }
     }
 }
 
+/// For whoever waits as long as it takes.
+fn never(_: &Waker) -> Poll<()> {
+    Poll::Pending
+}
+
+/// Nobody wants the session any more.
+fn over() -> Error {
+    let why = Cause::Local("the delivery was given up".into());
+    Error::local(why).not_attempted()
+}
+
 /// Says QUIT, if it can be written at once. The place is free when the connection is closed.
-fn end(mut session: Session, place: Place<Session>) {
-    session.pump.leave_at_once();
-    drop(session);
+fn end(mut kept: Kept, place: Place<Kept>) {
+    kept.session.pump.leave_at_once();
+    drop(kept);
     drop(place);
 }
 
@@ -252,7 +301,7 @@ fn end(mut session: Session, place: Place<Session>) {
 /// under way, is closed.
 pub struct PooledSession {
     /// It is there until the drop.
-    held: Option<(Session, Place<Session>)>,
+    held: Option<(Kept, Place<Kept>)>,
     pool: Pool,
     is_new: bool,
 }
@@ -264,16 +313,22 @@ impl PooledSession {
     }
 
     /// A new session in the place of this one, which has ended.
-    pub(crate) async fn into_new(mut self) -> Result<Self, Error> {
+    pub(crate) async fn into_new(
+        mut self,
+        is_over: impl Fn(&Waker) -> Poll<()>,
+    ) -> Result<Self, Error> {
         let pool = self.pool.clone();
         match self.close() {
-            Some(place) => pool.take(pool.0.places.enter_again(place, true)).await,
-            None => pool.session().await,
+            Some(place) => {
+                let entry = pool.0.places.enter_again(place, true);
+                pool.take(entry, is_over).await
+            }
+            None => pool.session_unless(is_over).await,
         }
     }
 
     /// Closes it, and keeps its place.
-    fn close(&mut self) -> Option<Place<Session>> {
+    fn close(&mut self) -> Option<Place<Kept>> {
         let (session, place) = self.held.take()?;
         drop(session);
         Some(place)
@@ -292,13 +347,23 @@ impl Deref for PooledSession {
     type Target = Session;
 
     fn deref(&self) -> &Session {
-        &self.held.as_ref().expect("a session that is not dropped").0
+        &self
+            .held
+            .as_ref()
+            .expect("a session that is not dropped")
+            .0
+            .session
     }
 }
 
 impl DerefMut for PooledSession {
     fn deref_mut(&mut self) -> &mut Session {
-        &mut self.held.as_mut().expect("a session that is not dropped").0
+        &mut self
+            .held
+            .as_mut()
+            .expect("a session that is not dropped")
+            .0
+            .session
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use futures_core::Stream;
 use smtp_adapter::{Error, Server};
 use smtp_proto::error::Retry;
 use smtp_proto::{Chunking, Credentials, Envelope, Report, Timeouts};
@@ -482,9 +483,7 @@ impl Pool {
                 (reports, bulk.into_messages().count())
             }
             Self::Tokio(pool, runtime) => runtime.block_on(async {
-                let mut left = numbers.len();
-                let counted = numbers.into_iter().inspect(|_| left -= 1);
-                let messages = counted.map(|number| {
+                let messages = numbers.into_iter().map(|number| {
                     let text = bytes::Bytes::from(message(number));
                     smtp_tokio::Message::from_bytes(envelope(number), text).tag(number)
                 });
@@ -493,11 +492,21 @@ impl Pool {
                 while let Some(report) = bulk.next().await {
                     reports.push(report);
                 }
-                drop(bulk.into_messages());
-                (reports, left)
+                (reports, count(bulk.into_messages().await).await)
             }),
         }
     }
+}
+
+async fn count(messages: impl Stream) -> usize {
+    let (mut messages, mut count) = (std::pin::pin!(messages), 0);
+    while std::future::poll_fn(|cx| messages.as_mut().poll_next(cx))
+        .await
+        .is_some()
+    {
+        count += 1;
+    }
+    count
 }
 
 /// Each message has one report, or was given back; and each report says what the server has done.
@@ -650,6 +659,407 @@ fn a_silent_session_does_not_hold_a_delivery_up() {
         let failures = sent.0.iter().filter(|(_, report)| !report.is_success());
         assert!(failures.count() <= 1);
     });
+}
+
+/// As an application sends a bounce, or a message about the delivery.
+#[test]
+fn the_pool_can_be_used_in_the_loop_over_the_reports() {
+    for_both(|adapter| {
+        for sessions in [1, 2] {
+            let receiver = Receiver::new();
+            match Pool::new(adapter, receiver.server(), sessions) {
+                Pool::Blocking(pool) => {
+                    let messages = (0..300).map(|number| {
+                        let text = bytes::Bytes::from(message(number));
+                        smtp_blocking::Message::from_bytes(envelope(number), text).tag(number)
+                    });
+                    for (number, report) in pool.send_all(messages) {
+                        assert!(report.is_success());
+                        let other = 1_000 + number;
+                        all_succeed(&[pool.send(envelope(other), message(other))]);
+                    }
+                }
+                Pool::Tokio(pool, runtime) => runtime.block_on(async {
+                    let messages = (0..300).map(|number| {
+                        let text = bytes::Bytes::from(message(number));
+                        smtp_tokio::Message::from_bytes(envelope(number), text).tag(number)
+                    });
+                    let mut bulk = pool.send_all(smtp_tokio::iter(messages));
+                    while let Some((number, report)) = bulk.next().await {
+                        assert!(report.is_success());
+                        let other = 1_000 + number;
+                        all_succeed(&[pool.send(envelope(other), message(other)).await]);
+                    }
+                }),
+            }
+            each_once(&receiver, (0..300).chain(1_000..1_300));
+            assert!(receiver.counts().peak <= sessions);
+        }
+    });
+}
+
+/// A source that has nothing at the moment keeps no session, and holds no report up.
+#[test]
+fn a_slow_source_keeps_nothing() {
+    for_both(|adapter| {
+        for overlap in [false, true] {
+            let receiver = Receiver::new();
+            let (sender, source) = std::sync::mpsc::channel::<usize>();
+            match Pool::new(adapter, receiver.server().overlap(overlap), 1) {
+                Pool::Blocking(pool) => {
+                    let messages = source.into_iter().map(|number| {
+                        let text = bytes::Bytes::from(message(number));
+                        smtp_blocking::Message::from_bytes(envelope(number), text).tag(number)
+                    });
+                    let mut bulk = pool.send_all(messages);
+                    for number in 0..3 {
+                        sender.send(number).unwrap();
+                        assert_eq!(bulk.next().unwrap().0, number);
+                        let other = 1_000 + number;
+                        all_succeed(&[pool.send(envelope(other), message(other))]);
+                    }
+                    drop(sender);
+                    assert!(bulk.next().is_none());
+                }
+                Pool::Tokio(pool, runtime) => runtime.block_on(async {
+                    let (sender, source) = tokio::sync::mpsc::unbounded_channel::<usize>();
+                    let messages = Channel(source, |number| {
+                        let text = bytes::Bytes::from(message(number));
+                        smtp_tokio::Message::from_bytes(envelope(number), text).tag(number)
+                    });
+                    let mut bulk = pool.send_all(messages);
+                    for number in 0..3 {
+                        sender.send(number).unwrap();
+                        assert_eq!(bulk.next().await.unwrap().0, number);
+                        let other = 1_000 + number;
+                        all_succeed(&[pool.send(envelope(other), message(other)).await]);
+                    }
+                    drop(sender);
+                    assert!(bulk.next().await.is_none());
+                }),
+            }
+            each_once(&receiver, (0..3).chain(1_000..1_003));
+        }
+    });
+}
+
+struct Channel<M>(tokio::sync::mpsc::UnboundedReceiver<usize>, M);
+
+impl<M: Unpin, O> Stream for Channel<M>
+where
+    M: FnMut(usize) -> O,
+{
+    type Item = O;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<O>> {
+        let number = std::task::ready!(self.0.poll_recv(cx));
+        std::task::Poll::Ready(number.map(|number| (self.1)(number)))
+    }
+}
+
+/// What waits for a session, or comes later, is not begun any more, and is given back.
+#[test]
+fn a_delivery_that_is_given_up_begins_nothing() {
+    for_both(|adapter| {
+        let receiver = Receiver::new();
+        match Pool::new(adapter, receiver.server(), 1) {
+            Pool::Blocking(pool) => {
+                let session = pool.session().unwrap();
+                let (asks, asked) = std::sync::mpsc::channel();
+                let messages = (0..3).inspect(move |_| asks.send(()).unwrap());
+                let messages = messages.map(|number| {
+                    let text = bytes::Bytes::from(message(number));
+                    smtp_blocking::Message::from_bytes(envelope(number), text)
+                });
+                let bulk = pool.send_all(messages);
+                asked.recv().unwrap();
+                assert_eq!(bulk.into_messages().count(), 3);
+                drop(session);
+                let (sender, source) = std::sync::mpsc::channel::<usize>();
+                let bulk = pool.send_all(source.into_iter().map(|number| {
+                    let text = bytes::Bytes::from(message(number));
+                    smtp_blocking::Message::from_bytes(envelope(number), text)
+                }));
+                drop(bulk);
+                sender.send(4).unwrap();
+                // When the source has ended, so has the delivery.
+                while sender.send(5).is_ok() {
+                    std::thread::yield_now();
+                }
+            }
+            Pool::Tokio(pool, runtime) => runtime.block_on(async {
+                let session = pool.session().await.unwrap();
+                let messages = (0..3).map(|number| {
+                    let text = bytes::Bytes::from(message(number));
+                    smtp_tokio::Message::from_bytes(envelope(number), text)
+                });
+                let mut bulk = pool.send_all(smtp_tokio::iter(messages));
+                tokio::select! {
+                    biased;
+                    _ = bulk.next() => panic!("there is no session"),
+                    () = tokio::task::yield_now() => {}
+                }
+                assert_eq!(count(bulk.into_messages().await).await, 3);
+                drop(session);
+            }),
+        }
+        assert_eq!(receiver.messages().len(), 0);
+        assert_eq!(receiver.counts().peak, 1);
+    });
+}
+
+#[test]
+fn a_pool_that_is_closed_ends_its_deliveries() {
+    for_both(|adapter| {
+        let receiver = Receiver::new();
+        let pool = Pool::new(adapter, receiver.server(), 1);
+        let (reports, left) = match &pool {
+            Pool::Blocking(pool) => {
+                let messages = (0..500).map(|number| {
+                    let text = bytes::Bytes::from(message(number));
+                    smtp_blocking::Message::from_bytes(envelope(number), text).tag(number)
+                });
+                let mut bulk = pool.send_all(messages);
+                let mut reports = vec![bulk.next().unwrap()];
+                pool.close();
+                reports.extend(bulk.by_ref());
+                (reports, bulk.into_messages().count())
+            }
+            Pool::Tokio(pool, runtime) => runtime.block_on(async {
+                let messages = (0..500).map(|number| {
+                    let text = bytes::Bytes::from(message(number));
+                    smtp_tokio::Message::from_bytes(envelope(number), text).tag(number)
+                });
+                let mut bulk = pool.send_all(smtp_tokio::iter(messages));
+                let mut reports = vec![bulk.next().await.unwrap()];
+                pool.close();
+                while let Some(report) = bulk.next().await {
+                    reports.push(report);
+                }
+                (reports, count(bulk.into_messages().await).await)
+            }),
+        };
+        is_true(&receiver, 500, &(reports, left));
+        assert!(left > 0);
+        assert!(receiver.wait_until(PATIENCE, |counts| counts.open == 0));
+    });
+}
+
+/// The content of one message cannot be read: that costs the others nothing.
+#[test]
+fn a_message_that_cannot_be_read_costs_no_other() {
+    for_both(|adapter| {
+        for overlap in [false, true] {
+            let receiver = Receiver::new();
+            let server = receiver.server().overlap(overlap).chunking(Chunking::Never);
+            let failed: Vec<(usize, String)> = match Pool::new(adapter, server, 1) {
+                Pool::Blocking(pool) => {
+                    let messages = (0..20).map(|number| {
+                        let open = move || match number % 5 {
+                            2 => Err(std::io::Error::other("the disk is gone")),
+                            _ => Ok(std::io::Cursor::new(message(number))),
+                        };
+                        smtp_blocking::Message::new(envelope(number), open).tag(number)
+                    });
+                    let failures = |(number, report): (usize, Report)| {
+                        let failure = report.failures().next()?.to_string();
+                        Some((number, failure))
+                    };
+                    pool.send_all(messages).filter_map(failures).collect()
+                }
+                Pool::Tokio(pool, runtime) => runtime.block_on(async {
+                    let messages = (0..20).map(|number| {
+                        let open = move || async move {
+                            match number % 5 {
+                                2 => Err(std::io::Error::other("the disk is gone")),
+                                _ => Ok(std::io::Cursor::new(message(number))),
+                            }
+                        };
+                        smtp_tokio::Message::new(envelope(number), open).tag(number)
+                    });
+                    let mut bulk = pool.send_all(smtp_tokio::iter(messages));
+                    let mut failed = vec![];
+                    while let Some((number, report)) = bulk.next().await {
+                        let failures = report.failures().map(|one| (number, one.to_string()));
+                        failed.extend(failures);
+                    }
+                    failed
+                }),
+            };
+            let mut numbers: Vec<_> = failed.iter().map(|(number, _)| *number).collect();
+            numbers.sort_unstable();
+            assert_eq!(numbers, [2, 7, 12, 17], "{failed:?}");
+            assert_eq!(taken(&receiver).len(), 16);
+        }
+    });
+}
+
+/// A server that answers an overlapping envelope with 503 takes all messages, and none overlaps any more.
+#[test]
+fn a_server_that_takes_no_overlap_is_sent_all_the_same() {
+    for_both(|adapter| {
+        let receiver = Receiver::new();
+        receiver
+            .on(Step::Mail)
+            .after(1)
+            .once()
+            .reply("503 5.5.1 nested MAIL command");
+        let server = receiver.server().overlap(true).chunking(Chunking::Never);
+        let sent = Pool::new(adapter, server, 1).send_all((0..20).collect());
+        is_true(&receiver, 20, &sent);
+        assert!(
+            sent.0.iter().all(|(_, report)| report.is_success()),
+            "{sent:?}"
+        );
+    });
+}
+
+/// What panics in a delivery goes on in the caller, and nobody hangs.
+#[test]
+fn a_panic_ends_a_delivery() {
+    for_both(|adapter| {
+        for in_token in [false, true] {
+            let options = Options {
+                auth: Some(("alice".into(), "token".into())),
+                auth_by_token: true,
+                auth_in_clear: true,
+                ..Options::default()
+            };
+            let receiver = receiver(options);
+            let credentials = Credentials::token_from("alice", move || {
+                assert!(!in_token, "no token");
+                Ok::<_, String>("token".to_owned())
+            });
+            let server = receiver.server().credentials(credentials.permit_in_clear());
+            let ended = std::thread::spawn(move || {
+                let open = move |number| {
+                    assert!(in_token || number != 5, "no content");
+                    std::io::Cursor::new(message(number))
+                };
+                match Pool::new(adapter, server, 2) {
+                    Pool::Blocking(pool) => {
+                        let messages = (0..20).map(move |number| {
+                            let open = move || Ok(open(number));
+                            smtp_blocking::Message::new(envelope(number), open)
+                        });
+                        pool.send_all(messages).count()
+                    }
+                    Pool::Tokio(pool, runtime) => runtime.block_on(async {
+                        let messages = (0..20).map(move |number| {
+                            let open = move || std::future::ready(Ok(open(number)));
+                            smtp_tokio::Message::new(envelope(number), open)
+                        });
+                        count(pool.send_all(smtp_tokio::iter(messages))).await
+                    }),
+                }
+            })
+            .join();
+            assert!(ended.is_err(), "{adapter:?} {in_token}");
+        }
+    });
+}
+
+#[test]
+fn there_are_no_more_workers_than_messages() {
+    for_both(|adapter| {
+        let receiver = Receiver::new();
+        let pool = Pool::new(adapter, receiver.server(), usize::MAX);
+        let sent = pool.send_all((0..3).collect());
+        is_true(&receiver, 3, &sent);
+        assert!(receiver.counts().sessions <= 3);
+    });
+}
+
+#[test]
+fn a_bound_that_is_lowered_holds_at_once() {
+    for_both(|adapter| {
+        let receiver = Receiver::new();
+        receiver
+            .on(Step::EndOfData)
+            .times(4)
+            .delay(Duration::from_millis(100));
+        let pool = Pool::new(adapter, receiver.server(), 4);
+        all_succeed(&pool.send(0..8));
+        let pool = match pool {
+            Pool::Blocking(pool) => Pool::Blocking(pool.max_sessions(1)),
+            Pool::Tokio(pool, runtime) => {
+                let _in_it = runtime.enter();
+                Pool::Tokio(pool.max_sessions(1), runtime.clone())
+            }
+        };
+        assert!(receiver.wait_until(PATIENCE, |counts| counts.open <= 1));
+        all_succeed(&pool.send(8..20));
+        assert!(pool.count().0 <= 1);
+        each_once(&receiver, 0..20);
+    });
+}
+
+/// As a static one does in tests, each of which has a runtime of its own.
+#[test]
+fn a_pool_outlives_a_runtime() {
+    let receiver = Receiver::new();
+    let pool = smtp_tokio::Pool::new(receiver.server());
+    for number in 0..3 {
+        let pool = pool.clone();
+        let sent = watchdog::within_limit(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(pool.send(envelope(number), message(number)))
+        });
+        all_succeed(&[sent.expect("it hangs")]);
+    }
+    each_once(&receiver, 0..3);
+}
+
+/// Callers that lose patience do not try a password that may be wrong again and again: the server has it already.
+#[test]
+fn impatient_callers_try_a_login_once() {
+    watchdog::within_limit(|| {
+        let options = Options {
+            auth: Some(("alice".into(), "right".into())),
+            auth_in_clear: true,
+            ..Options::default()
+        };
+        let receiver = receiver(options);
+        receiver.on(Step::Login).silence();
+        let wrong = Credentials::password("alice", "wrong").permit_in_clear();
+        let pool = smtp_tokio::Pool::new(receiver.server().credentials(wrong));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let first = tokio::spawn({
+                let pool = pool.clone();
+                async move { pool.session().await.map(drop) }
+            });
+            let has_password = || {
+                let commands = receiver.commands();
+                commands.iter().any(|heard| heard.line.starts_with("AUTH"))
+            };
+            while !has_password() {
+                tokio::task::yield_now().await;
+            }
+            first.abort();
+            let _ = first.await;
+            let mut next = std::pin::pin!(pool.session());
+            std::future::poll_fn(|cx| {
+                assert!(next.as_mut().poll(cx).is_pending());
+                std::task::Poll::Ready(())
+            })
+            .await;
+            // It has a place, and opens nothing in it.
+            assert_eq!(pool.count(), (1, 0));
+            assert!(receiver.wait_until(PATIENCE, |counts| counts.open == 0));
+        });
+        assert_eq!(receiver.counts().sessions, 1);
+    })
+    .expect("it hangs");
 }
 
 #[test]

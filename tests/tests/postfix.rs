@@ -443,9 +443,8 @@ fn tls_in_every_policy() {
     );
     implicit.quit();
     for wrong in ["other.example.test", "127.0.0.2"] {
-        let error =
-            smtp_blocking::Session::connect(server(POSTFIX.smtp_port()).server_name(wrong))
-                .unwrap_err();
+        let error = smtp_blocking::Session::connect(server(POSTFIX.smtp_port()).server_name(wrong))
+            .unwrap_err();
         assert!(matches!(error.cause(), Cause::TlsUntrusted(_)), "{error}");
         assert_eq!(error.stage(), Stage::StartTls);
     }
@@ -471,8 +470,8 @@ fn tls_in_every_policy() {
     smtp_blocking::Session::connect(untrusted.verify(false))
         .unwrap()
         .quit();
-    let clear = smtp_blocking::Session::connect(server(POSTFIX.smtp_port()).tls(TlsPolicy::Never))
-        .unwrap();
+    let clear =
+        smtp_blocking::Session::connect(server(POSTFIX.smtp_port()).tls(TlsPolicy::Never)).unwrap();
     assert!(clear.tls_info().is_none());
     clear.quit();
 }

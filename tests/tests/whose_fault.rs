@@ -165,7 +165,7 @@ fn a_message_to_several_is_sent_again_when_it_helps_one() {
             &[("RCPT TO:<b", "550 5.1.1 no such user\r\n")],
             to_two().all_or_nothing(true)
         ),
-        Retry::AskPerson
+        Retry::Never
     );
     assert_eq!(
         send(

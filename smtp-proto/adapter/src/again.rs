@@ -32,9 +32,7 @@ impl Again {
 }
 
 fn not_asked(error: &Error) -> bool {
-    error.outcome == Outcome::NotAttempted
-        && error.retry() == Retry::Now
-        && error.concerns_session()
+    error.outcome == Outcome::NotAttempted && error.retry() == Retry::Now
 }
 
 /// Whether the session had ended, or ended with a 421, before the end of the message was given to the transport. Nobody

@@ -96,9 +96,17 @@ impl Error {
         let unexplained =
             smtp_proto::Error::new(Stage::Local, Outcome::Permanent, Cause::Disconnected);
         let outcome = report.outcome().unwrap_or(unexplained.outcome);
-        // One that follows from another recipient's refusal explains nothing where that one is there.
+        // The one that speaks for all is the one whose advice helps first. One that follows from another recipient's refusal
+        // explains nothing where that one is there.
         let rank = |error: &&smtp_proto::Error| {
-            (error.cause == Cause::AllOrNothing, error.outcome != outcome)
+            let advice = match error.retry() {
+                Retry::AskPerson => 0,
+                Retry::Later => 1,
+                Retry::Now => 2,
+                Retry::Never => 3,
+            };
+            let follows = error.cause == Cause::AllOrNothing;
+            (follows, error.outcome != outcome, advice)
         };
         let first = report
             .failures()
@@ -242,17 +250,9 @@ impl Error {
     }
 
     /// When to send the message again ([`retry`](smtp_proto::Error::retry)). Where the recipients of a message fare
-    /// differently, it is what helps the first of them: a person who looks, before a queue that waits, before another
-    /// session at once. The report tells for each.
+    /// differently, it is what helps one of them, and the report tells for each.
     pub fn retry(&self) -> Retry {
-        let Some(report) = &self.0.report else {
-            return self.0.error.retry();
-        };
-        let each = || report.failures().map(|failure| failure.error.retry());
-        [Retry::AskPerson, Retry::Later, Retry::Now]
-            .into_iter()
-            .find(|&retry| each().any(|one| one == retry))
-            .unwrap_or(Retry::Never)
+        self.0.error.retry()
     }
 
     /// What became of each recipient, where a transaction had begun.

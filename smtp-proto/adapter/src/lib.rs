@@ -17,6 +17,7 @@ mod addresses;
 mod again;
 #[cfg(feature = "rustls")]
 mod certificate;
+mod delivery;
 mod driver;
 #[cfg(all(feature = "rustls", feature = "scram"))]
 mod end_point;
@@ -42,12 +43,13 @@ mod verifier;
 
 pub use addresses::{Failures, interleave, others, share, unreachable};
 pub use again::Again;
+pub use delivery::{Delivery, Item, Worker};
 pub use driver::{Driver, FOREVER, LAST_WORDS};
 pub use error::Error;
 #[cfg(feature = "rustls")]
 pub use handshake::is_gone;
 pub use observe::{Observation, Peer, Watch, tell_unopened};
-pub use places::{Bounds, Entry, Place, Places, Turn};
+pub use places::{Bounds, Entry, LOOK_AGAIN, Place, Places, Turn};
 pub use server::Server;
 pub use smtp_proto;
 pub use terms::{SessionTerms, Terms};

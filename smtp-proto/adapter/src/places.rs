@@ -14,9 +14,12 @@ use smtp_proto::{Cause, Instant, Stage};
 
 use crate::Error;
 
-/// For so long nothing is opened after the server has refused a login, or we its certificate. And for so long after a
-/// login that succeeded several may be tried at once.
+/// For so long nothing is opened after the server has refused a login, or we its certificate. For so long after a login
+/// that succeeded several may be tried at once. And for so long a login whose end nobody has told holds up the others.
 const PAUSE: Duration = Duration::from_secs(5);
+
+/// Whoever waits looks again after this time, because time alone may have let him in.
+pub const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How many sessions there may be, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -55,12 +58,13 @@ struct State<S> {
     idle: Vec<Idle<S>>,
     /// Places that are taken, by idle sessions as well.
     taken: usize,
-    /// Sessions that are being opened.
-    opening: usize,
+    /// A login is under way, of which it is not known that it succeeds. It counts until this time, or until its end is
+    /// told. Whoever gives up meanwhile does not take it back: the server has it.
+    login_until: Option<Instant>,
     /// Who waits for a place or an idle session, by number, the first first.
     queue: VecDeque<(u64, Waker)>,
     /// Who has a place, and waits for the login of another one.
-    behind_login: Vec<Waker>,
+    behind_login: Vec<(u64, Waker)>,
     entries: u64,
     logged_in: Option<Instant>,
     refused: Option<(Instant, Error)>,
@@ -91,7 +95,7 @@ impl<S> Places<S> {
                 bounds: Bounds::default(),
                 idle: Vec::new(),
                 taken: 0,
-                opening: 0,
+                login_until: None,
                 queue: VecDeque::new(),
                 behind_login: Vec::new(),
                 entries: 0,
@@ -129,7 +133,8 @@ impl<S> Places<S> {
         state.queue.push_back((number, Waker::noop().clone()));
         Entry {
             places: self.clone(),
-            number: Some(number),
+            number,
+            is_queued: true,
             place: None,
             must_open: false,
         }
@@ -138,9 +143,12 @@ impl<S> Places<S> {
     /// Wants another session in the place of one that has turned out to be stale, before all others. A new one, if so
     /// said.
     pub fn enter_again(self: &Arc<Self>, place: Place<S>, must_open: bool) -> Entry<S> {
+        let mut state = self.state();
+        state.entries += 1;
         Entry {
             places: self.clone(),
-            number: None,
+            number: state.entries,
+            is_queued: false,
             place: Some(place),
             must_open,
         }
@@ -153,7 +161,8 @@ impl<S> Places<S> {
             idle, idle_time, ..
         } = state.bounds;
         let oldest = state.idle.first()?;
-        (state.idle.len() > idle || now - oldest.since >= idle_time).then(|| {
+        let is_one_too_many = state.idle.len() > idle || state.taken > state.bounds.sessions;
+        (is_one_too_many || now - oldest.since >= idle_time).then(|| {
             let session = state.idle.remove(0).session;
             (session, Place::taken(self))
         })
@@ -180,6 +189,11 @@ impl<S> Places<S> {
         self.state().overlap_is_broken
     }
 
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> bool {
+        self.state().is_closed
+    }
+
     /// Whether somebody waits in the queue.
     pub fn is_wanted(&self) -> bool {
         !self.state().queue.is_empty()
@@ -200,7 +214,14 @@ impl<S> State<S> {
     }
 
     fn wake_openers(&mut self) {
-        self.behind_login.drain(..).for_each(Waker::wake);
+        self.behind_login
+            .drain(..)
+            .for_each(|(_, waker)| waker.wake());
+    }
+
+    fn end_login(&mut self) {
+        self.login_until = None;
+        self.wake_openers();
     }
 
     fn wake_all(&mut self) {
@@ -219,8 +240,8 @@ impl<S> State<S> {
 #[derive(Debug)]
 pub struct Entry<S> {
     places: Arc<Places<S>>,
-    /// Its number, while it is in the queue.
-    number: Option<u64>,
+    number: u64,
+    is_queued: bool,
     place: Option<Place<S>>,
     must_open: bool,
 }
@@ -237,8 +258,11 @@ impl<S> Entry<S> {
             return Poll::Ready(Err(closed()));
         }
         let first = state.queue.front().map(|(first, _)| *first);
-        let is_first = self.number.is_some() && self.number == first;
-        let may_use = !self.must_open && (is_first || self.place.is_some());
+        let is_first = self.is_queued && Some(self.number) == first;
+        let in_use = state.taken - state.idle.len() - usize::from(self.place.is_some());
+        // Fewer may be in use than before.
+        let has_room = in_use < state.bounds.sessions;
+        let may_use = !self.must_open && has_room && (is_first || self.place.is_some());
         if may_use && let Some(idle) = state.idle.pop() {
             drop(state);
             // Its own place is free then, for the next one.
@@ -252,7 +276,7 @@ impl<S> Entry<S> {
         if self.place.is_none() {
             if !is_first || state.taken >= state.bounds.sessions {
                 let mut queue = state.queue.iter_mut();
-                if let Some((_, own)) = queue.find(|(of, _)| Some(*of) == self.number) {
+                if let Some((_, own)) = queue.find(|(of, _)| *of == self.number) {
                     own.clone_from(waker);
                 }
                 return Poll::Pending;
@@ -264,40 +288,36 @@ impl<S> Entry<S> {
             state = places.state();
         }
         let is_proven = state.logged_in.is_some_and(|at| now - at < PAUSE);
-        if places.logs_in && state.opening > 0 && !is_proven {
-            if !state
-                .behind_login
-                .iter()
-                .any(|other| other.will_wake(waker))
-            {
-                state.behind_login.push(waker.clone());
-            }
+        let is_held_up = state.login_until.is_some_and(|until| now < until);
+        if places.logs_in && is_held_up && !is_proven {
+            state.behind_login.retain(|(of, _)| *of != self.number);
+            state.behind_login.push((self.number, waker.clone()));
             return Poll::Pending;
         }
-        let Some(mut place) = self.place.take() else {
+        let Some(place) = self.place.take() else {
             return Poll::Pending;
         };
-        state.opening += 1;
-        place.is_opening = true;
+        if !is_proven {
+            state.login_until = Some(now + PAUSE);
+        }
         Poll::Ready(Ok(Turn::Open(place)))
     }
 
     /// Leaves the queue. There may be something for the next one as well.
     fn leave(&mut self) {
-        let Some(number) = self.number.take() else {
-            return;
-        };
-        let mut state = self.places.state();
-        if let Some(at) = state.queue.iter().position(|(of, _)| *of == number) {
-            state.queue.remove(at);
+        if std::mem::take(&mut self.is_queued) {
+            let mut state = self.places.state();
+            state.queue.retain(|(of, _)| *of != self.number);
+            state.wake_first();
         }
-        state.wake_first();
     }
 }
 
 impl<S> Drop for Entry<S> {
     fn drop(&mut self) {
         self.leave();
+        let mut state = self.places.state();
+        state.behind_login.retain(|(of, _)| *of != self.number);
     }
 }
 
@@ -308,7 +328,6 @@ fn closed() -> Error {
 /// The place of one connection. Dropped, it is free: drop the connection first.
 pub struct Place<S> {
     places: Arc<Places<S>>,
-    is_opening: bool,
     is_kept: bool,
 }
 
@@ -316,7 +335,6 @@ impl<S> Place<S> {
     fn taken(places: &Arc<Places<S>>) -> Self {
         Self {
             places: places.clone(),
-            is_opening: false,
             is_kept: false,
         }
     }
@@ -326,26 +344,17 @@ impl<S> Place<S> {
         let mut state = self.places.state();
         state.logged_in = Some(now);
         state.refused = None;
-        drop(state);
-        self.end_of_opening();
+        state.end_login();
     }
 
     /// No session could be opened. If that is the login's fault, or the certificate's, nobody else tries for a while.
     pub fn failed(&mut self, now: Instant, error: &Error) {
+        let mut state = self.places.state();
         if is_refusal(error) {
-            let mut state = self.places.state();
             // The others find it when this place is free.
             state.refused = Some((now + PAUSE, error.copy().not_attempted().paused(PAUSE)));
         }
-        self.end_of_opening();
-    }
-
-    fn end_of_opening(&mut self) {
-        if std::mem::take(&mut self.is_opening) {
-            let mut state = self.places.state();
-            state.opening -= 1;
-            state.wake_openers();
-        }
+        state.end_login();
     }
 
     /// Gives the session to whoever is next, or keeps it. It comes back, to be closed, where there are enough of them.
@@ -372,7 +381,6 @@ impl<S> Place<S> {
 
 impl<S> Drop for Place<S> {
     fn drop(&mut self) {
-        self.end_of_opening();
         if !self.is_kept {
             let mut state = self.places.state();
             state.taken -= 1;
@@ -485,7 +493,8 @@ mod tests {
                 bounds.idle = 1 + dice.below(most);
             });
             let (mut callers, mut idle) = (Vec::<Caller>::new(), Vec::<u32>::new());
-            let (mut now, mut sessions, mut arrivals, mut logged_in) = (0, 0, 0, None);
+            let (mut now, mut sessions, mut arrivals) = (0, 0, 0);
+            let (mut logged_in, mut login_until) = (None, 0);
             for _ in 0..200 {
                 match dice.below(8) {
                     0..3 => {
@@ -493,7 +502,15 @@ mod tests {
                         let bell = Arc::new(Bell(true.into()));
                         callers.push(Caller::Waits(places.enter(), bell, arrivals));
                     }
-                    3 => now += dice.below(9) as u64,
+                    3 => {
+                        now += dice.below(9) as u64;
+                        // Whoever waits looks again after a second.
+                        for caller in &callers {
+                            if let Caller::Waits(_, bell, _) = caller {
+                                bell.0.store(true, Ordering::Relaxed);
+                            }
+                        }
+                    }
                     _ if callers.is_empty() => {}
                     _ => {
                         let caller = callers.remove(dice.below(callers.len()));
@@ -501,12 +518,12 @@ mod tests {
                             // It gives up.
                             (caller, 0) => drop(caller),
                             (Caller::Opens(mut place), 1) => {
-                                logged_in = None;
+                                (logged_in, login_until) = (None, 0);
                                 place.failed(at(now), &refused([454, 535][dice.below(2)]));
                             }
                             (Caller::Opens(mut place), _) => {
                                 place.opened(at(now));
-                                logged_in = Some(now);
+                                (logged_in, login_until) = (Some(now), 0);
                                 sessions += 1;
                                 callers.push(Caller::Has(sessions, place));
                             }
@@ -557,11 +574,12 @@ mod tests {
                             order.push(arrival);
                             callers.push(match turn {
                                 Turn::Open(place) => {
-                                    let is_alone = !callers
-                                        .iter()
-                                        .any(|caller| matches!(caller, Caller::Opens(_)));
                                     let is_proven = logged_in.is_some_and(|then| now < then + 5);
-                                    assert!(!logs_in || is_alone || is_proven, "seed {seed}");
+                                    let may_log_in = is_proven || now >= login_until;
+                                    assert!(!logs_in || may_log_in, "seed {seed}");
+                                    if !is_proven {
+                                        login_until = now + 5;
+                                    }
                                     Caller::Opens(place)
                                 }
                                 Turn::Use(session, place) => {
@@ -626,6 +644,57 @@ mod tests {
         }
         drop((second, third));
         drop(place_to_open(poll(&mut places.enter(), at(6))));
+    }
+
+    /// The server has the password, whether or not somebody still waits for its answer.
+    #[test]
+    fn a_login_that_was_given_up_holds_up_the_others_for_five_seconds() {
+        let places = Places::new(true);
+        drop(place_to_open(poll(&mut places.enter(), at(0))));
+        let mut second = places.enter();
+        assert!(poll(&mut second, at(4)).is_pending());
+        let silent = place_to_open(poll(&mut second, at(5)));
+        // One that is silent holds nobody up for longer.
+        let mut third = places.enter();
+        assert!(poll(&mut third, at(9)).is_pending());
+        let mut place = place_to_open(poll(&mut third, at(10)));
+        place.opened(at(11));
+        drop(place_to_open(poll(&mut places.enter(), at(11))));
+        drop((silent, place));
+    }
+
+    #[test]
+    fn a_bound_that_is_lowered_holds_at_once() {
+        let places = Places::new(false);
+        let open = || {
+            let mut place = place_to_open(poll(&mut places.enter(), at(0)));
+            place.opened(at(0));
+            place
+        };
+        let (one, two, three) = (open(), open(), open());
+        assert!(two.keep(2, at(0)).is_none() && three.keep(3, at(0)).is_none());
+        places.set(|bounds| bounds.sessions = 1);
+        let mut entry = places.enter();
+        assert!(poll(&mut entry, at(0)).is_pending());
+        for _ in 0..2 {
+            assert!(places.take_expired(at(0)).is_some());
+        }
+        assert!(places.take_expired(at(0)).is_none());
+        assert!(poll(&mut entry, at(0)).is_pending());
+        drop(one);
+        drop(place_to_open(poll(&mut entry, at(0))));
+        assert_eq!(places.count(), (0, 0));
+    }
+
+    #[test]
+    fn a_caller_that_is_gone_is_forgotten() {
+        let places = Places::new(true);
+        let _place = place_to_open(poll(&mut places.enter(), at(0)));
+        let bell = Arc::new(Bell::default());
+        let mut entry = places.enter();
+        assert!(entry.poll(at(0), &Waker::from(bell.clone())).is_pending());
+        drop(entry);
+        assert_eq!(Arc::strong_count(&bell), 1);
     }
 
     #[test]

@@ -231,8 +231,11 @@ impl Error {
             (Outcome::Permanent, Retry::AskPerson) => {
                 "not the message's fault, mend it before you send again"
             }
+            _ if self.cause == Cause::AllOrNothing => {
+                "not attempted, leave out who was refused and send it again"
+            }
             (Outcome::NotAttempted, Retry::Later) => "not attempted, try again later",
-            (Outcome::NotAttempted, Retry::AskPerson) if self.concerns_session() => {
+            (Outcome::NotAttempted, Retry::AskPerson) => {
                 "not attempted, mend it before you send again"
             }
             (outcome, _) => outcome.as_advice(),

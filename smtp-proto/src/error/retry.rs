@@ -59,15 +59,18 @@ impl Error {
     /// ```
     pub fn concerns_session(&self) -> bool {
         use Stage::{Auth, Connect, Ehlo, Greeting, Local, Quit, StartTls};
+        if self.outcome == Outcome::NotAttempted && self.cause != Cause::AllOrNothing {
+            return true;
+        }
         match self.stage {
             Connect | Greeting | Ehlo | StartTls | Auth | Quit => true,
             Local => matches!(self.cause, Cause::Settings(_) | Cause::CredentialsInClear),
             _ => match &self.cause {
-                Cause::Rejected(reply) => reply.code().get() == 421 || wants_login(reply),
+                Cause::Rejected(reply) => {
+                    reply.code().get() == 421 || wants_login(reply) || self.is_chunking_unknown()
+                }
                 Cause::TimedOut(_) | Cause::Disconnected | Cause::Transport(_) => true,
                 Cause::Protocol(_) | Cause::TlsUnverified => true,
-                // Another session may have room.
-                Cause::LimitExceeded { .. } => self.outcome == Outcome::NotAttempted,
                 _ => false,
             },
         }

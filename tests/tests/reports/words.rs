@@ -144,7 +144,7 @@ fn errors_of_a_chunked_body_name_the_chunk() {
     assert_eq!(
         error(&script, id),
         "body: BDAT 8: server said 502 5.5.1 what?; it offers CHUNKING and may not know it: set Chunking::Never \
-         (permanent, do not send again unchanged)"
+         (not the message's fault, mend it before you send again)"
     );
 
     // Half of a chunk is out.
