@@ -51,11 +51,15 @@ impl Session {
     /// # Errors
     /// [`Stage`](crate::Stage) says how far it came.
     pub fn connect(server: impl ToServer) -> Result<Self, Error> {
-        Self::connect_to(&server.to_server()).inspect_err(tell_unopened)
+        Self::connect_on(terms(&server.to_server())).inspect_err(tell_unopened)
     }
 
-    fn connect_to(server: &Server) -> Result<Self, Error> {
-        let terms = terms(server);
+    /// For a pool, in which many callers use the session.
+    pub(crate) fn connect_shared(server: &Server) -> Result<Self, Error> {
+        Self::connect_on(terms(server).shared()).inspect_err(tell_unopened)
+    }
+
+    fn connect_on(terms: Terms<'_>) -> Result<Self, Error> {
         #[cfg(unix)]
         if let Some(path) = terms.unix() {
             let connected = connect_to_unix(path, terms.connect_timeout());

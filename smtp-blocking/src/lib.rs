@@ -182,7 +182,8 @@
 //! end is.
 //!
 //! With the feature `tracing`, the collector of the crate [`tracing`](https://docs.rs/tracing) is told as well. Each session
-//! has a span, which is called `smtp` and is a child of the span in which the session is opened:
+//! has a span, which is called `smtp` and is a child of the span in which the session is opened. A session of a [`Pool`]
+//! is used by many callers, so its span is a root, and has no parent:
 //!
 //! | field | what it is |
 //! |---|---|

@@ -215,8 +215,8 @@ impl Pool {
 
     fn open(&self, place: &mut Place<Session>) -> Result<Session, Error> {
         let result = match self.0.places.overlap_is_broken() {
-            true => Session::connect(self.0.server.clone().overlap(false)),
-            false => Session::connect(&self.0.server),
+            true => Session::connect_shared(&self.0.server.clone().overlap(false)),
+            false => Session::connect_shared(&self.0.server),
         };
         match &result {
             Ok(_) => place.opened(self.now()),

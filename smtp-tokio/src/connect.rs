@@ -49,13 +49,19 @@ impl Session {
     /// # Errors
     /// [`Stage`](crate::Stage) says how far it came.
     pub async fn connect(server: impl ToServer) -> Result<Self, Error> {
-        Self::connect_to(&server.to_server())
+        Self::connect_on(terms(&server.to_server()))
             .await
             .inspect_err(tell_unopened)
     }
 
-    async fn connect_to(server: &Server) -> Result<Self, Error> {
-        let terms = terms(server);
+    /// For a pool, in which many callers use the session.
+    pub(crate) async fn connect_shared(server: &Server) -> Result<Self, Error> {
+        Self::connect_on(terms(server).shared())
+            .await
+            .inspect_err(tell_unopened)
+    }
+
+    async fn connect_on(terms: Terms<'_>) -> Result<Self, Error> {
         prepare(terms).await;
         #[cfg(unix)]
         if let Some(path) = terms.unix() {

@@ -238,8 +238,8 @@ impl Pool {
 
     async fn open(&self, place: &mut Place<Kept>) -> Result<Session, Error> {
         let result = match self.0.places.overlap_is_broken() {
-            true => Session::connect(self.0.server.clone().overlap(false)).await,
-            false => Session::connect(&self.0.server).await,
+            true => Session::connect_shared(&self.0.server.clone().overlap(false)).await,
+            false => Session::connect_shared(&self.0.server).await,
         };
         match &result {
             Ok(_) => place.opened(self.now()),

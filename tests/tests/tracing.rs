@@ -15,7 +15,7 @@ use smtp_tests::watchdog::within_limit;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Span, Subscriber, info_span};
+use tracing::{Event, Instrument, Level, Metadata, Span, Subscriber, info_span};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -207,6 +207,33 @@ impl Adapter {
     }
 }
 
+impl Adapter {
+    /// Sends two messages over one session of a pool, each in the span of its request. After each, `look` is given the
+    /// name of the request.
+    fn send_by_pool(self, receiver: &Receiver, look: impl Fn(&str)) {
+        let server = named(Server::new(receiver.local_addr()).tls(TlsPolicy::Never));
+        let envelope = || Envelope::new("a@example.org", ["b@example.net"]).unwrap();
+        match self {
+            Self::Blocking => {
+                let pool = smtp_blocking::Pool::new(server);
+                let send = || assert!(pool.send(envelope(), MESSAGE).unwrap().is_success());
+                info_span!("alice").in_scope(send);
+                look("alice");
+                info_span!("bob").in_scope(send);
+                look("bob");
+            }
+            Self::Tokio => runtime().block_on(async {
+                let pool = smtp_tokio::Pool::new(server);
+                let send = async || pool.send(envelope(), MESSAGE).await.unwrap();
+                assert!(send().instrument(info_span!("alice")).await.is_success());
+                look("alice");
+                assert!(send().instrument(info_span!("bob")).await.is_success());
+                look("bob");
+            }),
+        }
+    }
+}
+
 fn named(server: Server) -> Server {
     server.client_name(ClientName::parse("client.example").unwrap())
 }
@@ -300,6 +327,73 @@ fn each_session_has_a_span() {
         assert_eq!(books.count(Level::DEBUG, "TLS established"), 2);
         assert_eq!(books.count(Level::DEBUG, "session ended"), 2);
     }
+}
+
+/// Many requests use a session of a pool. What one of them sends is not told in the span of another, which ends although
+/// the session is kept.
+#[test]
+fn a_session_of_a_pool_is_in_nobodys_span() {
+    for adapter in BOTH {
+        let collector = Collector::default();
+        let subscriber = tracing_subscriber::registry().with(collector.clone());
+        let kept = collector.clone();
+        let requests = move || {
+            let receiver = Receiver::start(Options::default()).unwrap();
+            adapter.send_by_pool(&receiver, |name| {
+                let books = kept.books();
+                let mut requests = books.spans.values();
+                let request = requests.find(|span| span.metadata.name() == name).unwrap();
+                assert!(request.is_closed, "{name} is kept open");
+                assert!(!books.sessions()[0].1.is_closed, "the session has ended");
+            });
+            assert_eq!(receiver.messages().len(), 2);
+        };
+        let ran = within_limit(|| tracing::subscriber::with_default(subscriber, requests));
+        ran.expect("it hangs");
+        let books = collector.books();
+        let sessions = books.sessions();
+        let [(id, session)] = sessions[..] else {
+            panic!("{sessions:?}");
+        };
+        assert_eq!(session.parent, None, "{adapter:?}");
+        assert!(books.events.iter().all(|event| event.span == Some(id)));
+        assert_eq!(books.count(Level::INFO, "message finished"), 2);
+    }
+}
+
+/// What a thread or a task does for a caller is told in the span of the caller.
+#[test]
+fn whoever_works_for_a_caller_tells_it_there() {
+    let books = collect(LevelFilter::TRACE, || {
+        let caller = info_span!("outer").in_scope(smtp_adapter::Caller::current);
+        let dispatch = tracing::dispatcher::get_default(Clone::clone);
+        let in_thread = caller.clone();
+        let thread = std::thread::spawn(move || {
+            tracing::dispatcher::with_default(&dispatch, || {
+                tracing::info!("in no span");
+                in_thread.in_scope(|| tracing::info!("in a thread"));
+            });
+        });
+        thread.join().unwrap();
+        runtime().block_on(caller.poll_in_scope(async {
+            tracing::info!("before a wait");
+            tokio::task::yield_now().await;
+            tracing::info!("after a wait");
+        }));
+    });
+    let told = |event: &Told| (event.fields.get("message").to_owned(), event.span.is_some());
+    let told: Vec<_> = books.events.iter().map(told).collect();
+    let expected = [
+        ("in no span", false),
+        ("in a thread", true),
+        ("before a wait", true),
+        ("after a wait", true),
+    ];
+    assert_eq!(
+        told,
+        expected.map(|(text, is_within)| (text.into(), is_within))
+    );
+    assert!(books.spans.values().all(|span| span.is_closed));
 }
 
 /// Two sessions take turns on one thread, in the spans of their callers.

@@ -15,6 +15,7 @@
 
 mod addresses;
 mod again;
+mod caller;
 #[cfg(feature = "rustls")]
 mod certificate;
 mod delivery;
@@ -43,6 +44,8 @@ mod verifier;
 
 pub use addresses::{Failures, interleave, others, share, unreachable};
 pub use again::Again;
+#[doc(hidden)]
+pub use caller::Caller;
 pub use delivery::{Delivery, Item, Worker};
 pub use driver::{Driver, FOREVER, LAST_WORDS};
 pub use error::Error;

@@ -99,6 +99,7 @@ impl Watch {
     pub(crate) fn begin(
         session: u64,
         _: &Config,
+        _is_shared: bool,
         observer: Option<&Observer>,
         peer: impl FnOnce() -> Peer,
     ) -> Option<Box<Self>> {
@@ -115,10 +116,11 @@ impl Watch {
     pub(crate) fn begin(
         session: u64,
         config: &Config,
+        is_shared: bool,
         observer: Option<&Observer>,
         peer: impl FnOnce() -> Peer,
     ) -> Option<Box<Self>> {
-        let span = SessionSpan::new(session, config);
+        let span = SessionSpan::new(session, config, is_shared);
         let peer = match observer.is_some() || span.is_collected() {
             true => peer(),
             false => Peer::Unknown,

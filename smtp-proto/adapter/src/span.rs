@@ -19,18 +19,29 @@ pub(crate) struct SessionSpan {
 }
 
 impl SessionSpan {
-    pub(crate) fn new(session: u64, config: &Config) -> Self {
+    /// A child of the current span. Of a session that many callers use it is a root instead: a child would keep the
+    /// span of the first caller open, and tell there what the others send.
+    pub(crate) fn new(session: u64, config: &Config, is_shared: bool) -> Self {
         // Of the level of its failures, so that whoever wants them alone is told their session.
-        let span = tracing::span!(
-            target: TARGET,
-            Level::WARN,
-            "smtp",
-            session,
-            peer = field::Empty,
-            ehlo = config.client_name.as_str(),
-            tls = field::Empty,
-            verified = field::Empty,
-        );
+        macro_rules! span {
+            ($($parent:tt)*) => {
+                tracing::span!(
+                    target: TARGET,
+                    $($parent)*
+                    Level::WARN,
+                    "smtp",
+                    session,
+                    peer = field::Empty,
+                    ehlo = config.client_name.as_str(),
+                    tls = field::Empty,
+                    verified = field::Empty,
+                )
+            };
+        }
+        let span = match is_shared {
+            true => span!(parent: None,),
+            false => span!(),
+        };
         if let Channel::Tls(facts) = &config.channel {
             span.record("tls", "by the application");
             span.record("verified", facts.verified);

@@ -21,6 +21,8 @@ pub struct Terms<'a> {
     has_tls: bool,
     /// The second try, without TLS.
     in_clear: bool,
+    /// Many callers use the session, one after the other.
+    is_shared: bool,
 }
 
 /// What one session needs, once its stream is connected.
@@ -46,6 +48,16 @@ impl<'a> Terms<'a> {
             server,
             has_tls,
             in_clear: false,
+            is_shared: false,
+        }
+    }
+
+    /// The same for a session that many callers use, one after the other. So it is not part of what one of them does.
+    #[must_use]
+    pub fn shared(self) -> Self {
+        Self {
+            is_shared: true,
+            ..self
         }
     }
 
@@ -239,7 +251,8 @@ impl<'a> Terms<'a> {
             None => default_client_name(&gethostname::gethostname().to_string_lossy(), local_end),
         };
         let number = next_number();
-        let watch = Watch::begin(number, &config, self.server.observer.as_ref(), peer);
+        let observer = self.server.observer.as_ref();
+        let watch = Watch::begin(number, &config, self.is_shared, observer, peer);
         config.trace = watch.as_deref().is_some_and(Watch::wants_steps);
         Ok(SessionTerms {
             nonce: self.nonce()?,
