@@ -124,9 +124,9 @@ impl Mailbox {
             .0
             .rsplit_once('@')
             .filter(|(local, _)| local.is_ascii())?;
-        // What a domain may hold and how long it may be is checked below, as for any other.
-        let domain =
-            idna::domain_to_ascii_cow(domain.as_bytes(), idna::AsciiDenyList::EMPTY).ok()?;
+        // What a domain may hold and how long it may be is checked below, as for any other. But full-width brackets would
+        // pass there: they would make an address literal of a domain.
+        let domain = idna::domain_to_ascii_cow(domain.as_bytes(), idna::AsciiDenyList::URL).ok()?;
         let mailbox = Self::parse(&format!("{local}@{domain}")).ok()?;
         mailbox.is_ascii().then_some(mailbox)
     }
@@ -611,6 +611,40 @@ mod tests {
         // Octets count, not characters.
         assert!(Mailbox::parse(&format!("{}@b", "\u{e4}".repeat(248))).is_ok());
         assert!(Mailbox::parse(&format!("{}@b", "\u{e4}".repeat(249))).is_err());
+    }
+
+    /// IDNA maps full-width forms to ASCII.
+    #[cfg(feature = "idna")]
+    #[test]
+    fn a_domain_that_is_made_ascii_stays_a_domain() {
+        let wide = |c: char| char::from_u32(u32::from(c) + 0xfee0).unwrap();
+        let wide = |text: &str| text.chars().map(wide).collect::<String>();
+        let converted = |address: &str| Mailbox::parse(address).unwrap().to_ascii();
+        for c in (' '..='~').filter(|c| !c.is_ascii_alphanumeric() && !"-._".contains(*c)) {
+            let c = match c {
+                ' ' => "\u{a8}".into(),
+                c => wide(&String::from(c)),
+            };
+            for local in ["a", "\"a b\"", "\"a\\\"\""] {
+                for domain in ["b.example", "", "127.0.0.1"] {
+                    let address = format!("{local}@{domain}{c}evil.example");
+                    assert_eq!(converted(&address), None, "{address}");
+                }
+            }
+        }
+        for domain in [
+            wide("[127.0.0.1]"),
+            wide("[IPv6:::1]"),
+            "\u{ff3b}127.0.0.1\u{ff3d}".into(),
+            format!("{}b.example", wide("\"@")),
+            format!("b.example{}", wide(">")),
+        ] {
+            for local in ["a", "\"a\""] {
+                assert_eq!(converted(&format!("{local}@{domain}")), None, "{domain}");
+            }
+        }
+        let wide_name = format!("a@{}.example", wide("b_c"));
+        assert_eq!(converted(&wide_name).unwrap().as_str(), "a@b_c.example");
     }
 
     #[test]

@@ -39,13 +39,16 @@ pub(crate) fn split_server(server: &str) -> Result<(&str, Option<u16>), String> 
     }
 }
 
-/// The name of a host as DNS and certificates have it.
+/// The name of a host as DNS and certificates have it. IDNA maps full-width forms to ASCII, so that `/` or `@` could
+/// come out of a name that has none. Such a name is refused. An underscore is not, because hosts have it.
 pub(crate) fn to_ascii(name: &str) -> Result<Cow<'_, str>, String> {
     match name.is_ascii() {
         true => Ok(Cow::Borrowed(name)),
         #[cfg(feature = "idna")]
-        false => idna::domain_to_ascii_cow(name.as_bytes(), idna::AsciiDenyList::EMPTY)
-            .map_err(|_| format!("\"{name}\" is not a domain name")),
+        false => match idna::domain_to_ascii_cow(name.as_bytes(), idna::AsciiDenyList::URL) {
+            Ok(ascii) if !ascii.is_empty() => Ok(ascii),
+            _ => Err(format!("\"{name}\" is not a domain name")),
+        },
         #[cfg(not(feature = "idna"))]
         false => Err(format!(
             "\"{name}\" is not ASCII; build with the feature idna, or write it as xn--..."
@@ -124,6 +127,37 @@ mod tests {
             to_ascii("b\u{fc}cher.example").unwrap_err(),
             "\"b\u{fc}cher.example\" is not ASCII; build with the feature idna, or write it as xn--..."
         );
+    }
+
+    #[cfg(feature = "idna")]
+    #[test]
+    fn no_mapping_makes_what_no_host_has() {
+        for c in [
+            '/', '@', ':', '?', '#', '%', '\\', '[', ']', '<', '>', '^', '|',
+        ] {
+            // The full-width form.
+            let wide = char::from_u32(u32::from(c) + 0xfee0).unwrap();
+            let name = format!("good.example{wide}evil.example");
+            let expected = format!("\"{name}\" is not a domain name");
+            assert_eq!(to_ascii(&name), Err(expected), "{c}");
+        }
+        // To "a/c", to a space with an accent, to nothing, and to brackets.
+        for name in [
+            "\u{2100}.example",
+            "good.example\u{a8}x",
+            "\u{ad}",
+            "\u{ff3b}127.0.0.1\u{ff3d}",
+        ] {
+            assert!(to_ascii(name).is_err(), "{name}");
+        }
+        for (name, ascii) in [
+            ("mx\u{ff3f}1.example", "mx_1.example"),
+            ("mx_1.b\u{fc}cher.example", "mx_1.xn--bcher-kva.example"),
+            ("mx\u{3002}example", "mx.example"),
+            ("\u{ff11}92.0.2.1", "192.0.2.1"),
+        ] {
+            assert_eq!(to_ascii(name).as_deref(), Ok(ascii));
+        }
     }
 
     #[test]
