@@ -16,11 +16,12 @@ use smtp_proto::event::Event;
 use smtp_proto::parameter::{ByMode, MailParameter, Need, Notify, RcptParameter, Ret, RrvsAction};
 use smtp_proto::reply::{EnhancedCode, ReplyClass, ReplyCode};
 use smtp_proto::{
-    BodyPart, Cause, ClientName, Config, Connection, Credentials, Envelope, Extension, Instant,
-    Mailbox, Outcome, Recipient, Reply, Report, Stage, TlsFacts, TlsPolicy,
+    BodyPart, Cause, ClientName, Config, Connection, Credentials, Envelope, Error, Extension,
+    Instant, Mailbox, Outcome, Recipient, Reply, Report, Stage, TlsFacts, TlsPolicy,
 };
 use smtp_tests::delivery::runtime;
 use smtp_tests::peer::{Act, Options, Peer};
+use smtp_tests::receiver::Receiver;
 
 fn reply(code: u16, text: &[u8]) -> Reply {
     Reply::new(ReplyCode::new(code).unwrap(), text)
@@ -311,9 +312,57 @@ fn what_is_read_is_checked() {
     ] {
         is_refused::<RcptParameter>(text(rcpt), why);
     }
+    // The keyword stands in the line of an error.
+    for keyword in ["A\r\nforged", "A B", "", "-A", "A=1", "\u{c4}"] {
+        for text in ["X-TAG=7", "RET=FULL"] {
+            let offered = json!({"text": text, "need": "required", "offered_by": keyword});
+            is_refused::<MailParameter>(offered, "invalid EHLO keyword");
+        }
+        let offered = json!({"text": "X-TAG=7", "need": "required", "offered_by": keyword});
+        is_refused::<RcptParameter>(offered, "invalid EHLO keyword");
+    }
     // RFC 8689: never without it.
     let tls: MailParameter = serde_json::from_value(text("REQUIRETLS")).unwrap();
     assert_eq!(tls, MailParameter::require_tls());
+}
+
+/// What is read of a server is data, and what is shown of it is one line.
+#[test]
+fn what_is_read_makes_no_second_line() {
+    let is_one_line = |text: &str| assert!(!text.contains(char::is_control), "{text:?}");
+    for text in [json!("a\r\nforged\u{1b}[2J"), json!([97, 13, 10, 10, 155])] {
+        let reply: Reply = serde_json::from_value(json!({"code": 550, "text": text})).unwrap();
+        is_one_line(&reply.to_string());
+        let error = Error::new(Stage::Rcpt, Outcome::Permanent, Cause::Rejected(reply));
+        is_one_line(&error.to_string());
+    }
+    let refused = "A\r\nforged";
+    let why = |error: serde_json::Error| is_one_line(&error.to_string());
+    why(serde_json::from_value::<Mailbox>(json!(refused)).unwrap_err());
+    why(serde_json::from_value::<Extension>(json!(refused)).unwrap_err());
+    why(serde_json::from_value::<EnhancedCode>(json!(refused)).unwrap_err());
+    for parameter in [
+        json!({"text": refused, "need": "required"}),
+        json!({"text": format!("X={refused}"), "need": "required"}),
+        json!({"text": format!("ORCPT={refused}"), "need": "required"}),
+        json!({"text": "X", "need": "required", "offered_by": refused}),
+    ] {
+        why(serde_json::from_value::<RcptParameter>(parameter).unwrap_err());
+    }
+}
+
+/// A keyword that was given by a call, and not read, makes no second line either.
+#[test]
+fn a_keyword_of_the_caller_makes_no_second_line() {
+    let receiver = Receiver::new();
+    let parameter = MailParameter::raw("X-TAG", None).unwrap();
+    let envelope = Envelope::new("a@b", ["c@d"]).unwrap();
+    let envelope = envelope.parameter(parameter.offered_by("A\r\nforged"));
+    let server = Server::new(receiver.local_addr()).tls(TlsPolicy::Never);
+    let mut session = smtp_blocking::Session::connect(&server).unwrap();
+    let error = session.send(envelope, b"x\r\n").unwrap_err().to_string();
+    assert!(!error.contains(char::is_control), "{error:?}");
+    assert!(receiver.messages().is_empty());
 }
 
 /// One recipient is refused, the other one has it. Each adapter tells it in the same words.

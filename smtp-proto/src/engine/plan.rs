@@ -11,6 +11,7 @@ use crate::config::Chunking;
 use crate::envelope::{BodyType, Envelope};
 use crate::error::{Cause, Error, Outcome, Stage};
 use crate::parameter::Need;
+use crate::text::printable;
 
 use super::peer::Peer;
 use super::recipients::Recipients;
@@ -241,7 +242,8 @@ fn check(envelope: &mut Envelope, peer: &Peer) -> Result<(), Cause> {
     }
     let unsupported = |extension: Result<Extension, &str>| match extension {
         Ok(extension) => Cause::Unsupported(extension),
-        Err(keyword) => Cause::UnsupportedKeyword(keyword.into()),
+        // The caller may have named anything.
+        Err(keyword) => Cause::UnsupportedKeyword(printable(keyword).into()),
     };
     for parameter in envelope.mail_parameters() {
         // rule: parameters.requiretls-unverified

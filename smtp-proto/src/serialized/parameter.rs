@@ -11,7 +11,7 @@ use crate::mailbox::Mailbox;
 use crate::parameter::{
     ByMode, MailParameter, Need, Notify, Parameter, RcptParameter, Ret, RrvsAction,
 };
-use crate::text::printable;
+use crate::text::{is_keyword, printable};
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename = "Parameter", deny_unknown_fields)]
@@ -70,6 +70,13 @@ impl Fields {
             )
         })?;
         let parameter = match self.offered_by {
+            // RFC 5321 section 4.1.1.1, ehlo-keyword: as for a name.
+            Some(keyword) if !is_keyword(&keyword) => {
+                return Err(format!(
+                    "invalid EHLO keyword \"{}\": write letters, digits and inner hyphens",
+                    printable(&keyword)
+                ));
+            }
             Some(keyword) => parameter.offered_by(&keyword),
             None => parameter,
         };
