@@ -10,7 +10,11 @@ use crate::Pool;
 /// A [`Pool`] as lettre's [`Transport`]: an application changes the line that makes the transport, and no other.
 ///
 /// As with lettre, either all recipients of a message are accepted, or it is sent to nobody. So callers that look at no
-/// report miss nothing.
+/// report miss nothing: `Ok` means that everybody has it.
+///
+/// # Errors
+/// As [`Pool::send`]. An LMTP server answers for each recipient after the data, and may refuse some of them there. Then
+/// the others have the message all the same. The error says so, and its [report](Error::report) tells who they are.
 ///
 /// ```no_run
 /// use lettre::{Message, Transport};
@@ -39,7 +43,11 @@ impl Transport for Pool {
     type Error = Error;
 
     fn send_raw(&self, envelope: &Envelope, email: &[u8]) -> Result<Report, Error> {
-        Pool::send(self, translate(envelope)?, email)
+        let report = Pool::send(self, translate(envelope)?, email)?;
+        match report.is_success() {
+            true => Ok(report),
+            false => Err(Error::from_report(report)),
+        }
     }
 
     fn shutdown(&self) {

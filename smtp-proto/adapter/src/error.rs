@@ -90,7 +90,8 @@ impl Error {
         error
     }
 
-    /// A message that reached nobody: the first failure that has the outcome of all speaks for them.
+    /// A message that reached nobody, or not all: the first failure that has the outcome of all speaks for them. Whether
+    /// somebody has it is said at the end.
     #[doc(hidden)]
     pub fn from_report(report: Report) -> Self {
         let unexplained =
@@ -115,6 +116,13 @@ impl Error {
             .cloned();
         let mut error = Self::new(first.unwrap_or(unexplained));
         error.0.error.outcome = outcome;
+        let all = report.recipients.len();
+        let have_it = report.recipients.iter().filter(|one| one.is_ok()).count();
+        if have_it > 0 {
+            let remark =
+                format!("{have_it} of {all} recipients have it, so send it to the others alone");
+            error.0.remark = Some(remark);
+        }
         error.0.report = Some(report);
         error
     }
