@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::thread::{self, JoinHandle};
 
-use smtp_adapter::{Again, Delivery, Error, Item, Worker};
+use smtp_adapter::{Again, Caller, Delivery, Error, Item, Worker};
 use smtp_proto::{Cause, Report};
 
 use crate::bulk::Message;
@@ -61,6 +61,7 @@ impl Pool {
         let workers = Workers {
             pool: self.clone(),
             delivery: delivery.clone(),
+            caller: Caller::current(),
             threads: Arc::default(),
         };
         let threads = workers.threads.clone();
@@ -136,7 +137,9 @@ impl<I, F, T> PoolBulk<I, F, T> {
         let panics = panics
             .into_iter()
             .chain(threads.into_iter().map(JoinHandle::join));
-        for panic in panics.filter_map(Result::err) {
+        // All are waited for before that.
+        let panics: Vec<_> = panics.filter_map(Result::err).collect();
+        if let Some(panic) = panics.into_iter().next() {
             std::panic::resume_unwind(panic);
         }
     }
@@ -222,6 +225,7 @@ where
 struct Workers<F, T> {
     pool: Pool,
     delivery: Arc<Delivery<F, T>>,
+    caller: Caller,
     threads: Threads,
 }
 
@@ -233,8 +237,9 @@ where
 {
     fn start(&self) {
         let (pool, worker) = (self.pool.clone(), self.delivery.worker());
+        let caller = self.caller.clone();
         let thread = thread::Builder::new().name("smtp-pool".into());
-        match thread.spawn(move || work(&pool, worker)) {
+        match thread.spawn(move || caller.in_scope(|| work(&pool, worker))) {
             Ok(thread) => lock(&self.threads).push(thread),
             // It does not begin, and its message waits for another one.
             Err(error) => {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use futures_core::Stream;
-use smtp_adapter::{Again, Delivery, Item, Worker};
+use smtp_adapter::{Again, Caller, Delivery, Item, Worker};
 use smtp_proto::Report;
 use tokio::io::AsyncBufRead;
 use tokio::task::JoinSet;
@@ -67,6 +67,7 @@ impl Pool {
         let workers = Workers {
             pool: self.clone(),
             delivery: delivery.clone(),
+            caller: Caller::current(),
             tasks: tasks.clone(),
         };
         let source = messages.clone();
@@ -243,6 +244,7 @@ where
         let most = workers.pool.places().bounds().sessions;
         if delivery.push(Item::new(envelope, open, tag), most) {
             let worker = work(workers.pool.clone(), workers.delivery.worker());
+            let worker = workers.caller.clone().poll_in_scope(worker);
             lock(&workers.tasks).spawn(worker);
         }
     }
@@ -252,6 +254,7 @@ where
 struct Workers<F, T> {
     pool: Pool,
     delivery: Arc<Delivery<F, T>>,
+    caller: Caller,
     tasks: Arc<Tasks>,
 }
 
