@@ -39,8 +39,9 @@ use crate::transmit::Transmit;
 ///
 /// # A pump
 ///
-/// It reads first, because what has arrived does not answer what is only said then. It gathers, so that many small
-/// offers are one write. And it has a timer.
+/// It reads first, because what has arrived does not answer what is only said then. It polls events before it gathers,
+/// because no body is taken before [`Event::BodyWanted`] was polled. It gathers, so that many small offers are one write.
+/// And it has a timer.
 ///
 /// ```no_run
 /// # use std::io::{self, Read, Write};
@@ -57,6 +58,14 @@ use crate::transmit::Transmit;
 ///         hear(engine, &mut socket, now());
 ///         socket.set_nonblocking(false)?;
 ///
+///         while let Some(event) = engine.poll_event() {
+///             match event {
+///                 Event::Finished(_, report) => println!("{report:?}"),
+///                 Event::Closed(_) => return Ok(()),
+///                 _ => {}
+///             }
+///         }
+///
 ///         let (gathered, used) = engine.poll_transmit_into(now(), rest, &mut out);
 ///         rest = &rest[used..];
 ///         let mut written = 0;
@@ -70,14 +79,6 @@ use crate::transmit::Transmit;
 ///                     engine.handle_lost(now(), Cause::Transport(error.to_string().into()));
 ///                     break;
 ///                 }
-///             }
-///         }
-///
-///         while let Some(event) = engine.poll_event() {
-///             match event {
-///                 Event::Finished(_, report) => println!("{report:?}"),
-///                 Event::Closed(_) => return Ok(()),
-///                 _ => {}
 ///             }
 ///         }
 ///         if engine.wants_body() && rest.is_empty() {
