@@ -39,7 +39,7 @@ function turn() {
   }
   if (engine.is_over()) {
     isOver = true;
-    console.log(text());
+    if (text()) console.log(text());
     socket.end();
     return;
   }
@@ -60,6 +60,7 @@ socket.on('data', (octets) => {
 socket.on('end', () => (engine.received(now(), 0), turn()));
 socket.on('error', (error) => {
   console.error(error.message);
+  process.exitCode = 1;
   engine.received(now(), 0);
   turn();
 });
