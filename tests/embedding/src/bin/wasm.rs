@@ -50,7 +50,8 @@ fn run() -> Result<(), Box<dyn Error>> {
 
 /// Builds the module, for size.
 fn build(folder: &Path) -> Result<std::path::PathBuf, Box<dyn Error>> {
-    let output = Command::new(env!("CARGO"))
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
         .args([
             "build",
             "--quiet",
