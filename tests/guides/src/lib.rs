@@ -3,3 +3,7 @@
 /// `docs/from-lettre.md`.
 #[doc = include_str!("../../../docs/from-lettre.md")]
 pub mod from_lettre {}
+
+/// `docs/fuzzing.md`.
+#[doc = include_str!("../../../docs/fuzzing.md")]
+pub mod fuzzing {}
