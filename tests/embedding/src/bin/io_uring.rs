@@ -22,7 +22,7 @@ fn main() -> std::process::ExitCode {
 #[cfg(target_os = "linux")]
 mod linux {
     use std::error::Error;
-    use std::io;
+    use std::io::{self, ErrorKind};
     use std::net::{Shutdown, TcpStream};
     use std::os::fd::AsRawFd;
     use std::process::ExitCode;
@@ -132,7 +132,7 @@ mod linux {
             match self.ring.submitter().submit_with_args(1, &arguments) {
                 // The deadline has passed. Completions that have come meanwhile count before it.
                 Err(error) if error.raw_os_error() == Some(ETIME) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 result => drop(result?),
             }
             let now = self.now();
@@ -188,10 +188,16 @@ mod linux {
                 println!("skipped: the kernel is older than Linux 5.11");
                 return Ok(());
             }
-            Err(error) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::PermissionDenied | ErrorKind::Unsupported
+                ) =>
+            {
                 println!("skipped: the kernel refuses io_uring: {error}");
                 return Ok(());
             }
+            Err(error) => return Err(error.into()),
         };
         let receiver = Receiver::new();
         let socket = TcpStream::connect(receiver.local_addr())?;
