@@ -7,7 +7,8 @@
 //! 5392678 octets in 91 completions
 //! ```
 //!
-//! It needs Linux 5.11. Where the kernel refuses io_uring, it says so, and nothing is sent.
+//! It needs Linux 5.11. Where the kernel refuses io_uring, it says so, and nothing is sent. `SMTP_HOST=mx.example.net` in
+//! the environment names another server.
 
 #[cfg(not(target_os = "linux"))]
 fn main() {
@@ -199,8 +200,15 @@ mod linux {
             }
             Err(error) => return Err(error.into()),
         };
-        let receiver = Receiver::new();
-        let socket = TcpStream::connect(receiver.local_addr())?;
+        // Where no server is named, one inside this program takes the mail.
+        let (receiver, socket) = match std::env::var("SMTP_HOST") {
+            Ok(host) => (None, TcpStream::connect((host, 25))?),
+            Err(_) => {
+                let receiver = Receiver::new();
+                let socket = TcpStream::connect(receiver.local_addr())?;
+                (Some(receiver), socket)
+            }
+        };
         socket.set_nodelay(true)?;
 
         let start = std::time::Instant::now();
@@ -234,8 +242,8 @@ mod linux {
         let completions = session.settle()?;
         result?;
         println!("{} octets in {completions} completions", message.len());
-        let taken = receiver.messages();
-        match taken.iter().all(|taken| taken.content() == message) && taken.len() == 1 {
+        let taken = receiver.map(|receiver| receiver.messages());
+        match taken.is_none_or(|taken| taken.len() == 1 && taken[0].content() == message) {
             true => Ok(()),
             false => Err("the server has not taken what was sent".into()),
         }
