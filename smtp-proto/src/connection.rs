@@ -43,9 +43,9 @@ use crate::transmit::Transmit;
 /// because no body is taken before [`Event::BodyWanted`] was polled. It gathers, so that many small offers are one write.
 /// And it has a timer.
 ///
-/// ```no_run
-/// # use std::io::{self, Read, Write};
-/// # use std::net::TcpStream;
+/// ```
+/// # use std::io::{self, BufRead, BufReader, Read, Write};
+/// # use std::net::{TcpListener, TcpStream};
 /// # use std::time::Duration;
 /// # use smtp_proto::*;
 /// fn run(engine: &mut Connection, mut socket: TcpStream, message: &[u8]) -> io::Result<()> {
@@ -102,6 +102,36 @@ use crate::transmit::Transmit;
 ///         Err(error) => engine.handle_lost(now, Cause::Transport(error.to_string().into())),
 ///     }
 /// }
+/// # // A server that takes one message, and returns it. It gives up after 10 seconds, so that nothing hangs.
+/// # let listener = TcpListener::bind("127.0.0.1:0")?;
+/// # let socket = TcpStream::connect(listener.local_addr()?)?;
+/// # let server = std::thread::spawn(move || -> io::Result<String> {
+/// #     let (mut stream, _) = listener.accept()?;
+/// #     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+/// #     stream.write_all(b"220 mx.example.net\r\n")?;
+/// #     let (mut message, mut in_data) = (String::new(), false);
+/// #     for line in BufReader::new(stream.try_clone()?).lines() {
+/// #         let reply = match (in_data, &*line?) {
+/// #             (true, ".") => "250 queued\r\n",
+/// #             (true, line) => {
+/// #                 message.push_str(line);
+/// #                 continue;
+/// #             }
+/// #             (false, "DATA") => "354 go on\r\n",
+/// #             (false, "QUIT") => break,
+/// #             (false, _) => "250 ok\r\n",
+/// #         };
+/// #         in_data = reply.starts_with("354");
+/// #         stream.write_all(reply.as_bytes())?;
+/// #     }
+/// #     Ok(message)
+/// # });
+/// # let mut engine = Connection::new(Config::new(ClientName::parse("client.example.org")?), Instant::default());
+/// # engine.submit(Envelope::new("alice@example.org", ["bob@example.net"])?)?;
+/// # engine.quit()?;
+/// # run(&mut engine, socket, b"Subject: hello\r\n")?;
+/// # assert_eq!(server.join().unwrap()?, "Subject: hello");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// # Buffers
