@@ -2,7 +2,7 @@
 //! the embedded receiving server and against servers that misbehave.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -42,6 +42,7 @@ for_both!(
     mail_goes_in_clear_where_tls_is_broken,
     a_bad_option_is_an_object_too,
     json_alone_forwards_the_sample,
+    json_with_a_value_alone_is_a_bad_option,
     mechanisms_without_a_password,
     certificates,
     lmtp,
@@ -58,6 +59,7 @@ for_both!(
     a_loss_after_the_final_dot_is_in_doubt,
     data_accepted_after_everybody_was_refused,
     a_421_at_any_time_is_temporary,
+    what_to_set_is_an_option,
     a_silent_server_times_out,
     a_server_that_stops_reading_times_out,
     a_refusal_in_the_middle_of_the_body_is_what_is_reported,
@@ -733,6 +735,7 @@ fn a_bad_option_is_an_object_too(adapter: Adapter) {
         (&["--repeat", "0"], "invalid value '0'"),
         (&["--no-such-flag"], "unexpected argument '--no-such-flag'"),
         (&["--auth-user", "alice"], "--auth-password"),
+        (&["--json=true"], "unexpected value 'true' for '--json'"),
     ] {
         let server = Some("127.0.0.1:1".to_owned());
         let run = run(adapter, "usage", server, &["bob@example.net"], flags);
@@ -746,6 +749,12 @@ fn json_alone_forwards_the_sample(adapter: Adapter) {
     let run = finish(send(adapter).arg("--json"), b"");
     run.is(0, "success", None);
     assert!(!run.stdout.contains("MAIL FROM"), "{}", run.stdout);
+}
+
+fn json_with_a_value_alone_is_a_bad_option(adapter: Adapter) {
+    let run = finish(send(adapter).arg("--json=true"), b"");
+    run.is(64, "refused", Some("local"));
+    run.says("unexpected value 'true' for '--json'");
 }
 
 fn mechanisms_without_a_password(adapter: Adapter) {
@@ -1210,7 +1219,29 @@ fn a_421_at_any_time_is_temporary(adapter: Adapter) {
     });
     run(adapter, "421", Some(address), &ONE, &[]).is(75, "temporary", Some("mail"));
     let address = server(|mut peer| peer.say("554 5.7.1 not you\r\n"));
-    run(adapter, "554", Some(address), &ONE, &[]).is(69, "permanent", Some("greeting"));
+    let run = run(adapter, "554", Some(address), &ONE, &[]);
+    run.is(75, "temporary", Some("greeting"));
+    run.says("554 5.7.1 not you (not the message's fault, try again later)");
+}
+
+/// What to do is said in the words of the options, and what the server said is left as it is.
+fn what_to_set_is_an_option(adapter: Adapter) {
+    let address = server(|mut peer| {
+        peer.open(&["fake", "CHUNKING"]);
+        for command in ["MAIL", "RCPT"] {
+            peer.hear(command);
+            peer.say("250 ok\r\n");
+        }
+        peer.hear("BDAT");
+        peer.say("500 what? set Chunking::Never\r\n");
+        let _ = peer.0.get_ref().shutdown(Shutdown::Write);
+        peer.hear_the_end();
+    });
+    let run = run(adapter, "chunking", Some(address), &ONE, &[]);
+    run.is(69, "permanent", Some("eom"));
+    run.says(
+        "server said 500 what? set Chunking::Never; it offers CHUNKING and may not know it: set --chunking never (",
+    );
 }
 
 fn a_silent_server_times_out(adapter: Adapter) {

@@ -25,7 +25,8 @@ impl Options {
             let transcript = given.is_empty().then_some("--transcript");
             args.extend(sample.split(' ').chain(transcript).map(Into::into));
         }
-        let wants_json = args.iter().any(|arg| arg == "--json");
+        // With a value it is a bad option, and all the same somebody waits for an object.
+        let wants_json = args.iter().any(|arg| name_of(arg) == b"--json");
         Self::try_parse_from(&args)
             .map_err(|error| without_password(error, &args))
             .and_then(Self::with_whole_login)
@@ -82,12 +83,15 @@ fn usage(kind: ErrorKind, message: impl fmt::Display) -> clap::Error {
     Options::command().error(kind, message)
 }
 
+/// An option without its value.
+fn name_of(arg: &OsString) -> &[u8] {
+    let mut parts = arg.as_encoded_bytes().split(|&octet| octet == b'=');
+    parts.next().unwrap_or_default()
+}
+
 /// The shell cuts a password with a space in two, and the second half is then an argument that nobody knows.
 fn without_password(error: clap::Error, args: &[OsString]) -> clap::Error {
-    let has_password = args.iter().any(|arg| {
-        let name = arg.as_encoded_bytes().split(|&octet| octet == b'=').next();
-        name == Some(b"--auth-password")
-    });
+    let has_password = args.iter().any(|arg| name_of(arg) == b"--auth-password");
     match error.kind() {
         ErrorKind::UnknownArgument if has_password => usage(
             ErrorKind::UnknownArgument,

@@ -13,7 +13,7 @@ use smtp_proto::ClientName;
 /// there; without any argument, a sample message is forwarded that way and the conversation shown.
 ///
 /// Exit codes: 0 success, 64 usage, 65 bad input, 69 permanent failure, 75 temporary failure (or some
-/// recipients refused for now), 76 the server broke the protocol, 77 refused by policy.
+/// recipients refused for now, or a server that takes no mail now), 76 the server broke the protocol, 77 refused by policy.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "send", max_term_width = 100)]
 pub struct Options {

@@ -21,7 +21,7 @@ pub(super) fn bad_file(path: &Path, error: &io::Error) -> Error {
 }
 
 /// What errors name for those who call the adapter, and the options that do it here.
-const OPTIONS: [(&str, &str); 6] = [
+const OPTIONS: [(&str, &str); 7] = [
     (
         "(client_certificate_pem)",
         "(--client-cert and --client-key)",
@@ -34,10 +34,24 @@ const OPTIONS: [(&str, &str); 6] = [
     ),
     ("(Credentials::permit_unverified)", "(--tls-no-verify)"),
     ("(Credentials::permit_in_clear)", "(--auth-in-clear)"),
+    ("(TlsPolicy::Implicit,", "(--tls implicit,"),
 ];
 
-/// The line of an error, which tells a caller of functions what to do, for a user of options.
-pub(super) fn for_users(line: &str) -> String {
+/// What comes after the reply to a BDAT that the server may not know.
+const UNKNOWN_CHUNKS: &str = "; it offers CHUNKING and may not know it: set ";
+
+/// The line of an error, which tells a caller of functions what to do, for a user of options. What the server said in
+/// it stays as it is.
+pub(super) fn for_users(error: &Error, line: &str) -> String {
+    if error.reply().is_some() {
+        let cause = error.cause.to_string();
+        let ours = format!("{cause}{UNKNOWN_CHUNKS}Chunking::Never");
+        return line.replacen(
+            &ours,
+            &format!("{cause}{UNKNOWN_CHUNKS}--chunking never"),
+            1,
+        );
+    }
     OPTIONS
         .iter()
         .fold(line.to_owned(), |line, (call, option)| {

@@ -1,6 +1,7 @@
 //! What became of a message and of each recipient, in the words of the JSON object.
 
 use smtp_adapter::TlsInfo;
+use smtp_proto::error::Retry;
 use smtp_proto::{Cause, Error, Outcome, Reply, Report, Stage};
 
 use super::options::Options;
@@ -59,10 +60,7 @@ impl Ending {
             Err((error, line)) => {
                 let mut verdict = Verdict::failure(error, options);
                 if let Some(line) = line {
-                    verdict.line = match error.reply() {
-                        Some(_) => line.clone(),
-                        None => for_users(line),
-                    };
+                    verdict.line = for_users(error, line);
                 }
                 vec![verdict; options.to.len()]
             }
@@ -108,6 +106,8 @@ impl Verdict {
             (Cause::TlsFailed(_) | Cause::TlsMisconfigured(_), _) if tls_demanded => "refused",
             // The message could not be read to its end.
             (Cause::Local(_), Outcome::Transient) => "temporary",
+            // A server that takes no mail now. It says nothing about the message.
+            (_, Outcome::Permanent) if error.retry() == Retry::Later => "temporary",
             (cause, _) if cause.is_refusal() => "refused",
             (_, Outcome::Permanent) => "permanent",
             _ => "temporary",
@@ -126,11 +126,7 @@ impl Verdict {
             not_attempted: error.outcome == Outcome::NotAttempted,
             bad_input: error.stage == Stage::Local
                 || matches!(error.cause, Cause::Body(_) | Cause::Local(_)),
-            // What the server said is shown as it is.
-            line: match error.reply() {
-                Some(_) => error.to_string(),
-                None => for_users(&error.to_string()),
-            },
+            line: for_users(error, &error.to_string()),
         }
     }
 
