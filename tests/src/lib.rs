@@ -37,6 +37,7 @@ pub mod scripted;
 pub mod tls_peer;
 pub mod tokio_player;
 pub mod transcript;
+pub mod walk;
 pub mod watchdog;
 
 /// The `send` tool, for the examples of both adapters.

@@ -43,7 +43,7 @@ mod driver;
 mod ending;
 mod engine;
 mod judge;
-mod lexer;
+pub(crate) mod lexer;
 mod scene;
 mod server;
 

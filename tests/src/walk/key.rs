@@ -1,0 +1,88 @@
+//! Which states are taken for one. What this may merge is said in the [manual](super).
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use super::books::{Books, ReplyIndex, Transaction};
+use super::world::World;
+
+/// The key of the state.
+pub(crate) fn key(world: &mut World<'_>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let seen = world.see();
+    seen.phase.hash(&mut hasher);
+    (seen.timeout.is_some(), seen.wants_body, seen.is_idle).hash(&mut hasher);
+    seen.offer.hash(&mut hasher);
+    world.engine.chunk_size().hash(&mut hasher);
+    of_application(world, &mut hasher);
+    let books = &world.books;
+    world.wire.state().hash(&mut hasher);
+    world.gathered.hash(&mut hasher);
+    (books.given - books.written).hash(&mut hasher);
+    for owed in &books.owed {
+        (owed.kind, owed.overlaps, owed.written.is_some()).hash(&mut hasher);
+        owed.transaction
+            .map(|number| books.transactions[number].message)
+            .hash(&mut hasher);
+    }
+    of_session(books, &mut hasher);
+    for transaction in &books.transactions {
+        if transaction.message >= world.finished {
+            of_transaction(books, transaction, &mut hasher);
+        }
+    }
+    if let Some(last) = books.transactions.last() {
+        let failed = [last.mail, last.data, last.refused_chunk, last.of_all];
+        let failed = failed
+            .into_iter()
+            .flatten()
+            .any(|index| books.code(index) >= 400);
+        let accepted = books.accepted(books.transactions.len() - 1).count() > 0;
+        (failed, accepted, last.given_up, last.ended).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+fn of_application(world: &World<'_>, hasher: &mut impl Hasher) {
+    (world.messages.len(), world.finished).hash(hasher);
+    (world.requests.len(), world.answered).hash(hasher);
+    (world.has_quit, world.is_ready).hash(hasher);
+    if let Some(feed) = world
+        .feed
+        .as_ref()
+        .filter(|feed| feed.message >= world.finished)
+    {
+        (feed.message, feed.used, feed.complete).hash(hasher);
+    }
+}
+
+fn of_session(books: &Books, hasher: &mut impl Hasher) {
+    books.offer.hash(hasher);
+    (books.has_hello, books.ehlo_unknown, books.tls).hash(hasher);
+    (books.handshake.is_some(), books.in_auth).hash(hasher);
+    (books.auth_lines, books.logged_in, books.holds).hash(hasher);
+    (books.quit, books.goodbye.is_some(), books.requests.len()).hash(hasher);
+}
+
+fn of_transaction(books: &Books, transaction: &Transaction, hasher: &mut impl Hasher) {
+    let class = |index: Option<ReplyIndex>| index.map(|index| books.code(index) / 100);
+    (
+        transaction.message,
+        transaction.overlaps,
+        transaction.decided,
+    )
+        .hash(hasher);
+    (class(transaction.mail), class(transaction.data)).hash(hasher);
+    (class(transaction.refused_chunk), class(transaction.of_all)).hash(hasher);
+    for (recipient, reply) in &transaction.named {
+        (recipient, class(*reply)).hash(hasher);
+    }
+    for (recipient, reply) in &transaction.of_each {
+        (recipient, class(Some(*reply))).hash(hasher);
+    }
+    (
+        transaction.ended,
+        transaction.lone_dot,
+        transaction.given_up,
+    )
+        .hash(hasher);
+}
