@@ -32,8 +32,10 @@ pub(crate) enum Letter {
     Timeout,
     /// The same, where the half of a reply has come.
     TimeoutInReply,
-    /// One octet of what is on offer is written.
-    WriteOne,
+    /// Of what is on offer, or gathered, a line is written.
+    WriteLine,
+    /// A line is, but for its last octet.
+    WritePart,
     /// All of it is.
     WriteAll,
     /// A write of all that was gathered is begun.

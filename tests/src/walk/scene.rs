@@ -12,7 +12,7 @@ use smtp_proto::{
 pub(crate) enum Writing {
     /// All that is offered, at once, after each letter.
     Direct,
-    /// One octet, or all that is offered: each is a letter.
+    /// A part of a line, a line, or all that is offered: each is a letter.
     Slow,
     /// Octets are gathered after each letter. That they are given and written are letters.
     Gathers,

@@ -27,9 +27,11 @@ fn path(nodes: &[Node], mut at: usize) -> Vec<Letter> {
     letters
 }
 
-fn replay<'s>(scene: &'s Scene, path: &[Letter], verbose: bool) -> Result<World<'s>, Failure> {
-    let mut world = World::new(scene, verbose)?;
+fn replay<'s>(scene: &'s Scene, path: &[Letter]) -> Result<World<'s>, Failure> {
+    let mut world = World::new(scene)?;
+    world.is_judged = false;
     path.iter().try_for_each(|letter| world.apply(*letter))?;
+    world.is_judged = true;
     Ok(world)
 }
 
@@ -53,12 +55,12 @@ pub fn walk(scene: &Scene, depth: usize) -> Result<Found, Violation> {
         let mut next = Vec::new();
         for &at in &frontier {
             let before = path(&nodes, at);
-            let reach = || replay(scene, &before, false);
+            let reach = || replay(scene, &before);
             let world = caught(reach).map_err(|failure| violation(scene, &before, failure))?;
             let (letters, counted) = (world.letters(), world.counts.clone());
             for letter in letters {
                 let step = || {
-                    let mut world = replay(scene, &before, false)?;
+                    let mut world = replay(scene, &before)?;
                     world.apply(letter)?;
                     let key = world.closed.is_none().then(|| key(&mut world));
                     Ok((key, world.counts))
@@ -103,8 +105,9 @@ fn caught<T>(step: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
 fn violation(scene: &Scene, path: &[Letter], failure: Failure) -> Violation {
     let mut log = String::new();
     if failure.kind != "a panic"
-        && let Ok(mut world) = World::new(scene, true)
+        && let Ok(mut world) = World::new(scene)
     {
+        world.write_log();
         for letter in path {
             if world.apply(*letter).is_err() {
                 break;

@@ -216,7 +216,8 @@ fn answered_by(
             }
         }
         Kind::Chunk => {
-            if !yes {
+            // The first failure counts.
+            if !yes && !transaction.given_up {
                 transaction.refused_chunk.get_or_insert(index);
             }
         }
@@ -245,6 +246,10 @@ fn answered_by(
         }
         Kind::EndFor(recipient) => {
             transaction.of_each.push((recipient, index));
+            // Whether the server answers once or for each then is anyone's guess (RFC 2033 and BDAT).
+            if is_lmtp && transaction.refused_chunk.is_some() {
+                books.owed.retain(|owed| owed.transaction != Some(number));
+            }
             let is_more = books
                 .owed
                 .iter()

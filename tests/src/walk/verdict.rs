@@ -3,7 +3,7 @@
 use smtp_proto::{Cause, Error, Outcome, Protocol, Reply};
 
 use super::books::{Books, Ending, Kind, ReplyIndex, Transaction};
-use super::scene::Scene;
+use super::scene::{Scene, Writing};
 use super::{Failure, fail};
 
 /// What must be reported of a recipient.
@@ -23,6 +23,8 @@ enum Verdict {
     Lost,
     /// The same, before it was named.
     LostOrNotAttempted,
+    /// The sender was refused, and perhaps it had no place in that transaction.
+    RefusedOrNotAttempted(ReplyIndex),
 }
 
 /// Compares what is reported of one recipient.
@@ -36,15 +38,7 @@ pub(crate) fn check(
     let verdict = expected(scene, books, message, recipient);
     let (is_right, name) = match (verdict, result) {
         (Verdict::Taken(index), Ok(reply)) => (is_reply(books, index, reply), "delivered"),
-        (Verdict::Refused(index), Err(error)) => {
-            let is_own = error
-                .reply()
-                .is_some_and(|reply| is_reply(books, index, reply));
-            (
-                is_own && error.outcome == outcome_of(books, index),
-                "refused",
-            )
-        }
+        (Verdict::Refused(index), Err(error)) => (is_refusal(books, index, error), "refused"),
         (Verdict::GivenUp, Err(error)) => {
             let is_own = matches!(error.cause, Cause::Local(_));
             (is_own && error.outcome == Outcome::Permanent, "given up")
@@ -65,6 +59,14 @@ pub(crate) fn check(
             let is_right = error.outcome == Outcome::NotAttempted || is_loss(books, error);
             (is_right, "lost or not attempted")
         }
+        (Verdict::RefusedOrNotAttempted(_), Err(error))
+            if error.outcome == Outcome::NotAttempted =>
+        {
+            (true, "not attempted")
+        }
+        (Verdict::RefusedOrNotAttempted(index), Err(error)) => {
+            (is_refusal(books, index, error), "refused")
+        }
         (_, _) => (false, ""),
     };
     match is_right {
@@ -79,6 +81,11 @@ pub(crate) fn check(
 fn is_reply(books: &Books, index: ReplyIndex, reply: &Reply) -> bool {
     let said = &books.said[index];
     said.code == reply.code().get() && said.text.as_bytes() == reply.text()
+}
+
+fn is_refusal(books: &Books, index: ReplyIndex, error: &Error) -> bool {
+    let is_own = |reply| is_reply(books, index, reply);
+    error.reply().is_some_and(is_own) && error.outcome == outcome_of(books, index)
 }
 
 fn outcome_of(books: &Books, index: ReplyIndex) -> Outcome {
@@ -118,6 +125,10 @@ fn expected(scene: &Scene, books: &Books, message: usize, recipient: usize) -> V
     if let Some(refusal) = refusal_of_mail(books, transaction) {
         return refusal;
     }
+    // It was said before anybody knew whether the server takes what overlaps.
+    if transaction.overlaps && transaction.mail.is_none() {
+        return Verdict::LostOrNotAttempted;
+    }
     let own = transaction.reply_to(recipient).flatten();
     if let Some(index) = own.filter(|index| books.code(*index) >= 400) {
         return Verdict::Refused(index);
@@ -135,11 +146,13 @@ fn refusal_of_mail(books: &Books, transaction: &Transaction) -> Option<Verdict> 
 }
 
 fn of_unnamed(scene: &Scene, books: &Books, last: &Transaction) -> Verdict {
-    let has_limit = scene.offers[0].contains(&"LIMITS RCPTMAX=1");
+    let has_limit = scene.says_full || scene.offers[0].contains(&"LIMITS RCPTMAX=1");
     match refusal_of_mail(books, last) {
         // Some had no place in that transaction.
-        Some(_) if has_limit => Verdict::LostOrNotAttempted,
+        Some(Verdict::Refused(index)) if has_limit => Verdict::RefusedOrNotAttempted(index),
         Some(refusal) => refusal,
+        // Its RCPT may have been said, and not have been written.
+        None if last.given_up && scene.writing != Writing::Direct => Verdict::GivenUp,
         None => Verdict::LostOrNotAttempted,
     }
 }
@@ -171,16 +184,18 @@ fn of_accepted(scene: &Scene, books: &Books, number: usize, recipient: usize) ->
     let of_each = of_each.map(|(_, reply)| *reply);
     let is_lmtp = scene.config.protocol == Protocol::Lmtp;
     let deciding = if is_lmtp { of_each } else { transaction.of_all };
-    if let Some(index) = deciding.filter(is_refused) {
+    if let Some(index) = of_each.filter(is_refused) {
         return Verdict::Refused(index);
     }
-    if let Some(index) = of_each.filter(is_refused) {
+    if let Some(index) = deciding.filter(is_refused) {
         return Verdict::Refused(index);
     }
     if let Some(index) = deciding {
         return Verdict::Taken(of_each.unwrap_or(index));
     }
     match (transaction.ended, books.ending) {
+        // What overlaps is not gone on with where the session ends before its turn.
+        (false, _) if transaction.overlaps => Verdict::LostOrNotAttempted,
         (false, _) => Verdict::Lost,
         (true, Some(Ending::Said(index, Some((kind, of))))) if books.code(index) == 421 => {
             // 421 in place of the reply says that it was not taken.

@@ -409,6 +409,7 @@ impl Reader<'_> {
         }
         let prdr = parameters.split(' ').any(|word| word == "PRDR");
         let overlaps = self.may_follow(Kind::Mail, octets)?;
+        self.lexer.body.clear();
         self.books.transactions.push(Transaction {
             message,
             overlaps,

@@ -4,8 +4,8 @@ use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use smtp_proto::{
-    BodyPart, Cause, Connection, Error, Event, Extension, Instant, MessageId, Outcome, Request,
-    TlsFacts, TlsPolicy, error::Misuse, event::RequestId,
+    BodyPart, Cause, Chunking, Connection, Error, Event, Extension, Instant, MessageId, Outcome,
+    Request, TlsFacts, TlsPolicy, error::Misuse, event::RequestId,
 };
 
 use super::books::{Books, Ending, Kind, Owed};
@@ -35,6 +35,8 @@ pub(crate) struct World<'s> {
     pub(crate) has_quit: bool,
     pub(crate) closed: Option<Result<(), Error>>,
     pub(crate) counts: Counts,
+    /// Every rule is looked at. A path that was judged is only walked again.
+    pub(crate) is_judged: bool,
     log: Option<String>,
 }
 
@@ -74,7 +76,7 @@ const EXTENSIONS: [Extension; 9] = [
 ];
 
 impl<'s> World<'s> {
-    pub(crate) fn new(scene: &'s Scene, verbose: bool) -> Result<Self, Failure> {
+    pub(crate) fn new(scene: &'s Scene) -> Result<Self, Failure> {
         let now = Instant::from_origin(Duration::from_secs(1));
         let mut books = Books {
             last_reply: now,
@@ -100,10 +102,16 @@ impl<'s> World<'s> {
             has_quit: false,
             closed: None,
             counts: Counts::default(),
-            log: verbose.then(String::new),
+            is_judged: true,
+            log: None,
         };
         world.settle()?;
         Ok(world)
+    }
+
+    /// Writes down what happens from now on.
+    pub(crate) fn write_log(&mut self) {
+        self.log = Some(String::new());
     }
 
     fn note(&mut self, line: impl FnOnce() -> String) {
@@ -147,7 +155,10 @@ impl<'s> World<'s> {
             });
             letters.extend([Letter::FinishBody, Letter::FailBody]);
         }
-        let answers = server::answers(&self.books, self.scene);
+        let answers = match self.is_leaving() {
+            true => vec![Answer::Yes],
+            false => server::answers(&self.books, self.scene),
+        };
         letters.extend(answers.into_iter().map(Letter::Reply));
         if self.books.handshake.is_some() {
             letters.extend([
@@ -164,17 +175,22 @@ impl<'s> World<'s> {
         }
         match self.scene.writing {
             Writing::Direct => {}
-            Writing::Slow => letters.extend([Letter::WriteOne, Letter::WriteAll]),
+            Writing::Slow => letters.extend(WRITES),
             Writing::Gathers => {
                 if self.books.given < self.books.written + self.gathered.len() {
                     letters.push(Letter::Give);
                 }
                 if !self.gathered.is_empty() {
-                    letters.extend([Letter::WriteOne, Letter::WriteAll]);
+                    letters.extend(WRITES);
                 }
             }
         }
         letters
+    }
+
+    /// QUIT is to go out, and nothing else counts.
+    fn is_leaving(&self) -> bool {
+        self.phase() == "leaving"
     }
 
     /// TLS is there, and the server has not replied inside it.
@@ -193,7 +209,12 @@ impl<'s> World<'s> {
         self.now = self.now + Duration::from_secs(1);
         let effect = self.act(letter)?;
         self.settle()?;
-        if effect == Effect::Ends && self.closed.is_none() {
+        if !self.is_judged {
+            return Ok(());
+        }
+        // Where QUIT is said after the first of two replies, the second is not read.
+        let leaves = letter == Letter::Reply(Answer::YesAndSurplus) && self.is_leaving();
+        if effect == Effect::Ends && self.closed.is_none() && !leaves {
             return fail(
                 "a session that goes on",
                 format!("after {letter}, in {}", self.phase()),
@@ -269,8 +290,7 @@ impl<'s> World<'s> {
                 return Ok(Effect::Ends);
             }
             Letter::Timeout | Letter::TimeoutInReply => return self.time_out(letter),
-            Letter::WriteOne => self.write(1)?,
-            Letter::WriteAll => self.write(usize::MAX)?,
+            Letter::WriteLine | Letter::WritePart | Letter::WriteAll => self.write(letter)?,
             Letter::Give => {
                 let from = self.books.given - self.books.written;
                 self.engine.handle_given(self.now, self.gathered.len());
@@ -288,13 +308,18 @@ impl<'s> World<'s> {
     }
 
     fn reply(&mut self, answer: Answer) -> Result<Effect, Failure> {
+        if self.is_leaving() {
+            // Nothing that the server says counts any more.
+            self.engine.handle_input(self.now, b"250 late\r\n");
+            return Ok(Effect::Open);
+        }
         self.books.last_reply = self.now;
         let is_handshake = self.books.handshake.is_some();
         let (octets, effect) = server::say(answer, &mut self.books, self.scene);
         self.note(|| format!("S: {}", octets.escape_ascii()));
         let mut rest = &octets[..];
         // Input that completes no reply changes nothing. In a handshake any octet is an attack.
-        if answer != Answer::YesAndSurplus && !is_handshake {
+        if self.is_judged && answer != Answer::YesAndSurplus && !is_handshake {
             let half = octets.len() / 2;
             let before = self.see();
             self.engine.handle_input(self.now, &octets[..half]);
@@ -450,16 +475,19 @@ impl<'s> World<'s> {
     }
 
     /// A letter of a transport that is slow, or gathers.
-    fn write(&mut self, most: usize) -> Result<(), Failure> {
+    fn write(&mut self, letter: Letter) -> Result<(), Failure> {
         if self.scene.writing == Writing::Slow {
             for _ in 0..MOST_OFFERS {
-                if self.take(BodyPart::Next(&[]), most)?.is_none() || most == 1 {
+                let offer = self.on_offer().unwrap_or_default();
+                let part = BodyPart::Next(&[]);
+                let is_over = self.take(part, part_of(&offer, letter))?.is_none();
+                if is_over || letter != Letter::WriteAll {
                     return Ok(());
                 }
             }
             return fail("endless", "the same octets are offered again and again");
         }
-        let n = self.gathered.len().min(most);
+        let n = part_of(&self.gathered, letter);
         let given = self.books.given - self.books.written;
         let octets: Vec<u8> = self.gathered.drain(..n).collect();
         self.read(&octets[given.min(n)..])?;
@@ -532,7 +560,8 @@ impl<'s> World<'s> {
                     if self.finished < self.messages.len() || self.answered < self.requests.len() {
                         return fail("a report is missing", "closed without it");
                     }
-                    let is_clean = self.has_quit && self.engine.has_quit();
+                    // Whatever happens to QUIT is no matter.
+                    let is_clean = self.has_quit && self.books.owed.is_empty();
                     if result.is_ok() && !is_clean {
                         return fail("a good end without QUIT", "");
                     }
@@ -552,8 +581,10 @@ impl<'s> World<'s> {
     fn want_body(&mut self, id: MessageId) -> Result<(), Failure> {
         let message = self.messages.iter().position(|known| *known == id);
         let last = self.books.transactions.last();
+        // A body may be asked for before MAIL is out, where chunks are eager.
+        let is_eager = self.scene.config.chunking == Chunking::Eager;
         match message {
-            Some(message) if last.is_some_and(|last| last.message == message) => {
+            Some(message) if is_eager || last.is_some_and(|last| last.message == message) => {
                 self.feed = Some(Feed {
                     message,
                     ..Feed::default()
@@ -645,6 +676,20 @@ impl<'s> World<'s> {
             true => Ok(()),
             false => fail("a mistake that is not told", format!("{misused:?}")),
         }
+    }
+}
+
+const WRITES: [Letter; 3] = [Letter::WriteLine, Letter::WritePart, Letter::WriteAll];
+
+/// How many octets this letter writes. One at the least, where there is one.
+fn part_of(octets: &[u8], letter: Letter) -> usize {
+    let line = octets.iter().position(|octet| *octet == b'\n');
+    let line = line.map_or(octets.len(), |end| end + 1);
+    match letter {
+        Letter::WriteLine => line,
+        Letter::WritePart if line > 1 => line - 1,
+        Letter::WritePart => line,
+        _ => octets.len(),
     }
 }
 
