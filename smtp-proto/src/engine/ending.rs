@@ -114,8 +114,9 @@ impl Conversation {
     /// listens, it is told so.
     pub(super) fn fail(&mut self, error: Error) {
         match (&self.phase, &error.cause) {
-            (Phase::Draining(..), _) => {}
+            // What breaks the protocol may be followed by anything.
             (_, Cause::Protocol(_)) => self.close(error),
+            (Phase::Draining(..), _) => {}
             _ if self.peer.pipeline.awaits_decision() => self.drain(error),
             // What is owed for commands decides nothing, and QUIT does not go out while something is owed.
             _ if self.peer.pipeline.awaits_reply() => self.close(error),
