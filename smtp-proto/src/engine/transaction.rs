@@ -147,13 +147,17 @@ impl Message {
             M::Mail { overlapping: true } if reply.code().get() == 503 => {
                 Err(self.overlap_refused(error))
             }
+            // A reply says more than that the body could not be given.
             M::Mail { .. } => {
-                transaction.failure.get_or_insert(error);
+                transaction.failure = Some(error);
                 Ok(Flow::Wait)
             }
             // Without a sender, "503 need MAIL first" says nothing about the recipient.
             // rule: transaction.mail-refused
-            M::Rcpt(_) if transaction.failure.is_some() => {
+            M::Rcpt(_)
+                if (transaction.failure.as_ref())
+                    .is_some_and(|failure| failure.stage == Stage::Mail) =>
+            {
                 self.recipients.pass();
                 Ok(Flow::Wait)
             }
