@@ -3,11 +3,28 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::books::{Books, ReplyIndex, Transaction};
+use super::letter::Letter;
 use super::world::World;
 
-/// The key of the state.
-pub(crate) fn key(world: &mut World<'_>) -> u64 {
+/// How much is taken for one state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merging {
+    /// What the [manual](super) says.
+    Coarse,
+    /// Less: states agree in the last letter too, and in the code of each reply to any message so far.
+    Fine,
+}
+
+/// The key of the state that this letter has led to.
+pub(crate) fn key(world: &mut World<'_>, letter: Letter, merging: Merging) -> u64 {
     let mut hasher = DefaultHasher::new();
+    if merging == Merging::Fine {
+        letter.hash(&mut hasher);
+        let history = &world.books.transactions;
+        history
+            .iter()
+            .for_each(|transaction| of_history(&world.books, transaction, &mut hasher));
+    }
     let seen = world.see();
     seen.phase.hash(&mut hasher);
     (seen.timeout.is_some(), seen.wants_body, seen.is_idle).hash(&mut hasher);
@@ -61,6 +78,24 @@ fn of_session(books: &Books, hasher: &mut impl Hasher) {
     (books.handshake.is_some(), books.in_auth).hash(hasher);
     (books.auth_lines, books.logged_in, books.holds).hash(hasher);
     (books.quit, books.goodbye.is_some(), books.requests.len()).hash(hasher);
+}
+
+fn of_history(books: &Books, transaction: &Transaction, hasher: &mut impl Hasher) {
+    let code = |index: Option<ReplyIndex>| index.map(|index| books.code(index));
+    let replies = [
+        transaction.mail,
+        transaction.data,
+        transaction.refused_chunk,
+        transaction.of_all,
+    ];
+    replies.map(code).hash(hasher);
+    let named = transaction.named.iter().map(|(_, reply)| code(*reply));
+    let each = transaction
+        .of_each
+        .iter()
+        .map(|(_, reply)| code(Some(*reply)));
+    named.chain(each).for_each(|code| code.hash(hasher));
+    transaction.given_up.hash(hasher);
 }
 
 fn of_transaction(books: &Books, transaction: &Transaction, hasher: &mut impl Hasher) {

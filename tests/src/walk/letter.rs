@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// One step of a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Letter {
     // The application.
     Submit,
@@ -43,7 +43,7 @@ pub(crate) enum Letter {
 }
 
 /// What the server says. What it answers is known by the place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Answer {
     /// The reply that the client hopes for; 250 where nothing is owed.
     Yes,

@@ -65,6 +65,7 @@ mod verdict;
 mod wire;
 mod world;
 
+pub use key::Merging;
 pub use scene::{Scene, scenes};
 pub use search::walk;
 
@@ -82,6 +83,14 @@ impl Counts {
         for (name, n) in &other.0 {
             *self.0.entry(name).or_default() += n;
         }
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .iter()
+            .try_for_each(|(name, n)| writeln!(f, "{n:>10}  {name}"))
     }
 }
 

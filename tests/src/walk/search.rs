@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::key::key;
+use super::key::{Merging, key};
 use super::letter::Letter;
 use super::scene::Scene;
 use super::world::World;
@@ -39,7 +39,7 @@ fn replay<'s>(scene: &'s Scene, path: &[Letter]) -> Result<World<'s>, Failure> {
 ///
 /// # Errors
 /// The first path that breaks a rule. There is no shorter one in this configuration.
-pub fn walk(scene: &Scene, depth: usize) -> Result<Found, Violation> {
+pub fn walk(scene: &Scene, depth: usize, merging: Merging) -> Result<Found, Violation> {
     let mut nodes = vec![Node {
         parent: 0,
         letter: None,
@@ -62,7 +62,10 @@ pub fn walk(scene: &Scene, depth: usize) -> Result<Found, Violation> {
                 let step = || {
                     let mut world = replay(scene, &before)?;
                     world.apply(letter)?;
-                    let key = world.closed.is_none().then(|| key(&mut world));
+                    let key = world
+                        .closed
+                        .is_none()
+                        .then(|| key(&mut world, letter, merging));
                     Ok((key, world.counts))
                 };
                 let (key, counts) = caught(step).map_err(|failure| {
