@@ -114,7 +114,7 @@ impl Scene {
             requests: 0,
             writing: Writing::Direct,
             says_full: false,
-            sample: 7,
+            sample: 8,
         }
     }
 
@@ -123,16 +123,13 @@ impl Scene {
         self
     }
 
-    fn sampled(self, sample: usize) -> Self {
-        self.with(|scene| scene.sample = sample)
-    }
-
     fn lmtp(self) -> Self {
         self.with(|scene| scene.config.protocol = Protocol::Lmtp)
     }
 
     fn tls(self, policy: TlsPolicy, inside: Offer) -> Self {
         self.with(|scene| {
+            scene.sample += 2;
             scene.config.tls = policy;
             scene.offers[1] = inside;
         })
@@ -140,6 +137,7 @@ impl Scene {
 
     fn login(self, login: Login) -> Self {
         self.with(|scene| {
+            scene.sample += 2;
             let credentials = Credentials::password("alice", PASSWORD);
             scene.login = login;
             scene.config.credentials = Some(match login {
@@ -187,17 +185,16 @@ pub fn scenes() -> Vec<Scene> {
             if is_lmtp { scene.lmtp() } else { scene }
         };
         scenes.extend([
-            new("plain", SIMPLE).sampled(9),
-            new("pipelining", PIPED).sampled(8),
+            new("plain", SIMPLE),
+            new("pipelining", PIPED),
             new("pipelining, 60 octets in flight", PIPED)
                 .with(|scene| scene.config.limits.in_flight = 60)
-                .one_message()
-                .sampled(8),
+                .one_message(),
             new("pipelining, all or nothing", PIPED)
                 .envelopes(|envelope| envelope.all_or_nothing(true))
                 .short_body(),
-            new("chunking", LOCKSTEP_CHUNKS).sampled(8),
-            new("pipelining chunking", CHUNKED).sampled(8),
+            new("chunking", LOCKSTEP_CHUNKS),
+            new("pipelining chunking", CHUNKED),
             new("pipelining chunking, one chunk at a time", CHUNKED)
                 .with(|scene| scene.config.limits.chunks = 1)
                 .one_message(),
