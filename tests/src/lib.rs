@@ -8,6 +8,7 @@
 //! | the same without any socket: unit tests | [`receiver::Receiver::stub`]: `connect_over` with its [`stream`](receiver::Receiver::stream) | memory |
 //! | one rule of the protocol, octet for octet | a transcript in `tests/corpus` ([`transcript`]); [`scripted`] plays the server's part to both adapters | virtual time, TCP, TLS |
 //! | each rule of the engine, in conversations at random | [`model`], a judge that keeps its own books | virtual time |
+//! | each state of the engine, and each step from it | [`walk`], which is exhaustive within its alphabet | virtual time |
 //! | input that nobody has thought of | [`fuzzing`], the bodies of the fuzz targets | virtual time |
 //! | speed, round trips, and failures at a chosen moment | [`peer`]: it takes everything at once, and holds replies back | TCP, in a process of its own |
 //! | how many messages a second each way of sending makes | [`load`], against [`peer`]; [`floor`] is the least that it can cost | TCP |

@@ -30,37 +30,48 @@
 //! The engine can be neither copied nor hashed. A state is reached again by its letters, from the start. Two states
 //! are one if they agree in these:
 //!
-//! - of the engine: its phase, its queue's length, what it offers, and whether a deadline is armed;
+//! - of the engine: its phase, what it offers, and whether a deadline is armed;
 //! - what is owed, for which message, and whether it is written;
 //! - the capabilities, TLS, and how far the login is;
 //! - of each message that is not reported: the classes of all replies to it;
 //! - of the last transaction: whether it failed, ended, and had a recipient;
 //! - how much was submitted, asked, reported and offered.
 //!
-//! So these are merged: how much time has passed; the text and the exact code of a reply; how a body was cut before
-//! it was taken; what became of a message that was reported, beyond the line before the last. The engine could
-//! depend on one of them by mistake. Then only the path that came first is followed. All edges to a merged state
-//! are judged themselves. And [`model`](crate::model) plays conversations at random, without merging anything.
+//! So these are merged:
+//!
+//! - how much time has passed;
+//! - the text of a reply, and its code beyond the first digit;
+//! - how a body was cut before it was taken;
+//! - what became of messages that are reported, but for the last transaction.
+//!
+//! The engine could depend on one of these by mistake. Then only the path that came first is followed. All edges
+//! to a merged state are judged themselves. [`Merging::Fine`] merges less: the last letter counts, and each code.
+//! And [`model`](crate::model) plays conversations at random, without merging anything.
+//!
+//! A walk is exhausted when no letter leads to a new state. Then its depth is the longest of the shortest paths.
 //!
 //! | file | subject |
 //! |---|---|
 //! | `scene.rs` | the configurations |
 //! | `letter.rs` | the alphabet |
 //! | `search.rs`, `key.rs` | the search; which states are one |
-//! | `world.rs` | one conversation: all calls to the engine |
+//! | `world.rs`, `transport.rs`, `events.rs` | one conversation: the letters, what leaves, what the engine tells |
 //! | `wire.rs`, `server.rs`, `books.rs` | the client's octets, the server's replies, and what is written down of both |
-//! | `verdict.rs`, `clock.rs` | the comparison: reports, deadlines |
+//! | `verdict.rs`, `clock.rs`, `check.rs` | the comparison: reports, deadlines, and what holds in each state |
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 mod books;
+mod check;
 mod clock;
+mod events;
 mod key;
 mod letter;
 mod scene;
 mod search;
 mod server;
+mod transport;
 mod verdict;
 mod wire;
 mod world;

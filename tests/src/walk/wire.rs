@@ -108,11 +108,11 @@ impl Reader<'_> {
             Token::Line(line) => self.line(&line),
             Token::ChunkBegins { last, .. } => self.chunk_begins(last),
             Token::ChunkEnds { last } => {
-                self.lexer_body_of_chunk(last)?;
-                match last {
-                    false => self.owe(Kind::Chunk, 0),
-                    true => self.end(),
+                if !last {
+                    return self.owe(Kind::Chunk, 0);
                 }
+                self.compare()?;
+                self.end()
             }
             Token::DataEnds => {
                 match self.has_somebody() {
@@ -127,13 +127,6 @@ impl Reader<'_> {
                 }
                 self.end()
             }
-        }
-    }
-
-    fn lexer_body_of_chunk(&mut self, last: bool) -> Result<(), Failure> {
-        match last {
-            true => self.compare(),
-            false => Ok(()),
         }
     }
 
