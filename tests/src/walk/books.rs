@@ -140,7 +140,7 @@ pub(crate) struct Books {
 impl Books {
     pub(crate) fn offers(&self, keyword: &str) -> bool {
         let is = |line: &&str| line.split(' ').next() == Some(keyword);
-        self.offer.iter().any(|line| is(line))
+        self.offer.iter().any(is)
     }
 
     pub(crate) fn code(&self, reply: ReplyIndex) -> u16 {

@@ -114,7 +114,7 @@ impl Scene {
             requests: 0,
             writing: Writing::Direct,
             says_full: false,
-            sample: 8,
+            sample: 7,
         }
     }
 
@@ -123,13 +123,18 @@ impl Scene {
         self
     }
 
+    /// The sample goes one letter deeper.
+    fn deeper(self) -> Self {
+        self.with(|scene| scene.sample += 1)
+    }
+
     fn lmtp(self) -> Self {
         self.with(|scene| scene.config.protocol = Protocol::Lmtp)
     }
 
     fn tls(self, policy: TlsPolicy, inside: Offer) -> Self {
         self.with(|scene| {
-            scene.sample += 2;
+            scene.sample += 1;
             scene.config.tls = policy;
             scene.offers[1] = inside;
         })
@@ -137,7 +142,7 @@ impl Scene {
 
     fn login(self, login: Login) -> Self {
         self.with(|scene| {
-            scene.sample += 2;
+            scene.sample += 1;
             let credentials = Credentials::password("alice", PASSWORD);
             scene.login = login;
             scene.config.credentials = Some(match login {
@@ -152,7 +157,7 @@ impl Scene {
         self.with(|scene| scene.messages.truncate(1))
     }
 
-    fn to_one(self) -> Self {
+    fn one_recipient(self) -> Self {
         self.with(|scene| scene.messages = vec![envelope(0, 1), envelope(1, 1)])
     }
 
@@ -185,34 +190,34 @@ pub fn scenes() -> Vec<Scene> {
             if is_lmtp { scene.lmtp() } else { scene }
         };
         scenes.extend([
-            new("plain", SIMPLE),
-            new("pipelining", PIPED),
+            new("plain", SIMPLE).deeper(),
+            new("pipelining", PIPED).deeper(),
             new("pipelining, 60 octets in flight", PIPED)
                 .with(|scene| scene.config.limits.in_flight = 60)
                 .one_message(),
             new("pipelining, all or nothing", PIPED)
                 .envelopes(|envelope| envelope.all_or_nothing(true))
                 .short_body(),
-            new("chunking", LOCKSTEP_CHUNKS),
-            new("pipelining chunking", CHUNKED),
+            new("chunking", LOCKSTEP_CHUNKS).deeper(),
+            new("pipelining chunking", CHUNKED).deeper(),
             new("pipelining chunking, one chunk at a time", CHUNKED)
                 .with(|scene| scene.config.limits.chunks = 1)
                 .one_message(),
             new("pipelining requests", PIPED)
-                .to_one()
+                .one_recipient()
                 .request()
                 .short_body(),
             new("starttls opportunistic", STARTTLS)
                 .tls(TlsPolicy::Opportunistic, NOTHING)
-                .to_one()
+                .one_recipient()
                 .short_body(),
             new("starttls required", STARTTLS)
                 .tls(TlsPolicy::Required, PIPED)
-                .to_one()
+                .one_recipient()
                 .short_body(),
             new("tls implicit", STARTTLS)
                 .tls(TlsPolicy::Implicit, CHUNKED)
-                .to_one()
+                .one_recipient()
                 .short_body(),
             new("auth in clear, permitted", LOGIN_ONLY)
                 .login(Login::Clear)
@@ -249,7 +254,7 @@ pub fn scenes() -> Vec<Scene> {
                 .short_body(),
             new("pipelining, gathered writes", PIPED)
                 .writing(Writing::Gathers)
-                .to_one()
+                .one_recipient()
                 .short_body(),
             new("pipelining chunking, gathered writes", CHUNKED)
                 .writing(Writing::Gathers)
@@ -281,7 +286,7 @@ pub fn scenes() -> Vec<Scene> {
             .short_body(),
         Scene::new("smtp pipelining, overlap", PIPED)
             .with(|scene| scene.config.overlap = true)
-            .to_one()
+            .one_recipient()
             .short_body(),
     ]);
     scenes

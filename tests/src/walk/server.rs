@@ -215,11 +215,9 @@ fn answered_by(
                 return Effect::BeginsData;
             }
         }
-        Kind::Chunk => {
-            // The first failure counts.
-            if !yes && !transaction.given_up {
-                transaction.refused_chunk.get_or_insert(index);
-            }
+        // The first failure counts.
+        Kind::Chunk if !yes && !transaction.given_up => {
+            transaction.refused_chunk.get_or_insert(index);
         }
         Kind::End if answer == Answer::GoOn => {
             let accepted: Vec<_> = books.accepted(number).collect();

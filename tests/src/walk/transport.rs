@@ -144,7 +144,8 @@ impl<'s> World<'s> {
         for _ in 0..MOST_OFFERS {
             let any = self.take_events()?;
             let flushes = self.scene.writing != Writing::Slow && self.closed.is_none();
-            if !(flushes && self.take(BodyPart::Next(&[]), usize::MAX)?.is_some()) && !any {
+            let flushed = flushes && self.take(BodyPart::Next(&[]), usize::MAX)?.is_some();
+            if !flushed && !any {
                 return Ok(());
             }
         }
