@@ -1,5 +1,9 @@
 //! The pages under `docs/`, so that every snippet is compiled as it stands there, and run where it can be.
 
+/// `docs/extensions.md`.
+#[doc = include_str!("../../../docs/extensions.md")]
+pub mod extensions {}
+
 /// `docs/from-emailfabric.md`.
 #[doc = include_str!("../../../docs/from-emailfabric.md")]
 pub mod from_emailfabric {}
@@ -15,3 +19,11 @@ pub mod from_mail_send {}
 /// `docs/fuzzing.md`.
 #[doc = include_str!("../../../docs/fuzzing.md")]
 pub mod fuzzing {}
+
+/// `docs/profiles.md`.
+#[doc = include_str!("../../../docs/profiles.md")]
+pub mod profiles {}
+
+/// `docs/ways.md`.
+#[doc = include_str!("../../../docs/ways.md")]
+pub mod ways {}
