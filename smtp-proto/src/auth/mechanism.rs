@@ -14,7 +14,8 @@ pub type Secret = Zeroizing<Vec<u8>>;
 /// One run of a SASL mechanism. Implement it to bring your own; give it to
 /// [`Credentials::custom`](super::Credentials::custom).
 pub trait Mechanism: Send {
-    /// The name as the server's AUTH line has it, in upper case.
+    /// The name as the server's AUTH line has it, in upper case: 1 to 20 letters, digits, `-` and `_` (RFC 4422
+    /// section 3.1). A mechanism with another name is not used.
     fn name(&self) -> &str;
 
     /// Whether somebody who reads the conversation can use it to log in. Such a mechanism runs only over TLS

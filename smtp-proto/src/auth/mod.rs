@@ -332,7 +332,10 @@ impl Credentials {
         for (mechanism, exposure) in self.all(around) {
             let name = mechanism.name();
             // rule: auth.mechanism-restricted
-            if !around.offered.offers_mechanism(name) || !self.allows(name) {
+            if !is_mechanism_name(name)
+                || !around.offered.offers_mechanism(name)
+                || !self.allows(name)
+            {
                 continue;
             }
             // In the clear, after a mechanism that shows nothing, not even where it is permitted: then refusing
@@ -470,6 +473,13 @@ pub(crate) struct Choice {
     pub(crate) withheld: bool,
 }
 
+/// Whether this is a `sasl-mech` (RFC 4422 section 3.1), in any case. A name with a control character does not get into
+/// the AUTH line, whatever the server offers.
+fn is_mechanism_name(name: &str) -> bool {
+    let fine = |b: u8| b.is_ascii_alphanumeric() || b"-_".contains(&b);
+    (1..=20).contains(&name.len()) && name.bytes().all(fine)
+}
+
 fn secret(parts: &[&[u8]]) -> Secret {
     // `concat` allocates once: no copy of a secret is left behind by growing.
     Zeroizing::new(parts.concat())
@@ -478,4 +488,23 @@ fn secret(parts: &[&[u8]]) -> Secret {
 /// A `saslname` (RFC 5801 section 4): a name in a list that commas part.
 fn sasl_name(name: &str) -> String {
     name.replace('=', "=3D").replace(',', "=2C")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mechanism_name_is_a_word_of_20_octets_at_most() {
+        let longest = "A".repeat(20);
+        for name in ["PLAIN", "SCRAM-SHA-256-PLUS", "x_y", "9", &longest] {
+            assert!(is_mechanism_name(name), "{name}");
+        }
+        let too_long = longest.clone() + "A";
+        for name in [
+            "", "A B", "A\0", "A\rB", "A\nB", "A\tB", "\u{10d}", "A=", &too_long,
+        ] {
+            assert!(!is_mechanism_name(name), "{name:?}");
+        }
+    }
 }
