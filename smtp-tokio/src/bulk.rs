@@ -441,6 +441,18 @@ pub fn iter<I: IntoIterator>(items: I) -> Iter<I::IntoIter> {
     Iter(items.into_iter())
 }
 
+impl<I> Iter<I> {
+    /// The iterator, with what is left of it. From what [`Bulk::into_messages`] gives back it is
+    /// `std::pin::Pin::into_inner(rest).into_inner()`.
+    ///
+    /// ```
+    /// assert_eq!(smtp_tokio::iter(0..3).into_inner(), 0..3);
+    /// ```
+    pub fn into_inner(self) -> I {
+        self.0
+    }
+}
+
 impl<I: Iterator + Unpin> Stream for Iter<I> {
     type Item = I::Item;
 
