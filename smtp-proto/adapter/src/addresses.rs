@@ -55,12 +55,17 @@ pub fn unreachable(host: &str, failures: Failures) -> Error {
         Some(error) => format!("{address}: {error}"),
         None => format!("{address}: not tried"),
     };
-    let why = match failures.is_empty() {
-        true => "it has no address of the local address's family".into(),
-        false => failures.iter().map(line).collect::<Vec<_>>().join("; "),
+    let why = match &failures[..] {
+        [] => format!("{host}: it has no address of the local address's family"),
+        // The host is given as an address.
+        [one] if one.0.ip().to_string() == host => line(one),
+        failures => {
+            let lines: Vec<_> = failures.iter().map(line).collect();
+            format!("{host}: {}", lines.join("; "))
+        }
     };
     let last = failures.into_iter().rev().find_map(|(_, error)| error);
-    Error::connect(format!("no connection to {host}: {why}"), last)
+    Error::connect(format!("no connection to {why}"), last)
 }
 
 #[cfg(test)]
@@ -143,6 +148,11 @@ mod tests {
                         192.0.2.1:25: timed out; [2001:db8::c]:25: not tried";
         assert!(error.to_string().contains(expected), "{error}");
         assert_eq!(error.io_error().map(io::Error::kind), Some(TimedOut));
+
+        let refused = vec![(addresses(&[1])[0], Some(ConnectionRefused.into()))];
+        let error = unreachable("192.0.2.1", refused).to_string();
+        let expected = "no connection to 192.0.2.1:25: connection refused";
+        assert!(error.contains(expected), "{error}");
 
         let error = unreachable("mx.example.net", Vec::new());
         assert!(

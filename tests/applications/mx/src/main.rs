@@ -2,7 +2,7 @@
 //!
 //! ```console
 //! $ cargo run -p smtp-mx
-//! mx1.example.net. at 127.0.0.2: connect: no connection to 127.0.0.2: 127.0.0.2:60325: Connection refused (os error 111) (temporary, try again later)
+//! mx1.example.net. at 127.0.0.2: connect: no connection to 127.0.0.2:60325: Connection refused (os error 111) (temporary, try again later)
 //! bob@example.net has it: 250 2.0.0 Ok: stored as 0001
 //! carol@example.com: example.com takes no mail (permanent)
 //! ```
