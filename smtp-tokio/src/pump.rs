@@ -237,7 +237,7 @@ impl Pump {
         self.driver.io.get_or_insert(error);
         self.read_until = Some(Instant::now() + LAST_WORDS);
         self.write_by = None;
-        self.driver.out.clear();
+        self.driver.forget_output();
         self.accepted = 0;
     }
 

@@ -36,6 +36,9 @@ pub struct Driver {
     pub engine: Connection,
     /// Gathered, and not written.
     pub out: Vec<u8>,
+    /// It may be credentials: until the session is ready, and after a request until the session is idle again. XCLIENT
+    /// leads to another login.
+    may_hold_secret: bool,
     /// Mail can be sent.
     pub ready: bool,
     /// A TLS handshake is due.
@@ -95,6 +98,7 @@ impl Driver {
         let config = terms.config;
         Self {
             out: Vec::new(),
+            may_hold_secret: true,
             ready: false,
             handshake_due: false,
             overlap_broken: false,
@@ -297,6 +301,7 @@ impl Driver {
     /// Makes a request. From here on its answer alone is waited for.
     pub fn request(&mut self, request: Request) -> Result<(), Misuse> {
         let id = self.engine.request(request)?;
+        self.may_hold_secret = true;
         (self.asked, self.answer) = (Some(id), None);
         Ok(())
     }
@@ -414,6 +419,13 @@ impl Driver {
 
     fn take<'a>(&mut self, now: Instant, body: impl Into<BodyPart<'a>>) -> usize {
         let room = GATHER.saturating_sub(self.out.len());
+        if self.may_hold_secret
+            && let Some(transmit) = self.engine.poll_transmit(now, &[][..])
+        {
+            // A buffer that grows leaves a copy of the secret behind: make it large enough first.
+            let octets = transmit.parts()[0].len();
+            self.out.reserve(octets.min(room));
+        }
         self.engine
             .poll_transmit_onto(now, body, &mut (&mut self.out).limit(room))
     }
@@ -439,8 +451,12 @@ impl Driver {
 
     /// All that was gathered has been written.
     pub fn written(&mut self) {
-        if !self.ready {
-            // Credentials may have passed through here.
+        self.forget_output();
+    }
+
+    /// What was gathered is not kept, and wiped where it may be credentials.
+    pub fn forget_output(&mut self) {
+        if self.may_hold_secret {
             zeroize::Zeroize::zeroize(&mut self.out);
         }
         self.out.clear();
@@ -463,6 +479,7 @@ impl Driver {
             return;
         }
         if self.out.is_empty() && (self.engine.is_idle() || self.engine.is_closed()) {
+            self.may_hold_secret = false;
             self.forget_chunk();
             (self.out, self.chunk) = (Vec::new(), Vec::new());
         }
@@ -477,7 +494,7 @@ impl Driver {
             match event {
                 Event::StartTls => self.handshake_due = true,
                 Event::Ready => {
-                    self.ready = true;
+                    (self.ready, self.may_hold_secret) = (true, false);
                     if let Some(watch) = &self.watch {
                         watch.ready(self.is_encrypted());
                     }
@@ -512,7 +529,7 @@ impl Driver {
                     self.handshake_due = false;
                     // A goodbye is worth sending yet; half a message is not.
                     if !self.engine.has_quit() {
-                        self.out.clear();
+                        self.forget_output();
                     }
                     self.release();
                 }
@@ -532,6 +549,12 @@ impl fmt::Debug for Driver {
         f.debug_struct("Driver")
             .field("engine", &self.engine)
             .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.forget_output();
     }
 }
 
