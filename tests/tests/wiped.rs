@@ -10,7 +10,7 @@ mod memory;
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use memory::{Needle, Search, secret};
@@ -107,6 +107,12 @@ impl Login {
     fn on_the_wire(&self, seed: u64) -> Needle {
         Needle::base64(self.before, seed, self.length)
     }
+}
+
+/// One at a time: a search copies what it looks through, and another one would find that.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A seed for each session: no search finds what another one left.
@@ -304,6 +310,7 @@ fn adapter(login: Login, when: When, search: &mut Search) {
 
 #[test]
 fn a_login_leaves_nothing_in_the_engine() {
+    let _alone = alone();
     let mut search = Search::new();
     for login in LOGINS {
         for when in [
@@ -321,6 +328,7 @@ fn a_login_leaves_nothing_in_the_engine() {
 
 #[test]
 fn a_login_leaves_nothing_in_an_adapter() {
+    let _alone = alone();
     let mut search = Search::new();
     for login in LOGINS {
         for when in [When::AtOnce, When::AfterXClient, When::Lost] {
@@ -332,6 +340,7 @@ fn a_login_leaves_nothing_in_an_adapter() {
 /// The search finds what was freed and not wiped, and nothing that was.
 #[test]
 fn the_search_is_no_friend() {
+    let _alone = alone();
     let mut search = Search::new();
     let (wiped, left) = (seed(), seed());
     drop(secret(wiped, 200));
