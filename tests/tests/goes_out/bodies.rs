@@ -5,10 +5,10 @@ use smtp_proto::{Chunking, ClientName, Config, Connection, Envelope, Event, Inst
 
 const NOW: Instant = Instant::from_origin(std::time::Duration::ZERO);
 const ALPHABET: [u8; 4] = *b"\r\n.x";
-/// Bodies up to this length are cut in every way there is.
-const EVERY_CUT: usize = 5;
+/// Bodies up to this length are cut in every way there is. A debug build has a sample.
+const EVERY_CUT: usize = if cfg!(debug_assertions) { 4 } else { 5 };
 /// Longer ones are cut once, at each place, and into single octets.
-const LONGEST: usize = 7;
+const LONGEST: usize = if cfg!(debug_assertions) { 5 } else { 7 };
 
 /// Where the cuts fall.
 #[derive(Clone, Copy, Debug)]

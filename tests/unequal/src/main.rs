@@ -44,7 +44,7 @@ fn main() {
         let error = smtp_tokio::Session::connect(&required).await;
         let error = error.expect_err("TLS is required");
         println!("smtp-tokio, TLS required: {error}");
-        assert!(matches!(error.cause(), Cause::Local(_)));
+        assert!(matches!(error.cause(), Cause::Settings(_)));
 
         let login = Credentials::password("alice", "s3cret");
         let opportunistic = server.credentials(login).tls(TlsPolicy::Opportunistic);
