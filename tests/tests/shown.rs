@@ -38,17 +38,22 @@ impl Shown {
     }
 
     fn error(&mut self, error: &smtp_proto::Error) {
-        (self.add(error), self.words(error), self.json(error));
-        (self.add(&error.cause), self.words(&error.cause));
+        self.add(error);
+        self.words(error);
+        self.json(error);
+        self.add(&error.cause);
+        self.words(&error.cause);
         let mut source = std::error::Error::source(error);
         while let Some(error) = source {
-            (self.add(error), self.words(error));
+            self.add(error);
+            self.words(error);
             source = error.source();
         }
     }
 
     fn report(&mut self, report: &Report) {
-        (self.add(report), self.json(report));
+        self.add(report);
+        self.json(report);
         for result in &report.recipients {
             match result {
                 Ok(reply) => self.words(reply),
@@ -101,7 +106,8 @@ fn replies(transcript: &Transcript) -> VecDeque<Vec<u8>> {
 fn by_the_engine(transcript: &Transcript, shown: &mut Shown) {
     let mut config = transcript.config.clone();
     config.trace = true;
-    (shown.add(&config), shown.add(&config.credentials));
+    shown.add(&config);
+    shown.add(&config.credentials);
     let mut engine = Connection::with_nonce(config, NOW, transcript.nonce.map(Nonce::from_octets));
     for message in &transcript.messages {
         engine.submit(message.envelope.clone()).unwrap();
@@ -110,7 +116,8 @@ fn by_the_engine(transcript: &Transcript, shown: &mut Shown) {
     for reply in replies(transcript) {
         engine.handle_input(NOW, &reply);
         while let Some(event) = engine.poll_event() {
-            (shown.add(&event), shown.add(&engine));
+            shown.add(&event);
+            shown.add(&engine);
             match event {
                 Event::StartTls => {
                     let facts = transcript.tls_facts.clone();
@@ -178,7 +185,9 @@ fn by_the_adapter(transcript: &Transcript, shown: &mut Shown) {
     shown.add(&server);
     let result = Session::connect_over(&server, Script(replies(transcript)));
     let mut tell = |error: &smtp_blocking::Error| {
-        (shown.add(error), shown.words(error), shown.json(error));
+        shown.add(error);
+        shown.words(error);
+        shown.json(error);
         shown.error(error.error());
     };
     match result {
