@@ -5,7 +5,7 @@
 //! $ cargo run --release -p smtp-peers --bin pool
 //! ```
 //!
-//! All send to the same server, which is a process of its own. It takes everything, and holds each of its replies back
+//! With an argument, only those whose name has it. All send to the same server, which is a process of its own. It takes everything, and holds each of its replies back
 //! for the time that a round trip is to take.
 
 use std::thread;
@@ -38,12 +38,18 @@ fn main() {
         ("mail-send, four clients", mail_send),
         ("smtp-blocking, send", blocking_send),
         ("smtp-blocking, send_all", |server| blocking(server, false)),
-        ("with overlap", |server| blocking(server, true)),
+        ("smtp-blocking, with overlap", |server| {
+            blocking(server, true)
+        }),
         ("smtp-tokio, send", tokio_send),
         ("smtp-tokio, send_all", |server| tokio_all(server, false)),
-        ("with overlap", |server| tokio_all(server, true)),
+        ("smtp-tokio, with overlap", |server| tokio_all(server, true)),
     ];
+    let wanted = std::env::args().nth(1).unwrap_or_default();
     for (name, send) in ways {
+        if !name.contains(&wanted) {
+            continue;
+        }
         let times = delays.map(|delay| {
             let time = |_| {
                 let peer = PeerProcess::start(&[], delay, Serving::Threads);
