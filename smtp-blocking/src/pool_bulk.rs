@@ -8,14 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::thread::{self, JoinHandle};
 
-use smtp_adapter::{Again, Caller, Delivery, Error, Item, Worker};
+use smtp_adapter::{Caller, Delivery, Error, Item, TURN, Worker};
 use smtp_proto::{Cause, Report};
 
 use crate::bulk::Message;
 use crate::pool::{Pool, PooledSession, wait};
-
-/// So many messages are sent in a session before it is handed to somebody else who waits for one.
-const TURN: u64 = 10;
 
 impl Pool {
     /// Sends many messages over as many sessions as there may be, with a thread for each that is in use, and one for the
@@ -317,17 +314,9 @@ where
         })
     });
     let mut bulk = session.send_all(feed);
-    while let Some((mut item, report)) = bulk.next_tagged() {
-        match Again::after(&report) {
-            Again::Freely if was_used => {
-                is_used_up.store(true, Ordering::Relaxed);
-                again.push_back(item);
-            }
-            Again::Once if was_used && item.may_be_sent_again() => {
-                item.earlier = Some(report);
-                again.push_back(item);
-            }
-            _ => worker.finish(item.tag, report),
+    while let Some((item, report)) = bulk.next_tagged() {
+        if worker.settle(item, report, was_used, &mut again) {
+            is_used_up.store(true, Ordering::Relaxed);
         }
         was_used = true;
     }

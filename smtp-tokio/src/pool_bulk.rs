@@ -9,16 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use futures_core::Stream;
-use smtp_adapter::{Again, Caller, Delivery, Item, Worker};
+use smtp_adapter::{Caller, Delivery, Item, TURN, Worker};
 use smtp_proto::Report;
 use tokio::io::AsyncBufRead;
 use tokio::task::JoinSet;
 
 use crate::bulk::Message;
 use crate::pool::{Pool, PooledSession};
-
-/// So many messages are sent in a session before it is handed to somebody else who waits for one.
-const TURN: u64 = 10;
 
 impl Pool {
     /// Sends many messages over as many sessions as there may be, with a task for each that is in use, and one for the
@@ -327,17 +324,9 @@ where
         })
     }));
     let mut bulk = session.send_all(feed);
-    while let Some((mut item, report)) = bulk.next_tagged().await {
-        match Again::after(&report) {
-            Again::Freely if was_used => {
-                is_used_up.store(true, Ordering::Relaxed);
-                again.push_back(item);
-            }
-            Again::Once if was_used && item.may_be_sent_again() => {
-                item.earlier = Some(report);
-                again.push_back(item);
-            }
-            _ => worker.finish(item.tag, report),
+    while let Some((item, report)) = bulk.next_tagged().await {
+        if worker.settle(item, report, was_used, &mut again) {
+            is_used_up.store(true, Ordering::Relaxed);
         }
         was_used = true;
     }

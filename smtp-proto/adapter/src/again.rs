@@ -5,7 +5,7 @@ use smtp_proto::{Cause, Error, Outcome, Report, Stage};
 
 /// Whether a message may be sent in another session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Again {
+pub(crate) enum Again {
     /// It has its result.
     No,
     /// The server was not asked, because the session had ended or was used up.
@@ -17,7 +17,7 @@ pub enum Again {
 
 impl Again {
     /// What this report permits.
-    pub fn after(report: &Report) -> Self {
+    pub(crate) fn after(report: &Report) -> Self {
         let all = |holds: fn(&Error) -> bool| {
             let mut recipients = report.recipients.iter();
             recipients.all(|one| one.as_ref().is_err_and(holds))

@@ -12,6 +12,10 @@ use std::task::{Poll, Waker};
 use smtp_proto::{Envelope, Report};
 
 use crate::Error;
+use crate::again::Again;
+
+/// So many messages are sent in a session before it is handed to somebody else who waits for one.
+pub const TURN: u64 = 10;
 
 /// Messages that the source is asked for in advance.
 const QUEUE: usize = 32;
@@ -66,7 +70,7 @@ impl<F, T> Item<F, T> {
     }
 
     /// Whether one that was begun may be begun once more.
-    pub fn may_be_sent_again(&self) -> bool {
+    fn may_be_sent_again(&self) -> bool {
         let was_opened = self.content.was_opened.load(Ordering::Relaxed);
         self.earlier.is_none() && (self.envelope.is_reopenable() || !was_opened)
     }
@@ -296,8 +300,31 @@ impl<F, T> Worker<F, T> {
         }
     }
 
+    /// What becomes of a message with this report, in a session that was used before it, or not: it is finished, or it
+    /// waits in `again` for another session. Returns whether this session is used up.
+    pub fn settle(
+        &self,
+        mut item: Item<F, T>,
+        report: Report,
+        was_used: bool,
+        again: &mut VecDeque<Item<F, T>>,
+    ) -> bool {
+        match Again::after(&report) {
+            Again::Freely if was_used => {
+                again.push_back(item);
+                return true;
+            }
+            Again::Once if was_used && item.may_be_sent_again() => {
+                item.earlier = Some(report);
+                again.push_back(item);
+            }
+            _ => self.finish(item.tag, report),
+        }
+        false
+    }
+
     /// A message has its report.
-    pub fn finish(&self, tag: T, report: Report) {
+    fn finish(&self, tag: T, report: Report) {
         let mut state = self.delivery.state();
         state.finished.push_back((tag, report));
         state.wake();

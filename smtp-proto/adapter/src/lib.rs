@@ -43,10 +43,9 @@ mod url;
 mod verifier;
 
 pub use addresses::{Failures, interleave, others, share, unreachable};
-pub use again::Again;
 #[doc(hidden)]
 pub use caller::Caller;
-pub use delivery::{Delivery, Item, Worker};
+pub use delivery::{Delivery, Item, TURN, Worker};
 pub use driver::{Driver, FOREVER, LAST_WORDS};
 pub use error::Error;
 #[cfg(feature = "rustls")]
