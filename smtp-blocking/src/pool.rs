@@ -7,8 +7,8 @@ use std::task::{Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use smtp_adapter::{Entry, Error, LOOK_AGAIN, Place, Places, Server, Terms, Turn};
-use smtp_proto::{Cause, Envelope, Report};
+use smtp_adapter::{Entry, Error, LOOK_AGAIN, Place, Places, Server, Terms, Turn, given_up};
+use smtp_proto::{Envelope, Report};
 
 use crate::session::Session;
 
@@ -173,7 +173,7 @@ impl Pool {
     ) -> Result<PooledSession, Error> {
         loop {
             let turn = wait(|waker| match is_over(waker) {
-                Poll::Ready(()) => Poll::Ready(Err(over())),
+                Poll::Ready(()) => Poll::Ready(Err(given_up())),
                 Poll::Pending => entry.poll(self.now(), waker),
             });
             match turn? {
@@ -197,12 +197,6 @@ impl Pool {
     /// The bookkeeping.
     pub(crate) fn places(&self) -> &Places<Session> {
         &self.0.places
-    }
-
-    /// How many messages this session may still send, if not for the server.
-    pub(crate) fn messages_left(&self, session: &Session) -> u64 {
-        let most = self.0.places.bounds().messages;
-        most.saturating_sub(session.pump.driver.submitted).max(1)
     }
 
     fn held(&self, session: Session, place: Place<Session>, is_new: bool) -> PooledSession {
@@ -333,12 +327,6 @@ impl fmt::Debug for PooledSession {
 /// For whoever waits as long as it takes.
 fn never(_: &Waker) -> Poll<()> {
     Poll::Pending
-}
-
-/// Nobody wants the session any more.
-fn over() -> Error {
-    let why = Cause::Local("the delivery was given up".into());
-    Error::local(why).not_attempted()
 }
 
 /// Waits on this thread for something that is polled.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use smtp_adapter::{Entry, Error, LOOK_AGAIN, Place, Places, Server, Terms, Turn};
-use smtp_proto::{Cause, Envelope, Report};
+use smtp_adapter::{Entry, Error, LOOK_AGAIN, Place, Places, Server, Terms, Turn, given_up};
+use smtp_proto::{Envelope, Report};
 use tokio::runtime::{self, Handle};
 use tokio::time::{Instant, timeout};
 
@@ -191,7 +191,7 @@ impl Pool {
     ) -> Result<PooledSession, Error> {
         loop {
             let turn = poll_fn(|cx| match is_over(cx.waker()) {
-                Poll::Ready(()) => Poll::Ready(Err(over())),
+                Poll::Ready(()) => Poll::Ready(Err(given_up())),
                 Poll::Pending => entry.poll(self.now(), cx.waker()),
             });
             let Ok(turn) = timeout(LOOK_AGAIN, turn).await else {
@@ -220,12 +220,6 @@ impl Pool {
     /// The bookkeeping.
     pub(crate) fn places(&self) -> &Places<Kept> {
         &self.0.places
-    }
-
-    /// How many messages this session may still send, if not for the server.
-    pub(crate) fn messages_left(&self, session: &Session) -> u64 {
-        let most = self.0.places.bounds().messages;
-        most.saturating_sub(session.pump.driver.submitted).max(1)
     }
 
     fn held(&self, kept: Kept, place: Place<Kept>, is_new: bool) -> PooledSession {
@@ -282,12 +276,6 @@ impl Pool {
 /// For whoever waits as long as it takes.
 fn never(_: &Waker) -> Poll<()> {
     Poll::Pending
-}
-
-/// Nobody wants the session any more.
-fn over() -> Error {
-    let why = Cause::Local("the delivery was given up".into());
-    Error::local(why).not_attempted()
 }
 
 /// Says QUIT, if it can be written at once. The place is free when the connection is closed.

@@ -306,7 +306,7 @@ where
     T: Send,
 {
     let mut was_used = !session.is_new();
-    let mut left = pool.messages_left(session);
+    let mut left = pool.places().messages_left(session.pump.driver.submitted);
     let is_used_up = AtomicBool::new(false);
     let mut again = VecDeque::new();
     let mut given = 0;

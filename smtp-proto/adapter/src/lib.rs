@@ -51,7 +51,7 @@ pub use error::Error;
 #[cfg(feature = "rustls")]
 pub use handshake::is_gone;
 pub use observe::{Observation, Peer, Watch, tell_unopened};
-pub use places::{Bounds, Entry, LOOK_AGAIN, Place, Places, Turn};
+pub use places::{Bounds, Entry, LOOK_AGAIN, Place, Places, Turn, given_up};
 pub use server::Server;
 pub use smtp_proto;
 pub use terms::{SessionTerms, Terms};

@@ -189,6 +189,11 @@ impl<S> Places<S> {
         self.state().overlap_is_broken
     }
 
+    /// How many messages a session may still send that has sent so many, if not for the server.
+    pub fn messages_left(&self, submitted: u64) -> u64 {
+        self.bounds().messages.saturating_sub(submitted).max(1)
+    }
+
     /// Whether it was closed.
     pub fn is_closed(&self) -> bool {
         self.state().is_closed
@@ -319,6 +324,11 @@ impl<S> Drop for Entry<S> {
         let mut state = self.places.state();
         state.behind_login.retain(|(of, _)| *of != self.number);
     }
+}
+
+/// Nobody wants the session any more.
+pub fn given_up() -> Error {
+    Error::local(Cause::Local("the delivery was given up".into())).not_attempted()
 }
 
 fn closed() -> Error {
