@@ -152,7 +152,7 @@ impl<F, T> Delivery<F, T> {
         state.workers < most && state.queue.len() > idle && state.why_returned.is_none()
     }
 
-    /// For the source: it has ended, because there are no more messages or because none are wanted.
+    /// For the source: it has ended. The messages are used up, or nobody wants more of them.
     pub fn end_source(&self) {
         let mut state = self.state();
         state.has_source = false;

@@ -422,7 +422,7 @@ impl Driver {
         if self.may_hold_secret
             && let Some(transmit) = self.engine.poll_transmit(now, &[][..])
         {
-            // A buffer that grows leaves a copy of the secret behind: make it large enough first.
+            // A buffer that grows is copied, and the old copy keeps the secret. So it is made large enough first.
             let octets = transmit.parts()[0].len();
             self.out.reserve(octets.min(room));
         }

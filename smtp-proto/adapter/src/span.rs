@@ -144,7 +144,7 @@ pub(crate) fn step(trace: &Trace) {
     }
 }
 
-/// No connection came about, so that there is no session to tell it.
+/// The connection failed before a session began, so that only the caller's span can tell it.
 pub(crate) fn unopened(error: &crate::Error) {
     warn!(target: TARGET, %error, "no session");
 }
