@@ -228,32 +228,33 @@ mod tests {
     use std::net::TcpListener;
 
     use smtp_proto::{Stage, TlsPolicy};
-    use smtp_tests::jammed;
-    use smtp_tests::peer::greeter;
+    use smtp_tests::servers::dead;
+    use smtp_tests::servers::fast::greeter;
+    use smtp_tests::watchdog::within_limit;
 
     /// As [`connect_to_any`], with a watchdog.
     fn connect(connect_timeout: Duration, addresses: &[SocketAddr]) -> Result<TcpStream, Failures> {
         let server = Server::new("mx.example.net").connect_timeout(connect_timeout);
         let addresses = addresses.to_vec();
-        jammed::within(Duration::from_secs(120), move || {
+        within_limit(move || {
             connect_to_any(terms(&server), connect_timeout, &addresses).map(|(_, stream)| stream)
         })
+        .expect("it hangs")
     }
 
     /// As [`open_any`], with a watchdog.
     fn open_at(addresses: &[SocketAddr]) -> Result<Session, Error> {
         let server = Server::new("mx.example.net").tls(TlsPolicy::Never);
         let addresses = addresses.to_vec();
-        jammed::within(Duration::from_secs(120), move || {
-            open_any(terms(&server), "mx.example.net", &addresses)
-        })
+        within_limit(move || open_any(terms(&server), "mx.example.net", &addresses))
+            .expect("it hangs")
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn a_dead_address_leaves_time_for_the_next_one() {
         let (dead, alive) = (
-            jammed::Jammed::start().unwrap(),
+            dead::Jammed::start().unwrap(),
             TcpListener::bind("127.0.0.1:0").unwrap(),
         );
         let alive = alive.local_addr().unwrap();
@@ -268,8 +269,8 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn each_dead_address_is_named_at_the_deadline() {
-        let dead = jammed::Jammed::start().unwrap();
-        let (_socket, closed) = jammed::closed().unwrap();
+        let dead = dead::Jammed::start().unwrap();
+        let (_socket, closed) = dead::closed().unwrap();
         let addresses = [closed, dead.address(), dead.address()];
         let start = Instant::now();
         let failures = connect(Duration::from_secs(1), &addresses).unwrap_err();
@@ -289,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_closed_port_is_followed_by_the_next_address() {
-        let (_socket, closed) = jammed::closed().unwrap();
+        let (_socket, closed) = dead::closed().unwrap();
         let alive = TcpListener::bind("127.0.0.1:0").unwrap();
         let alive = alive.local_addr().unwrap();
         let stream = connect(Duration::from_secs(60), &[closed, alive]).unwrap();
@@ -337,7 +338,7 @@ mod tests {
         let before = format!("{first} before: greeting: server said 421 4.3.2 full");
         assert!(line.contains(&before), "{line}");
 
-        let (_socket, closed) = jammed::closed().unwrap();
+        let (_socket, closed) = dead::closed().unwrap();
         let line = open_at(&[first, closed]).unwrap_err().to_string();
         assert!(line.contains("refused") && line.contains(&before), "{line}");
     }

@@ -239,8 +239,8 @@ mod tests {
     use super::*;
 
     use smtp_proto::{Stage, TlsPolicy};
-    use smtp_tests::jammed;
-    use smtp_tests::peer::greeter;
+    use smtp_tests::servers::dead;
+    use smtp_tests::servers::fast::greeter;
     use tokio::net::TcpListener;
     use tokio::time;
 
@@ -269,7 +269,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn a_dead_address_does_not_delay_the_next_one() {
-        let dead = jammed::Jammed::start().unwrap();
+        let dead = dead::Jammed::start().unwrap();
         let alive = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addresses = [dead.address(), dead.address(), alive.local_addr().unwrap()];
         let start = time::Instant::now();
@@ -282,8 +282,8 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn each_dead_address_is_named_at_the_deadline() {
-        let dead = jammed::Jammed::start().unwrap();
-        let (_socket, closed) = jammed::closed().unwrap();
+        let dead = dead::Jammed::start().unwrap();
+        let (_socket, closed) = dead::closed().unwrap();
         let start = time::Instant::now();
         let addresses = [closed, dead.address()];
         let failures = connect(Duration::from_millis(300), &addresses)
@@ -303,7 +303,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_port_is_followed_by_the_next_address() {
-        let (_socket, closed) = jammed::closed().unwrap();
+        let (_socket, closed) = dead::closed().unwrap();
         let alive = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let alive = alive.local_addr().unwrap();
         let stream = connect(Duration::from_secs(60), &[closed, alive])
@@ -355,7 +355,7 @@ mod tests {
         let before = format!("{first} before: greeting: server said 421 4.3.2 full");
         assert!(line.contains(&before), "{line}");
 
-        let (_socket, closed) = jammed::closed().unwrap();
+        let (_socket, closed) = dead::closed().unwrap();
         let line = open_at(&[first, closed]).await.unwrap_err().to_string();
         assert!(line.contains("refused") && line.contains(&before), "{line}");
     }

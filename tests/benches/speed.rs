@@ -11,7 +11,7 @@ use smtp_proto::{
     ClientName, Config, Connection, Envelope, Event, Instant, Mailbox, TlsPolicy,
     reply::{Decoder, ReplyLimits},
 };
-use smtp_tests::load;
+use smtp_tests::measure::load;
 
 fn main() {
     divan::main();

@@ -25,9 +25,9 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use smtp_proto::TlsPolicy;
-use smtp_tests::floor::Floor;
-use smtp_tests::load::{self, Load, Way};
-use smtp_tests::peer::{PeerProcess, Serving};
+use smtp_tests::measure::floor::Floor;
+use smtp_tests::measure::load::{self, Load, Way};
+use smtp_tests::servers::fast::{PeerProcess, Serving};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Stats, StatsAlloc};
 
 #[global_allocator]

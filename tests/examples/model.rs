@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use smtp_tests::model::{self, Stats, Violation};
+use smtp_tests::fuzzing::model::{self, Stats, Violation};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();

@@ -1,45 +1,45 @@
 //! What the tests, the benchmarks and the examples of this workspace share.
 //!
+//! # Map
+//!
+//! | folder | what is in it |
+//! |---|---|
+//! | [`transcript`] | conversations as text: the format, its parser, results in words |
+//! | [`play`] | plays a transcript on the engine and on both adapters |
+//! | [`servers`] | every server that a test talks to |
+//! | [`fuzzing`] | the bodies of the fuzz targets, and the judge of random conversations |
+//! | [`walk`] | the exhaustive search through the engine's states |
+//! | [`measure`] | loads of mail for the benchmarks, and the least that they can cost |
+//! | [`send`] | the `send` tool, in the folder `cli` |
+//! | [`watchdog`] | what may hang runs under it |
+//!
 //! # Which server is for what
 //!
 //! | for | take | it talks over |
 //! |---|---|---|
 //! | the tests of an application | [`receiver::Receiver::new`]: it keeps what it takes, refuses, delays and cuts as it is told | TCP, TLS, a Unix socket |
 //! | the same without any socket: unit tests | [`receiver::Receiver::stub`]: `connect_over` with its [`stream`](receiver::Receiver::stream) | memory |
-//! | one rule of the protocol, octet for octet | a transcript in `tests/corpus` ([`transcript`]); [`scripted`] plays the server's part to both adapters | virtual time, TCP, TLS |
-//! | each rule of the engine, in conversations at random | [`model`], a judge that keeps its own books | virtual time |
+//! | one rule of the protocol, octet for octet | a transcript in `tests/corpus`; [`play::scripted`] plays the server's part to both adapters | virtual time, TCP, TLS |
+//! | each rule of the engine, in conversations at random | [`fuzzing::model`], a judge that keeps its own books | virtual time |
 //! | each state of the engine, and each step from it | [`walk`], which is exhaustive within its alphabet | virtual time |
-//! | input that nobody has thought of | [`fuzzing`], the bodies of the fuzz targets | virtual time |
-//! | speed, round trips, and failures at a chosen moment | [`peer`]: it takes everything at once, and holds replies back | TCP, in a process of its own |
-//! | how many messages a second each way of sending makes | [`load`], against [`peer`]; [`floor`] is the least that it can cost | TCP |
-//! | who is trusted: certificates with flaws, logins | [`tls_peer`] | TCP with TLS |
-//! | a host that is down, a closed port | [`jammed`] | nothing |
-//! | what servers in the world do | [`postfix`], [`exim`], [`dovecot`], which [`real`] installs and puts to the same tests | TCP, TLS, Unix sockets |
+//! | input that nobody has thought of | [`fuzzing`] | virtual time |
+//! | speed, round trips, and failures at a chosen moment | [`servers::fast`]: it takes everything at once, and holds replies back | TCP, in a process of its own |
+//! | who is trusted: certificates with flaws, logins | [`servers::tls`] | TCP with TLS |
+//! | a host that is down, a closed port | [`servers::dead`] | nothing |
+//! | what servers in the world do | [`servers::real`], which installs Postfix, Exim and Dovecot and puts them to the same tests | TCP, TLS, Unix sockets |
 //!
-//! `tests/applications/newsletter` shows the first two in use. What may hang goes into [`watchdog`].
+//! `tests/applications/newsletter` shows the first two in use.
 
-pub mod blocking_player;
 mod cli;
-pub mod delivery;
-pub mod dovecot;
-pub mod exim;
-pub mod floor;
 pub mod fuzzing;
-pub mod jammed;
-pub mod load;
-pub mod model;
-pub mod peer;
-pub mod player;
-pub mod postfix;
-pub mod real;
-pub mod receiver;
-mod scram;
-pub mod scripted;
-pub mod tls_peer;
-pub mod tokio_player;
+pub mod measure;
+pub mod play;
+pub mod servers;
 pub mod transcript;
 pub mod walk;
 pub mod watchdog;
+
+pub use servers::receiver;
 
 /// The `send` tool, for the examples of both adapters.
 pub mod send {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 use smtp_proto::{Cause, Chunking, Envelope, Outcome, Report, Stage, Timeouts, TlsPolicy};
-use smtp_tests::delivery::{Delivery, runtime};
-use smtp_tests::peer::{Act, BehindData, Moment, Options, Peer};
+use smtp_tests::play::bulk::{Delivery, runtime};
+use smtp_tests::servers::fast::{Act, BehindData, Moment, Options, Peer};
 use smtp_tests::watchdog::within_limit;
 
 type Deliver = fn(&str, bool, &[(Envelope, Vec<u8>)]) -> Delivery;

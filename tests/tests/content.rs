@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes};
 use smtp_adapter::{Observation, Server};
 use smtp_proto::event::Trace;
 use smtp_proto::{Cause, Chunking, Envelope, Outcome, TlsPolicy};
-use smtp_tests::delivery::runtime;
+use smtp_tests::play::bulk::runtime;
 use smtp_tests::receiver::{Options, Receiver};
 
 /// In Unix lines, with dots and without an end.

@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 
 use smtp_blocking::Server;
 use smtp_proto::{Chunking, TlsPolicy};
-use smtp_tests::dovecot::Dovecot;
-use smtp_tests::real::{self, Adapter, Manner};
+use smtp_tests::servers::real::dovecot::Dovecot;
+use smtp_tests::servers::real::{self, Adapter, Manner};
 
 /// One for all tests; each has recipients of its own.
 static DOVECOT: LazyLock<Dovecot> =

@@ -16,7 +16,7 @@ use rustls::{
 };
 use smtp_adapter::Server;
 use smtp_proto::{Timeouts, TlsPolicy};
-use smtp_tests::tls_peer::{Authority, Identity, Making, Setup, TlsPeer};
+use smtp_tests::servers::tls::{Authority, Identity, Making, Setup, TlsPeer};
 use smtp_tests::watchdog::within_limit;
 
 // The wrong port.

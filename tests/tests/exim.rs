@@ -10,8 +10,8 @@ use std::sync::LazyLock;
 
 use smtp_blocking::Server;
 use smtp_proto::{Chunking, Envelope, TlsPolicy, event::Trace, parameter::MailParameter};
-use smtp_tests::exim::Exim;
-use smtp_tests::real::{self, Adapter, Manner, address};
+use smtp_tests::servers::real::exim::Exim;
+use smtp_tests::servers::real::{self, Adapter, Manner, address};
 
 /// One for all tests; each has recipients of its own.
 static EXIM: LazyLock<Exim> =

@@ -19,9 +19,9 @@ use smtp_proto::{
     BodyPart, Cause, ClientName, Config, Connection, Credentials, Envelope, Error, Extension,
     Instant, Mailbox, Outcome, Recipient, Reply, Report, Stage, TlsFacts, TlsPolicy,
 };
-use smtp_tests::delivery::runtime;
-use smtp_tests::peer::{Act, Options, Peer};
+use smtp_tests::play::bulk::runtime;
 use smtp_tests::receiver::Receiver;
+use smtp_tests::servers::fast::{Act, Options, Peer};
 
 fn reply(code: u16, text: &[u8]) -> Reply {
     Reply::new(ReplyCode::new(code).unwrap(), text)

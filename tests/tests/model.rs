@@ -1,7 +1,7 @@
-//! The judge in a few seconds: see `smtp_tests::model`. A million conversations are played by
+//! The judge in a few seconds: see `smtp_tests::fuzzing::model`. A million conversations are played by
 //! `cargo run --release -p smtp-tests --example model -- --seeds 1000000`.
 
-use smtp_tests::model::{self, Stats};
+use smtp_tests::fuzzing::model::{self, Stats};
 
 /// Another number is asked for by `SMTP_TESTS_CONVERSATIONS`.
 const CONVERSATIONS: u64 = 4_000;

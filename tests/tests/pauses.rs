@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use smtp_proto::{Envelope, Outcome, Report, Timeouts, TlsPolicy};
-use smtp_tests::delivery::runtime;
+use smtp_tests::play::bulk::runtime;
 use smtp_tests::watchdog::within_limit;
 
 const MESSAGE: &[u8] = b"Subject: x\r\n\r\nx\r\n";

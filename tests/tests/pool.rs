@@ -618,7 +618,7 @@ fn a_delivery_keeps_to_what_a_server_takes_in_a_session() {
 #[test]
 fn a_server_that_cannot_be_reached_takes_none_of_the_messages() {
     for_both(|adapter| {
-        let (_socket, closed) = smtp_tests::jammed::closed().unwrap();
+        let (_socket, closed) = smtp_tests::servers::dead::closed().unwrap();
         let pool = Pool::new(adapter, Server::new(closed.to_string()), 3);
         let (reports, left) = pool.send_all((0..100).collect());
         assert_eq!(reports.len() + left, 100);

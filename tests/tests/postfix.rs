@@ -16,9 +16,9 @@ use smtp_blocking::{
     request::{XClient, XForward},
 };
 use smtp_proto::request::{ClientProtocol, MessageSource};
-use smtp_tests::dovecot::Dovecot;
-use smtp_tests::postfix::Postfix;
-use smtp_tests::real::{self, Adapter, Manner, NAME, address, awkward};
+use smtp_tests::servers::real::dovecot::Dovecot;
+use smtp_tests::servers::real::postfix::Postfix;
+use smtp_tests::servers::real::{self, Adapter, Manner, NAME, address, awkward};
 
 /// One for all tests; each has recipients of its own.
 static POSTFIX: LazyLock<Postfix> =

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use smtp_adapter::{Error, Server};
 use smtp_proto::{Cause, Envelope, Report, Stage, Timeouts, TlsPolicy};
-use smtp_tests::delivery::runtime;
-use smtp_tests::peer::greeter;
-use smtp_tests::tls_peer::{Making, acceptor};
+use smtp_tests::play::bulk::runtime;
+use smtp_tests::servers::fast::greeter;
+use smtp_tests::servers::tls::{Making, acceptor};
 use smtp_tests::watchdog::within_limit;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -269,7 +269,7 @@ fn a_transport_that_takes_nothing_ends_the_session_tokio() {
 #[cfg(target_os = "linux")]
 mod unix {
     use super::*;
-    use smtp_tests::jammed::JammedUnix;
+    use smtp_tests::servers::dead::JammedUnix;
 
     fn server(jammed: &JammedUnix) -> Server {
         let server = Server::unix(jammed.path()).lmtp();

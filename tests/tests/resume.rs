@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use smtp_adapter::{Server, TlsInfo};
 use smtp_proto::{Credentials, Envelope, Stage, TlsPolicy};
-use smtp_tests::delivery::runtime;
-use smtp_tests::tls_peer::{Authority, Making, Setup, TlsPeer};
+use smtp_tests::play::bulk::runtime;
+use smtp_tests::servers::tls::{Authority, Making, Setup, TlsPeer};
 
 const NAME: &str = "mx.example.net";
 

@@ -7,8 +7,8 @@
 
 use std::time::Duration;
 
-use smtp_tests::load;
-use smtp_tests::peer::{PeerProcess, Serving};
+use smtp_tests::measure::load;
+use smtp_tests::servers::fast::{PeerProcess, Serving};
 
 const MESSAGES: usize = 10;
 

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures_core::Stream;
 use smtp_adapter::Server;
 use smtp_proto::{Chunking, Envelope, Limits, Outcome, Report, TlsPolicy};
-use smtp_tests::delivery::runtime;
-use smtp_tests::peer::{Act, Options, Peer};
+use smtp_tests::play::bulk::runtime;
+use smtp_tests::servers::fast::{Act, Options, Peer};
 
 const BODY: &[u8] = b"Subject: x\r\n\r\n";
 

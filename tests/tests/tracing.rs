@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use smtp_blocking::{ClientName, Credentials, Envelope, Server, TlsFacts, TlsPolicy};
-use smtp_tests::delivery::runtime;
+use smtp_tests::play::bulk::runtime;
 use smtp_tests::receiver::{Options, Receiver};
 use smtp_tests::watchdog::within_limit;
 use tracing::field::{Field, Visit};
@@ -660,7 +660,7 @@ fn a_session_that_is_lost_is_a_warning_in_its_span() {
 fn whoever_cannot_be_connected_to_is_a_warning() {
     for adapter in BOTH {
         let books = collect(LevelFilter::TRACE, move || {
-            let (_socket, closed) = smtp_tests::jammed::closed().unwrap();
+            let (_socket, closed) = smtp_tests::servers::dead::closed().unwrap();
             let outer = info_span!("outer");
             outer.in_scope(|| {
                 let error = adapter.send(&Server::new(closed), &["b@example.net"]);

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use smtp_tests::blocking_player;
-use smtp_tests::player::{self, Cut};
-use smtp_tests::scripted::Way;
-use smtp_tests::tokio_player;
+use smtp_tests::play::blocking;
+use smtp_tests::play::engine::{self, Cut};
+use smtp_tests::play::scripted::Way;
+use smtp_tests::play::tokio;
 use smtp_tests::transcript::{Failure, Transcript, read_corpus};
 use smtp_tests::watchdog::within_limit;
 
@@ -52,8 +52,8 @@ fn play_cut(transcript: &Transcript, cut: Cut) -> Result<(), Failure> {
         place: format!("tests/corpus/{} ({cut:?})", transcript.name),
         message,
     };
-    let whole = player::play(transcript, Cut::Whole)?;
-    let pieces = player::play(transcript, cut).map_err(|failure| explain(failure.to_string()))?;
+    let whole = engine::play(transcript, Cut::Whole)?;
+    let pieces = engine::play(transcript, cut).map_err(|failure| explain(failure.to_string()))?;
     match pieces == whole {
         true => Ok(()),
         false => Err(explain(format!(
@@ -65,7 +65,7 @@ fn play_cut(transcript: &Transcript, cut: Cut) -> Result<(), Failure> {
 #[test]
 fn every_transcript_on_the_engine_whole() {
     play_on_the_engine("whole", |transcript| {
-        player::play(transcript, Cut::Whole).map(drop)
+        engine::play(transcript, Cut::Whole).map(drop)
     });
 }
 
@@ -86,34 +86,32 @@ fn every_transcript_on_the_engine_at_random_cuts() {
 #[test]
 fn every_transcript_on_the_blocking_adapter() {
     play_over_sockets(Way::OneByOne, |transcript| {
-        blocking_player::play(transcript, Way::OneByOne)
+        blocking::play(transcript, Way::OneByOne)
     });
 }
 
 #[test]
 fn every_transcript_on_the_blocking_adapter_in_bulk() {
     play_over_sockets(Way::Bulk, |transcript| {
-        blocking_player::play(transcript, Way::Bulk)
+        blocking::play(transcript, Way::Bulk)
     });
 }
 
 #[test]
 fn every_transcript_on_the_tokio_adapter() {
     play_over_sockets(Way::OneByOne, |transcript| {
-        tokio_player::play(transcript, Way::OneByOne)
+        tokio::play(transcript, Way::OneByOne)
     });
 }
 
 #[test]
 fn every_transcript_on_the_tokio_adapter_in_bulk() {
-    play_over_sockets(Way::Bulk, |transcript| {
-        tokio_player::play(transcript, Way::Bulk)
-    });
+    play_over_sockets(Way::Bulk, |transcript| tokio::play(transcript, Way::Bulk));
 }
 
 #[test]
 fn every_transcript_on_the_tokio_adapter_with_every_future_of_a_report_dropped() {
-    play_over_sockets(Way::Bulk, tokio_player::play_with_dropped_futures);
+    play_over_sockets(Way::Bulk, tokio::play_with_dropped_futures);
 }
 
 #[test]
@@ -121,7 +119,7 @@ fn every_transcript_on_the_tokio_adapter_with_each_await_cancelled_once() {
     let awaits = Arc::new(AtomicUsize::new(0));
     let counted = awaits.clone();
     play_over_sockets(Way::OneByOne, move |transcript| {
-        let cancelled = tokio_player::play_with_each_await_cancelled(transcript)?;
+        let cancelled = tokio::play_with_each_await_cancelled(transcript)?;
         counted.fetch_add(cancelled, Ordering::Relaxed);
         Ok(())
     });

@@ -7,8 +7,8 @@ use std::time::Duration;
 use smtp_adapter::Server;
 use smtp_blocking::Transport;
 use smtp_proto::{Envelope, TlsPolicy};
-use smtp_tests::delivery::runtime;
-use smtp_tests::tls_peer::{Making, Setup, TlsPeer};
+use smtp_tests::play::bulk::runtime;
+use smtp_tests::servers::tls::{Making, Setup, TlsPeer};
 
 const POLICIES: [TlsPolicy; 3] = [TlsPolicy::Never, TlsPolicy::Implicit, TlsPolicy::Required];
 

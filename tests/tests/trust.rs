@@ -7,7 +7,7 @@ use smtp_proto::{
     Cause, Channel, ClientName, Config, Connection, Credentials, Envelope, Event, Instant, Stage,
     TlsFacts, TlsPolicy,
 };
-use smtp_tests::tls_peer::{Authority, Books, Identity, Making, Setup, TlsPeer};
+use smtp_tests::servers::tls::{Authority, Books, Identity, Making, Setup, TlsPeer};
 
 /// `AUTH PLAIN` of alice with s3cret.
 const PLAIN: &str = "AUTH PLAIN AGFsaWNlAHMzY3JldA==";

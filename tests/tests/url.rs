@@ -1,7 +1,7 @@
 //! A server from a URL is the one that is connected to, and logged in at.
 
 use smtp_blocking::{Cause, Server, Session};
-use smtp_tests::delivery::runtime;
+use smtp_tests::play::bulk::runtime;
 use smtp_tests::receiver::{Options, Receiver};
 
 const MESSAGE: &[u8] = b"Subject: test\r\n\r\nHello.\r\n";

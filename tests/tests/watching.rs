@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use smtp_blocking::{Observation, Peer, Server, TlsPolicy, event::Trace};
-use smtp_tests::delivery::runtime;
+use smtp_tests::play::bulk::runtime;
 use smtp_tests::receiver::{Options, Receiver};
 
 /// What was observed: the session, its peer, and the command.

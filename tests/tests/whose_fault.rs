@@ -15,8 +15,8 @@ use smtp_blocking::Session;
 use smtp_proto::error::Retry;
 use smtp_proto::parameter::MailParameter;
 use smtp_proto::{Cause, Credentials, Envelope, Timeouts, TlsFacts, TlsPolicy};
-use smtp_tests::delivery::runtime;
-use smtp_tests::tls_peer::{Authority, Making, Setup, TlsPeer};
+use smtp_tests::play::bulk::runtime;
+use smtp_tests::servers::tls::{Authority, Making, Setup, TlsPeer};
 
 const MESSAGE: &[u8] = b"x\r\n";
 

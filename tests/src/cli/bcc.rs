@@ -316,7 +316,7 @@ mod tests {
             from = until;
         }
         assert_eq!(messages.len(), 1 + 7 + 49 + 343 + 2401 + 16807);
-        let runtime = crate::delivery::runtime();
+        let runtime = crate::play::bulk::runtime();
         for message in &messages {
             let expected = expected(message.as_bytes());
             for cut in [1, 2, 5, 64] {

@@ -16,7 +16,7 @@ use super::progress::Progress;
 use super::refusal::{bad_file, refused};
 use super::source::{FileId, Once, RegularFile, Seen, Source, Stream, file_id};
 use super::verdict::Ending;
-use crate::delivery::not_attempted;
+use crate::play::bulk::not_attempted;
 
 /// What is forwarded when nothing is named.
 const SAMPLE: &str = "\

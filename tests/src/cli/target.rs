@@ -5,7 +5,7 @@ use smtp_proto::{Cause, Error};
 use super::options::{Options, Tls};
 use super::output::say;
 use super::refusal::refused;
-use crate::receiver;
+use crate::servers::receiver;
 
 impl Options {
     /// The server to send to: the one that is named, or the example's own receiving server, which is

@@ -46,7 +46,7 @@
 //!
 //! The engine could depend on one of these by mistake. Then only the path that came first is followed. All edges
 //! to a merged state are judged themselves. [`Merging::Fine`] merges less: the last letter counts, and each code.
-//! And [`model`](crate::model) plays conversations at random, without merging anything.
+//! And [`model`](crate::fuzzing::model) plays conversations at random, without merging anything.
 //!
 //! A walk is exhausted when no letter leads to a new state. Then its depth is the longest of the shortest paths.
 //!

@@ -5,7 +5,7 @@ use smtp_proto::{Chunking, Protocol, TlsPolicy};
 use super::books::{Books, Kind, Owed, Transaction};
 use super::scene::{LOGIN, Login, PASSWORD, PLAIN, Scene, Writing};
 use super::{Failure, fail};
-use crate::model::lexer::{Lexer, Token, tag};
+use crate::fuzzing::model::lexer::{Lexer, Token, tag};
 
 /// The body that the application is asked for, and what it has said of it.
 #[derive(Clone, Debug, Default)]

@@ -20,8 +20,8 @@ use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use smtp_blocking::{Server, TlsPolicy};
-use smtp_tests::delivery::runtime;
-use smtp_tests::tls_peer::{Authority, Making, Setup, TlsPeer};
+use smtp_tests::play::bulk::runtime;
+use smtp_tests::servers::tls::{Authority, Making, Setup, TlsPeer};
 
 const NAME: &str = "mx.example.net";
 const SESSIONS: u32 = 200;

@@ -18,7 +18,7 @@ use lettre::{Address, SmtpTransport, Transport};
 use mail_send::SmtpClientBuilder;
 use mail_send::smtp::message::Message as MailSendMessage;
 use smtp_blocking::{Envelope, Server, TlsPolicy};
-use smtp_tests::peer::{PeerProcess, Serving};
+use smtp_tests::servers::fast::{PeerProcess, Serving};
 
 const MESSAGES: usize = 4_000;
 const SESSIONS: usize = 4;

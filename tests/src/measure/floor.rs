@@ -82,10 +82,10 @@ impl Floor {
 }
 
 fn envelope(recipients: usize) -> String {
-    let rcpt = |n| format!("RCPT TO:<{}>\r\n", crate::load::recipient(n));
+    let rcpt = |n| format!("RCPT TO:<{}>\r\n", crate::measure::load::recipient(n));
     let rcpts: String = (0..recipients).map(rcpt).collect();
     format!(
         "MAIL FROM:<{}> BODY=8BITMIME\r\n{rcpts}DATA\r\n",
-        crate::load::SENDER
+        crate::measure::load::SENDER
     )
 }

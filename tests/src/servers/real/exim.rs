@@ -9,7 +9,7 @@
 use std::fs;
 use std::ops::Deref;
 
-use crate::real::{Kind, Result, Server, UTF8_DOMAIN, sh};
+use crate::servers::real::{Kind, Result, Server, UTF8_DOMAIN, sh};
 
 /// Exim gives up root for good once it listens, and never asks for it again. That saves running the whole
 /// program anew for each delivery too.

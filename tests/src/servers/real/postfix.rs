@@ -13,8 +13,8 @@ use std::fs;
 use std::ops::Deref;
 use std::os::unix::fs::symlink;
 
-use crate::dovecot::Dovecot;
-use crate::real::{Kind, Result, Server, UTF8_DOMAIN, install, sh};
+use crate::servers::real::dovecot::Dovecot;
+use crate::servers::real::{Kind, Result, Server, UTF8_DOMAIN, install, sh};
 
 const MAIN_CF: &str = "\
 compatibility_level = 3.6
@@ -319,7 +319,7 @@ mod tests {
     use std::path::Path;
 
     use super::KIND;
-    use crate::real::Stored;
+    use crate::servers::real::Stored;
 
     #[test]
     fn only_the_lines_of_the_server_are_taken_off() {

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use rustls::ProtocolVersion;
 
 use super::session::{Dialogue, Fault, Session, refuse_if};
-use crate::scram;
+use crate::servers::scram;
 
 impl Session<'_> {
     pub(super) fn starttls(&mut self) -> Result<(), Fault> {

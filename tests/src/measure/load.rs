@@ -12,7 +12,7 @@ use smtp_proto::{
 };
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::peer::{Dialogue, Options};
+use crate::servers::fast::{Dialogue, Options};
 
 /// The sender of every message.
 pub const SENDER: &str = "sender@example.org";

@@ -1,239 +1,14 @@
-//! A server for measurements and for staged failures: it takes mail as fast as it comes, holds its replies
-//! back by a set time, and does at any point what a test tells it to.
+//! One session of the server, without a socket.
 
-use std::fmt;
-use std::io::{self, BufRead, Read, Write};
-use std::net::SocketAddr;
-use std::process::{self, Child, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
-use std::time::Duration;
+use std::io::{Read, Write};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::{fmt, io, thread};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
-/// Octets that the peer reads at a time.
-const READ: usize = 64 * 1024;
-
-/// Connections that may wait to be accepted, where thousands come at a time.
-const BACKLOG: u32 = 4096;
-
-/// What the peer is like.
-#[derive(Clone)]
-pub struct Options {
-    /// How long each batch of replies is held back: the round trip time.
-    pub delay: Duration,
-    /// Whether PIPELINING is offered.
-    pub pipelining: bool,
-    /// Whether CHUNKING is offered.
-    pub chunking: bool,
-    /// What becomes of commands that come in one piece with the end of the data.
-    pub behind_data: BehindData,
-    /// Whether messages are kept for [`Peer::messages`].
-    pub keep: bool,
-    /// Decides at each point.
-    pub act: Arc<dyn Fn(&Moment<'_>) -> Act + Send + Sync>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            delay: Duration::ZERO,
-            pipelining: true,
-            chunking: false,
-            behind_data: BehindData::Taken,
-            keep: true,
-            act: Arc::new(|_| Act::Accept),
-        }
-    }
-}
-
-impl fmt::Debug for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options")
-            .field("delay", &self.delay)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The three ways of real servers with commands behind the end of the data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BehindData {
-    /// They are carried out.
-    Taken,
-    /// Each is answered 503.
-    Refused,
-    /// They are lost.
-    Lost,
-}
-
-/// Where a connection stands.
-#[derive(Clone, Copy, Debug)]
-pub struct Moment<'a> {
-    /// The connection, from 0 in the order of their coming.
-    pub connection: u64,
-    /// The message on this connection, from 0.
-    pub message: u64,
-    /// The command, or `.` for the end of the data.
-    pub command: &'a str,
-}
-
-/// What the peer does.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Act {
-    /// The usual reply.
-    Accept,
-    /// This reply, its line end included, instead.
-    Reply(&'static str),
-    /// Closes without a reply.
-    Cut,
-    /// Closes with this reply.
-    ReplyAndCut(&'static str),
-}
-
-/// Starts a server on a port of 127.0.0.1 that has a greeting and an answer to EHLO, and knows no other command. An
-/// empty one closes the connection. It runs until the process ends.
-///
-/// # Errors
-/// No socket.
-pub fn greeter(greeting: &'static str, hello: &'static str) -> io::Result<SocketAddr> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-    let address = listener.local_addr()?;
-    let serve = move |mut stream: std::net::TcpStream| -> io::Result<()> {
-        stream.write_all(greeting.as_bytes())?;
-        let mut lines = io::BufReader::new(stream.try_clone()?).lines();
-        if greeting.is_empty() || lines.next().transpose()?.is_none() || hello.is_empty() {
-            return Ok(());
-        }
-        stream.write_all(hello.as_bytes())?;
-        lines.next().transpose().map(drop)
-    };
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            // A client that is gone is no failure.
-            thread::spawn(move || drop(serve(stream)));
-        }
-    });
-    Ok(address)
-}
-
-/// A message that arrived.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Arrived {
-    /// The lines MAIL and RCPT.
-    pub envelope: Vec<String>,
-    /// Without the dots that the client added.
-    pub body: Vec<u8>,
-}
-
-/// A running peer; it ends when dropped.
-pub struct Peer {
-    address: SocketAddr,
-    shared: Arc<Shared>,
-    stop: Option<tokio::sync::oneshot::Sender<()>>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-struct Shared {
-    options: Options,
-    connections: AtomicU64,
-    arrived: AtomicU64,
-    messages: Mutex<Vec<Arrived>>,
-}
-
-impl Shared {
-    fn new(options: Options) -> Arc<Self> {
-        Arc::new(Self {
-            options,
-            connections: AtomicU64::new(0),
-            arrived: AtomicU64::new(0),
-            messages: Mutex::default(),
-        })
-    }
-}
-
-impl Peer {
-    /// Starts a peer on a loopback port, in a thread of its own.
-    ///
-    /// # Errors
-    /// There is no port, or no thread.
-    pub fn start(options: Options) -> io::Result<Self> {
-        let shared = Shared::new(options);
-        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        let state = shared.clone();
-        let thread = thread::Builder::new().name("peer".into()).spawn(move || {
-            runtime.block_on(async move {
-                let Ok(listener) = TcpListener::from_std(listener) else {
-                    return;
-                };
-                tokio::select! {
-                    () = accept(listener, state) => {}
-                    _ = stopped => {}
-                }
-            });
-        })?;
-        Ok(Self {
-            address,
-            shared,
-            stop: Some(stop),
-            thread: Some(thread),
-        })
-    }
-
-    /// Where it listens, as connectors want it.
-    pub fn server(&self) -> String {
-        self.address.to_string()
-    }
-
-    /// How many messages have arrived.
-    pub fn arrived(&self) -> u64 {
-        self.shared.arrived.load(Ordering::Relaxed)
-    }
-
-    /// How many connections there were.
-    pub fn connections(&self) -> u64 {
-        self.shared.connections.load(Ordering::Relaxed)
-    }
-
-    /// The messages that have arrived, in order.
-    pub fn messages(&self) -> Vec<Arrived> {
-        self.shared
-            .messages
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-impl fmt::Debug for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Peer({})", self.address)
-    }
-}
-
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    while let Ok((stream, _)) = listener.accept().await {
-        let dialogue = Dialogue::with(shared.clone());
-        // A client that goes away is a client's right.
-        tokio::spawn(async move { dialogue.serve(stream).await.ok() });
-    }
-}
+use super::{Act, Arrived, BehindData, Moment, Options, READ, Shared};
 
 /// The peer's side of one connection without the connection: octets in, replies out.
 pub struct Dialogue {
@@ -263,7 +38,7 @@ impl Dialogue {
         Self::with(Shared::new(options))
     }
 
-    fn with(shared: Arc<Shared>) -> Self {
+    pub(super) fn with(shared: Arc<Shared>) -> Self {
         let connection = shared.connections.fetch_add(1, Ordering::Relaxed);
         let (envelope, line) = (Vec::new(), Vec::new());
         let (body, chunk, chunks) = (None, None, Vec::new());
@@ -280,7 +55,7 @@ impl Dialogue {
         }
     }
 
-    async fn serve(mut self, mut stream: TcpStream) -> io::Result<()> {
+    pub(super) async fn serve(mut self, mut stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let (mut input, mut out) = (Vec::with_capacity(READ), Vec::new());
         let mut open = self.greet(&mut out);
@@ -304,7 +79,7 @@ impl Dialogue {
     }
 
     /// The same in a thread of its own, without a runtime: the least that a server can cost.
-    fn serve_blocking(mut self, mut stream: std::net::TcpStream) -> io::Result<()> {
+    pub(super) fn serve_blocking(mut self, mut stream: std::net::TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let (mut input, mut out) = (vec![0; READ], Vec::new());
         let mut open = self.greet(&mut out);
@@ -567,117 +342,4 @@ fn unstuffed(octets: &[u8]) -> Vec<u8> {
         body.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));
     }
     body
-}
-
-/// A peer in a process of its own, so that time, memory and system calls measured here are the
-/// client's alone, and file descriptors are not shared with it.
-#[derive(Debug)]
-pub struct PeerProcess {
-    server: String,
-    child: Child,
-}
-
-/// Names the kind of peer to the process that is to be one.
-const KIND: &str = "SMTP_TESTS_PEER";
-
-/// Stands before the address in what that process prints.
-const ANNOUNCEMENT: &str = "the peer listens on ";
-
-impl PeerProcess {
-    /// Runs this program once more, with these arguments, by which it must come to
-    /// [`serve_if_asked`](Self::serve_if_asked). The peer accepts everything and keeps nothing.
-    ///
-    /// # Errors
-    /// There is no process, or it is no peer.
-    pub fn start(arguments: &[&str], delay: Duration, serving: Serving) -> io::Result<Self> {
-        let mut child = process::Command::new(std::env::current_exe()?)
-            .args(arguments)
-            .env(KIND, format!("{serving:?} {}", delay.as_micros()))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut output =
-            io::BufReader::new(child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?).lines();
-        let server =
-            output.find_map(|line| Some(line.ok()?.split_once(ANNOUNCEMENT)?.1.to_owned()));
-        // Whatever else it has to say is not to stop it.
-        thread::spawn(move || output.count());
-        match server {
-            Some(server) => Ok(Self { server, child }),
-            None => Err(io::Error::other("the peer's process said no address")),
-        }
-    }
-
-    /// Serves until the process that started this one is gone, if it did so to have a peer. To be called
-    /// first thing.
-    pub fn serve_if_asked() {
-        let Ok(kind) = std::env::var(KIND) else {
-            return;
-        };
-        thread::spawn(|| {
-            let _ = io::copy(&mut io::stdin(), &mut io::sink());
-            process::exit(0);
-        });
-        serve(&kind).expect("a peer can be run");
-        process::exit(0);
-    }
-
-    /// Where it listens, as connectors want it.
-    pub fn server(&self) -> &str {
-        &self.server
-    }
-
-    /// Its process.
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-}
-
-impl Drop for PeerProcess {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// What a [`PeerProcess`] serves its connections with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Serving {
-    /// A thread for each, and blocking reads and writes: the fastest for a few.
-    Threads,
-    /// Tasks of a runtime, for many.
-    Tasks,
-}
-
-fn serve(kind: &str) -> io::Result<()> {
-    let (serving, delay) = kind.split_once(' ').ok_or(io::ErrorKind::InvalidInput)?;
-    let delay = Duration::from_micros(delay.parse().map_err(io::Error::other)?);
-    let shared = Shared::new(Options {
-        delay,
-        chunking: true,
-        keep: false,
-        ..Options::default()
-    });
-    let announce = |address: SocketAddr| println!("{ANNOUNCEMENT}{address}");
-    if serving == format!("{:?}", Serving::Threads) {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-        announce(listener.local_addr()?);
-        loop {
-            let (stream, _) = listener.accept()?;
-            let dialogue = Dialogue::with(shared.clone());
-            thread::spawn(move || dialogue.serve_blocking(stream));
-        }
-    }
-    let _ = rlimit::increase_nofile_limit(u64::MAX);
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(async {
-            let socket = tokio::net::TcpSocket::new_v4()?;
-            socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
-            let listener = socket.listen(BACKLOG)?;
-            announce(listener.local_addr()?);
-            accept(listener, shared).await;
-            Ok(())
-        })
 }

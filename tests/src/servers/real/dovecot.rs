@@ -10,7 +10,7 @@
 use std::ops::Deref;
 use std::path::PathBuf;
 
-use crate::real::{Kind, Result, Server, install, sh};
+use crate::servers::real::{Kind, Result, Server, install, sh};
 
 /// One folder for each user, because nothing in a message says whom it is for: with several recipients there is
 /// neither a Delivered-To nor a name in Received, and all have the same file. Without the quota plugin nobody

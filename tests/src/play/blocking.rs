@@ -12,10 +12,11 @@ use std::net::TcpStream;
 use std::sync::mpsc::Receiver;
 
 use smtp_blocking::Session;
-use smtp_proto::{Cause, Error, Request, error::Misuse};
+use smtp_proto::error::Misuse;
+use smtp_proto::{Cause, Error, Request};
 
-use crate::delivery::not_attempted;
-use crate::scripted::{self, Cue, End, Traces, Way, not_asked, report, server_of};
+use crate::play::bulk::not_attempted;
+use crate::play::scripted::{self, Cue, End, Traces, Way, not_asked, report, server_of};
 use crate::transcript::{Failure, Job, Message, Observed, Transcript};
 
 /// Plays a transcript, and checks all that it expects.

@@ -5,15 +5,21 @@
 //! polled, calls that mean nothing) must not be visible in what comes of it; see the invariants in the
 //! design.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
-use smtp_proto::{
-    BodyPart, Cause, Connection, Event, Instant, MessageId, auth::Nonce, error::Misuse,
-    event::RequestId,
-};
+use body::Body;
+use in_flight::InFlight;
+use random::Random;
+use smtp_proto::auth::Nonce;
+use smtp_proto::error::Misuse;
+use smtp_proto::event::RequestId;
+use smtp_proto::{BodyPart, Cause, Connection, Event, Instant, MessageId};
 
-use crate::transcript::{Action, Failure, Job, Message, Observed, Transcript, difference};
+use crate::transcript::{Action, Failure, Job, Observed, Transcript, difference};
+
+mod body;
+mod in_flight;
+mod random;
 
 /// How octets are cut, in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -528,172 +534,5 @@ impl<'t> Player<'t> {
             true => Ok(()),
             false => Err("the engine lives on after Closed".into()),
         }
-    }
-}
-
-/// The body under way, as the application offers it: pieces that grow, and of which the front is used up.
-#[derive(Default)]
-struct Body<'t> {
-    rest: &'t [u8],
-    /// How much of `rest` has been offered. It never shrinks but by use, for what was once on offer
-    /// stays on offer.
-    offered: usize,
-    /// How much of `rest` may be offered before the server has said something; the next hold is first.
-    holds: VecDeque<usize>,
-    /// All of `rest` is offered, and as the last part.
-    is_last: bool,
-}
-
-impl<'t> Body<'t> {
-    fn new(message: &'t Message) -> Self {
-        Self {
-            rest: &message.body,
-            offered: 0,
-            holds: message.holds.iter().copied().collect(),
-            is_last: false,
-        }
-    }
-
-    fn piece(&self) -> BodyPart<'t> {
-        match self.is_last {
-            true => BodyPart::Last(self.rest),
-            false => BodyPart::Next(&self.rest[..self.offered]),
-        }
-    }
-
-    fn end(&self) -> usize {
-        self.holds.front().copied().unwrap_or(self.rest.len())
-    }
-
-    /// Offers up to `more` further octets. False where there are none.
-    fn grow(&mut self, more: usize) -> bool {
-        let before = self.offered;
-        self.offered = self.offered.saturating_add(more).min(self.end());
-        self.offered > before
-    }
-
-    fn advance(&mut self, used: usize) {
-        self.rest = &self.rest[used..];
-        self.offered -= used;
-        for hold in &mut self.holds {
-            *hold -= used;
-        }
-    }
-
-    fn is_held(&self) -> bool {
-        !self.holds.is_empty()
-    }
-
-    fn release(&mut self) {
-        if self.offered == self.end() {
-            self.holds.pop_front();
-        }
-    }
-}
-
-/// The commands that are not answered, counted from outside: more than one of them may have no more
-/// octets than the limit, or two ends that do not read while they write can deadlock. Chunks are no
-/// commands: they have a limit of their own.
-struct InFlight {
-    limit: usize,
-    commands: VecDeque<usize>,
-    /// The line that the client has not ended yet, and the server's.
-    said: Vec<u8>,
-    heard: Vec<u8>,
-    /// The last line was DATA; and so many octets of a chunk follow.
-    data: bool,
-    chunk: u64,
-}
-
-impl InFlight {
-    fn new(limit: usize) -> Self {
-        let commands = VecDeque::new();
-        Self {
-            limit,
-            commands,
-            said: Vec::new(),
-            heard: Vec::new(),
-            data: false,
-            chunk: 0,
-        }
-    }
-
-    /// Whether what follows is a body, once it is wanted.
-    fn is_behind_data(&self) -> bool {
-        self.data
-    }
-
-    fn say(&mut self, octets: &[u8]) -> Result<(), String> {
-        for &octet in octets {
-            if self.chunk > 0 {
-                self.chunk -= 1;
-                continue;
-            }
-            self.said.push(octet);
-            if octet == b'\n' {
-                let line = std::mem::take(&mut self.said);
-                self.data = line == b"DATA\r\n";
-                let chunk = line.strip_prefix(b"BDAT ").map(String::from_utf8_lossy);
-                self.chunk = match chunk
-                    .as_ref()
-                    .and_then(|chunk| chunk.split_whitespace().next())
-                {
-                    Some(octets) => octets.parse().map_err(|_| format!("BDAT {octets}"))?,
-                    None => 0,
-                };
-                // An empty line is the end of a body's last line, or an empty response to a challenge.
-                if line.len() > 2 {
-                    self.commands
-                        .push_back(if chunk.is_some() { 0 } else { line.len() });
-                }
-            }
-        }
-        let octets: usize = self.commands.iter().sum();
-        match self.commands.len() > 1 && octets > self.limit {
-            true => Err(format!(
-                "{octets} octets of commands are in flight, over {}",
-                self.limit
-            )),
-            false => Ok(()),
-        }
-    }
-
-    fn hear(&mut self, octets: &[u8]) {
-        for &octet in octets {
-            self.heard.push(octet);
-            if octet == b'\n' {
-                if self.heard.get(3) != Some(&b'-') {
-                    self.commands.pop_front();
-                }
-                self.heard.clear();
-            }
-        }
-    }
-}
-
-/// xorshift64*: random enough for cutting, and the same on every machine.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        // The state must not be zero, and small seeds should not give small numbers at first.
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let number = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
-        usize::try_from(number).unwrap_or(0) % end.max(1)
-    }
-
-    /// From 1 to `most`.
-    fn up_to(&mut self, most: usize) -> usize {
-        1 + self.below(most)
-    }
-
-    fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
     }
 }

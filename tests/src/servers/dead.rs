@@ -1,9 +1,7 @@
-//! Dead addresses on loopback, and a watchdog for what may wait on it.
+//! Dead addresses on loopback: hosts that are off, ports that are closed.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
@@ -113,16 +111,4 @@ pub fn closed() -> io::Result<(Socket, SocketAddr)> {
         .as_socket()
         .ok_or(io::ErrorKind::AddrNotAvailable)?;
     Ok((socket, address))
-}
-
-/// Runs this in a thread of its own, and fails where it does not end in time.
-///
-/// # Panics
-/// The time is over, or `run` has panicked.
-pub fn within<T: Send + 'static>(limit: Duration, run: impl FnOnce() -> T + Send + 'static) -> T {
-    let (sender, result) = mpsc::channel();
-    thread::spawn(move || sender.send(run()));
-    result
-        .recv_timeout(limit)
-        .expect("it hangs, or it has panicked")
 }

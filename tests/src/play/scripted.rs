@@ -12,7 +12,8 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use smtp_adapter::Observation;
-use smtp_proto::{Envelope, Error, Reply, Report, event::Trace};
+use smtp_proto::event::Trace;
+use smtp_proto::{Envelope, Error, Reply, Report};
 
 use crate::transcript::{Action, Failure, Message, Observed, Transcript, difference};
 

@@ -1,7 +1,7 @@
 //! Plays a transcript against the tokio adapter, also with each of its awaits cancelled.
 //!
 //! What looks different from here than from the engine is translated as in
-//! [`blocking_player`](crate::blocking_player).
+//! [`blocking_player`](crate::play::blocking).
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -10,12 +10,13 @@ use std::pin::pin;
 use std::sync::mpsc::Receiver;
 use std::task::Poll;
 
-use smtp_proto::{Cause, Error, Outcome, error::Misuse};
+use smtp_proto::error::Misuse;
+use smtp_proto::{Cause, Error, Outcome};
 use smtp_tokio::Session;
 use tokio::io::BufReader;
 
-use crate::delivery::not_attempted;
-use crate::scripted::{self, Cue, End, Traces, Way, not_asked, report, server_of};
+use crate::play::bulk::not_attempted;
+use crate::play::scripted::{self, Cue, End, Traces, Way, not_asked, report, server_of};
 use crate::transcript::{Failure, Job, Message, Observed, Transcript};
 
 /// Plays a transcript, and checks all that it expects.

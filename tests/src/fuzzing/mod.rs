@@ -1,0 +1,52 @@
+//! The bodies of the fuzz targets in `fuzz/`: each takes any octets and panics where a rule of the
+//! engine does not hold. They are ordinary code, so that `cargo check` breaks before the fuzzer does,
+//! and `tests/fuzz_smoke.rs` runs them on every change.
+//!
+//! What the engine does fast and in place is done here a second time, slowly and in the most obvious
+//! way: `decode` for replies, `stuff` for bodies, `Peer` for who is answered by what.
+
+mod body;
+pub mod model;
+mod peer;
+mod reply;
+mod session;
+mod settings;
+
+pub use body::body;
+pub use reply::reply;
+pub use session::session;
+
+/// The octets of an input, taken from the front; zeros where there are no more.
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn byte(&mut self) -> u8 {
+        self.take(1).first().copied().unwrap_or(0)
+    }
+
+    fn take(&mut self, n: usize) -> &'a [u8] {
+        let (front, rest) = self.0.split_at(n.min(self.0.len()));
+        self.0 = rest;
+        front
+    }
+
+    /// A string whose length stands before it.
+    fn string(&mut self) -> &'a [u8] {
+        let n = usize::from(self.byte() % 64);
+        self.take(n)
+    }
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack
+        .windows(needle.len())
+        .any(|window| window == needle)
+}
+
+/// One line, which neither moves the cursor of a terminal nor hides or reorders what it shows.
+fn assert_printable(text: &str) {
+    let bad = |c: char| {
+        c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) || "\u{2028}\u{2029}".contains(c)
+    };
+    assert!(!text.contains(bad), "not printable: {text:?}");
+}

@@ -1,0 +1,8 @@
+//! Plays a [`transcript`](crate::transcript): on the engine in virtual time, and on both adapters against a
+//! [`scripted`] server.
+
+pub mod blocking;
+pub mod bulk;
+pub mod engine;
+pub mod scripted;
+pub mod tokio;

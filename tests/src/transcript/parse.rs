@@ -1,0 +1,344 @@
+//! Reads a transcript line by line.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use smtp_proto::envelope::BodyType;
+use smtp_proto::{Envelope, Recipient, Request, TlsFacts};
+
+use super::parameters::{parse_mail_parameter, parse_rcpt_parameter, parse_request};
+use super::settings::config;
+use super::{Action, Expected, Job, Message, Step, Transcript};
+
+/// Reads line by line; everything is put together at the end, because settings come in any order.
+#[derive(Default)]
+pub(super) struct Parser {
+    commented: bool,
+    rules: Vec<String>,
+    engine_only: Option<String>,
+    settings: BTreeMap<String, String>,
+    messages: Vec<Message>,
+    requests: Vec<Request>,
+    jobs: Vec<Job>,
+    steps: Vec<Step>,
+    expected: Expected,
+}
+
+impl Parser {
+    pub(super) fn line(&mut self, number: usize, line: &str) -> Result<(), String> {
+        let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+        match word {
+            "" => {}
+            _ if word.starts_with('#') => self.commented = true,
+            "S:" => self.say(number, Action::Server(text_line(rest)?)),
+            "C:" => self.say(number, Action::Client(text_line(rest)?)),
+            "expect" => self.expect(number, rest)?,
+            "rule" | "engine-only:" | "config" | "message" | "request" | "|" | "hold"
+                if !self.steps.is_empty() =>
+            {
+                return Err(format!("`{word}` belongs in the head"));
+            }
+            "rule" => self.rules.push(rest.to_owned()),
+            "engine-only:" => self.engine_only = Some(rest.to_owned()),
+            "config" => {
+                for setting in rest.split_whitespace() {
+                    let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
+                    let value = as_string(text(value)?)?;
+                    if self.settings.insert(key.to_owned(), value).is_some() {
+                        return Err(format!("`{key}` is set twice"));
+                    }
+                }
+            }
+            "message" => {
+                self.jobs.push(Job::Message(self.messages.len()));
+                self.messages.push(parse_message(rest)?);
+            }
+            "request" => {
+                self.jobs.push(Job::Request(self.requests.len()));
+                self.requests.push(parse_request(rest)?);
+            }
+            "|" => {
+                let message = self.messages.last_mut().ok_or("a body without a message")?;
+                message.body.extend(text_line(rest)?);
+            }
+            "hold" => {
+                let message = self.messages.last_mut().ok_or("a hold without a message")?;
+                message.holds.push(message.body.len());
+            }
+            _ => self.say(number, parse_action(word, rest)?),
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, line: usize, action: Action) {
+        match (self.steps.last_mut().map(|step| &mut step.action), action) {
+            (Some(Action::Client(all)), Action::Client(more)) => all.extend(more),
+            (Some(Action::Server(all)), Action::Server(more)) => all.extend(more),
+            (_, action) => self.steps.push(Step { line, action }),
+        }
+    }
+
+    fn expect(&mut self, line: usize, rest: &str) -> Result<(), String> {
+        match rest.split_once(' ').unwrap_or((rest, "")) {
+            ("ready", "") => self.expected.ready = true,
+            ("overlap-broken", "") => self.expected.overlap_broken = true,
+            ("open", "") => self.expected.end = Some(line),
+            ("closed", result) => {
+                self.expected.end = Some(line);
+                self.expected.closed = Some((line, result.to_owned()));
+            }
+            ("request", rest) => {
+                let (number, result) = rest.split_once(' ').ok_or("a result is missing")?;
+                self.expected.requests.resize(self.requests.len(), None);
+                let index = number.parse::<usize>().ok().and_then(|n| n.checked_sub(1));
+                let slot = index.and_then(|n| self.expected.requests.get_mut(n));
+                *slot.ok_or("there is no such request")? = Some((line, result.to_owned()));
+            }
+            (message, rest) => {
+                let messages = &mut self.expected.messages;
+                messages.resize_with(self.messages.len(), Vec::new);
+                let index = message.parse::<usize>().ok().and_then(|n| n.checked_sub(1));
+                let index = index
+                    .filter(|&n| n < messages.len())
+                    .ok_or("there is no such message")?;
+                let count = self.messages[index].envelope.forward_paths().len();
+                let recipients = &mut messages[index];
+                recipients.resize(count, None);
+                let (recipient, result) = rest.split_once(' ').ok_or("a result is missing")?;
+                let result = Some((line, result.to_owned()));
+                match recipient
+                    .parse::<usize>()
+                    .ok()
+                    .and_then(|n| n.checked_sub(1))
+                {
+                    Some(position) if position < count => recipients[position] = result,
+                    None if recipient == "*" => recipients.fill(result),
+                    _ => return Err("there is no such recipient".into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(mut self, name: &str) -> Result<Transcript, String> {
+        if !self.commented {
+            return Err("a comment must say what this shows, and what forced it".into());
+        }
+        if self.rules.is_empty() {
+            return Err("no `rule` is named".into());
+        }
+        if self.expected.end.is_none() {
+            return Err("neither `expect closed` nor `expect open` is there".into());
+        }
+        self.expected
+            .messages
+            .resize_with(self.messages.len(), Vec::new);
+        for (expected, message) in self.expected.messages.iter().zip(&self.messages) {
+            if expected.len() != message.envelope.forward_paths().len() || expected.contains(&None)
+            {
+                return Err("every recipient needs an expectation".into());
+            }
+        }
+        if self.expected.requests.len() != self.requests.len()
+            || self.expected.requests.contains(&None)
+        {
+            return Err("every request needs an expectation".into());
+        }
+        for message in &mut self.messages {
+            if message.exact {
+                let size = message.body.len() as u64;
+                message.envelope = message.envelope.clone().exact_size(size);
+            }
+        }
+        let server_name = self.settings.remove("server-name");
+        let mut tls_facts = TlsFacts::default();
+        tls_facts.verified = self.settings.remove("verified").is_some();
+        if let Some(octets) = self.settings.remove("exporter") {
+            let octets = octets.into_bytes().try_into();
+            tls_facts.exporter = Some(octets.map_err(|_| "`exporter` has 32 octets")?);
+        }
+        tls_facts.server_end_point = self
+            .settings
+            .remove("end-point")
+            .map(|hash| hash.into_bytes().into());
+        let nonce = match self.settings.remove("nonce") {
+            None => None,
+            Some(nonce) => {
+                let octets = STANDARD
+                    .decode(nonce)
+                    .ok()
+                    .and_then(|octets| octets.try_into().ok());
+                Some(octets.ok_or("`nonce` is 18 octets in base64")?)
+            }
+        };
+        Ok(Transcript {
+            name: name.to_owned(),
+            rules: self.rules,
+            engine_only: self.engine_only,
+            config: config(self.settings)?,
+            nonce,
+            server_name,
+            tls_facts,
+            messages: self.messages,
+            requests: self.requests,
+            jobs: self.jobs,
+            steps: self.steps,
+            expected: self.expected,
+        })
+    }
+}
+
+fn parse_action(word: &str, rest: &str) -> Result<Action, String> {
+    Ok(match (word, rest) {
+        ("pause", duration) => Action::Pause(parse_duration(duration)?),
+        ("split", "") => Action::Split,
+        ("eof", "") => Action::Eof,
+        ("tls", "") => Action::Tls,
+        ("tls-failed", "") => Action::TlsFailed,
+        ("tls-untrusted", "") => Action::TlsUntrusted,
+        ("submit", "") => Action::Submit,
+        ("quit", "") => Action::Quit,
+        ("jam", "") => Action::Jam,
+        _ => return Err(format!("`{word} {rest}` means nothing")),
+    })
+}
+
+fn parse_message(attributes: &str) -> Result<Message, String> {
+    let (mut from, mut to, mut exact) = (None, Vec::new(), false);
+    let mut declared: Vec<Box<dyn FnOnce(Envelope) -> Envelope>> = Vec::new();
+    for attribute in attributes.split_whitespace() {
+        let (key, value) = attribute.split_once('=').unwrap_or((attribute, ""));
+        let body = |body| Box::new(move |envelope: Envelope| envelope.body(body));
+        match (key, value) {
+            ("from", address) => from = Some(as_string(text(address)?)?),
+            ("to", recipients) => {
+                for recipient in recipients.split(',') {
+                    to.push(parse_recipient(recipient)?);
+                }
+            }
+            ("each", parameters) => {
+                for parameter in parameters.split(';') {
+                    let parameter = parse_rcpt_parameter(parameter)?;
+                    declared.push(Box::new(|envelope| envelope.recipient_parameter(parameter)));
+                }
+            }
+            ("body", "7bit") => declared.push(body(BodyType::SevenBit)),
+            ("body", "8bit") => declared.push(body(BodyType::EightBit)),
+            ("body", "8bit-anyway") => declared.push(body(BodyType::EightBitAnyway)),
+            ("body", "binary") => declared.push(body(BodyType::Binary)),
+            ("size", octets) => {
+                let octets = parse_number(octets)?;
+                declared.push(Box::new(move |envelope| envelope.size(octets)));
+            }
+            ("exact-size", octets) => {
+                let octets = parse_number(octets)?;
+                declared.push(Box::new(move |envelope| envelope.exact_size(octets)));
+            }
+            ("exact", "") => exact = true,
+            ("all-or-nothing", "") => {
+                declared.push(Box::new(|envelope| envelope.all_or_nothing(true)))
+            }
+            ("smtputf8", "") => declared.push(Box::new(|envelope| envelope.smtputf8(true))),
+            ("reopenable", "") => declared.push(Box::new(|envelope| envelope.reopenable(true))),
+            _ => {
+                let parameter = parse_mail_parameter(attribute)?;
+                declared.push(Box::new(|envelope| envelope.parameter(parameter)));
+            }
+        }
+    }
+    let from = from.ok_or("a message needs `from`")?;
+    let envelope = Envelope::new(&from, &to).map_err(|error| error.to_string())?;
+    let envelope = declared
+        .into_iter()
+        .fold(envelope, |envelope, declare| declare(envelope));
+    Ok(Message {
+        envelope,
+        body: Vec::new(),
+        holds: Vec::new(),
+        exact,
+    })
+}
+
+fn parse_recipient(source: &str) -> Result<Recipient, String> {
+    let mut parts = source.split(';');
+    let address = as_string(text(parts.next().unwrap_or_default())?)?;
+    let recipient = Recipient::new(&address).map_err(|error| error.to_string())?;
+    parts.try_fold(recipient, |recipient, part| {
+        Ok(recipient.parameter(parse_rcpt_parameter(part)?))
+    })
+}
+
+/// A value that is known, if one stands there.
+pub(super) fn known<T: std::str::FromStr>(value: &str) -> Result<Option<T>, String> {
+    let known = Some(value).filter(|value| !value.is_empty());
+    known
+        .map(|value| {
+            value
+                .parse()
+                .map_err(|_| format!("`{value}` is no such value"))
+        })
+        .transpose()
+}
+
+pub(super) fn parse_number<N: std::str::FromStr>(digits: &str) -> Result<N, String> {
+    digits
+        .parse()
+        .map_err(|_| format!("`{digits}` is no number"))
+}
+
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let milliseconds = text.strip_suffix("ms").map(parse_number::<u64>);
+    milliseconds
+        .ok_or_else(|| format!("`{text}` is no duration, as 200ms is"))?
+        .map(Duration::from_millis)
+}
+
+pub(super) fn as_string(octets: Vec<u8>) -> Result<String, String> {
+    String::from_utf8(octets).map_err(|_| "this must be UTF-8".into())
+}
+
+/// A line with its CRLF, unless a `\` at its end leaves that out.
+pub(super) fn text_line(line: &str) -> Result<Vec<u8>, String> {
+    // An even number of backslashes is so many escaped ones.
+    let backslashes = line.bytes().rev().take_while(|&b| b == b'\\').count();
+    if backslashes % 2 == 1 {
+        return text(&line[..line.len() - 1]);
+    }
+    let mut octets = text(line)?;
+    octets.extend(b"\r\n");
+    Ok(octets)
+}
+
+/// Resolves the escapes.
+pub(super) fn text(source: &str) -> Result<Vec<u8>, String> {
+    let mut octets = Vec::new();
+    let mut rest = source;
+    while let Some((plain, escape)) = rest.split_once('\\') {
+        octets.extend(plain.as_bytes());
+        let kind = escape.chars().next().ok_or("a lone backslash")?;
+        rest = &escape[kind.len_utf8()..];
+        match kind {
+            '\\' => octets.push(b'\\'),
+            'r' => octets.push(b'\r'),
+            'n' => octets.push(b'\n'),
+            's' => octets.push(b' '),
+            '0' => octets.push(0),
+            'x' => {
+                let (digits, tail) = rest.split_at_checked(2).ok_or("\\x needs two digits")?;
+                octets.push(u8::from_str_radix(digits, 16).map_err(|error| error.to_string())?);
+                rest = tail;
+            }
+            '{' => {
+                let (inner, tail) = rest.split_once('}').ok_or("\\{ needs a }")?;
+                let (count, unit) = inner.split_once('*').ok_or("\\{N*TEXT} needs a *")?;
+                octets.extend(text(unit)?.repeat(parse_number(count)?));
+                rest = tail;
+            }
+            other => return Err(format!("there is no escape \\{other}")),
+        }
+    }
+    octets.extend(rest.as_bytes());
+    Ok(octets)
+}
