@@ -24,7 +24,7 @@ fn numbered(bulk: &str, n: usize) -> (Envelope, Vec<u8>) {
 }
 
 /// `count` messages of 10 KiB to five recipients each over one session, in two round trips each, or one where
-/// they overlap or are eager, or next to none where they do both (from [`far_away`]: a server that answers at once
+/// they overlap or are eager, or next to none where they do both (from [`far_away`](super::far_away): a server that answers at once
 /// has answered before there is more to say); and each arrives once for each of its
 /// recipients, octet for octet, in order.
 pub fn bulk(server: &Server, adapter: Adapter, manner: &Manner, count: usize) {
