@@ -43,7 +43,7 @@ impl Transport for Pool {
     type Error = Error;
 
     fn send_raw(&self, envelope: &Envelope, email: &[u8]) -> Result<Report, Error> {
-        let report = Pool::send(self, translate(envelope)?, email)?;
+        let report = Self::send(self, translate(envelope)?, email)?;
         match report.is_success() {
             true => Ok(report),
             false => Err(Error::from_report(report)),

@@ -38,7 +38,7 @@ impl Transport for TcpStream {
     }
 
     fn set_nonblocking(&self, nonblocking: bool) -> io::Result<bool> {
-        TcpStream::set_nonblocking(self, nonblocking).map(|()| true)
+        Self::set_nonblocking(self, nonblocking).map(|()| true)
     }
 
     fn local_ip(&self) -> Option<IpAddr> {

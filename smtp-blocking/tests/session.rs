@@ -268,14 +268,14 @@ fn a_leaked_transaction_does_not_take_the_next_message() {
 #[test]
 fn a_message_that_cannot_be_read_is_not_delivered() {
     struct Broken;
-    impl std::io::Read for Broken {
+    impl Read for Broken {
         fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
             Err(std::io::Error::other("the disk is on fire"))
         }
     }
     let (receiver, server) = receiver();
     let mut session = Session::connect(&server).unwrap();
-    let message = BufReader::new(std::io::Read::chain(MESSAGE, Broken));
+    let message = BufReader::new(Read::chain(MESSAGE, Broken));
     let error = session
         .send(Envelope::new("a@b", ["c@d"]).unwrap(), message)
         .unwrap_err();

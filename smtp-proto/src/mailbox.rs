@@ -106,7 +106,7 @@ impl Mailbox {
     /// # #[cfg(feature = "idna")]
     /// assert_eq!(ascii("a@b\u{fc}cher.example").unwrap().as_str(), "a@xn--bcher-kva.example");
     /// ```
-    pub fn to_ascii(&self) -> Option<Mailbox> {
+    pub fn to_ascii(&self) -> Option<Self> {
         match self.is_ascii() {
             true => Some(self.clone()),
             false => self.with_ascii_domain(),
@@ -114,12 +114,12 @@ impl Mailbox {
     }
 
     #[cfg(not(feature = "idna"))]
-    fn with_ascii_domain(&self) -> Option<Mailbox> {
+    fn with_ascii_domain(&self) -> Option<Self> {
         None
     }
 
     #[cfg(feature = "idna")]
-    fn with_ascii_domain(&self) -> Option<Mailbox> {
+    fn with_ascii_domain(&self) -> Option<Self> {
         let (local, domain) = self
             .0
             .rsplit_once('@')

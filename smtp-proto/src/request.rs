@@ -325,16 +325,16 @@ trait Attribute {
 impl Attribute for XClient {
     fn write(&self, line: &mut String) {
         match self {
-            XClient::Name(name) => push(line, "NAME", name.as_deref()),
-            XClient::NameUnknownForNow => push(line, "NAME", Some("[TEMPUNAVAIL]")),
-            XClient::Addr(address) => push_address(line, "ADDR", *address),
-            XClient::Port(port) => push_port(line, "PORT", *port),
-            XClient::Proto(ClientProtocol::Smtp) => push(line, "PROTO", Some("SMTP")),
-            XClient::Proto(ClientProtocol::Esmtp) => push(line, "PROTO", Some("ESMTP")),
-            XClient::Helo(name) => push(line, "HELO", name.as_deref()),
-            XClient::Login(name) => push(line, "LOGIN", name.as_deref()),
-            XClient::DestAddr(address) => push_address(line, "DESTADDR", *address),
-            XClient::DestPort(port) => push_port(line, "DESTPORT", *port),
+            Self::Name(name) => push(line, "NAME", name.as_deref()),
+            Self::NameUnknownForNow => push(line, "NAME", Some("[TEMPUNAVAIL]")),
+            Self::Addr(address) => push_address(line, "ADDR", *address),
+            Self::Port(port) => push_port(line, "PORT", *port),
+            Self::Proto(ClientProtocol::Smtp) => push(line, "PROTO", Some("SMTP")),
+            Self::Proto(ClientProtocol::Esmtp) => push(line, "PROTO", Some("ESMTP")),
+            Self::Helo(name) => push(line, "HELO", name.as_deref()),
+            Self::Login(name) => push(line, "LOGIN", name.as_deref()),
+            Self::DestAddr(address) => push_address(line, "DESTADDR", *address),
+            Self::DestPort(port) => push_port(line, "DESTPORT", *port),
         }
     }
 }
@@ -342,13 +342,13 @@ impl Attribute for XClient {
 impl Attribute for XForward {
     fn write(&self, line: &mut String) {
         match self {
-            XForward::Name(name) => push(line, "NAME", name.as_deref()),
-            XForward::Addr(address) => push_address(line, "ADDR", *address),
-            XForward::Port(port) => push_port(line, "PORT", *port),
-            XForward::Proto(name) => push(line, "PROTO", name.as_deref()),
-            XForward::Helo(name) => push(line, "HELO", name.as_deref()),
-            XForward::Ident(name) => push(line, "IDENT", name.as_deref()),
-            XForward::Source(source) => {
+            Self::Name(name) => push(line, "NAME", name.as_deref()),
+            Self::Addr(address) => push_address(line, "ADDR", *address),
+            Self::Port(port) => push_port(line, "PORT", *port),
+            Self::Proto(name) => push(line, "PROTO", name.as_deref()),
+            Self::Helo(name) => push(line, "HELO", name.as_deref()),
+            Self::Ident(name) => push(line, "IDENT", name.as_deref()),
+            Self::Source(source) => {
                 let source = source.map(|source| match source {
                     MessageSource::Local => "LOCAL",
                     MessageSource::Remote => "REMOTE",

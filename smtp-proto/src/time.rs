@@ -32,24 +32,24 @@ impl Instant {
     }
 
     /// The time from `earlier` to this instant; zero where `earlier` is in fact later.
-    pub fn saturating_since(self, earlier: Instant) -> Duration {
+    pub fn saturating_since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 }
 
 impl Add<Duration> for Instant {
-    type Output = Instant;
+    type Output = Self;
 
     /// A sum that would overflow is the end of time: a deadline that never comes.
-    fn add(self, duration: Duration) -> Instant {
-        Instant(self.0.saturating_add(duration))
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration))
     }
 }
 
 impl Sub for Instant {
     type Output = Duration;
 
-    fn sub(self, earlier: Instant) -> Duration {
+    fn sub(self, earlier: Self) -> Duration {
         self.saturating_since(earlier)
     }
 }

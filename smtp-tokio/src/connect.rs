@@ -272,7 +272,7 @@ mod tests {
         let dead = dead::Jammed::start().unwrap();
         let alive = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addresses = [dead.address(), dead.address(), alive.local_addr().unwrap()];
-        let start = time::Instant::now();
+        let start = Instant::now();
         let stream = connect(Duration::from_secs(60), &addresses).await.unwrap();
         assert!(start.elapsed() < Duration::from_secs(60));
         assert_eq!(stream.peer_addr().unwrap(), addresses[2]);
@@ -284,7 +284,7 @@ mod tests {
     async fn each_dead_address_is_named_at_the_deadline() {
         let dead = dead::Jammed::start().unwrap();
         let (_socket, closed) = dead::closed().unwrap();
-        let start = time::Instant::now();
+        let start = Instant::now();
         let addresses = [closed, dead.address()];
         let failures = connect(Duration::from_millis(300), &addresses)
             .await

@@ -45,7 +45,7 @@ impl AsyncTransport for Pool {
     type Error = Error;
 
     async fn send_raw(&self, envelope: &Envelope, email: &[u8]) -> Result<Report, Error> {
-        let report = Pool::send(self, translate(envelope)?, email).await?;
+        let report = Self::send(self, translate(envelope)?, email).await?;
         match report.is_success() {
             true => Ok(report),
             false => Err(Error::from_report(report)),

@@ -307,7 +307,7 @@ async fn a_dropped_bulk_closes_the_session_and_an_idle_one_does_not() {
     let mut session = Session::connect(&server).await.unwrap();
     let message = |to: &str| {
         let envelope = Envelope::new("", [to]).unwrap();
-        smtp_tokio::Message::new(envelope, || async { Ok(MESSAGE) })
+        Message::new(envelope, || async { Ok(MESSAGE) })
     };
     let mut bulk = session.send_all(smtp_tokio::iter([message("a@b")]));
     assert!(bulk.next().await.unwrap().is_success());

@@ -86,13 +86,13 @@ mod body {
         fn octets(&self) -> Vec<u8> {
             let mut octets = load::body(SIZE);
             match self {
-                Text::Crlf => {}
-                Text::Lf => octets.retain(|&octet| octet != b'\r'),
-                Text::Dots => octets
+                Self::Crlf => {}
+                Self::Lf => octets.retain(|&octet| octet != b'\r'),
+                Self::Dots => octets
                     .iter_mut()
                     .filter(|octet| **octet == b'>')
                     .for_each(|octet| *octet = b'.'),
-                Text::Binary => {
+                Self::Binary => {
                     octets = (0..SIZE).map(|n| (n * 31 % 251) as u8 | 0x80).collect();
                 }
             }

@@ -287,10 +287,10 @@ impl Password {
     fn credentials(self) -> Option<Credentials> {
         let password = Credentials::password("alice", "s3cret");
         match self {
-            Password::None => None,
-            Password::Given => Some(password),
-            Password::InClear => Some(password.permit_in_clear()),
-            Password::Unverified => Some(password.permit_unverified()),
+            Self::None => None,
+            Self::Given => Some(password),
+            Self::InClear => Some(password.permit_in_clear()),
+            Self::Unverified => Some(password.permit_unverified()),
         }
     }
 }

@@ -232,9 +232,8 @@ impl Driver {
     /// The stream has failed, or has ended, which is an [`io::ErrorKind::UnexpectedEof`].
     pub fn lose(&mut self, now: Instant, error: io::Error) {
         #[cfg(feature = "rustls")]
-        let error = match self.lose_tls(now, error) {
-            Some(error) => error,
-            None => return,
+        let Some(error) = self.lose_tls(now, error) else {
+            return;
         };
         // rustls: the server closed without saying so in TLS, as many do.
         if error.kind() != io::ErrorKind::UnexpectedEof {

@@ -334,11 +334,9 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match error.is_timeout() {
             true => io::ErrorKind::TimedOut,
-            false => error
-                .io_error()
-                .map_or(io::ErrorKind::Other, io::Error::kind),
+            false => error.io_error().map_or(io::ErrorKind::Other, Self::kind),
         };
-        io::Error::new(kind, error)
+        Self::new(kind, error)
     }
 }
 

@@ -93,10 +93,10 @@ enum Hash {
 impl Hash {
     fn name(self, plus: bool) -> &'static str {
         match (self, plus) {
-            (Hash::Sha1, false) => "SCRAM-SHA-1",
-            (Hash::Sha1, true) => "SCRAM-SHA-1-PLUS",
-            (Hash::Sha256, false) => "SCRAM-SHA-256",
-            (Hash::Sha256, true) => "SCRAM-SHA-256-PLUS",
+            (Self::Sha1, false) => "SCRAM-SHA-1",
+            (Self::Sha1, true) => "SCRAM-SHA-1-PLUS",
+            (Self::Sha256, false) => "SCRAM-SHA-256",
+            (Self::Sha256, true) => "SCRAM-SHA-256-PLUS",
         }
     }
 }

@@ -69,30 +69,30 @@ impl Awaited {
         const ANY: &[ReplyClass] = &[Success, Intermediate, Transient, Permanent];
         let (stage, classes, timeout): (_, _, fn(&Timeouts) -> Duration) = match self {
             // rule: opening.greeting-timeout
-            Awaited::Opening(O::Greeting) => (Greeting, DONE, |t| t.greeting),
+            Self::Opening(O::Greeting) => (Greeting, DONE, |t| t.greeting),
             // rule: opening.wrong-class
-            Awaited::Opening(O::Ehlo | O::Helo) => (Ehlo, DONE, |t| t.ehlo),
-            Awaited::Opening(O::StartTls) => (StartTls, DONE, |t| t.starttls),
-            Awaited::Opening(O::Auth | O::AuthCancel) => (Auth, ANY, |t| t.auth),
-            Awaited::Message(_, M::Rset { overlapping: true } | M::Mail { overlapping: true }) => {
+            Self::Opening(O::Ehlo | O::Helo) => (Ehlo, DONE, |t| t.ehlo),
+            Self::Opening(O::StartTls) => (StartTls, DONE, |t| t.starttls),
+            Self::Opening(O::Auth | O::AuthCancel) => (Auth, ANY, |t| t.auth),
+            Self::Message(_, M::Rset { overlapping: true } | M::Mail { overlapping: true }) => {
                 (Mail, DONE, |t| t.overlap)
             }
-            Awaited::Message(_, M::Rset { .. } | M::Mail { .. }) => (Mail, DONE, |t| t.mail),
+            Self::Message(_, M::Rset { .. } | M::Mail { .. }) => (Mail, DONE, |t| t.mail),
             // rule: ends.timeout-in-the-envelope
-            Awaited::Message(_, M::Rcpt(_)) => (Rcpt, DONE, |t| t.rcpt),
-            Awaited::Message(_, M::Data) => (Data, GO_ON, |t| t.data),
+            Self::Message(_, M::Rcpt(_)) => (Rcpt, DONE, |t| t.rcpt),
+            Self::Message(_, M::Data) => (Data, GO_ON, |t| t.data),
             // rule: chunking.wrong-class
             // rule: chunking.timeout
-            Awaited::Message(_, M::Chunk(_)) => (Body, DONE, |t| t.block),
+            Self::Message(_, M::Chunk(_)) => (Body, DONE, |t| t.block),
             // PRDR answers 353 first.
-            Awaited::Message(_, M::EndOfData) => (EndOfMessage, ANY, |t| t.end_of_message),
+            Self::Message(_, M::EndOfData) => (EndOfMessage, ANY, |t| t.end_of_message),
             // rule: prdr.timeout
-            Awaited::Message(_, M::EndOfDataFor(_) | M::EndOfAll) => {
+            Self::Message(_, M::EndOfDataFor(_) | M::EndOfAll) => {
                 (EndOfMessage, DONE, |t| t.end_of_message)
             }
             // rule: requests.dialogue
             // rule: requests.timeout
-            Awaited::Request => (Request, DONE, |t| t.request),
+            Self::Request => (Request, DONE, |t| t.request),
         };
         Rule {
             stage,
@@ -107,15 +107,15 @@ impl Awaited {
 
     pub(crate) fn message(self) -> Option<MessageId> {
         match self {
-            Awaited::Message(id, _) => Some(id),
-            Awaited::Opening(_) | Awaited::Request => None,
+            Self::Message(id, _) => Some(id),
+            Self::Opening(_) | Self::Request => None,
         }
     }
 
     pub(super) fn reply(self) -> Option<MessageReply> {
         match self {
-            Awaited::Message(_, reply) => Some(reply),
-            Awaited::Opening(_) | Awaited::Request => None,
+            Self::Message(_, reply) => Some(reply),
+            Self::Opening(_) | Self::Request => None,
         }
     }
 
@@ -135,11 +135,11 @@ impl Awaited {
     /// The same for a command that overlaps nothing.
     pub(super) fn alone(self) -> Self {
         match self {
-            Awaited::Message(id, MessageReply::Rset { .. }) => {
-                Awaited::Message(id, MessageReply::Rset { overlapping: false })
+            Self::Message(id, MessageReply::Rset { .. }) => {
+                Self::Message(id, MessageReply::Rset { overlapping: false })
             }
-            Awaited::Message(id, MessageReply::Mail { .. }) => {
-                Awaited::Message(id, MessageReply::Mail { overlapping: false })
+            Self::Message(id, MessageReply::Mail { .. }) => {
+                Self::Message(id, MessageReply::Mail { overlapping: false })
             }
             other => other,
         }

@@ -102,7 +102,7 @@ impl Conversation {
         };
         let error = self.about_front(error);
         if let (Some(what), Phase::Ready) = (self.peer.pipeline.front(), &self.phase)
-            && matches!(error.cause, Cause::TimedOut(_))
+            && matches!(error.cause, TimedOut(_))
             && self.peer.pipeline.is_late()
         {
             self.note_broken_overlap(what);

@@ -27,14 +27,11 @@ pub(crate) enum Standing {
 
 impl Standing {
     fn may_be_asked(&self) -> bool {
-        matches!(self, Standing::Waiting | Standing::Deferred(_))
+        matches!(self, Self::Waiting | Self::Deferred(_))
     }
 
     fn is_undecided_here(&self) -> bool {
-        matches!(
-            self,
-            Standing::Asked | Standing::Accepted | Standing::Promised(_)
-        )
+        matches!(self, Self::Asked | Self::Accepted | Self::Promised(_))
     }
 }
 

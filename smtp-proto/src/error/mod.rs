@@ -59,19 +59,19 @@ impl Stage {
     /// The stage in one lower-case word, as logs and JSON have it.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Stage::Local => "local",
-            Stage::Connect => "connect",
-            Stage::Greeting => "greeting",
-            Stage::Ehlo => "ehlo",
-            Stage::StartTls => "starttls",
-            Stage::Auth => "auth",
-            Stage::Mail => "mail",
-            Stage::Rcpt => "rcpt",
-            Stage::Data => "data",
-            Stage::Body => "body",
-            Stage::EndOfMessage => "eom",
-            Stage::Request => "request",
-            Stage::Quit => "quit",
+            Self::Local => "local",
+            Self::Connect => "connect",
+            Self::Greeting => "greeting",
+            Self::Ehlo => "ehlo",
+            Self::StartTls => "starttls",
+            Self::Auth => "auth",
+            Self::Mail => "mail",
+            Self::Rcpt => "rcpt",
+            Self::Data => "data",
+            Self::Body => "body",
+            Self::EndOfMessage => "eom",
+            Self::Request => "request",
+            Self::Quit => "quit",
         }
     }
 }
@@ -104,10 +104,10 @@ pub enum Outcome {
 impl Outcome {
     const fn as_advice(self) -> &'static str {
         match self {
-            Outcome::Transient => "temporary, try again later",
-            Outcome::Permanent => "permanent, do not send again unchanged",
-            Outcome::InDoubt => "in doubt, the message may have been delivered",
-            Outcome::NotAttempted => "not attempted, safe to send again",
+            Self::Transient => "temporary, try again later",
+            Self::Permanent => "permanent, do not send again unchanged",
+            Self::InDoubt => "in doubt, the message may have been delivered",
+            Self::NotAttempted => "not attempted, safe to send again",
         }
     }
 }
@@ -402,11 +402,11 @@ pub enum Cause {
 impl Cause {
     pub(crate) fn reply(&self) -> Option<&Reply> {
         match self {
-            Cause::Rejected(reply)
-            | Cause::TokenRejected { reply, .. }
-            | Cause::HelloRejected { helo: reply, .. } => Some(reply),
-            Cause::TlsUnavailable(reply) => reply.as_ref(),
-            Cause::Protocol(error) => error.reply(),
+            Self::Rejected(reply)
+            | Self::TokenRejected { reply, .. }
+            | Self::HelloRejected { helo: reply, .. } => Some(reply),
+            Self::TlsUnavailable(reply) => reply.as_ref(),
+            Self::Protocol(error) => error.reply(),
             _ => None,
         }
     }
@@ -415,15 +415,15 @@ impl Cause {
     pub fn is_refusal(&self) -> bool {
         !matches!(
             self,
-            Cause::Rejected(_)
-                | Cause::TokenRejected { .. }
-                | Cause::HelloRejected { .. }
-                | Cause::TimedOut(_)
-                | Cause::Disconnected
-                | Cause::Transport(_)
-                | Cause::Protocol(_)
-                | Cause::TlsFailed(_)
-                | Cause::TlsMisconfigured(_)
+            Self::Rejected(_)
+                | Self::TokenRejected { .. }
+                | Self::HelloRejected { .. }
+                | Self::TimedOut(_)
+                | Self::Disconnected
+                | Self::Transport(_)
+                | Self::Protocol(_)
+                | Self::TlsFailed(_)
+                | Self::TlsMisconfigured(_)
         )
     }
 }
@@ -468,7 +468,7 @@ pub enum ProtocolError {
 impl ProtocolError {
     fn reply(&self) -> Option<&Reply> {
         match self {
-            ProtocolError::Unexpected(reply) | ProtocolError::WrongClass(reply) => Some(reply),
+            Self::Unexpected(reply) | Self::WrongClass(reply) => Some(reply),
             _ => None,
         }
     }

@@ -145,10 +145,10 @@ impl Serialize for Recipient {
 impl<'de> Deserialize<'de> for Recipient {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let fields = RecipientFields::deserialize(deserializer)?;
-        let recipient = Recipient::new(&fields.mailbox).map_err(D::Error::custom)?;
+        let recipient = Self::new(&fields.mailbox).map_err(D::Error::custom)?;
         Ok(fields
             .parameters
             .into_iter()
-            .fold(recipient, Recipient::parameter))
+            .fold(recipient, Self::parameter))
     }
 }

@@ -28,10 +28,10 @@ impl Serialize for Cause {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         // Some formats want to know beforehand.
         let own = match self {
-            Cause::LimitExceeded { .. } => 3,
-            Cause::TooLarge { .. } => 2,
-            Cause::HelloRejected { .. } | Cause::TimedOut(_) => 1,
-            Cause::Unsupported(_) | Cause::UnsupportedKeyword(_) => 1,
+            Self::LimitExceeded { .. } => 3,
+            Self::TooLarge { .. } => 2,
+            Self::HelloRejected { .. } | Self::TimedOut(_) => 1,
+            Self::Unsupported(_) | Self::UnsupportedKeyword(_) => 1,
             _ => 0,
         };
         let count = 2 + usize::from(self.reply().is_some()) + own;
@@ -42,18 +42,18 @@ impl Serialize for Cause {
             entries.serialize_entry("reply", reply)?;
         }
         match self {
-            Cause::HelloRejected { ehlo, .. } => entries.serialize_entry("ehlo", ehlo)?,
-            Cause::TimedOut(time) => entries.serialize_entry("seconds", &time.as_secs_f64())?,
-            Cause::Unsupported(extension) => entries.serialize_entry("extension", extension)?,
-            Cause::UnsupportedKeyword(keyword) => {
+            Self::HelloRejected { ehlo, .. } => entries.serialize_entry("ehlo", ehlo)?,
+            Self::TimedOut(time) => entries.serialize_entry("seconds", &time.as_secs_f64())?,
+            Self::Unsupported(extension) => entries.serialize_entry("extension", extension)?,
+            Self::UnsupportedKeyword(keyword) => {
                 entries.serialize_entry("extension", &**keyword)?;
             }
-            Cause::LimitExceeded { name, limit, value } => {
+            Self::LimitExceeded { name, limit, value } => {
                 entries.serialize_entry("name", name)?;
                 entries.serialize_entry("limit", limit)?;
                 entries.serialize_entry("value", value)?;
             }
-            Cause::TooLarge { size, limit } => {
+            Self::TooLarge { size, limit } => {
                 entries.serialize_entry("size", size)?;
                 entries.serialize_entry("limit", limit)?;
             }

@@ -20,13 +20,13 @@ pub enum Source {
 impl Source {
     pub(super) fn open(&self) -> io::Result<Box<dyn BufRead>> {
         let file = match self {
-            Source::Sample(octets) => return Ok(Box::new(*octets)),
-            Source::File(file) => {
+            Self::Sample(octets) => return Ok(Box::new(*octets)),
+            Self::File(file) => {
                 let opened = File::open(file.path())?;
                 file.check(&opened.metadata()?)?;
                 opened
             }
-            Source::Once(once) => match once.take()? {
+            Self::Once(once) => match once.take()? {
                 Stream::Open(file) => file,
                 Stream::At(path) => File::open(path)?,
             },

@@ -67,24 +67,24 @@ pub enum Way {
 
 impl Way {
     /// All of them.
-    pub const ALL: [Way; 6] = [
-        Way::Single,
-        Way::Bulk,
-        Way::Overlap,
-        Way::Chunks,
-        Way::Eager,
-        Way::EagerOverlap,
+    pub const ALL: [Self; 6] = [
+        Self::Single,
+        Self::Bulk,
+        Self::Overlap,
+        Self::Chunks,
+        Self::Eager,
+        Self::EagerOverlap,
     ];
 
     fn overlaps(self) -> bool {
-        matches!(self, Way::Overlap | Way::EagerOverlap)
+        matches!(self, Self::Overlap | Self::EagerOverlap)
     }
 
     fn chunking(self) -> Chunking {
         match self {
-            Way::Single | Way::Bulk | Way::Overlap => Chunking::Never,
-            Way::Chunks => Chunking::Always,
-            Way::Eager | Way::EagerOverlap => Chunking::Eager,
+            Self::Single | Self::Bulk | Self::Overlap => Chunking::Never,
+            Self::Chunks => Chunking::Always,
+            Self::Eager | Self::EagerOverlap => Chunking::Eager,
         }
     }
 }
@@ -92,12 +92,12 @@ impl Way {
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Way::Single => "single",
-            Way::Bulk => "bulk",
-            Way::Overlap => "overlap",
-            Way::Chunks => "chunks",
-            Way::Eager => "eager",
-            Way::EagerOverlap => "eager+o.",
+            Self::Single => "single",
+            Self::Bulk => "bulk",
+            Self::Overlap => "overlap",
+            Self::Chunks => "chunks",
+            Self::Eager => "eager",
+            Self::EagerOverlap => "eager+o.",
         })
     }
 }

@@ -38,11 +38,11 @@ impl Way {
     /// bulk alone; cues, requests and messages that cannot be opened again one by one.
     pub fn suits(self, transcript: &Transcript) -> bool {
         match self {
-            Way::OneByOne => {
+            Self::OneByOne => {
                 let reopenable = |message: &Message| message.envelope.is_reopenable();
                 !transcript.config.overlap && !transcript.messages.iter().any(reopenable)
             }
-            Way::Bulk => {
+            Self::Bulk => {
                 !transcript.is_cued()
                     && transcript.requests.is_empty()
                     && !transcript.must_not_split()

@@ -32,7 +32,7 @@ pub(crate) enum Kind {
 impl Kind {
     /// Whether it decides about a message whose data have ended.
     pub(crate) fn is_end(self) -> bool {
-        matches!(self, Kind::End | Kind::EndFor(_) | Kind::EndOfAll)
+        matches!(self, Self::End | Self::EndFor(_) | Self::EndOfAll)
     }
 }
 

@@ -78,7 +78,7 @@ pub(crate) enum Answer {
 impl fmt::Display for Letter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Letter::Reply(answer) => write!(f, "{answer:?}"),
+            Self::Reply(answer) => write!(f, "{answer:?}"),
             other => write!(f, "{other:?}"),
         }
     }

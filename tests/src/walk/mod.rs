@@ -90,7 +90,7 @@ impl Counts {
     }
 
     /// Adds those of another configuration.
-    pub fn merge(&mut self, other: &Counts) {
+    pub fn merge(&mut self, other: &Self) {
         for (name, n) in &other.0 {
             *self.0.entry(name).or_default() += n;
         }

@@ -132,7 +132,7 @@ fn violation(scene: &Scene, path: &[Letter], failure: Failure) -> Violation {
 }
 
 impl Counts {
-    fn add_difference(&mut self, all: &Counts, before: &Counts) {
+    fn add_difference(&mut self, all: &Self, before: &Self) {
         for (name, n) in &all.0 {
             let n = n - before.0.get(name).copied().unwrap_or_default();
             *self.0.entry(name).or_default() += n;

@@ -29,10 +29,10 @@ pub(crate) enum Due {
 impl Due {
     pub(crate) fn verb(&self) -> &str {
         match self {
-            Due::Line(line) => line.split(' ').next().unwrap(),
-            Due::Begin(line) => line.split(' ').next().unwrap(),
-            Due::Auth(_) => "AUTH",
-            Due::Response => "",
+            Self::Line(line) => line.split(' ').next().unwrap(),
+            Self::Begin(line) => line.split(' ').next().unwrap(),
+            Self::Auth(_) => "AUTH",
+            Self::Response => "",
         }
     }
 }

@@ -92,7 +92,7 @@ fn a_summary_says_no_more_than_holds_for_all(adapter: Adapter) {
         peer.say("250 ok\r\n550 5.1.1 no\r\n554 nobody\r\n");
         peer.hear_the_end();
     });
-    let run = self::run(
+    let run = run(
         adapter,
         "domains",
         Some(address),

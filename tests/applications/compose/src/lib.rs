@@ -60,7 +60,7 @@ pub fn send_lettre(session: &mut Session, message: &lettre::Message) -> Result<R
 pub async fn send_lettre_async(
     session: &mut smtp_tokio::Session,
     message: &lettre::Message,
-) -> Result<Report, smtp_tokio::Error> {
+) -> Result<Report, Error> {
     session
         .send(envelope_of(message)?, message.formatted())
         .await

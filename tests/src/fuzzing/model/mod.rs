@@ -63,7 +63,7 @@ impl Stats {
     }
 
     /// Adds those of another conversation.
-    pub fn merge(&mut self, other: &Stats) {
+    pub fn merge(&mut self, other: &Self) {
         other.0.iter().for_each(|(name, n)| self.add(name, *n));
     }
 

@@ -34,7 +34,7 @@ impl Wire for Socket {
     }
 
     fn shutdown(&self, how: Shutdown) {
-        let _ = Socket::shutdown(self, how);
+        let _ = Self::shutdown(self, how);
     }
 
     #[cfg(target_os = "linux")]
