@@ -13,12 +13,23 @@ pub const LIMIT: Duration = Duration::from_secs(120);
 /// # Panics
 /// Where `task` does.
 pub fn within_limit<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    within(LIMIT, task)
+}
+
+/// [`within_limit`], with another limit.
+///
+/// # Panics
+/// Where `task` does.
+pub fn within<T: Send + 'static>(
+    limit: Duration,
+    task: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     let (ended, end) = mpsc::channel::<()>();
     let thread = thread::spawn(move || {
         let _ended = ended;
         task()
     });
-    match end.recv_timeout(LIMIT) {
+    match end.recv_timeout(limit) {
         Err(RecvTimeoutError::Timeout) => None,
         _ => Some(
             thread
