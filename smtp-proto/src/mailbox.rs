@@ -613,6 +613,31 @@ mod tests {
         assert!(Mailbox::parse(&format!("{}@b", "\u{e4}".repeat(249))).is_err());
     }
 
+    /// The domain is after the last `@` outside quotes, for us as for the server.
+    #[test]
+    fn quotes_hide_no_domain() {
+        for (address, domain) in [
+            ("\"eve@evil.example x\"@good.example", "good.example"),
+            ("\"eve@evil.example>\"@good.example", "good.example"),
+            ("\"a\\\"@evil.example, b\"@good.example", "good.example"),
+            ("\"@\"@[127.0.0.1]", "[127.0.0.1]"),
+        ] {
+            let mailbox = Mailbox::parse(address).unwrap();
+            assert_eq!(mailbox.as_str(), address);
+            assert_eq!(mailbox.domain(), Some(domain));
+        }
+        for bad in [
+            "eve@evil.example x@good.example",
+            "\"eve\"@evil.example@good.example",
+            "\"eve\"x@good.example",
+            "eve@evil.example,bob@good.example",
+            "Eve <eve@evil.example>@good.example",
+            "eve(comment)@good.example",
+        ] {
+            assert!(Mailbox::parse(bad).is_err(), "{bad}");
+        }
+    }
+
     /// IDNA maps full-width forms to ASCII.
     #[cfg(feature = "idna")]
     #[test]
