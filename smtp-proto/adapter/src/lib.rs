@@ -25,6 +25,7 @@ mod end_point;
 mod error;
 #[cfg(feature = "rustls")]
 mod handshake;
+mod locked;
 mod names;
 mod observe;
 mod places;

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use smtp_proto::error::Retry;
 use smtp_proto::{Cause, Instant, Stage};
 
 use crate::Error;
+use crate::locked::{Lock, Locked};
 
 /// For so long nothing is opened after the server has refused a login, or we its certificate. For so long after a login
 /// that succeeded several may be tried at once. And for so long a login whose end nobody has told holds up the others.
@@ -49,7 +50,7 @@ impl Default for Bounds {
 pub struct Places<S> {
     /// Whether opening a session logs in.
     logs_in: bool,
-    state: Mutex<State<S>>,
+    state: Lock<State<S>>,
 }
 
 struct State<S> {
@@ -91,7 +92,7 @@ impl<S> Places<S> {
     pub fn new(logs_in: bool) -> Arc<Self> {
         Arc::new(Self {
             logs_in,
-            state: Mutex::new(State {
+            state: Lock::new(State {
                 bounds: Bounds::default(),
                 idle: Vec::new(),
                 taken: 0,
@@ -107,9 +108,8 @@ impl<S> Places<S> {
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State<S>> {
-        // Nothing in here panics half way.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> Locked<'_, State<S>> {
+        self.state.lock()
     }
 
     /// Changes the bounds.
@@ -211,17 +211,18 @@ impl<S> Places<S> {
     }
 }
 
-impl<S> State<S> {
-    fn wake_first(&self) {
+impl<S> Locked<'_, State<S>> {
+    fn wake_first(&mut self) {
         if let Some((_, waker)) = self.queue.front() {
-            waker.wake_by_ref();
+            let waker = waker.clone();
+            self.wake(waker);
         }
     }
 
     fn wake_openers(&mut self) {
-        self.behind_login
-            .drain(..)
-            .for_each(|(_, waker)| waker.wake());
+        for (_, waker) in std::mem::take(&mut self.behind_login) {
+            self.wake(waker);
+        }
     }
 
     fn end_login(&mut self) {
@@ -230,8 +231,29 @@ impl<S> State<S> {
     }
 
     fn wake_all(&mut self) {
-        self.queue.iter().for_each(|(_, waker)| waker.wake_by_ref());
+        for index in 0..self.queue.len() {
+            let waker = self.queue[index].1.clone();
+            self.wake(waker);
+        }
         self.wake_openers();
+    }
+
+    /// The one with this number waits for the login of another one, or not any more.
+    fn wait_behind_login(&mut self, number: u64, waker: Option<&Waker>) {
+        if let Some(index) = self.behind_login.iter().position(|(of, _)| *of == number) {
+            let (_, before) = self.behind_login.swap_remove(index);
+            self.forget(before);
+        }
+        if let Some(waker) = waker {
+            self.behind_login.push((number, waker.clone()));
+        }
+    }
+}
+
+impl<S> State<S> {
+    /// Where the one with this number stands in the queue, which is in the order of the numbers.
+    fn position(&self, number: u64) -> Option<usize> {
+        self.queue.binary_search_by_key(&number, |(of, _)| *of).ok()
     }
 
     /// Why nobody is let in.
@@ -280,9 +302,9 @@ impl<S> Entry<S> {
         }
         if self.place.is_none() {
             if !is_first || state.taken >= state.bounds.sessions {
-                let mut queue = state.queue.iter_mut();
-                if let Some((_, own)) = queue.find(|(of, _)| *of == self.number) {
-                    own.clone_from(waker);
+                if let Some(index) = state.position(self.number) {
+                    let before = std::mem::replace(&mut state.queue[index].1, waker.clone());
+                    state.forget(before);
                 }
                 return Poll::Pending;
             }
@@ -295,8 +317,7 @@ impl<S> Entry<S> {
         let is_proven = state.logged_in.is_some_and(|at| now - at < PAUSE);
         let is_held_up = state.login_until.is_some_and(|until| now < until);
         if places.logs_in && is_held_up && !is_proven {
-            state.behind_login.retain(|(of, _)| *of != self.number);
-            state.behind_login.push((self.number, waker.clone()));
+            state.wait_behind_login(self.number, Some(waker));
             return Poll::Pending;
         }
         let Some(place) = self.place.take() else {
@@ -312,7 +333,12 @@ impl<S> Entry<S> {
     fn leave(&mut self) {
         if std::mem::take(&mut self.is_queued) {
             let mut state = self.places.state();
-            state.queue.retain(|(of, _)| *of != self.number);
+            if let Some((_, waker)) = state
+                .position(self.number)
+                .and_then(|index| state.queue.remove(index))
+            {
+                state.forget(waker);
+            }
             state.wake_first();
         }
     }
@@ -321,8 +347,7 @@ impl<S> Entry<S> {
 impl<S> Drop for Entry<S> {
     fn drop(&mut self) {
         self.leave();
-        let mut state = self.places.state();
-        state.behind_login.retain(|(of, _)| *of != self.number);
+        self.places.state().wait_behind_login(self.number, None);
     }
 }
 
