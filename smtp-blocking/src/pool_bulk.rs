@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::thread::{self, JoinHandle};
 
-use smtp_adapter::{Caller, Delivery, Error, Item, TURN, Worker};
+use smtp_adapter::{Caller, Delivery, Error, Item, TURN, Taken, Worker};
 use smtp_proto::{Cause, Report};
 
 use crate::bulk::Message;
@@ -41,6 +41,8 @@ impl Pool {
     ///   reports wait to be taken.
     /// - A session that ends costs the messages nothing that it had not begun: they are sent in another one. One that was
     ///   begun is sent once more, as [`send`](Self::send) does it, if its content can be opened again.
+    /// - No message is lost. One that a thread had which panics is reported as *in doubt* if its content was opened, and
+    ///   else sent by another one or given back.
     /// - Where no session can be opened, the messages that wait for one are *not attempted*. When that holds for all
     ///   sessions, the reports end, and [`PoolBulk::into_messages`] gives back the other messages.
     /// - Others that wait for a session get one after 10 messages, and whenever the iterator is slow. So the pool can be
@@ -112,7 +114,8 @@ where
     /// Where the iterator, or what opens a message, has panicked.
     pub fn into_messages(mut self) -> impl Iterator<Item = Message<F, T>> {
         self.delivery.stop();
-        self.join();
+        let source = self.source.take();
+        self.join(source);
         let unbegun = self.delivery.take_unbegun();
         let unbegun = unbegun.into_iter().filter_map(Item::into_parts);
         let unbegun = unbegun.map(|(envelope, open, tag)| Message {
@@ -127,9 +130,9 @@ where
 }
 
 impl<I, F, T> PoolBulk<I, F, T> {
-    /// Waits for the threads. A panic of one goes on in this thread.
-    fn join(&mut self) {
-        let panics = self.source.take().map(JoinHandle::join);
+    /// Waits for these threads. A panic of one goes on in this thread.
+    fn join(&mut self, source: Option<JoinHandle<()>>) {
+        let panics = source.map(JoinHandle::join);
         let threads = std::mem::take(&mut *lock(&self.threads));
         let panics = panics
             .into_iter()
@@ -156,8 +159,12 @@ where
         }
         let finished = wait(|waker| self.delivery.poll_finished(waker));
         if finished.is_none() {
-            self.delivery.stop();
-            self.join();
+            // One that still runs may wait for this thread, and has nothing to say any more.
+            let source = match self.delivery.has_source() {
+                true => None,
+                false => self.source.take(),
+            };
+            self.join(source);
         }
         finished
     }
@@ -233,11 +240,13 @@ where
     T: Send + 'static,
 {
     fn start(&self) {
+        // Whoever waits for the threads finds this one, however soon it ends.
+        let mut threads = lock(&self.threads);
         let (pool, worker) = (self.pool.clone(), self.delivery.worker());
         let caller = self.caller.clone();
         let thread = thread::Builder::new().name("smtp-pool".into());
         match thread.spawn(move || caller.in_scope(|| work(&pool, worker))) {
-            Ok(thread) => lock(&self.threads).push(thread),
+            Ok(thread) => threads.push(thread),
             // It does not begin, and its message waits for another one.
             Err(error) => {
                 let mut worker = self.delivery.worker();
@@ -266,10 +275,15 @@ where
             }
         }
         worker.opening();
+        let must_be_new = again.iter().any(|item| item.needs_new_session());
         let is_over = |waker: &Waker| worker.delivery().poll_over(waker);
         let opened = match ended.take() {
             Some(session) => PooledSession::into_new(session, is_over),
             None => pool.session_unless(is_over),
+        };
+        let opened = match opened {
+            Ok(session) if must_be_new && !session.is_new() => session.into_new(is_over),
+            opened => opened,
         };
         let mut session = match opened {
             Ok(session) => session,
@@ -288,9 +302,9 @@ where
 fn send_in<F, R, T>(
     pool: &Pool,
     session: &mut PooledSession,
-    mut own: VecDeque<Item<F, T>>,
+    mut own: VecDeque<Taken<F, T>>,
     worker: &Worker<F, T>,
-) -> VecDeque<Item<F, T>>
+) -> VecDeque<Taken<F, T>>
 where
     F: FnMut() -> io::Result<R>,
     R: BufRead,

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use futures_core::Stream;
-use smtp_adapter::{Caller, Delivery, Item, TURN, Worker};
+use smtp_adapter::{Caller, Delivery, Item, TURN, Taken, Worker};
 use smtp_proto::Report;
 use tokio::io::AsyncBufRead;
 use tokio::task::JoinSet;
@@ -46,6 +46,8 @@ impl Pool {
     /// - The stream is asked for up to 32 messages in advance. No more are begun while 64 reports wait to be taken.
     /// - A session that ends costs the messages nothing that it had not begun: they are sent in another one. One that was
     ///   begun is sent once more, as [`send`](Self::send) does it, if its content can be opened again.
+    /// - No message is lost. One that a task had which panics, or ends with its runtime, is reported as *in doubt* if its
+    ///   content was opened, and else given back.
     /// - Where no session can be opened, the messages that wait for one are *not attempted*. When that holds for all
     ///   sessions, the reports end, and [`PoolBulk::into_messages`] gives back the other messages.
     /// - Others that wait for a session get one after 10 messages, and whenever the stream is slow. So the pool can be
@@ -111,7 +113,6 @@ impl<S, F, T> PoolBulk<S, F, T> {
         }
         let finished = ready!(self.delivery.poll_finished(cx.waker()));
         if finished.is_none() {
-            self.delivery.stop();
             ready!(self.poll_join(cx));
         }
         Poll::Ready(finished)
@@ -274,10 +275,15 @@ where
             }
         }
         worker.opening();
+        let must_be_new = again.iter().any(|item| item.needs_new_session());
         let is_over = |waker: &Waker| worker.delivery().poll_over(waker);
         let opened = match ended.take() {
             Some(session) => PooledSession::into_new(session, is_over).await,
             None => pool.session_unless(is_over).await,
+        };
+        let opened = match opened {
+            Ok(session) if must_be_new && !session.is_new() => session.into_new(is_over).await,
+            opened => opened,
         };
         let mut session = match opened {
             Ok(session) => session,
@@ -296,9 +302,9 @@ where
 async fn send_in<F, O, R, T>(
     pool: &Pool,
     session: &mut PooledSession,
-    mut own: VecDeque<Item<F, T>>,
+    mut own: VecDeque<Taken<F, T>>,
     worker: &Worker<F, T>,
-) -> VecDeque<Item<F, T>>
+) -> VecDeque<Taken<F, T>>
 where
     F: FnMut() -> O + Send,
     O: Future<Output = io::Result<R>> + Send,

@@ -31,7 +31,7 @@ impl Again {
     }
 }
 
-fn not_asked(error: &Error) -> bool {
+pub(crate) fn not_asked(error: &Error) -> bool {
     error.outcome == Outcome::NotAttempted && error.retry() == Retry::Now
 }
 
@@ -42,7 +42,9 @@ pub(crate) fn was_cut_off(error: &Error) -> bool {
         Cause::Disconnected | Cause::Transport(_) => error.outcome != Outcome::InDoubt,
         // One that answers the end of the data is about this message.
         Cause::Rejected(reply) => {
-            matches!(reply.code().get(), 221 | 421) && error.stage != Stage::EndOfMessage
+            matches!(reply.code().get(), 221 | 421)
+                && error.stage != Stage::EndOfMessage
+                && error.outcome != Outcome::InDoubt
         }
         _ => false,
     }

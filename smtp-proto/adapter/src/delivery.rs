@@ -5,14 +5,16 @@
 //! here: a worker that finds no message, or no room for its reports, gives its session back first.
 
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
-use smtp_proto::{Envelope, Report};
+use smtp_proto::{Cause, Envelope, Outcome, Report, Stage};
 
 use crate::Error;
 use crate::again::Again;
+use crate::locked::{Lock, Locked};
 
 /// So many messages are sent in a session before it is handed to somebody else who waits for one.
 pub const TURN: u64 = 10;
@@ -32,6 +34,8 @@ pub struct Item<F, T> {
     pub tag: T,
     /// It was begun in a session that ended, with this report.
     pub earlier: Option<Report>,
+    /// A session that had been used could not take it, and another one might not either.
+    needs_new: bool,
     content: Arc<Content<F>>,
 }
 
@@ -52,6 +56,7 @@ impl<F, T> Item<F, T> {
             envelope,
             tag,
             earlier: None,
+            needs_new: false,
             content: Arc::new(content),
         }
     }
@@ -69,10 +74,20 @@ impl<F, T> Item<F, T> {
         }
     }
 
+    /// Whether it goes into a session that nobody has used. So each session that is tried in vain is followed by one
+    /// that settles it.
+    pub fn needs_new_session(&self) -> bool {
+        self.needs_new
+    }
+
+    /// Whether its content was opened, since the session that ended under it, if one did.
+    fn was_opened(&self) -> bool {
+        self.content.was_opened.load(Ordering::Relaxed)
+    }
+
     /// Whether one that was begun may be begun once more.
     fn may_be_sent_again(&self) -> bool {
-        let was_opened = self.content.was_opened.load(Ordering::Relaxed);
-        self.earlier.is_none() && (self.envelope.is_reopenable() || !was_opened)
+        self.envelope.is_reopenable() || !self.was_opened()
     }
 
     /// The envelope, what opens the content, and the tag. `None` while a session has the content.
@@ -83,9 +98,41 @@ impl<F, T> Item<F, T> {
     }
 }
 
+/// A message that a worker has. Whatever becomes of the worker, it is not lost: dropped, also by a panic or with a
+/// runtime, it has a report or is given back.
+#[derive(Debug)]
+pub struct Taken<F, T> {
+    /// It is there until it is settled.
+    item: Option<Item<F, T>>,
+    delivery: Arc<Delivery<F, T>>,
+}
+
+impl<F, T> Taken<F, T> {
+    /// It is the caller's now.
+    fn into_item(mut self) -> Item<F, T> {
+        self.item.take().expect("a message that is not settled")
+    }
+}
+
+impl<F, T> Deref for Taken<F, T> {
+    type Target = Item<F, T>;
+
+    fn deref(&self) -> &Item<F, T> {
+        self.item.as_ref().expect("a message that is not settled")
+    }
+}
+
+impl<F, T> Drop for Taken<F, T> {
+    fn drop(&mut self) {
+        if let Some(item) = self.item.take() {
+            self.delivery.take_back(item);
+        }
+    }
+}
+
 /// A delivery.
 #[derive(Debug)]
-pub struct Delivery<F, T>(Mutex<State<F, T>>);
+pub struct Delivery<F, T>(Lock<State<F, T>>);
 
 #[derive(Debug)]
 struct State<F, T> {
@@ -104,7 +151,7 @@ struct State<F, T> {
     finished: VecDeque<(T, Report)>,
     /// Nobody wants to know any more.
     is_over: bool,
-    /// The workers have ended because no session could be opened.
+    /// The workers have ended before the messages have: no session could be opened, or they panic.
     has_failed: bool,
     waiting: Vec<Waker>,
 }
@@ -112,7 +159,7 @@ struct State<F, T> {
 impl<F, T> Delivery<F, T> {
     /// One whose source runs, and that has no workers yet.
     pub fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(State {
+        Arc::new(Self(Lock::new(State {
             queue: VecDeque::new(),
             returned: VecDeque::new(),
             why_returned: None,
@@ -127,9 +174,8 @@ impl<F, T> Delivery<F, T> {
         })))
     }
 
-    fn state(&self) -> MutexGuard<'_, State<F, T>> {
-        // Nothing in here panics half way.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> Locked<'_, State<F, T>> {
+        self.0.lock()
     }
 
     /// For the source: whether another message is wanted, or none any more.
@@ -146,7 +192,7 @@ impl<F, T> Delivery<F, T> {
     pub fn push(&self, item: Item<F, T>, most: usize) -> bool {
         let mut state = self.state();
         state.queue.push_back(item);
-        state.wake();
+        state.wake_all();
         let idle = state.workers - state.busy;
         // Who has failed to open a session shows that there may be no more of them.
         state.workers < most && state.queue.len() > idle && state.why_returned.is_none()
@@ -156,7 +202,7 @@ impl<F, T> Delivery<F, T> {
     pub fn end_source(&self) {
         let mut state = self.state();
         state.has_source = false;
-        state.wake();
+        state.wake_all();
     }
 
     /// A worker begins.
@@ -171,9 +217,7 @@ impl<F, T> Delivery<F, T> {
 
     /// Nobody wants to know any more: no other messages are begun.
     pub fn stop(&self) {
-        let mut state = self.state();
-        state.is_over = true;
-        state.wake();
+        self.state().end();
     }
 
     /// Whether nobody wants to know any more.
@@ -194,12 +238,50 @@ impl<F, T> Delivery<F, T> {
         }
         match state.finished.pop_front() {
             Some(finished) => {
-                state.wake();
+                state.wake_all();
                 Poll::Ready(Some(finished))
             }
-            None if has_ended => Poll::Ready(None),
+            None if has_ended => {
+                // A worker that begins only now would send what nobody learns of.
+                state.end();
+                Poll::Ready(None)
+            }
             None => state.wait(waker),
         }
+    }
+
+    /// Whether the source still runs. After the last report it may, where no session could be opened.
+    pub fn has_source(&self) -> bool {
+        self.state().has_source
+    }
+
+    /// Whoever had this message is gone, and nobody knows how far it has come.
+    fn take_back(&self, mut item: Item<F, T>) {
+        let report = match item.was_opened() {
+            true => {
+                let cause = Cause::Local("the thread or task that sent it has ended".into());
+                let error = smtp_proto::Error::new(Stage::Local, Outcome::InDoubt, cause);
+                let mut report = Report::not_attempted(item.envelope.clone(), &error);
+                report.recipients.fill(Err(error));
+                Some(report)
+            }
+            false => item.earlier.take(),
+        };
+        match report {
+            Some(report) => self.finish(item.tag, report),
+            None => {
+                let mut state = self.state();
+                state.returned.push_back(item);
+                state.wake_all();
+            }
+        }
+    }
+
+    /// A message has its report.
+    fn finish(&self, tag: T, report: Report) {
+        let mut state = self.state();
+        state.finished.push_back((tag, report));
+        state.wake_all();
     }
 
     /// The messages that nobody has begun, once the workers have ended.
@@ -211,7 +293,7 @@ impl<F, T> Delivery<F, T> {
     }
 }
 
-impl<F, T> State<F, T> {
+impl<F, T> Locked<'_, State<F, T>> {
     fn wait<R>(&mut self, waker: &Waker) -> Poll<R> {
         if !self.waiting.iter().any(|other| other.will_wake(waker)) {
             self.waiting.push(waker.clone());
@@ -219,10 +301,17 @@ impl<F, T> State<F, T> {
         Poll::Pending
     }
 
-    fn wake(&mut self) {
-        self.waiting.drain(..).for_each(Waker::wake);
+    fn end(&mut self) {
+        self.is_over = true;
+        self.wake_all();
     }
 
+    fn wake_all(&mut self) {
+        self.wake_all_in(|state| &mut state.waiting);
+    }
+}
+
+impl<F, T> State<F, T> {
     /// Nobody is left who could send what was returned.
     fn give_up(&mut self) {
         if let Some(why) = &self.why_returned {
@@ -250,7 +339,7 @@ impl<F, T> Worker<F, T> {
 
     /// The first message for a session, which is to be opened now; none when there will be no more. For a worker that has
     /// no session. It waits while another one may have to give its own message back.
-    pub fn poll_first(&mut self, waker: &Waker) -> Poll<Option<Item<F, T>>> {
+    pub fn poll_first(&mut self, waker: &Waker) -> Poll<Option<Taken<F, T>>> {
         let delivery = self.delivery.clone();
         let mut state = delivery.state();
         state.busy -= usize::from(std::mem::take(&mut self.is_busy));
@@ -264,8 +353,8 @@ impl<F, T> Worker<F, T> {
             (self.is_busy, self.is_opening) = (true, true);
             state.busy += 1;
             state.opening += 1;
-            state.wake();
-            return Poll::Ready(Some(item));
+            state.wake_all();
+            return Poll::Ready(Some(self.taken(item)));
         }
         match state.has_source || state.opening > 0 {
             true => state.wait(waker),
@@ -274,14 +363,21 @@ impl<F, T> Worker<F, T> {
     }
 
     /// Another message for the session that it has, if there is one now, and room for its report.
-    pub fn next(&self) -> Option<Item<F, T>> {
+    pub fn next(&self) -> Option<Taken<F, T>> {
         let mut state = self.delivery.state();
         if state.is_over || state.finished.len() >= ROOM {
             return None;
         }
         let item = state.next()?;
-        state.wake();
-        Some(item)
+        state.wake_all();
+        Some(self.taken(item))
+    }
+
+    fn taken(&self, item: Item<F, T>) -> Taken<F, T> {
+        Taken {
+            item: Some(item),
+            delivery: self.delivery.clone(),
+        }
     }
 
     /// It opens a session for messages that it has already.
@@ -296,7 +392,7 @@ impl<F, T> Worker<F, T> {
         if std::mem::take(&mut self.is_opening) {
             let mut state = self.delivery.state();
             state.opening -= 1;
-            state.wake();
+            state.wake_all();
         }
     }
 
@@ -304,42 +400,38 @@ impl<F, T> Worker<F, T> {
     /// waits in `again` for another session. Returns whether this session is used up.
     pub fn settle(
         &self,
-        mut item: Item<F, T>,
+        item: Taken<F, T>,
         report: Report,
         was_used: bool,
-        again: &mut VecDeque<Item<F, T>>,
+        again: &mut VecDeque<Taken<F, T>>,
     ) -> bool {
-        match Again::after(&report) {
-            Again::Freely if was_used => {
-                again.push_back(item);
-                return true;
+        let mut item = item.into_item();
+        let may_be_again = was_used && item.may_be_sent_again();
+        let kind = Again::after(&report);
+        item.earlier = match (kind, item.earlier.take()) {
+            (Again::Freely, earlier) if may_be_again => earlier,
+            (Again::Once, None) if may_be_again => Some(report),
+            // The server was asked before.
+            (Again::Freely, Some(earlier)) => {
+                self.delivery.finish(item.tag, earlier);
+                return false;
             }
-            Again::Once if was_used && item.may_be_sent_again() => {
-                item.earlier = Some(report);
-                again.push_back(item);
+            _ => {
+                self.delivery.finish(item.tag, report);
+                return false;
             }
-            _ => self.finish(item.tag, report),
-        }
-        false
-    }
-
-    /// A message has its report.
-    fn finish(&self, tag: T, report: Report) {
-        let mut state = self.delivery.state();
-        state.finished.push_back((tag, report));
-        state.wake();
+        };
+        item.needs_new = true;
+        item.content.was_opened.store(false, Ordering::Relaxed);
+        again.push_back(self.taken(item));
+        kind == Again::Freely
     }
 
     /// It could open no session, and ends. The others may send what was not begun.
-    pub fn give_back(self, items: VecDeque<Item<F, T>>, error: Error) {
-        let mut state = self.delivery.state();
-        for item in items {
-            match item.earlier {
-                Some(report) => state.finished.push_back((item.tag, report)),
-                None => state.returned.push_back(item),
-            }
-        }
-        state.why_returned = Some(error);
+    pub fn give_back(self, items: VecDeque<Taken<F, T>>, error: Error) {
+        // None of them is open in a session.
+        drop(items);
+        self.delivery.state().why_returned = Some(error);
     }
 }
 
@@ -353,9 +445,85 @@ impl<F, T> Drop for Worker<F, T> {
     fn drop(&mut self) {
         let mut state = self.delivery.state();
         state.workers -= 1;
-        state.has_failed |= state.workers == 0 && !state.returned.is_empty();
+        // What is left shows that it has ended before its time: no session could be opened, or it panics.
+        let has_more = !state.returned.is_empty() || !state.queue.is_empty();
+        state.has_failed |= state.workers == 0 && has_more;
         state.busy -= usize::from(self.is_busy);
         state.opening -= usize::from(self.is_opening);
-        state.wake();
+        state.wake_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smtp_proto::Error as EngineError;
+
+    use super::*;
+
+    type Test = Delivery<fn(), u32>;
+
+    fn push(delivery: &Test, tag: u32) {
+        let envelope = Envelope::new("alice@example.org", ["bob@example.net"]).unwrap();
+        delivery.push(Item::new(envelope, || (), tag), 2);
+    }
+
+    fn begin(worker: &mut Worker<fn(), u32>) -> Option<Taken<fn(), u32>> {
+        match worker.poll_first(Waker::noop()) {
+            Poll::Ready(taken) => taken,
+            Poll::Pending => panic!("it waits"),
+        }
+    }
+
+    fn finished(delivery: &Test) -> Option<(u32, Report)> {
+        match delivery.poll_finished(Waker::noop()) {
+            Poll::Ready(finished) => finished,
+            Poll::Pending => panic!("it waits"),
+        }
+    }
+
+    fn unbegun(delivery: &Test) -> Vec<u32> {
+        let items = delivery.take_unbegun().into_iter();
+        items.map(|item| item.into_parts().unwrap().2).collect()
+    }
+
+    /// The source was about to start it.
+    #[test]
+    fn a_worker_that_comes_after_the_end_begins_nothing() {
+        let delivery = Test::new();
+        push(&delivery, 1);
+        let mut first = delivery.worker();
+        let taken = begin(&mut first).unwrap();
+        push(&delivery, 2);
+        first.give_back([taken].into(), crate::given_up());
+        assert_eq!(finished(&delivery).unwrap().0, 1);
+        assert!(finished(&delivery).is_none());
+        let mut late = delivery.worker();
+        assert!(begin(&mut late).is_none());
+        drop(late);
+        assert_eq!(unbegun(&delivery), [2]);
+    }
+
+    #[test]
+    fn what_a_worker_leaves_behind_is_not_lost() {
+        let delivery = Test::new();
+        (1..=4).for_each(|tag| push(&delivery, tag));
+        let mut worker = delivery.worker();
+        let unopened = begin(&mut worker).unwrap();
+        let opened = worker.next().unwrap();
+        opened.opener()();
+        let cut_off = worker.next().unwrap();
+        cut_off.opener()();
+        let lost = EngineError::new(Stage::Rcpt, Outcome::Transient, Cause::Disconnected);
+        let bob = || smtp_proto::Mailbox::parse("bob@example.net").unwrap();
+        let report = Report::new([(bob(), Err(lost))]);
+        let mut again = VecDeque::new();
+        assert!(!worker.settle(cut_off, report.clone(), true, &mut again));
+        assert!(again.is_empty(), "its content can be opened once");
+        assert_eq!(finished(&delivery), Some((3, report)));
+        drop((unopened, opened, worker));
+        let (tag, report) = finished(&delivery).unwrap();
+        assert_eq!((tag, report.outcome()), (2, Some(Outcome::InDoubt)));
+        assert!(finished(&delivery).is_none());
+        assert_eq!(unbegun(&delivery), [1, 4]);
     }
 }

@@ -46,7 +46,7 @@ mod verifier;
 pub use addresses::{Failures, interleave, others, share, unreachable};
 #[doc(hidden)]
 pub use caller::Caller;
-pub use delivery::{Delivery, Item, TURN, Worker};
+pub use delivery::{Delivery, Item, TURN, Taken, Worker};
 pub use driver::{Driver, FOREVER, LAST_WORDS};
 pub use error::Error;
 #[cfg(feature = "rustls")]
