@@ -41,9 +41,9 @@ use crate::session::Session;
 ///   lost before the end of the message was given to the transport. It is sent in a new session, once. Where the
 ///   server has refused anybody, or where it is in doubt, it is not.
 /// - **Refused logins.** A login that is refused, or a certificate, fails everybody who waits, and for 5 seconds
-///   nothing is opened. Unless one has succeeded in the last 5 seconds, logins are tried one at a time, and one whose
-///   answer is not there after 5 seconds holds up no other. So many callers with a wrong password do not lock an
-///   account, not even those that lose patience.
+///   nothing is opened. A server that hangs up on a login has refused it. Unless one has succeeded in the last 5
+///   seconds, logins are tried one at a time, and one whose answer is not there after 5 seconds holds up no other. So
+///   many callers with a wrong password do not lock an account, not even those that lose patience.
 /// - **Dropped futures.** A future of [`send`](Self::send) that is dropped closes its session, if the server was told a
 ///   part of the message. One that waits for a session leaves the queue.
 /// - **No task of its own.** A session that was idle for too long is closed by the next call, whatever it is.

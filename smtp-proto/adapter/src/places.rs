@@ -424,15 +424,10 @@ impl<S> Drop for Place<S> {
     }
 }
 
-/// Whether it would only be worse to try again at once: a login may be locked after a few.
+/// Whether it would only be worse to try again at once: a login may be locked after a few. Some servers refuse one by
+/// hanging up, so a connection that is lost in it counts as well.
 fn is_refusal(error: &Error) -> bool {
-    let (stage, cause, error) = (error.stage(), error.cause(), error.error());
-    let of_login = stage == Stage::Auth
-        && matches!(
-            cause,
-            Cause::Rejected(_) | Cause::TokenRejected { .. } | Cause::Mechanism(_)
-        );
-    of_login || matches!(error.retry(), Retry::AskPerson | Retry::Never)
+    error.stage() == Stage::Auth || matches!(error.error().retry(), Retry::AskPerson | Retry::Never)
 }
 
 impl<S> fmt::Debug for Places<S> {
