@@ -234,6 +234,19 @@ impl Request {
         Some((extension, Some(missing)))
     }
 
+    /// What the server must offer, if anything.
+    ///
+    /// ```
+    /// use smtp_proto::{Extension, Request};
+    ///
+    /// assert_eq!(Request::etrn("example.org")?.extension(), Some(Extension::Etrn));
+    /// assert_eq!(Request::noop().extension(), None);
+    /// # Ok::<(), smtp_proto::request::RequestError>(())
+    /// ```
+    pub fn extension(&self) -> Option<Extension> {
+        self.extension
+    }
+
     /// Whether it can be said only where SMTPUTF8 is offered.
     pub(crate) fn needs_utf8(&self) -> bool {
         !self.line.is_ascii()

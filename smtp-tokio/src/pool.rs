@@ -143,7 +143,8 @@ impl Pool {
         }
     }
 
-    /// A session for whatever is to be done with it: it goes back into the pool when it is dropped.
+    /// A session for whatever is to be done with it: it goes back into the pool when it is dropped. After XCLIENT it is
+    /// closed then, and after XFORWARD without a message: the server takes it for that of another client.
     ///
     /// ```no_run
     /// # async fn example(pool: smtp_tokio::Pool) -> Result<(), Box<dyn std::error::Error>> {

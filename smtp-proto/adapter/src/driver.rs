@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::BufMut;
 use smtp_proto::{
-    BodyPart, Chunking, Connection, Envelope, Event, Instant, MessageId, Outcome, Reply, Report,
-    Request, Stage, error::Misuse, event::RequestId,
+    BodyPart, Chunking, Connection, Envelope, Event, Extension, Instant, MessageId, Outcome, Reply,
+    Report, Request, Stage, error::Misuse, event::RequestId,
 };
 
 use crate::error::{Error, copy_io, outcome_of};
@@ -60,6 +60,8 @@ pub struct Driver {
     /// Messages that were submitted, and those of them that are not finished.
     pub submitted: u64,
     unfinished: usize,
+    /// For whom the server takes us.
+    client: Client,
     /// Between two messages of a bulk delivery, so that each does not make buffers of its own.
     keeps_buffers: bool,
     /// The message whose body was wanted last, and how many bodies were wanted by then.
@@ -114,6 +116,7 @@ impl Driver {
             overlaps: config.overlap,
             submitted: 0,
             unfinished: 0,
+            client: Client::Own,
             keeps_buffers: false,
             body: None,
             chunk: Vec::new(),
@@ -174,13 +177,17 @@ impl Driver {
         let id = self.engine.try_submit(envelope)?;
         self.submitted += 1;
         self.unfinished += 1;
+        if self.client == Client::OtherForNextMessage {
+            self.client = Client::Own;
+        }
         Ok(id)
     }
 
     /// Whether the session is good for further messages, of somebody who knows nothing of the ones before: nothing is
-    /// under way, and nothing is owed.
+    /// under way, nothing is owed, and the server does not take us for another client.
     pub fn is_free(&self) -> bool {
         !self.is_closed()
+            && self.client == Client::Own
             && self.unfinished == 0
             && self.out.is_empty()
             && self.engine.is_idle()
@@ -299,7 +306,9 @@ impl Driver {
 
     /// Makes a request. From here on its answer alone is waited for.
     pub fn request(&mut self, request: Request) -> Result<(), Misuse> {
+        let client = Client::after(&request, self.client);
         let id = self.engine.request(request)?;
+        self.client = client;
         self.may_hold_secret = true;
         (self.asked, self.answer) = (Some(id), None);
         Ok(())
@@ -539,6 +548,26 @@ impl Driver {
                 }
                 _ => {}
             }
+        }
+    }
+}
+
+/// For whom the server takes us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Client {
+    Own,
+    /// XFORWARD tells where the next message comes from.
+    OtherForNextMessage,
+    /// XCLIENT holds for all that follows.
+    Other,
+}
+
+impl Client {
+    fn after(request: &Request, before: Self) -> Self {
+        match (request.extension(), before) {
+            (_, Self::Other) | (Some(Extension::XClient), _) => Self::Other,
+            (Some(Extension::XForward), _) => Self::OtherForNextMessage,
+            _ => before,
         }
     }
 }
