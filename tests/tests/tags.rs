@@ -75,7 +75,7 @@ async fn rest_of<F>(
     rest
 }
 
-/// The second message is refused, the third is not even asked for, and the server is lost with the end of the fifth.
+/// The second message is refused, the third has too many recipients for any session, and the server is lost with the end of the fifth.
 fn check(deliver: Deliver) {
     for (overlap, chunking) in [
         (false, Chunking::Never),
@@ -116,7 +116,7 @@ fn check(deliver: Deliver) {
         let expected = [
             None,
             Some(Outcome::Permanent),
-            Some(Outcome::NotAttempted),
+            Some(Outcome::Permanent),
             None,
             Some(Outcome::InDoubt),
         ];

@@ -107,7 +107,7 @@ impl Driver {
             io: None,
             block_timeout: config.timeouts.block.min(FOREVER),
             quit_timeout: config.timeouts.quit.min(FOREVER),
-            window: config.limits.messages.min(
+            window: config.limits.messages.max(1).min(
                 match config.overlap && config.chunking == Chunking::Eager {
                     true => EAGER_WINDOW,
                     false => 2,
@@ -209,11 +209,12 @@ impl Driver {
 
     /// The report of a message that could not be submitted.
     pub fn unsubmitted(&self, misuse: Misuse, envelope: Envelope) -> Report {
-        let error = match misuse {
-            Misuse::Closed => self.end(),
-            misuse => smtp_proto::Error::new(Stage::Local, Outcome::NotAttempted, misuse.into()),
-        };
-        let report = Report::not_attempted(envelope, &error);
+        let mut report = Report::not_attempted(envelope, &self.end());
+        if misuse != Misuse::Closed {
+            // No other session would take it.
+            let error = smtp_proto::Error::new(Stage::Local, Outcome::Permanent, misuse.into());
+            report.recipients.fill(Err(error));
+        }
         if let Some(watch) = &self.watch {
             watch.finished(None, &report);
         }
