@@ -110,7 +110,7 @@ impl Pool {
     ///
     /// # Errors
     /// As [`Session::send`]. Where no session came about, the outcome is *not attempted*, whatever the server said: that
-    /// says nothing about the message.
+    /// says nothing about the message. One that was begun in a session that ended has the error of that session.
     pub fn send(&self, envelope: Envelope, message: impl AsRef<[u8]>) -> Result<Report, Error> {
         let message = message.as_ref();
         let mut session = self.session()?;
@@ -119,7 +119,8 @@ impl Pool {
         }
         match session.send(envelope.clone(), message) {
             Err(error) if error.was_cut_off() => {
-                let mut session = session.into_new(never)?;
+                let session = session.into_new(never);
+                let mut session = session.map_err(|why| error.without_another_session(why))?;
                 session.send(envelope, message)
             }
             result => result,

@@ -123,7 +123,7 @@ impl Pool {
     ///
     /// # Errors
     /// As [`Session::send`]. Where no session came about, the outcome is *not attempted*, whatever the server said: that
-    /// says nothing about the message.
+    /// says nothing about the message. One that was begun in a session that ended has the error of that session.
     pub async fn send(
         &self,
         envelope: Envelope,
@@ -136,7 +136,8 @@ impl Pool {
         }
         match session.send(envelope.clone(), message).await {
             Err(error) if error.was_cut_off() => {
-                let mut session = session.into_new(never).await?;
+                let session = session.into_new(never).await;
+                let mut session = session.map_err(|why| error.without_another_session(why))?;
                 session.send(envelope, message).await
             }
             result => result,

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::again::{Again, was_cut_off};
+use crate::again::{Again, not_asked, was_cut_off};
 use smtp_proto::envelope::{AddressError, EnvelopeError};
 use smtp_proto::error::Retry;
 use smtp_proto::parameter::ParameterError;
@@ -173,8 +173,19 @@ impl Error {
     pub fn was_cut_off(&self) -> bool {
         match &self.0.report {
             Some(report) => Again::after(report) != Again::No,
-            None => was_cut_off(&self.0.error),
+            None => not_asked(&self.0.error) || was_cut_off(&self.0.error),
         }
+    }
+
+    /// What a message comes to that was cut off, where no other session can be opened, and why. What the server has
+    /// said to it is not hidden by that.
+    #[doc(hidden)]
+    pub fn without_another_session(mut self, why: Self) -> Self {
+        if self.outcome() == Outcome::NotAttempted {
+            return why;
+        }
+        self.0.remark = Some(format!("it cannot be sent in another session: {why}"));
+        self
     }
 
     /// The same, with what is known of the session in which it happened.
