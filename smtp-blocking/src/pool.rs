@@ -106,7 +106,7 @@ impl Pool {
     }
 
     /// Sends a message that lies in memory, and waits for a session if none is free. Its size is declared, unless the
-    /// envelope declares one.
+    /// envelope declares one. Where the server takes fewer recipients in one transaction, it is sent in several.
     ///
     /// # Errors
     /// As [`Session::send`]. Where no session came about, the outcome is *not attempted*, whatever the server said: that

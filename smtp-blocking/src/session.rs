@@ -49,12 +49,15 @@ impl Session {
     /// # Errors
     /// As [`transaction`](Self::transaction).
     pub fn begin(&mut self, envelope: Envelope) -> Result<Transaction<'_>, Error> {
+        // Nobody here gives the body a second time.
+        self.begin_as_it_is(envelope.reopenable(false))
+    }
+
+    fn begin_as_it_is(&mut self, envelope: Envelope) -> Result<Transaction<'_>, Error> {
         self.pump.start();
         if self.pump.driver.is_closed() {
             return Err(self.pump.driver.ended().not_attempted());
         }
-        // Nobody here gives the body a second time.
-        let envelope = envelope.reopenable(false);
         let id = self
             .pump
             .driver
@@ -74,6 +77,9 @@ impl Session {
     /// Sends a whole message: octets or text as `&message`, a file in a [`BufReader`](io::BufReader), any other reader
     /// as `&mut reader` ([`Content`] has the list). A reader is sent in constant memory. The size of what lies in memory
     /// is declared, unless the envelope declares one.
+    ///
+    /// A message in memory to more recipients than the server takes in one transaction is sent in several, as by
+    /// [`send_all`](Self::send_all). A reader can be read once, so that it is refused then.
     ///
     /// ```no_run
     /// use smtp_blocking::{Envelope, Server, Session};
@@ -109,16 +115,28 @@ impl Session {
         message: impl Content,
         quit: bool,
     ) -> Result<Report, Error> {
-        let envelope = match message.in_memory() {
-            Some(octets) => envelope.size_of(octets),
-            None => envelope,
+        let (envelope, again) = match message.in_memory() {
+            Some(octets) => (envelope.size_of(octets), true),
+            None => (envelope, false),
         };
-        let mut message = message.into_reader();
-        let transaction = self.begin(envelope)?;
+        let mut transaction = self.begin_as_it_is(envelope.reopenable(again))?;
         if quit {
             let _ = transaction.session.pump.driver.engine.quit();
         }
-        match transaction.session.pump.send_body(&mut message) {
+        if let Some(octets) = message.in_memory() {
+            // Where the server takes fewer recipients in one transaction, there are several.
+            while transaction.session.pump.driver.engine.wants_body() {
+                // A slice can always be read.
+                let _ = transaction.session.pump.send_body(&mut &octets[..]);
+                transaction.end_part();
+            }
+            return transaction.finish();
+        }
+        match transaction
+            .session
+            .pump
+            .send_body(&mut message.into_reader())
+        {
             Ok(()) => transaction.finish(),
             Err(error) => Err(transaction.give_up(&error)),
         }
@@ -254,6 +272,13 @@ impl Transaction<'_> {
     /// The recipients that were refused by now, and why.
     pub fn failures(&self) -> impl Iterator<Item = event::Failure<'_>> {
         self.session.pump.driver.engine.refused(self.id)
+    }
+
+    /// Ends the body, and waits until it is wanted again or the message has ended.
+    fn end_part(&mut self) {
+        let pump = &mut self.session.pump;
+        pump.end_body();
+        pump.run_until(|pump| pump.driver.wants_caller());
     }
 
     /// Ends the message and waits for the reply that decides.

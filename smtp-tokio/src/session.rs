@@ -61,12 +61,15 @@ impl Session {
     /// # Errors
     /// As [`transaction`](Self::transaction).
     pub async fn begin(&mut self, envelope: Envelope) -> Result<Transaction<'_>, Error> {
+        // Nobody here gives the body a second time.
+        self.begin_as_it_is(envelope.reopenable(false)).await
+    }
+
+    async fn begin_as_it_is(&mut self, envelope: Envelope) -> Result<Transaction<'_>, Error> {
         self.pump.start().await;
         if self.pump.driver.is_closed() {
             return Err(self.pump.driver.ended().not_attempted());
         }
-        // Nobody here gives the body a second time.
-        let envelope = envelope.reopenable(false);
         let id = self
             .pump
             .driver
@@ -94,6 +97,9 @@ impl Session {
     /// reader as `&mut reader` ([`Content`] has the list). A reader is sent in constant memory. The size of what lies in
     /// memory is declared, unless the envelope declares one. It reads what the server says while it writes, so that
     /// a refusal in the middle of a large body stops the body.
+    ///
+    /// A message in memory to more recipients than the server takes in one transaction is sent in several, as by
+    /// [`send_all`](Self::send_all). A reader can be read once, so that it is refused then.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -139,16 +145,26 @@ impl Session {
         message: impl Content,
         quit: bool,
     ) -> Result<Report, Error> {
-        let envelope = match message.in_memory() {
-            Some(octets) => envelope.size_of(octets),
-            None => envelope,
+        let (envelope, again) = match message.in_memory() {
+            Some(octets) => (envelope.size_of(octets), true),
+            None => (envelope, false),
         };
-        let message = message.into_reader();
-        let transaction = self.begin(envelope).await?;
+        let mut transaction = self.begin_as_it_is(envelope.reopenable(again)).await?;
         if quit {
             let _ = transaction.session.pump.driver.engine.quit();
         }
-        let mut message = pin!(message);
+        if let Some(octets) = message.in_memory() {
+            // Where the server takes fewer recipients in one transaction, there are several.
+            while transaction.session.pump.driver.engine.wants_body() {
+                let mut part = octets;
+                let pump = &mut transaction.session.pump;
+                // A slice can always be read.
+                let _ = poll_fn(|cx| pump.poll_body(cx, Pin::new(&mut part))).await;
+                transaction.end_part().await;
+            }
+            return transaction.finish().await;
+        }
+        let mut message = pin!(message.into_reader());
         match poll_fn(|cx| transaction.session.pump.poll_body(cx, message.as_mut())).await {
             Ok(()) => transaction.finish().await,
             Err(error) => Err(transaction.give_up(error).await),
@@ -308,6 +324,13 @@ impl Transaction<'_> {
     /// The recipients that were refused by now, and why.
     pub fn failures(&self) -> impl Iterator<Item = event::Failure<'_>> {
         self.session.pump.driver.engine.refused(self.id)
+    }
+
+    /// Ends the body, and waits until it is wanted again or the message has ended.
+    async fn end_part(&mut self) {
+        let pump = &mut self.session.pump;
+        poll_fn(|cx| pump.poll_end_body(cx)).await;
+        pump.run_until(|pump| pump.driver.wants_caller()).await;
     }
 
     /// Ends the message and waits for the reply that decides. Dropped before it is done, it closes the

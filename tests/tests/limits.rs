@@ -2,6 +2,7 @@
 //! report, whatever the number of transactions, and every recipient served once.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use smtp_proto::{Cause, Chunking, Envelope, Report, TlsPolicy};
 use smtp_tests::receiver::{Limits, Options, Receiver};
@@ -229,9 +230,10 @@ fn refusals_stay_with_their_recipients() {
     }
 }
 
-/// Whoever sends a message from one reader cannot give it twice, whatever the envelope says.
+/// Whoever sends a message from one reader cannot give it twice, whatever the envelope says. One in memory is sent as
+/// often as it takes.
 #[test]
-fn a_message_that_is_sent_alone_is_not_split() {
+fn a_message_that_is_sent_alone_is_split_if_it_lies_in_memory() {
     let limits = Some(Limits {
         rcpt_max: 2,
         mail_max: 100,
@@ -256,9 +258,17 @@ fn a_message_that_is_sent_alone_is_not_split() {
     let mut session =
         smtp_blocking::Session::connect(server!(smtp_blocking::Server, receiver, way)).unwrap();
     assert_eq!(
-        session.send(envelope.clone(), BODY).unwrap_err().cause(),
+        session
+            .send(envelope.clone(), std::io::BufReader::new(BODY))
+            .unwrap_err()
+            .cause(),
         &exceeded
     );
+    assert!(receiver.messages().is_empty());
+    let once = envelope.clone().reopenable(false);
+    let report = session.send_last(once.clone(), BODY).unwrap();
+    assert!(report.is_success());
+    assert_eq!(transactions(&receiver, std::slice::from_ref(&once)), [2, 1]);
 
     let runtime = ::tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -268,9 +278,12 @@ fn a_message_that_is_sent_alone_is_not_split() {
         let mut session = smtp_tokio::Session::connect(&server!(smtp_tokio::Server, receiver, way))
             .await
             .unwrap();
-        assert_eq!(
-            session.send(envelope, BODY).await.unwrap_err().cause(),
-            &exceeded
-        );
+        let reader = ::tokio::io::BufReader::new(BODY);
+        let refused = session.send(envelope, reader).await.unwrap_err();
+        assert_eq!(refused.cause(), &exceeded);
+        let report = session.send_last(once.clone(), BODY).await.unwrap();
+        assert!(report.is_success());
     });
+    assert_eq!(transactions(&receiver, &[once.clone(), once]), [2, 1, 2, 1]);
+    assert!(receiver.wait_until(Duration::from_secs(60), |counts| counts.quits == 2));
 }
