@@ -44,6 +44,8 @@ use crate::session::Session;
 ///   nothing is opened. A server that hangs up on a login has refused it. Unless one has succeeded in the last 5
 ///   seconds, logins are tried one at a time, and one whose answer is not there after 5 seconds holds up no other. So
 ///   many callers with a wrong password do not lock an account, not even those that lose patience.
+/// - **Futures that are not polled.** Such a future keeps its turn, and its session if it has one. So whoever waits for
+///   the pool in between may wait for ever. Let them run in tasks of their own, or poll them all.
 /// - **Dropped futures.** A future of [`send`](Self::send) that is dropped closes its session, if the server was told a
 ///   part of the message. One that waits for a session leaves the queue.
 /// - **No task of its own.** A session that was idle for too long is closed by the next call, whatever it is.
