@@ -193,28 +193,32 @@ impl Pool {
         mut entry: Entry<Kept>,
         is_over: impl Fn(&Waker) -> Poll<()>,
     ) -> Result<PooledSession, Error> {
+        let here = Handle::current().id();
         loop {
             let turn = poll_fn(|cx| match is_over(cx.waker()) {
                 Poll::Ready(()) => Poll::Ready(Err(given_up())),
-                Poll::Pending => entry.poll(self.now(), cx.waker()),
+                Poll::Pending => {
+                    let is_here = |kept: &Kept| kept.runtime == here;
+                    entry.poll_suited(self.now(), cx.waker(), is_here)
+                }
             });
             let Ok(turn) = timeout(LOOK_AGAIN, turn).await else {
                 continue;
             };
             match turn? {
                 Turn::Use(kept, place) => {
-                    let is_here = kept.runtime == Handle::current().id();
+                    let is_here = kept.runtime == here;
                     let mut session = self.held(kept, place, false);
                     if is_here && session.is_usable().await && !self.is_outdated(&session) {
                         return Ok(session);
                     }
                     if let Some(place) = session.close() {
-                        entry = self.0.places.enter_again(place, false);
+                        entry = self.0.places.enter_again(place, !is_here);
                     }
                 }
                 Turn::Open(mut place) => {
                     let session = self.open(&mut place).await.map_err(Error::not_attempted)?;
-                    let runtime = Handle::current().id();
+                    let runtime = here;
                     return Ok(self.held(Kept { session, runtime }, place, true));
                 }
             }

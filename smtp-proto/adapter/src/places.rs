@@ -213,10 +213,8 @@ impl<S> Places<S> {
 
 impl<S> Locked<'_, State<S>> {
     fn wake_first(&mut self) {
-        if let Some((_, waker)) = self.queue.front() {
-            let waker = waker.clone();
-            self.wake(waker);
-        }
+        let first = self.queue.front().map(|(_, waker)| waker.clone());
+        first.into_iter().for_each(|waker| self.wake(waker));
     }
 
     fn wake_openers(&mut self) {
@@ -231,10 +229,8 @@ impl<S> Locked<'_, State<S>> {
     }
 
     fn wake_all(&mut self) {
-        for index in 0..self.queue.len() {
-            let waker = self.queue[index].1.clone();
-            self.wake(waker);
-        }
+        let all: Vec<_> = self.queue.iter().map(|one| one.1.clone()).collect();
+        all.into_iter().for_each(|waker| self.wake(waker));
         self.wake_openers();
     }
 
@@ -254,6 +250,11 @@ impl<S> State<S> {
     /// Where the one with this number stands in the queue, which is in the order of the numbers.
     fn position(&self, number: u64) -> Option<usize> {
         self.queue.binary_search_by_key(&number, |(of, _)| *of).ok()
+    }
+
+    /// How many idle sessions are kept: for whoever comes, and for those who wait.
+    fn wanted_idle(&self) -> usize {
+        self.bounds.idle.saturating_add(self.queue.len())
     }
 
     /// Why nobody is let in.
@@ -279,6 +280,21 @@ impl<S> Entry<S> {
     /// # Errors
     /// The pool is closed, or the server has just refused the login.
     pub fn poll(&mut self, now: Instant, waker: &Waker) -> Poll<Result<Turn<S>, Error>> {
+        self.poll_suited(now, waker, |_| true)
+    }
+
+    /// The same for somebody whom not every session suits. One that does not is given where there is no room for
+    /// another one, so that it makes room.
+    ///
+    /// # Errors
+    /// As [`poll`](Self::poll).
+    pub fn poll_suited(
+        &mut self,
+        now: Instant,
+        waker: &Waker,
+        suits: impl Fn(&S) -> bool,
+    ) -> Poll<Result<Turn<S>, Error>> {
+        self.give_way();
         let places = self.places.clone();
         let mut state = places.state();
         if state.is_closed {
@@ -290,7 +306,11 @@ impl<S> Entry<S> {
         // Fewer may be in use than before.
         let has_room = in_use < state.bounds.sessions;
         let may_use = !self.must_open && has_room && (is_first || self.place.is_some());
-        if may_use && let Some(idle) = state.idle.pop() {
+        let suited = state.idle.iter().rposition(|idle| suits(&idle.session));
+        let must_make_room = self.place.is_none() && state.taken >= state.bounds.sessions;
+        let last = state.idle.len().checked_sub(1).filter(|_| must_make_room);
+        if may_use && let Some(index) = suited.or(last) {
+            let idle = state.idle.remove(index);
             drop(state);
             // Its own place is free then, for the next one.
             drop(self.place.take());
@@ -329,6 +349,24 @@ impl<S> Entry<S> {
         Poll::Ready(Ok(Turn::Open(place)))
     }
 
+    /// Gives its place back, and stands in the queue again, where the bound was lowered before it has opened anything.
+    fn give_way(&mut self) {
+        if self.must_open || self.place.is_none() {
+            return;
+        }
+        let mut state = self.places.state();
+        if state.taken <= state.bounds.sessions {
+            return;
+        }
+        let index = state.queue.partition_point(|(of, _)| *of < self.number);
+        let waker = Waker::noop().clone();
+        state.queue.insert(index, (self.number, waker));
+        state.wait_behind_login(self.number, None);
+        self.is_queued = true;
+        drop(state);
+        drop(self.place.take());
+    }
+
     /// Leaves the queue. There may be something for the next one as well.
     fn leave(&mut self) {
         if std::mem::take(&mut self.is_queued) {
@@ -347,7 +385,17 @@ impl<S> Entry<S> {
 impl<S> Drop for Entry<S> {
     fn drop(&mut self) {
         self.leave();
-        self.places.state().wait_behind_login(self.number, None);
+        let mut state = self.places.state();
+        state.wait_behind_login(self.number, None);
+        // What was kept for it, and was not wanted.
+        while state.idle.len() > state.wanted_idle() {
+            let session = state.idle.remove(0).session;
+            drop(state);
+            let place = Place::taken(&self.places);
+            drop(session);
+            drop(place);
+            state = self.places.state();
+        }
     }
 }
 
@@ -395,7 +443,7 @@ impl<S> Place<S> {
     /// Gives the session to whoever is next, or keeps it. It comes back, to be closed, where there are enough of them.
     pub fn keep(mut self, session: S, now: Instant) -> Option<(S, Self)> {
         let mut state = self.places.state();
-        let enough = state.idle.len() >= state.bounds.idle && state.queue.is_empty();
+        let enough = state.idle.len() >= state.wanted_idle();
         let too_many = state.taken > state.bounds.sessions;
         if state.is_closed || too_many || enough {
             drop(state);
@@ -518,9 +566,10 @@ mod tests {
             let most = 1 + dice.below(4);
             let logs_in = dice.below(2) == 0;
             let places = Places::new(logs_in);
+            let most_idle = dice.below(most + 1);
             places.set(|bounds| {
                 bounds.sessions = most;
-                bounds.idle = 1 + dice.below(most);
+                bounds.idle = most_idle;
             });
             let (mut callers, mut idle) = (Vec::<Caller>::new(), Vec::<u32>::new());
             let (mut now, mut sessions, mut arrivals) = (0, 0, 0);
@@ -573,12 +622,22 @@ mod tests {
                         }
                     }
                 }
+                let forget_surplus = |callers: &[Caller], idle: &mut Vec<u32>| {
+                    let waiting = callers.iter().filter(|caller| match caller {
+                        Caller::Waits(entry, ..) => entry.place.is_none(),
+                        _ => false,
+                    });
+                    let surplus = idle.len().saturating_sub(most_idle + waiting.count());
+                    idle.drain(..surplus);
+                };
+                forget_surplus(&callers, &mut idle);
                 // Whoever was woken looks again, in any order. Some are slow, and may have given up by then.
                 if dice.below(3) == 0 {
                     continue;
                 }
                 let mut order = Vec::new();
                 loop {
+                    forget_surplus(&callers, &mut idle);
                     let woken =
                         callers
                             .iter()
@@ -714,6 +773,50 @@ mod tests {
         drop(one);
         drop(place_to_open(poll(&mut entry, at(0))));
         assert_eq!(places.count(), (0, 0));
+    }
+
+    /// It had a place, and waited for the login of another one.
+    #[test]
+    fn a_bound_that_is_lowered_holds_for_who_has_opened_nothing() {
+        let places = Places::new(true);
+        let (mut first, mut second, mut third) = (places.enter(), places.enter(), places.enter());
+        let mut place = place_to_open(poll(&mut first, at(0)));
+        assert!(poll(&mut second, at(0)).is_pending() && poll(&mut third, at(0)).is_pending());
+        assert_eq!(places.count(), (3, 0));
+        places.set(|bounds| bounds.sessions = 2);
+        place.opened(at(1));
+        // The second may keep its place once the third has given its own back.
+        assert!(poll(&mut third, at(1)).is_pending());
+        let other = place_to_open(poll(&mut second, at(1)));
+        assert!(poll(&mut third, at(1)).is_pending());
+        assert_eq!(places.count(), (2, 0));
+        drop(place);
+        drop(place_to_open(poll(&mut third, at(1))));
+        drop(other);
+        assert_eq!(places.count(), (0, 0));
+    }
+
+    #[test]
+    fn what_does_not_suit_is_left_alone_or_makes_room() {
+        let places = Places::new(false);
+        let open = |session| {
+            let mut place =
+                place_to_open(places.enter().poll_suited(at(0), Waker::noop(), |_| false));
+            place.opened(at(0));
+            assert!(place.keep(session, at(0)).is_none());
+        };
+        (0..4).for_each(open);
+        let take =
+            |suits: fn(&u32) -> bool| match places.enter().poll_suited(at(0), Waker::noop(), suits)
+            {
+                Poll::Ready(Ok(Turn::Use(session, _place))) => Some(session),
+                Poll::Ready(Ok(Turn::Open(_place))) => None,
+                other => panic!("{other:?}"),
+            };
+        assert_eq!(take(|session| *session < 2), Some(1));
+        assert_eq!(take(|_| false), None);
+        places.set(|bounds| bounds.sessions = 3);
+        assert_eq!(take(|_| false), Some(3));
     }
 
     #[test]
