@@ -10,8 +10,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use smtp_adapter::Server;
+use smtp_proto::auth::{MechanismError, TokenError};
+use smtp_proto::body::BodyError;
 use smtp_proto::envelope::BodyType;
-use smtp_proto::error::Retry;
+use smtp_proto::error::{Misuse, ProtocolError, Retry};
 use smtp_proto::event::Event;
 use smtp_proto::parameter::{ByMode, MailParameter, Need, Notify, RcptParameter, Ret, RrvsAction};
 use smtp_proto::reply::{EnhancedCode, ReplyClass, ReplyCode};
@@ -530,6 +532,51 @@ fn causes_have_what_is_known_of_them() {
         let octets = postcard::to_allocvec(&cause).unwrap();
         let count = written.as_object().unwrap().len();
         assert_eq!(usize::from(octets[0]), count);
+    }
+}
+
+/// Programs compare this word, so it never changes.
+#[test]
+fn each_cause_has_its_word() {
+    let token = Cause::TokenRejected {
+        reply: reply(535, b"no"),
+        error: Box::new(TokenError::parse(b"{\"status\":\"invalid_token\"}").unwrap()),
+    };
+    let misuse = Misuse::NoBodyWanted;
+    for (cause, word) in [
+        (Cause::Disconnected, "disconnected"),
+        (Cause::Transport("no".into()), "transport"),
+        (
+            Cause::Protocol(ProtocolError::Unexpected(reply(250, b"x"))),
+            "protocol",
+        ),
+        (Cause::UnsupportedKeyword("X".into()), "unsupported_keyword"),
+        (Cause::TlsUnverified, "tls_unverified"),
+        (Cause::Excluded("no".into()), "excluded"),
+        (Cause::TlsFailed("no".into()), "tls_failed"),
+        (Cause::TlsMisconfigured("no".into()), "tls_misconfigured"),
+        (Cause::TlsUntrusted("no".into()), "tls_untrusted"),
+        (Cause::AuthUnavailable, "auth_unavailable"),
+        (Cause::NoCommonMechanism("X".into()), "no_common_mechanism"),
+        (Cause::CredentialsInClear, "credentials_in_clear"),
+        (
+            Cause::CredentialsUnverified("no".into()),
+            "credentials_unverified",
+        ),
+        (token, "token_rejected"),
+        (
+            Cause::Mechanism(MechanismError::UnexpectedChallenge),
+            "mechanism",
+        ),
+        (Cause::Body(BodyError::BareCr), "body"),
+        (Cause::AllOrNothing, "all_or_nothing"),
+        (Cause::Local("no".into()), "local"),
+        (Cause::Settings("no".into()), "settings"),
+        (Cause::Misuse(misuse), "misuse"),
+    ] {
+        let written = to_value(&cause);
+        assert_eq!(written["kind"], word);
+        assert_eq!(written["text"], cause.to_string());
     }
 }
 

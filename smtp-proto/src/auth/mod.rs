@@ -507,4 +507,44 @@ mod tests {
             assert!(!is_mechanism_name(name), "{name:?}");
         }
     }
+
+    /// The table has the exposure of our own mechanisms; what they say of themselves is the same.
+    #[cfg(feature = "scram")]
+    #[test]
+    fn a_mechanism_says_what_the_table_says() {
+        let ehlo = crate::reply::ReplyCode::new(250).unwrap();
+        let offered = Capabilities::parse(crate::Reply::new(
+            ehlo,
+            b"mx\nAUTH SCRAM-SHA-256 SCRAM-SHA-1",
+        ));
+        let nonce = Nonce::from_octets([0; 18]);
+        let around = Surroundings {
+            offered: &offered,
+            trust: Trust::Verified,
+            tls: None,
+            nonce: Some(&nonce),
+            logins: 0,
+            iterations: 4_096,
+        };
+        let mut names = Vec::new();
+        for credentials in [
+            Credentials::password("alice", "s3cret"),
+            Credentials::token("alice", "t0ken"),
+            Credentials::external(),
+            Credentials::anonymous("alice"),
+        ] {
+            for (mechanism, exposure) in credentials.all(&around) {
+                let name = String::from(mechanism.name());
+                assert_eq!(
+                    mechanism.exposes_secret(),
+                    exposure == Exposure::Secret,
+                    "{name}"
+                );
+                names.push(name);
+            }
+        }
+        let expected =
+            "SCRAM-SHA-256 SCRAM-SHA-1 CRAM-MD5 PLAIN LOGIN OAUTHBEARER XOAUTH2 EXTERNAL ANONYMOUS";
+        assert_eq!(names.join(" "), expected);
+    }
 }
