@@ -1,25 +1,25 @@
-//! The octets of a body on the wire: the line-ending policy, and under DATA dot-stuffing (RFC 5321 section
-//! 4.5.2), by insertion only. The caller's octets go out verbatim, in runs as long as nothing has to be
-//! put between two of them; what is put there is a dot, a CR, an LF, or an LF and a dot. How BDAT frames
-//! them is `chunk.rs`'s business.
+//! The octets of a body on the wire: line endings, and under DATA dot-stuffing (RFC 5321 section 4.5.2).
+//!
+//! The encoder only inserts. The caller's octets go out verbatim, in runs between two insertions. An insertion is a
+//! dot, a CR, an LF, or an LF and a dot. `chunk.rs` frames the octets for BDAT.
 
 use memchr::{memchr2, memchr3, memrchr};
 
 pub use crate::body_part::BodyPart;
 pub use crate::wire_size::wire_size;
 
-/// The most octets of the caller's that one offer covers, in octets. It bounds what is scanned again
-/// when a transport takes less than it was offered.
+/// The most octets of the caller's that one offer covers. It bounds what is scanned again if a transport takes less
+/// than it was offered.
 const MAX_RUN: usize = 64 * 1024;
 
-/// Octets that are looked at together.
+/// Octets that are examined together.
 const BLOCK: usize = 128;
 
 /// Longest line, in octets without its CRLF (RFC 5321 section 4.5.3.1.6).
 pub const MAX_TEXT_LINE: usize = 998;
 
-/// What happens to a bare CR or a bare LF in a body. Neither is ever sent as it is: servers disagree on
-/// whether it ends a line, and that is how a second message is smuggled into a first one.
+/// What happens to a bare CR or a bare LF in a body. Neither is ever sent as it is. Servers disagree on whether it
+/// ends a line, and attackers use that to smuggle a second message into a first one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum LineEndings {
     /// Each becomes CRLF, so that a message in Unix lines can be sent as it lies on disk.
@@ -33,18 +33,18 @@ pub enum LineEndings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct BodyPolicy {
-    /// Bare CRs and LFs; made CRLF by default.
+    /// Bare CRs and LFs. They become CRLF by default.
     pub line_endings: LineEndings,
-    /// Sends NUL octets. Off by default, and then the first one ends the transaction: RFC 5321 section
-    /// 4.5.2 and RFC 6152 exclude them, and what servers do with them differs.
+    /// Sends NUL octets. False by default: the first one ends the transaction. RFC 5321 section 4.5.2 and RFC 6152
+    /// exclude them, and servers treat them differently.
     pub allow_nul: bool,
-    /// Ends the transaction at a line of more than 998 octets. Off by default: most servers take such
-    /// lines, and folding them would break signatures.
+    /// Ends the transaction at a line of more than 998 octets. False by default: most servers take such lines, and
+    /// folding them would break signatures.
     pub refuse_long_lines: bool,
 }
 
-/// Why a body cannot be sent as it is. What was sent of it is dropped by the server, because the end of
-/// the data does not follow.
+/// Why a body cannot be sent as it is. The server drops what it has received, because the end of the data does not
+/// follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BodyError {
@@ -73,27 +73,26 @@ pub enum BodyError {
     EightBit,
 }
 
-/// What precedes the next octet.
+/// What comes before the next octet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Last {
     /// CRLF, or nothing at all.
     LineStart,
     /// CR, whose LF has not come yet.
     Cr,
-    /// An inserted dot at the start of a line; the caller's own dot comes next. If it does not, because
-    /// the caller breaks its promise and offers other octets than before, another dot follows, so that
-    /// not even then the data ends where it should not.
+    /// An inserted dot at the start of a line. The caller's own dot comes next. If the caller breaks its promise and
+    /// offers other octets, another dot follows. So the data does not end too early even then.
     Dot,
     /// Anything else.
     Text,
 }
 
-/// How a body travels.
+/// How a body is transferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Transfer {
-    /// Under DATA, up to a dot.
+    /// By DATA, up to a dot.
     Data,
-    /// Lines of text in chunks, whose dots mean nothing (RFC 3030 section 2).
+    /// Lines of text in chunks, where dots have no meaning (RFC 3030 section 2).
     Text,
     /// BINARYMIME: octets as they are (RFC 3030 section 3).
     Binary,
@@ -123,10 +122,10 @@ pub struct BodyEncoder {
     allow_eight_bit: bool,
     transfer: Transfer,
     last: Last,
-    /// Octets of the current line so far; kept only where long lines are refused.
+    /// Octets of the current line so far. Counted only if long lines are refused.
     column: usize,
-    /// Octets that have gone out, as SIZE counts them (RFC 1870 section 3): with line ends as CRLF, and without
-    /// the dots that were doubled.
+    /// Octets that have gone out, as SIZE counts them (RFC 1870 section 3): line ends as CRLF, without the doubling
+    /// of dots.
     size: u64,
 }
 
@@ -144,8 +143,8 @@ impl BodyEncoder {
         }
     }
 
-    /// The same for one that is sent by BDAT (RFC 3030): no dot is doubled and none ends it, and a missing
-    /// line end at its end is still added.
+    /// The same for a body that is sent by BDAT (RFC 3030). Dots are not doubled and do not end it. A missing line
+    /// end at its end is still added.
     pub fn chunked(policy: BodyPolicy, allow_eight_bit: bool) -> Self {
         Self {
             transfer: Transfer::Text,
@@ -175,12 +174,12 @@ impl BodyEncoder {
         self.transfer == Transfer::Data
     }
 
-    /// What to send for the front of `body`: octets of the encoder's own, and behind them the number of
-    /// octets of `body` that follow verbatim. Both are empty only where `body` is.
+    /// What to send for the front of `body`: octets of the encoder's own, then the number of octets of `body` that
+    /// follow them verbatim. Both are empty only if `body` is.
     ///
     /// # Errors
-    /// The first octet of `body` must not be sent. Octets before an offending one are offered first, so
-    /// that an error does not depend on how the body is cut.
+    /// The first octet of `body` must not be sent. Octets before it are offered first, so that an error does not
+    /// depend on how the body is cut.
     pub fn next(&self, body: &[u8]) -> Result<(&'static [u8], usize), BodyError> {
         let Some(&first) = body.first() else {
             return Ok((&[], 0));
@@ -206,7 +205,7 @@ impl BodyEncoder {
         }
     }
 
-    /// What must come between the octets before and this one.
+    /// What must be inserted before this octet.
     fn insertion(&self, next: u8) -> Result<&'static [u8], BodyError> {
         let insertion: &[u8] = match (self.last, next) {
             // rule: chunking.line-ends
@@ -231,8 +230,8 @@ impl BodyEncoder {
         }
     }
 
-    /// How many octets of `body`, whose first one has its insertion already, need no other one between
-    /// them, and are allowed where they stand.
+    /// How many octets of `body` are allowed and need no insertion between them. The insertion before the first one
+    /// is done.
     fn line_run(&self, body: &[u8]) -> usize {
         let find = |from: usize| {
             let rest = &body[from..];
@@ -277,16 +276,17 @@ impl BodyEncoder {
                 b'\r' => match (body.get(found + 1), body.get(found + 2)) {
                     (Some(b'\n'), Some(b'.')) if stuffs => return found + 2,
                     (Some(b'\n'), _) => at = found + 2,
-                    // A bare CR: what completes it goes in behind it.
+                    // A bare CR. Its LF is inserted after it.
                     _ => return found + 1,
                 },
                 // A bare LF, or a NUL.
                 _ => return found,
             }
             (line, carried) = (at, 0);
-            // One line that needs nothing is seldom the last: from here by blocks, to the first that does.
+            // A line that needs no insertion is seldom the last one. From here, skip by blocks to the first octet
+            // that needs one.
             if core::mem::take(&mut by_blocks) {
-                // The LF that ended it comes first, so that the octet behind it is looked at as its neighbour.
+                // The LF that ended the line comes first, so that the octet after it is checked as its neighbour.
                 at -= 1;
                 while body[at..]
                     .first_chunk()
@@ -294,7 +294,7 @@ impl BodyEncoder {
                 {
                     at += BLOCK;
                 }
-                // That LF, or one whose CR was the last of a block.
+                // That LF, or one whose CR ended a block.
                 if body.get(at) == Some(&b'\n') {
                     at += 1;
                     if stuffs && body.get(at) == Some(&b'.') {
@@ -305,9 +305,9 @@ impl BodyEncoder {
         }
     }
 
-    /// Whether no octet of this block needs anything between it and the next, or is refused: each CR is
-    /// followed by LF, each LF preceded by CR and not followed by a dot that is to be doubled. The octet behind the block is
-    /// looked at as a neighbour only. Without branches, so that the compiler makes vectors of it.
+    /// Whether the octets of this block are allowed and need no insertion. Each CR must be followed by LF. Each LF
+    /// must follow a CR, and no dot that must be doubled may follow it. The octet after the block counts as a
+    /// neighbour only. The code has no branches, so that the compiler can vectorize it.
     #[inline(never)]
     fn is_plain<const STUFFS: bool>(&self, octets: &[u8; BLOCK + 1]) -> bool {
         let (mut trouble, mut least) = (false, u8::MAX);
@@ -319,8 +319,8 @@ impl BodyEncoder {
         !trouble && (least > 0 || self.policy.allow_nul)
     }
 
-    /// Records that `sent` octets went out of what [`next`](Self::next) gave for `body`, and returns how
-    /// many octets of `body` they used up. More than was offered counts as all of it.
+    /// Records that `sent` octets of the result of [`next`](Self::next) went out. Returns how many octets of `body`
+    /// they used up. A larger number than was offered counts as all of it.
     pub fn advance(&mut self, body: &[u8], sent: usize) -> usize {
         match self.next(body) {
             Ok((insertion, run)) => self.record(insertion, &body[..run], sent),
@@ -328,12 +328,12 @@ impl BodyEncoder {
         }
     }
 
-    /// The same, for a caller that kept what `next` returned.
+    /// The same, for a caller that kept the result of `next`.
     pub(crate) fn record(&mut self, insertion: &[u8], run: &[u8], sent: usize) -> usize {
         let inserted = sent.min(insertion.len());
         self.size += self.counted(&insertion[..inserted]);
         if let Some(&last) = insertion[..inserted].last() {
-            // One more dot behind an inserted one is the last: it must not come again and again.
+            // A second dot after an inserted one is the last. Otherwise dots would be inserted forever.
             let behind_dot = if self.last == Last::Dot {
                 Last::Text
             } else {
@@ -354,15 +354,15 @@ impl BodyEncoder {
                 Some(end) => run.len() - end - 1,
                 None => self.column + run.len(),
             };
-            // The CR of a line end is not part of its line.
+            // The CR of a line end does not belong to its line.
             self.column -= usize::from(last == b'\r');
         }
         self.last = after(last, Last::Text);
         run.len()
     }
 
-    /// How many octets all of `body` becomes on the wire, insertions included, and how it would end. Octets
-    /// from the first one that must not be sent are not counted; the error says that there is one.
+    /// How many octets all of `body` becomes on the wire, insertions included, and how it would end. Counting stops
+    /// at the first octet that must not be sent, and the error reports it.
     pub(crate) fn measure(&self, mut body: &[u8]) -> (u64, Result<Self, BodyError>) {
         let (mut encoder, mut octets) = (self.clone(), 0);
         while !body.is_empty() {
@@ -378,19 +378,18 @@ impl BodyEncoder {
         (octets, Ok(encoder))
     }
 
-    /// The octets of all that has gone out, as SIZE counts them (RFC 1870 section 3).
+    /// The octets that have gone out, as SIZE counts them (RFC 1870 section 3).
     pub(crate) fn size(&self) -> u64 {
         self.size
     }
 
-    /// How many octets of this insertion SIZE counts: all but a dot that doubles the next one.
+    /// How many octets of this insertion SIZE counts: all but a doubling dot.
     pub(crate) fn counted(&self, insertion: &[u8]) -> u64 {
         let doubles = self.last != Last::Dot && insertion.last() == Some(&b'.');
         insertion.len() as u64 - u64::from(doubles)
     }
 
-    /// How many octets of what [`finish`](Self::finish) gave SIZE counts: all but the dot that ends the data, and
-    /// its CRLF.
+    /// How many octets of the result of [`finish`](Self::finish) SIZE counts: all but the final dot and its CRLF.
     pub(crate) fn counted_end(&self, end: &[u8]) -> u64 {
         let dot = if self.stuffs_dots() {
             b".\r\n".len()
@@ -400,11 +399,11 @@ impl BodyEncoder {
         (end.len() - dot) as u64
     }
 
-    /// What ends the data: the final CRLF where the body has none, and the dot. In chunks there is no dot,
-    /// and under BINARYMIME nothing.
+    /// What ends the data: the final CRLF if the body lacks one, and the dot. In chunks the dot is left out, and
+    /// under BINARYMIME the CRLF too.
     ///
     /// # Errors
-    /// The body ends in a bare CR, and those are refused.
+    /// The body ends in a bare CR, and the policy refuses it.
     pub fn finish(&self) -> Result<&'static [u8], BodyError> {
         match (self.last, self.policy.line_endings) {
             _ if self.transfer == Transfer::Binary => Ok(b""),
@@ -424,7 +423,7 @@ impl BodyEncoder {
     }
 }
 
-/// The state behind this octet. Every LF that goes out has its CR, the caller's or an inserted one.
+/// The state after this octet. A CR precedes every LF that goes out, the caller's or an inserted one.
 fn after(octet: u8, otherwise: Last) -> Last {
     match octet {
         b'\n' => Last::LineStart,
@@ -494,7 +493,7 @@ mod tests {
         }
     }
 
-    /// Every two octets that matter, at every place about the border of two blocks, behind a plain line.
+    /// Every pair of octets that matters, at every place near the border of two blocks, after a plain line.
     #[test]
     fn blocks_miss_nothing() {
         let strict = BodyPolicy {
@@ -510,7 +509,7 @@ mod tests {
                     let mut body = [b"x\r\n", &plain[..]].concat();
                     body[at..at + 2].copy_from_slice(pair);
                     for policy in [BodyPolicy::default(), strict] {
-                        // A piece of less than a block never takes the way by blocks.
+                        // A piece that is shorter than a block is never skipped by blocks.
                         let expected = encode(policy, &body, BLOCK / 2, usize::MAX);
                         assert_eq!(
                             encode(policy, &body, usize::MAX, usize::MAX),

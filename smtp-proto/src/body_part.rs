@@ -7,8 +7,8 @@ use bytes::Bytes;
 /// Octets of a message body that a caller offers to
 /// [`poll_transmit`](crate::Connection::poll_transmit).
 ///
-/// A slice, an array or a vector becomes [`Next`](Self::Next). Say [`Last`](Self::Last) where you can: under
-/// BDAT (RFC 3030) it lets the last chunk carry octets, so that no empty one follows.
+/// A slice, an array or a vector becomes [`Next`](Self::Next). Use [`Last`](Self::Last) where you can. Under BDAT
+/// (RFC 3030) the last chunk then carries octets, and an empty one need not follow.
 ///
 /// ```
 /// use smtp_proto::*;
@@ -38,12 +38,12 @@ use bytes::Bytes;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyPart<'a> {
-    /// The front of what is left of the body. More may follow.
+    /// The next octets of the body. More may follow.
     Next(&'a [u8]),
-    /// All that is left of the body. Call [`finish_body`](crate::Connection::finish_body) when it is used up.
+    /// The rest of the body. Call [`finish_body`](crate::Connection::finish_body) when it is used up.
     ///
-    /// The size of the last chunk is made of it. A caller that offers other octets later fails the message with
-    /// [`BodyError::WrongSize`](crate::body::BodyError::WrongSize), and nothing is delivered.
+    /// The engine announces its size in the last chunk. If the caller later offers other octets, the message fails
+    /// with [`BodyError::WrongSize`](crate::body::BodyError::WrongSize), and nothing is delivered.
     Last(&'a [u8]),
 }
 
@@ -68,7 +68,7 @@ impl<'a> BodyPart<'a> {
         }
     }
 
-    /// What follows the first `used` octets, which are no more than there are.
+    /// What follows the first `used` octets. The part must have that many.
     pub(crate) fn after(self, used: usize) -> Self {
         match self {
             BodyPart::Next(bytes) => BodyPart::Next(&bytes[used..]),

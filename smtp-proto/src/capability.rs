@@ -12,7 +12,7 @@ use crate::text::Printable;
 pub enum Extension {
     /// PIPELINING (RFC 2920): several commands in one round trip.
     Pipelining,
-    /// SIZE (RFC 1870): the size of a message announced, and its limit known.
+    /// SIZE (RFC 1870): the client announces the size of a message, and the server states its limit.
     Size,
     /// 8BITMIME (RFC 6152): octets above 127 in the body.
     EightBitMime,
@@ -38,17 +38,17 @@ pub enum Extension {
     FutureRelease,
     /// REQUIRETLS (RFC 8689): verified TLS on every hop.
     RequireTls,
-    /// RRVS (RFC 7293): delivery only if a mailbox has not changed hands.
+    /// RRVS (RFC 7293): delivery only if the mailbox still has the same owner.
     Rrvs,
     /// LIMITS (RFC 9422): how much one session may ask for.
     Limits,
     /// PRDR (draft-hall-prdr): a reply for each recipient after the body.
     Prdr,
-    /// XCLIENT, of Postfix: a proxy tells whom it speaks for.
+    /// XCLIENT, of Postfix: a proxy names the client that it speaks for.
     XClient,
-    /// XFORWARD, of Postfix: a proxy tells where a message came from.
+    /// XFORWARD, of Postfix: a proxy says where a message came from.
     XForward,
-    /// ETRN (RFC 1985): the server is asked to work off a queue.
+    /// ETRN (RFC 1985): the client asks the server to process a queue.
     Etrn,
 }
 
@@ -120,8 +120,8 @@ impl fmt::Display for Extension {
     }
 }
 
-/// The extensions of the current EHLO or LHLO reply; empty before it, after HELO, and while STARTTLS
-/// is on its way, because nothing learnt in the clear counts inside TLS (RFC 3207 section 4.2).
+/// The extensions of the current EHLO or LHLO reply. It is empty before that reply, after HELO, and during STARTTLS.
+/// Nothing learnt in the clear counts inside TLS (RFC 3207 section 4.2).
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Capabilities {
     reply: Option<Reply>,
@@ -158,7 +158,7 @@ impl Capabilities {
         Self {
             reply: Some(reply),
             known,
-            // RFC 1870 section 4: zero says that there is no fixed limit.
+            // RFC 1870 section 4: zero means that the server has no fixed limit.
             // rule: opening.size-zero
             size: size.filter(|&size| size != 0),
         }
@@ -169,7 +169,7 @@ impl Capabilities {
         self.known & extension.bit() != 0
     }
 
-    /// Whether the server offers this EHLO keyword, in any case, known to the engine or not.
+    /// Whether the server offers this EHLO keyword, in any case. The engine need not know it.
     ///
     /// ```
     /// use smtp_proto::{Capabilities, Reply, reply::ReplyCode};
@@ -181,13 +181,13 @@ impl Capabilities {
         self.lines_of(keyword).next().is_some()
     }
 
-    /// The largest message that the server takes, in octets, where it states one (RFC 1870).
+    /// The largest message that the server takes, in octets, if it states a limit (RFC 1870).
     pub fn size_limit(&self) -> Option<u64> {
         self.size
     }
 
-    /// The SASL mechanisms that the server offers, as it writes them; also those of the old form
-    /// `AUTH=PLAIN LOGIN`. One that is offered twice comes twice.
+    /// The SASL mechanisms that the server offers, as it writes them. The old form `AUTH=PLAIN LOGIN` counts too. A
+    /// mechanism that is offered twice appears twice.
     pub fn mechanisms(&self) -> impl Iterator<Item = &[u8]> {
         self.parameters("AUTH")
     }
@@ -198,7 +198,7 @@ impl Capabilities {
             .any(|offered| offered.eq_ignore_ascii_case(name.as_bytes()))
     }
 
-    /// The words behind an EHLO keyword, for any extension, known to the engine or not.
+    /// The words after an EHLO keyword. The engine need not know the extension.
     pub fn parameters<'a>(&'a self, keyword: &'a str) -> impl Iterator<Item = &'a [u8]> {
         self.lines_of(keyword).flat_map(words)
     }
@@ -214,8 +214,8 @@ impl Capabilities {
         })
     }
 
-    /// A limit that the server states under LIMITS (RFC 9422), by its name. One that is zero or no
-    /// number is as if it were not stated, and none is too large to read.
+    /// A limit that the server states under LIMITS (RFC 9422), by its name. A value of zero, or one that is not a
+    /// number, is ignored. A number beyond 64 bits becomes [`u64::MAX`].
     ///
     /// ```
     /// use smtp_proto::{Capabilities, Reply, reply::ReplyCode};
@@ -241,24 +241,24 @@ impl Capabilities {
             .filter(|&limit| limit != 0)
     }
 
-    /// How many RCPTs one transaction may have, refused ones among them: RCPTMAX (RFC 9422 section 4.2).
+    /// How many RCPTs one transaction may have, including refused ones: RCPTMAX (RFC 9422 section 4.2).
     pub fn recipients_max(&self) -> Option<u64> {
         self.limit("RCPTMAX")
     }
 
-    /// How many MAILs one session may have, refused ones among them: MAILMAX (RFC 9422 section 4.1).
+    /// How many MAILs one session may have, including refused ones: MAILMAX (RFC 9422 section 4.1).
     pub fn mails_max(&self) -> Option<u64> {
         self.limit("MAILMAX")
     }
 
-    /// How many different domains the recipients of one session may have, over all its transactions:
-    /// RCPTDOMAINMAX (RFC 9422 section 4.3).
+    /// How many different recipient domains one session may have, over all its transactions: RCPTDOMAINMAX (RFC 9422
+    /// section 4.3).
     pub fn recipient_domains_max(&self) -> Option<u64> {
         self.limit("RCPTDOMAINMAX")
     }
 
-    /// The shortest time, in seconds, that the server takes in [`MailParameter::deliver_by`] with
-    /// [`ByMode::Return`], where it states one other than zero (RFC 2852).
+    /// The shortest time, in seconds, that the server takes in [`MailParameter::deliver_by`] with [`ByMode::Return`]
+    /// (RFC 2852). `None` if it states zero or nothing.
     ///
     /// ```
     /// use smtp_proto::{Capabilities, Reply, reply::ReplyCode};
@@ -275,8 +275,8 @@ impl Capabilities {
         Some(u32::try_from(seconds).unwrap_or(u32::MAX)).filter(|&seconds| seconds != 0)
     }
 
-    /// How long the server holds a message at most (RFC 4865 section 3): an interval in seconds, and the
-    /// date-time (RFC 3339) that ends it, as the server writes it. None where either is malformed.
+    /// How long the server holds a message at most (RFC 4865 section 3): an interval in seconds, and the date-time
+    /// (RFC 3339) that ends it, as the server writes it. `None` if either is malformed.
     ///
     /// ```
     /// use smtp_proto::{Capabilities, Reply, reply::ReplyCode};
@@ -295,7 +295,7 @@ impl Capabilities {
         Some((u32::try_from(seconds).unwrap_or(u32::MAX), until))
     }
 
-    /// The whole reply that this was read from; none after HELO.
+    /// The whole reply that this was read from. `None` after HELO.
     pub fn reply(&self) -> Option<&Reply> {
         self.reply.as_ref()
     }
@@ -320,8 +320,8 @@ fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|word| !word.is_empty())
 }
 
-/// Keyword and parameters of each extension line. The keyword ends at white space, or at the `=` of
-/// the pre-standard `AUTH=LOGIN` that old servers still send beside the right one.
+/// Keyword and parameters of each extension line. The keyword ends at white space or at an `=`. Old servers still
+/// send the pre-standard `AUTH=LOGIN` beside the right form.
 fn extension_lines(reply: ReplyRef<'_>) -> impl Iterator<Item = (&[u8], &[u8])> {
     let ok = reply.class() == ReplyClass::Success;
     reply
@@ -340,7 +340,7 @@ fn extension_lines(reply: ReplyRef<'_>) -> impl Iterator<Item = (&[u8], &[u8])> 
         })
 }
 
-/// No number is too large: one beyond 64 bits is as good as no limit, but it is still a number.
+/// Digits of any length. A number beyond 64 bits becomes the largest one, which is as good as unlimited.
 fn parse_number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;

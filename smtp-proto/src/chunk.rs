@@ -1,6 +1,6 @@
-//! The body of the message that is being sent: by DATA as one stream up to its dot, by BDAT (RFC 3030) in
-//! chunks whose size is said before their octets. The octets stay the caller's in both; a chunk that was
-//! begun must be completed, or the connection is of no more use.
+//! The body of the message that is being sent. By DATA it is one stream up to its dot. By BDAT (RFC 3030) it is a
+//! series of chunks, each announced with its size. The engine copies the octets in neither case. A chunk that was
+//! begun must be completed, or the connection is lost.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -14,8 +14,7 @@ const MAX_CHUNK: usize = u32::MAX as usize / 2;
 /// `BDAT 18446744073709551615 LAST` and its line end.
 const LONGEST_HEADER: usize = 32;
 
-/// Octets that go out before a run of the caller's: the rest of a chunk's header, or what the encoder puts
-/// between two octets.
+/// Octets that go out before a run of the caller's: the rest of a chunk's header, or an insertion of the encoder.
 #[derive(Clone, Copy)]
 pub(crate) struct Insertion {
     octets: [u8; LONGEST_HEADER],
@@ -68,12 +67,12 @@ impl core::ops::Deref for Insertion {
 
 /// A chunk that is on offer or on its way.
 struct Chunk {
-    /// What has not gone out of its header.
+    /// What is left to send of its header.
     header: Insertion,
-    /// Nothing of it has gone out.
+    /// None of it has gone out yet.
     untouched: bool,
     octets: u64,
-    /// Octets that it still lacks.
+    /// Octets that are still missing.
     left: u64,
     last: bool,
 }
@@ -81,7 +80,7 @@ struct Chunk {
 struct Chunks {
     /// The most octets of the caller's in one chunk.
     size: usize,
-    /// The octets of the whole body, where they were promised: they are one chunk.
+    /// The size of the whole body, if it was promised. The body is then one chunk.
     whole: Option<u64>,
     open: Option<Chunk>,
     /// The last chunk has gone out.
@@ -101,7 +100,7 @@ pub(crate) struct Next {
     pub(crate) insertion: Insertion,
     /// How many of the caller's follow them.
     pub(crate) run: usize,
-    /// The caller's next octet, which is taken and kept back until the body ends.
+    /// The caller's next octet, taken but held back until the body ends.
     pub(crate) held: Option<u8>,
 }
 
@@ -118,14 +117,14 @@ impl Next {
 /// The body of a message that is being sent.
 pub(crate) struct Body {
     encoder: BodyEncoder,
-    /// None under DATA.
+    /// `None` under DATA.
     chunks: Option<Chunks>,
-    /// The octets that were promised, as SIZE counts them.
+    /// The promised size, as SIZE counts it.
     exact: Option<u64>,
-    /// The octet that would complete the last chunk. It goes out with the end of the body where nobody has said that
-    /// no more follows: the server must not take the front of a body for the whole.
+    /// The octet that would complete the last chunk. It goes out only when the caller has declared the end of the
+    /// body. Otherwise the server could take the front of a body for the whole.
     held: Option<u8>,
-    /// Octets of the caller's that were taken.
+    /// Octets taken from the caller.
     pub(crate) octets: u64,
 }
 
@@ -141,7 +140,7 @@ impl Body {
         }
     }
 
-    /// A body in chunks of `size` octets, or in a single one where the octets of all of it are known.
+    /// A body in chunks of `size` octets, or in one chunk if the size of all of it is known.
     pub(crate) fn chunked(encoder: BodyEncoder, size: usize, exact: Option<u64>) -> Self {
         let chunks = Chunks {
             size: size.clamp(1, MAX_CHUNK),
@@ -160,7 +159,7 @@ impl Body {
         self.chunks.is_some()
     }
 
-    /// The most octets of the next chunk, where its size is still open.
+    /// The most octets of the next chunk, while its size is undecided.
     pub(crate) fn chunk_size(&self) -> Option<usize> {
         self.chunks
             .as_ref()
@@ -182,7 +181,7 @@ impl Body {
         })
     }
 
-    /// The chunk that was begun.
+    /// The BDAT of the chunk that was begun.
     pub(crate) fn open_chunk(&self) -> Option<Command<'static>> {
         let open = self.chunks.as_ref()?.open.as_ref()?;
         Some(Command::Bdat {
@@ -191,14 +190,14 @@ impl Body {
         })
     }
 
-    /// The octets that a chunk which was begun still lacks. One that was offered was begun: the transport may
-    /// have taken it already.
+    /// How many octets the begun chunk still needs. A chunk that was offered counts as begun: the transport may have
+    /// taken it.
     pub(crate) fn left(&self) -> Option<u64> {
         Some(self.chunks.as_ref()?.open.as_ref()?.left)
     }
 
-    /// What goes out next for the front of this part. Nothing does only where the part is empty, or where one octet
-    /// is kept back.
+    /// What goes out next for the front of this part. It is empty only if the part is empty, or if one octet is held
+    /// back.
     pub(crate) fn next(&mut self, part: BodyPart<'_>) -> Result<Next, BodyError> {
         let (body, is_last) = (part.bytes(), part.is_last());
         let Some(chunks) = &mut self.chunks else {
@@ -219,7 +218,7 @@ impl Body {
             return Err(BodyError::WrongSize);
         }
         if body.is_empty() {
-            // The rest of a header needs no octets after it.
+            // The rest of a header does not need octets after it.
             let header = chunks
                 .open
                 .as_ref()
@@ -282,15 +281,15 @@ impl Body {
                 next.run -= 1;
                 next.held = Some(end);
             } else if body.len() > next.run || !self.encoder.may_end_with(end) {
-                // These are not the octets that the size was made of.
+                // The size was computed from other octets.
                 return Err(BodyError::WrongSize);
             }
         }
         Ok(next)
     }
 
-    /// Records that `sent` octets went out of what `next` returned, and returns how many of the caller's they
-    /// used up, and the chunk that they completed.
+    /// Records that `sent` octets of the result of `next` went out. Returns how many of the caller's they used up,
+    /// and the chunk that they completed.
     pub(crate) fn record(
         &mut self,
         insertion: &[u8],
@@ -329,8 +328,8 @@ impl Body {
         (used, completed)
     }
 
-    /// Writes what ends the body: the dot, or the last chunk with what the caller's octets lack, of which it
-    /// returns the size. None where the last chunk has gone out already.
+    /// Writes the end of the body: the dot, or the last chunk with the octets that are still missing. Returns that
+    /// chunk, or `None` if it has gone out before.
     pub(crate) fn finish(&mut self, out: &mut Vec<u8>) -> Result<Option<Sent>, BodyError> {
         let held = self.held.take();
         self.encoder.record(&[], held.as_slice(), 1);
@@ -352,14 +351,14 @@ impl Body {
         }
         // rule: chunking.final-line-end
         let lacking = (held.as_slice().len() + end.len()) as u64;
-        // A chunk that was on offer and not taken is none.
+        // A chunk that was offered and not taken does not count.
         chunks.open.take_if(|chunk| chunk.untouched);
         let octets = match (&chunks.open, chunks.whole) {
             (Some(open), _) if open.last && open.left == lacking => {
                 out.extend_from_slice(&open.header);
                 open.octets
             }
-            // It stays open: whatever is said now would complete it.
+            // The chunk stays open. Any command now would complete it.
             (Some(_), _) => return Err(BodyError::WrongSize),
             (None, Some(whole)) if whole != lacking => return Err(BodyError::WrongSize),
             (None, _) => {
@@ -395,7 +394,7 @@ mod tests {
     use crate::body::BodyPolicy;
     use alloc::vec;
 
-    /// The body as a server that reads lines has it: each line end as CRLF, and one at the end.
+    /// The body as a server sees it that reads lines: each line end as CRLF, and one at the end.
     fn normalised(body: &[u8]) -> Vec<u8> {
         let (mut lines, mut line, mut at) = (Vec::new(), Vec::new(), 0);
         while at < body.len() {
@@ -469,7 +468,7 @@ mod tests {
         )
     }
 
-    /// Each body, each promise and each cut: the data ends where the promise was kept, and nowhere else.
+    /// For each body, each promise and each cut, the data ends only if the promise was kept.
     #[test]
     fn only_a_promise_that_is_kept_ends_the_data() {
         let policy = BodyPolicy::default();
@@ -502,7 +501,7 @@ mod tests {
         }
     }
 
-    /// Each body, each chunk size and each cut, without a promise: the chunks are the whole body, and end once.
+    /// For each body, chunk size and cut, without a promise: the chunks are the whole body, and end once.
     #[test]
     fn chunks_are_the_body() {
         for body in &bodies() {
@@ -531,7 +530,7 @@ mod tests {
         }
     }
 
-    /// What is the rest goes out at once, and what does not fit is found before.
+    /// The declared rest goes out at once, and a body that does not fit is refused before.
     #[test]
     fn the_rest_is_not_kept_back() {
         for (exact, fits) in [(11, false), (12, true), (13, false)] {
@@ -547,7 +546,7 @@ mod tests {
         }
     }
 
-    /// A caller that gives other octets after it has said which are the last: they never complete the chunk.
+    /// A caller declares its last octets and then offers others: these never complete the chunk.
     #[test]
     fn other_octets_than_the_last_do_not_end_the_data() {
         for exact in [None, Some(3)] {
@@ -562,7 +561,7 @@ mod tests {
                 );
             }
 
-            // Fewer: the chunk stays open, and nothing else may be said.
+            // Fewer octets: the chunk stays open, and nothing else may be sent.
             let mut body = chunked(9, exact);
             assert!(body.next(BodyPart::Last(b"x")).is_ok());
             let next = body.next(BodyPart::Last(b"xy")).unwrap();

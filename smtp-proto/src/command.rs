@@ -21,15 +21,14 @@ pub(crate) struct MailParameters<'a> {
     pub(crate) body: Option<&'static str>,
     /// SMTPUTF8 (RFC 6531).
     pub(crate) utf8: bool,
-    /// The caller's own, as far as they are offered.
+    /// The caller's own parameters, if they are offered.
     pub(crate) others: Option<(&'a Envelope, &'a Capabilities)>,
 }
 
-/// What follows the forward-path at this position in RCPT: the caller's parameters, as far as they are
-/// offered.
+/// What follows the forward-path at this position in RCPT: the caller's parameters, if they are offered.
 pub(crate) type RcptParameters<'a> = Option<(&'a Envelope, usize, &'a Capabilities)>;
 
-/// One line of the client's.
+/// One line from the client.
 #[derive(Clone, Copy)]
 pub(crate) enum Command<'a> {
     Ehlo(&'a ClientName),
@@ -49,11 +48,11 @@ pub(crate) enum Command<'a> {
         octets: u64,
         last: bool,
     },
-    /// The dot that ends a body which was never wanted.
+    /// The dot that ends an empty body, which the server wants although nobody was accepted.
     LoneDot,
     Rset,
     Quit,
-    /// A command outside a transaction, as it is.
+    /// A command outside a transaction, verbatim.
     Request(&'a str),
 }
 
@@ -70,7 +69,7 @@ impl Command<'_> {
         }
         let before = out.len();
         if self.is_secret() {
-            // A buffer that grows leaves a copy of the secret behind: make it large enough first.
+            // A buffer that grows leaves a copy of the secret in memory. So make it large enough first.
             out.reserve(self.secret_len() + 64);
         }
         self.write_to(&mut Sink(out));
@@ -79,7 +78,7 @@ impl Command<'_> {
 
     /// Writes the line with its CRLF. This is the only place that writes one into the command stream.
     pub(crate) fn write_to(self, out: &mut dyn fmt::Write) {
-        // Neither of the two that are written to can fail.
+        // Neither of the two sinks can fail.
         let _ = self.format(out, false);
         let _ = out.write_str("\r\n");
     }

@@ -8,13 +8,13 @@ use crate::mailbox::{ClientName, MAX_DOMAIN};
 use crate::reply::ReplyLimits;
 use crate::tls::Channel;
 
-/// One command may have so many octets, whatever [`Limits::in_flight`] is: [`Config::max_heap`] counts them.
+/// The longest command that [`Config::max_heap`] counts, if [`Limits::in_flight`] is smaller.
 const LONG_COMMAND: usize = 4_096;
 
-/// A server that allows more domains than this is left to count them itself: the list would be too long.
+/// If a server allows more domains than this, the engine does not count them: the list would be too long.
 pub(crate) const MAX_DOMAINS: usize = 256;
 
-/// Which of the two sisters is spoken.
+/// The protocol of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Protocol {
     /// SMTP (RFC 5321).
@@ -24,17 +24,17 @@ pub enum Protocol {
     Lmtp,
 }
 
-/// When a session is encrypted. The adapters verify the server too, and tell the engine by
+/// When a session is encrypted. The adapters also verify the server, and report it in
 /// [`TlsFacts::verified`](crate::TlsFacts::verified).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum TlsPolicy {
     /// Never, even where it is offered.
     Never,
-    /// By STARTTLS where it is offered and granted, else in the clear; but credentials do not follow
-    /// into the clear unless [`Credentials::permit_in_clear`] says so.
+    /// By STARTTLS if the server offers and grants it, else in the clear. Credentials are not sent in the clear
+    /// unless [`Credentials::permit_in_clear`] was called.
     #[default]
     Opportunistic,
-    /// By STARTTLS, or not at all: neither AUTH nor MAIL is ever said in the clear.
+    /// By STARTTLS, or not at all: AUTH and MAIL are never sent in the clear.
     Required,
     /// From the first octet (RFC 8314, port 465).
     Implicit,
@@ -42,9 +42,8 @@ pub enum TlsPolicy {
 
 /// When a body goes out by BDAT (RFC 3030, CHUNKING) instead of DATA.
 ///
-/// A body whose size is declared as exact ([`Envelope::exact_size`](crate::Envelope::exact_size)) is one
-/// chunk, `BDAT n LAST`; another one is cut in chunks of what the caller offers at a time,
-/// [`Config::chunk_size`] at most.
+/// A body with a declared [exact size](crate::Envelope::exact_size) is one chunk, `BDAT n LAST`. Any other body is
+/// cut into chunks of what the caller offers at a time, at most [`Config::chunk_size`].
 ///
 /// ```
 /// use smtp_proto::{Chunking, ClientName, Config};
@@ -55,19 +54,22 @@ pub enum TlsPolicy {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Chunking {
-    /// Where it is offered.
+    /// If the server offers it.
     #[default]
     Auto,
-    /// Never, so that a BINARYMIME body cannot be sent.
+    /// Never. A BINARYMIME body then cannot be sent.
     Never,
-    /// Always: a server that does not offer it is not given the message.
+    /// Always. A server that does not offer it does not get the message.
     Always,
-    /// Where it is offered, in the same batch as the envelope, before any recipient is accepted: one round
-    /// trip for each message, and with [`Config::overlap`] as good as none. Only for a server that is
-    /// trusted to read the chunks that it refuses: one that does not takes the body for commands. Where
-    /// PIPELINING is not offered, under LMTP, and where all recipients are to be accepted, it is as `Auto`.
-    /// On a loopback or a local network it may be slower without overlap: Postfix then holds its second
-    /// reply back, by Nagle's algorithm, until the client's delayed acknowledgement of the first, 40 ms.
+    /// If offered, in the same batch as the envelope, before any recipient is accepted. A message then costs one
+    /// round trip, and with [`Config::overlap`] almost none.
+    ///
+    /// Use it only for a server that reads the chunks that it refuses. Another server would take the body for
+    /// commands. Without PIPELINING, under LMTP, and for [all-or-nothing](crate::Envelope::all_or_nothing) envelopes
+    /// it works as `Auto`.
+    ///
+    /// On a local network it may be slower without overlap. By Nagle's algorithm, Postfix holds its second reply
+    /// until the client acknowledges the first, 40 ms later.
     Eager,
 }
 
@@ -92,17 +94,17 @@ pub struct Timeouts {
     pub rcpt: Duration,
     /// DATA until its 354; 2 minutes.
     pub data: Duration,
-    /// Each block of the body, until the transport takes some of what it was offered, and the reply to each
-    /// chunk but the last; 3 minutes.
+    /// Each block of the body, until the transport takes some of what it was offered. Also the reply to each chunk
+    /// but the last; 3 minutes.
     pub block: Duration,
     /// The reply to the end of the data; 10 minutes, because servers do their filtering there.
     pub end_of_message: Duration,
-    /// The reply to what overlaps ([`Config::overlap`]), once the end of the data before it has been
-    /// answered; 20 seconds, because a server that has lost those commands never answers.
+    /// The reply to an overlapping envelope ([`Config::overlap`]), after the end of the data before it was answered;
+    /// 20 seconds. A server that has lost those commands never answers.
     pub overlap: Duration,
     /// A command outside a transaction; 5 minutes.
     pub request: Duration,
-    /// Getting QUIT out; 5 seconds. Its reply is not waited for.
+    /// Sending QUIT; 5 seconds. The engine does not wait for its reply.
     pub quit: Duration,
 }
 
@@ -158,34 +160,33 @@ impl Timeouts {
 }
 
 /// What bounds the memory of one session, whatever the server does and however seldom the caller polls.
-/// [`Config::max_heap`] says in octets what these limits come to, and [Memory](crate#memory) shows how.
+/// [`Config::max_heap`] computes the bound in octets. [Memory](crate#memory) explains it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
     /// Bounds of one reply; 4,096 octets a line, 256 lines, 16,384 octets of text.
     pub reply: ReplyLimits,
-    /// Octets of commands that may be unanswered at a time; 4,096. It is what keeps a server that does
-    /// not read while it writes from deadlocking a client that does not either. One command is always
-    /// allowed.
+    /// Octets of commands that may be unanswered at a time; 4,096. The limit prevents a deadlock with a server that
+    /// does not read while it writes. One command is always allowed.
     pub in_flight: usize,
-    /// Messages and requests that may be submitted, with the results that nobody has polled for; 64.
+    /// Messages and requests that wait, including those whose result was not polled; 64.
     pub messages: usize,
     /// Recipients of one message; 100,000.
     pub recipients: usize,
     /// Octets of a reply that a report keeps; 2,048. It is cut at a line end, and marked.
     pub reply_kept: usize,
-    /// Octets of all replies that one report keeps; 65,536. Of further ones it keeps 128 each.
+    /// Octets of all replies that one report keeps; 65,536. Beyond them, it keeps 128 octets of each reply.
     pub report: usize,
-    /// Steps of the conversation that are kept for [`Event::Trace`](crate::Event::Trace) while nobody polls; 256.
-    /// Of more, the oldest are dropped and counted.
+    /// Steps of the conversation that are kept for [`Event::Trace`](crate::Event::Trace) until somebody polls; 256.
+    /// The oldest are dropped and counted.
     pub traces: usize,
-    /// Chunks that may be unanswered at a time; 48, which every server that was measured takes in one go.
+    /// Chunks that may be unanswered at a time; 48. Every server that was measured takes that many at once.
     pub chunks: usize,
     /// Challenges in one AUTH exchange; 8.
     pub challenges: u32,
-    /// Iterations that a server may ask for in SCRAM; 1,000,000. It is the server that chooses this number,
-    /// and the client that does the work, a second or so for the default, before it knows with whom it
-    /// speaks. Servers ask for 4,096 to some 600,000; fewer than 4,096 (RFC 7677 section 4) are refused.
+    /// Iterations that a server may ask for in SCRAM; 1,000,000. The server chooses the number. The client does the
+    /// work before it knows the server, about a second for the default. Servers ask for 4,096 to some 600,000. Fewer
+    /// than 4,096 are refused (RFC 7677 section 4).
     pub scram_iterations: u32,
 }
 
@@ -206,7 +207,7 @@ impl Default for Limits {
     }
 }
 
-/// Everything that a session needs to know in advance.
+/// All settings of a session.
 ///
 /// ```
 /// use smtp_proto::{ClientName, Config, TlsPolicy};
@@ -218,48 +219,50 @@ impl Default for Limits {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
-    /// Who we say we are.
+    /// The name that the client gives in EHLO (RFC 5321 section 4.1.1.1).
     pub client_name: ClientName,
-    /// SMTP by default.
-    pub protocol: Protocol,
-    /// A network by default.
-    pub channel: Channel,
-    /// Opportunistic by default.
+    /// When to encrypt; opportunistic by default.
     pub tls: TlsPolicy,
-    /// None by default.
+    /// How to log in. `None` by default: the session does not log in.
     pub credentials: Option<Credentials>,
-    /// Uses PIPELINING where it is offered; true by default.
-    pub pipelining: bool,
-    /// Sends the next envelope in one batch with the end of the data before it (RFC 2920 section 3.1),
-    /// where PIPELINING is offered: one round trip for each message instead of two. False by default, and
-    /// only for a server that is known to take it: of ten that advertise PIPELINING, three do not. One
-    /// answers 503, one loses the commands ([`Event::OverlapBroken`](crate::Event::OverlapBroken) says
-    /// so in both cases), and one dies between the delivery and its reply, which leaves that message in
-    /// doubt. Under LMTP it has no effect: a server that gives one reply too few after the data would have the reply
-    /// to the next command taken for it.
-    pub overlap: bool,
-    /// Automatic by default.
-    pub chunking: Chunking,
-    /// The most octets of one chunk, where the size of the body is not known in advance; 65,536, and 2,147,483,647 at
-    /// most. The adapters gather so much before they send it.
-    pub chunk_size: usize,
-    /// Takes a 452 or 4.5.3 to a RCPT, behind others that were accepted, for the number of recipients that
-    /// the server takes in one transaction, where it states none (RFC 5321 section 4.5.3.1.10), and tries the
-    /// rest in the next one. Only for messages that can be sent twice ([`Envelope::reopenable`](crate::Envelope::reopenable)).
-    /// False by default.
-    pub learn_limits: bool,
-    /// What may stand in a body.
-    pub body: BodyPolicy,
     /// How long to wait.
     pub timeouts: Timeouts,
     /// How much to keep.
     pub limits: Limits,
+    /// SMTP or LMTP; SMTP by default.
+    pub protocol: Protocol,
+    /// What the connection runs over; a network by default.
+    pub channel: Channel,
+    /// Uses PIPELINING (RFC 2920) if it is offered; true by default.
+    pub pipelining: bool,
+    /// Sends the next envelope in one batch with the end of the data before it (RFC 2920 section 3.1), where
+    /// PIPELINING is offered. A message then costs one round trip instead of two. False by default.
+    ///
+    /// Use it only for a server that is known to take it. Of ten servers that advertise PIPELINING, three do not. One
+    /// answers 503, and one loses the commands: [`Event::OverlapBroken`](crate::Event::OverlapBroken) reports both.
+    /// One dies between the delivery and its reply, which leaves that message in doubt.
+    ///
+    /// It has no effect under LMTP. If a server there gave one reply too few after the data, the next reply would be
+    /// taken for it.
+    pub overlap: bool,
+    /// When to send a body by BDAT instead of DATA; automatic by default.
+    pub chunking: Chunking,
+    /// The most octets of one chunk, if the size of the body is not known in advance; 65,536 by default, at most
+    /// 2,147,483,647. The adapters gather that many before they send a chunk.
+    pub chunk_size: usize,
+    /// Learns the number of recipients that one transaction takes, for a server that does not state it. A 452 or
+    /// 4.5.3 to a RCPT, after others were accepted, shows it (RFC 5321 section 4.5.3.1.10). The next transaction then
+    /// has the rest. It only applies to messages that can be sent twice
+    /// ([`Envelope::reopenable`](crate::Envelope::reopenable)). False by default.
+    pub learn_limits: bool,
+    /// What may stand in a body.
+    pub body: BodyPolicy,
     /// Reports the conversation as [`Event::Trace`](crate::Event::Trace); false by default.
     pub trace: bool,
 }
 
 impl Config {
-    /// The defaults, under this name.
+    /// The default settings, with this client name.
     pub fn new(client_name: ClientName) -> Self {
         Self {
             client_name,
@@ -279,9 +282,9 @@ impl Config {
         }
     }
 
-    /// The most octets of heap that one session takes, whatever the server and the caller do, by the table of
-    /// [Memory](crate#memory). `messages` is how many messages and requests are queued, or have results that were not
-    /// polled: [`Limits::messages`] at most. `recipients` is how many recipients these have together.
+    /// The most octets of heap that one session takes, whatever the server and the caller do. [Memory](crate#memory)
+    /// has the table. `messages` counts the messages and requests that are queued, or whose results were not polled:
+    /// at most [`Limits::messages`]. `recipients` counts all their recipients.
     ///
     /// ```
     /// use smtp_proto::{ClientName, Config};
@@ -313,7 +316,7 @@ impl Config {
             (24, commands),
             // An awaited reply.
             (128, limits.chunks),
-            // A copy tries out whether all recipients would fit.
+            // A copy tests whether all recipients would fit.
             (2 * MAX_DOMAINS, MAX_DOMAIN + 96),
             (1, 8_192),
             // The message and its events; four replies and their commands that are no recipient's own.

@@ -24,24 +24,24 @@ use crate::transmit::Transmit;
 ///
 /// Its methods are of three kinds.
 ///
-/// - **The application speaks**: [`submit`](Self::submit), [`finish_body`](Self::finish_body), [`fail_body`](Self::fail_body), [`request`](Self::request),
+/// - **The application speaks**: [`submit`](Self::submit), [`finish_body`](Self::finish_body),
+///   [`fail_body`](Self::fail_body), [`request`](Self::request),
 ///   [`quit`](Self::quit), [`abort`](Self::abort). A call that does not fit is a [`Misuse`] and changes nothing.
 /// - **The transport reports**: the `handle_…` methods. They do not fail; bad news becomes an event.
 /// - **The engine answers**: the `poll_…` methods, which may be called at any time, in any order and again. After
 ///   any call of the first two kinds, poll for what to transmit, for events, and for the next timeout.
 ///
-/// # Sent
+/// # Given and written
 ///
-/// An octet is *given* when a write of it was begun: it may reach the server. It is *written* when the transport has
-/// taken it. A reply answers what was given, and what was given and not answered is in doubt; the clock of a reply
-/// runs from when its command was written. [`Transmit::advance`] means both, so that a simple loop needs nothing
-/// else.
+/// An octet is *given* once a write of it was begun: it may reach the server. It is *written* once the transport has
+/// taken it. A reply can only answer what was given. What was given and not answered is in doubt. The clock of a
+/// reply starts when its command is written. [`Transmit::advance`] means both, so a simple loop needs nothing else.
 ///
 /// # A pump
 ///
-/// It reads first, because what has arrived does not answer what is only said then. It polls events before it gathers,
-/// because no body is taken before [`Event::BodyWanted`] was polled. It gathers, so that many small offers are one write.
-/// And it has a timer.
+/// It reads first, because input that is already there cannot answer a command that is sent later. It polls events
+/// before it gathers, because the engine takes no body before [`Event::BodyWanted`] was polled. It gathers, so that
+/// many small offers become one write. It also has a timer.
 ///
 /// ```
 /// # use std::io::{self, BufRead, BufReader, Read, Write};
@@ -84,7 +84,7 @@ use crate::transmit::Transmit;
 ///         if engine.wants_body() && rest.is_empty() {
 ///             let _ = engine.finish_body();
 ///         } else if gathered == 0 {
-///             // Nothing more to say: wait for the server, or for the deadline.
+///             // Nothing more to send: wait for the server, or for the deadline.
 ///             let wait = engine.poll_timeout().map(|at| (at - now()).max(Duration::from_millis(1)));
 ///             socket.set_read_timeout(wait)?;
 ///             hear(engine, &mut socket, now());
@@ -136,8 +136,8 @@ use crate::transmit::Transmit;
 ///
 /// # Buffers
 ///
-/// The output buffer, the queues and the partial reply are released when the session is idle or closed, and
-/// [`poll_event`](Self::poll_event) has returned nothing.
+/// The output buffer, the queues and the partial reply are released once the session is idle or closed and
+/// [`poll_event`](Self::poll_event) has returned `None`.
 pub struct Connection {
     decoder: Decoder,
     conversation: Conversation,
@@ -149,7 +149,7 @@ impl Connection {
         Self::with_nonce(config, now, None)
     }
 
-    /// The same, with what SCRAM needs beside a password. Without a nonce SCRAM is not tried.
+    /// The same, with the nonce that SCRAM needs. Without one, SCRAM is not tried.
     pub fn with_nonce(
         config: impl Into<Arc<Config>>,
         now: Instant,
@@ -169,14 +169,14 @@ impl Connection {
     /// [`Event::Finished`], exactly once.
     ///
     /// # Errors
-    /// [`Misuse::Closed`] after [`quit`](Self::quit) or the end of the connection, [`Misuse::QueueFull`]
-    /// when [`Limits::messages`](crate::Limits::messages) wait already, requests among them.
+    /// [`Misuse::Closed`] after [`quit`](Self::quit) or the end of the connection. [`Misuse::QueueFull`] if
+    /// [`Limits::messages`](crate::Limits::messages) messages and requests wait already.
     pub fn submit(&mut self, envelope: Envelope) -> Result<MessageId, Misuse> {
         self.try_submit(envelope).map_err(|(misuse, _)| misuse)
     }
 
-    /// The same, for a caller that wants the envelope back where it is not taken: for its report
-    /// ([`Report::not_attempted`](crate::Report::not_attempted)), or for another session.
+    /// Like [`submit`](Self::submit), but returns an envelope that is not taken. Use it for the message's report
+    /// ([`Report::not_attempted`](crate::Report::not_attempted)), or in another session.
     ///
     /// # Errors
     /// As [`submit`](Self::submit).
@@ -184,9 +184,8 @@ impl Connection {
         self.conversation.submit(envelope)
     }
 
-    /// Queues a command outside a transaction: VRFY, NOOP, XCLIENT, one of the caller's own. Requests and
-    /// messages take their turns in the order in which they were given. The reply is reported by
-    /// [`Event::Answered`], exactly once.
+    /// Queues a command outside a transaction: VRFY, NOOP, XCLIENT, or one of your own. Requests and messages are
+    /// sent in the order in which they were submitted. [`Event::Answered`] reports the reply, exactly once.
     ///
     /// # Errors
     /// As [`submit`](Self::submit).
@@ -217,9 +216,9 @@ impl Connection {
         self.conversation.request(request)
     }
 
-    /// The most octets of the body that one chunk takes, while a body goes out by BDAT and its size is not
-    /// known: a caller that gathers so many before it offers them, or all that is left, sends few chunks.
-    /// None where any offer is as good as another.
+    /// The most octets that one chunk takes, while a body of unknown size goes out by BDAT. Gather this many octets,
+    /// or all that is left, before you offer them. Then few chunks are sent. `None` if the size of an offer does not
+    /// matter.
     pub fn chunk_size(&self) -> Option<usize> {
         let wanted = self.conversation.wants_body();
         self.conversation
@@ -228,22 +227,21 @@ impl Connection {
             .and_then(|sending| sending.body.chunk_size())
     }
 
-    /// Says that the body which is wanted now has no more octets than were offered and advanced.
+    /// Declares that the wanted body has no more octets than were offered and advanced.
     ///
     /// # Errors
-    /// [`Misuse::NoBodyWanted`]. That is no mistake where the server has refused the message meanwhile, or has taken
-    /// the [last part](BodyPart::Last) of it already.
+    /// [`Misuse::NoBodyWanted`]. It is not a mistake if the server has refused the message meanwhile, or has already
+    /// taken the [last part](BodyPart::Last) of it.
     pub fn finish_body(&mut self) -> Result<(), Misuse> {
         self.conversation.finish_body()
     }
 
-    /// Says that the rest of the body which is wanted now cannot be given, for the caller's own reason: its file is
-    /// gone, or a read has failed. The message fails with this outcome, [`Outcome::Transient`] or
-    /// [`Outcome::Permanent`], and is not delivered.
+    /// Declares that the caller cannot give the rest of the wanted body: its file is gone, or a read has failed. The
+    /// message fails with this outcome, [`Outcome::Transient`] or [`Outcome::Permanent`], and is not delivered.
     ///
-    /// Where the body goes out in chunks and none is open, it costs RSET and the session goes on. Else the server
-    /// waits for octets that do not come: nothing more is said, the replies to the messages before are still
-    /// listened to, and then the connection ends.
+    /// If the body goes out in chunks and none is open, the engine sends RSET and the session goes on. Otherwise the
+    /// server waits for octets that do not come. The engine then sends nothing more, waits for the replies to earlier
+    /// messages, and ends the connection.
     ///
     /// # Errors
     /// [`Misuse::NoBodyWanted`].
@@ -251,17 +249,17 @@ impl Connection {
         self.conversation.fail_body(outcome, reason)
     }
 
-    /// Ends the session with QUIT once every submitted message is finished. It goes out when nothing is owed any
-    /// more, and its reply is not waited for: it decides nothing (and Postfix does not wait either).
+    /// Ends the session with QUIT once every submitted message is finished. QUIT goes out when all replies have come.
+    /// The engine does not wait for its reply, which decides nothing. (Postfix does not wait for it either.)
     ///
     /// # Errors
-    /// [`Misuse::Closed`] when that was done before, or the connection has ended.
+    /// [`Misuse::Closed`] if it was called before, or the connection has ended.
     pub fn quit(&mut self) -> Result<(), Misuse> {
         self.conversation.quit()
     }
 
-    /// Ends the session at once, for the caller's own reason, which becomes the cause of what is still
-    /// to be reported. A body that is under way is not ended, so that the server drops it.
+    /// Ends the session at once. `reason` becomes the cause of every result that is still to be reported. A body that
+    /// is under way is not ended, so the server drops it.
     ///
     /// # Errors
     /// [`Misuse::Closed`] when the connection has ended.
@@ -283,43 +281,44 @@ impl Connection {
         }
     }
 
-    /// A write of the `n` octets after those that are written was begun, so that they may reach the server. More than
-    /// there are counts as all. To say it again does no harm.
+    /// Reports that a write of the next `n` octets has begun, counted from those that are written. They may reach the
+    /// server now. A larger number than was taken counts as all. Calling it twice does no harm.
     ///
-    /// It is for what was taken by [`poll_transmit_into`](Self::poll_transmit_into). A synchronous write that failed
-    /// has begun nothing, and one that succeeded needs [`handle_written`](Self::handle_written) alone.
+    /// Use it for octets from [`poll_transmit_into`](Self::poll_transmit_into). A synchronous write that failed has
+    /// begun nothing. After one that succeeded, [`handle_written`](Self::handle_written) alone is enough.
     pub fn handle_given(&mut self, now: Instant, n: usize) {
         self.conversation.at(now).peer.pipeline.give(n as u64);
     }
 
-    /// The transport has taken the next `n` octets that were taken from the engine. More than there are counts as
-    /// all. The clocks of replies run from here.
+    /// Reports that the transport has taken the next `n` octets that left the engine. A larger number than was taken
+    /// counts as all. The clocks of replies start here.
     ///
-    /// It is for what was taken by [`poll_transmit_into`](Self::poll_transmit_into) or [`Transmit::begin`]. What was
-    /// [advanced](Transmit::advance) is written.
+    /// Use it for octets from [`poll_transmit_into`](Self::poll_transmit_into) or [`Transmit::begin`]. Octets that
+    /// were [advanced](Transmit::advance) are written already.
     pub fn handle_written(&mut self, now: Instant, n: usize) {
         self.conversation.at(now).peer.pipeline.write(n as u64);
     }
 
-    /// The connection is lost, for this cause: [`Cause::Disconnected`] at the end of the input, or
-    /// [`Cause::Transport`] with the words of the operating system. After a failed write, read what there still is
-    /// first: a 421 is often waiting.
+    /// Reports that the connection is lost. The cause is [`Cause::Disconnected`] at the end of the input, or
+    /// [`Cause::Transport`] with the words of the operating system. After a failed write, first read the input that
+    /// is left: a 421 is often waiting.
     pub fn handle_lost(&mut self, now: Instant, cause: Cause) {
         self.conversation.at(now).lose(cause);
     }
 
-    /// The server has closed the connection: [`handle_lost`](Self::handle_lost) by [`Cause::Disconnected`].
+    /// Reports that the server has closed the connection: [`handle_lost`](Self::handle_lost) with
+    /// [`Cause::Disconnected`].
     pub fn handle_eof(&mut self, now: Instant) {
         self.handle_lost(now, Cause::Disconnected);
     }
 
-    /// Looks whether a deadline has passed. Too early is no harm.
+    /// Checks whether a deadline has passed. Calling it too early does no harm.
     pub fn handle_timeout(&mut self, now: Instant) {
         let in_reply = !self.decoder.is_empty();
         self.conversation.handle_timeout(now, in_reply);
     }
 
-    /// The handshake that [`Event::StartTls`] asked for is done, and nothing is known of it.
+    /// Reports that the handshake of [`Event::StartTls`] is done, without any facts about it.
     ///
     /// # Errors
     /// [`Misuse::NoHandshakeWanted`].
@@ -327,8 +326,8 @@ impl Connection {
         self.handle_tls_established_with(now, TlsFacts::default())
     }
 
-    /// The handshake that [`Event::StartTls`] asked for is done, and this is what it has established:
-    /// whom we speak with, and what the TLS connection is known by at both ends.
+    /// Reports that the handshake of [`Event::StartTls`] is done. The facts say who the server is, and what
+    /// identifies the TLS connection at both ends.
     ///
     /// # Errors
     /// [`Misuse::NoHandshakeWanted`].
@@ -340,12 +339,11 @@ impl Connection {
         self.conversation.handle_tls_established(now, facts)
     }
 
-    /// The handshake that [`Event::StartTls`] asked for has failed; `cause` says why, and is usually
-    /// [`Cause::TlsFailed`], [`Cause::TlsMisconfigured`] or [`Cause::TlsUntrusted`]. The connection ends, whatever
-    /// the policy.
+    /// Reports that the handshake of [`Event::StartTls`] has failed. The cause is usually [`Cause::TlsFailed`],
+    /// [`Cause::TlsMisconfigured`] or [`Cause::TlsUntrusted`]. The connection ends, whatever the policy.
     ///
     /// It may also fail after [`handle_tls_established`](Self::handle_tls_established), until the first reply inside
-    /// TLS has come: under TLS 1.3 a server refuses the client's certificate that late.
+    /// TLS has come. Under TLS 1.3 a server refuses the client's certificate that late.
     ///
     /// # Errors
     /// [`Misuse::NoHandshakeWanted`].
@@ -353,13 +351,14 @@ impl Connection {
         self.conversation.handle_tls_failed(cause)
     }
 
-    /// What to write next, if anything. `body` is the next part of the body that is wanted, or its last one
-    /// ([`BodyPart`]). It may be empty, and it is not looked at while no body is wanted. Until they are advanced,
-    /// octets that were offered stay a prefix of every later offer, as long as the caller's stay the same. Their
-    /// content is stable; their address is not.
+    /// What to write next, if anything. `body` is the next part of the wanted body, or its last one ([`BodyPart`]).
+    /// It may be empty, and it is not read while no body is wanted.
     ///
-    /// Where writes complete late, as with io_uring, say by [`Transmit::begin`] that one was begun: a reply may
-    /// come before the completion does.
+    /// Octets that were offered stay a prefix of every later offer until they are advanced, as long as the caller's
+    /// stay the same. Their content is stable, but their address is not.
+    ///
+    /// If writes complete late, as with io_uring, call [`Transmit::begin`] when you begin one. A reply may come
+    /// before its completion.
     pub fn poll_transmit<'a>(
         &'a mut self,
         now: Instant,
@@ -375,10 +374,10 @@ impl Connection {
         })
     }
 
-    /// Gathers what is to be written, as much as there is room for in `out`, so that many small offers are one
-    /// write. Returns how many octets were written to `out`, and how many of `body` that has used up.
+    /// Gathers what is to be written into `out`, as much as fits, so that many small offers become one write. Returns
+    /// how many octets were written to `out`, and how many of `body` they used up.
     ///
-    /// What was gathered has left the engine, and has not reached the transport: say so by
+    /// These octets have left the engine, and have not reached the transport. Report that by
     /// [`handle_written`](Self::handle_written).
     ///
     /// ```
@@ -406,8 +405,8 @@ impl Connection {
         (room - out.len(), used)
     }
 
-    /// The same for whatever octets can be put into, as long as it has room: a `Vec`, a `BytesMut`, or either of
-    /// them with a [`limit`](BufMut::limit). Returns how many octets of `body` that has used up.
+    /// The same for any buffer that has room: a `Vec`, a `BytesMut`, or either with a [`limit`](BufMut::limit).
+    /// Returns how many octets of `body` were used up.
     ///
     /// ```
     /// use bytes::{BufMut, BytesMut};
@@ -432,7 +431,7 @@ impl Connection {
         let mut left = body.into();
         let whole = left.bytes().len();
         while out.has_remaining_mut() {
-            // More than there is room for would be looked at again; but what is to be a chunk is offered whole.
+            // Octets that do not fit would be scanned again. But an offer that becomes a chunk must be whole.
             let part = match self.conversation.sizes_next_chunk() {
                 true => left,
                 false => left.front(out.remaining_mut()),
@@ -460,16 +459,16 @@ impl Connection {
         event
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called, if nothing happens before. It may
-    /// change with every other call.
+    /// When to call [`handle_timeout`](Self::handle_timeout), if nothing happens before. Any other call may change
+    /// it.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.conversation
             .next_deadline()
             .map(|deadline| deadline.at)
     }
 
-    /// Whether a body is being sent, and its [`Event::BodyWanted`] was polled: more of it may be offered, or
-    /// [`finish_body`](Self::finish_body) called.
+    /// Whether a body is being sent, and its [`Event::BodyWanted`] was polled. Then offer more of it, or call
+    /// [`finish_body`](Self::finish_body).
     pub fn wants_body(&self) -> bool {
         self.conversation.wants_body()
     }
@@ -479,7 +478,7 @@ impl Connection {
         &self.conversation.peer.capabilities
     }
 
-    /// The recipients of an unfinished message that the server has refused by now.
+    /// The recipients of an unfinished message that the server has refused so far.
     pub fn refused(&self, message: MessageId) -> impl Iterator<Item = Failure<'_>> {
         self.conversation
             .unfinished(message)
@@ -498,19 +497,17 @@ impl Connection {
         self.conversation.peer.is_verified()
     }
 
-    /// Whether a message could be begun at once.
+    /// Whether a message could begin at once.
     pub fn is_idle(&self) -> bool {
         self.conversation.is_idle()
     }
 
-    /// Whether the server takes no more messages in this session: it has had as many as it states by MAILMAX (RFC 9422
-    /// section 4.1).
+    /// Whether the server takes no more messages in this session, because MAILMAX is reached (RFC 9422 section 4.1).
     pub fn is_used_up(&self) -> bool {
         self.conversation.is_used_up()
     }
 
-    /// Whether the transport has taken the QUIT of this session, which is worth sending even if the connection
-    /// has ended since.
+    /// Whether the transport has taken the QUIT of this session. Flush it even if the connection has ended since.
     pub fn has_quit(&self) -> bool {
         self.conversation.has_quit()
     }
@@ -520,8 +517,8 @@ impl Connection {
         self.conversation.is_closed()
     }
 
-    /// How many replies so far had to be waited for one after the other, each to something that was said only
-    /// when the one before had come; the greeting included, and the handshakes of TCP and TLS not.
+    /// How many round trips the session has cost so far: replies to a command that was only sent after the reply
+    /// before. The greeting counts. The handshakes of TCP and TLS do not.
     pub fn round_trips(&self) -> u64 {
         self.conversation.peer.pipeline.round_trips()
     }

@@ -1,7 +1,7 @@
 //! Date-times (RFC 3339).
 
-/// Seconds of a date-time (RFC 3339 section 5.6) since the year 0, in UTC, fractions dropped; `None` for
-/// what is no date-time.
+/// Seconds of a date-time (RFC 3339 section 5.6) since the year 0, in UTC, without fractions. `None` if the text is
+/// not a date-time.
 pub(crate) fn seconds_of(text: &str) -> Option<i64> {
     let text = text.as_bytes();
     let number = |at: usize, digits: usize| {
@@ -59,7 +59,7 @@ pub(crate) fn seconds_of(text: &str) -> Option<i64> {
         }
         _ => return None,
     };
-    // Of the years before this one, the year 0 among them.
+    // In the years before this one, including the year 0.
     let leap_days = (year + 3) / 4 - (year + 99) / 100 + (year + 399) / 400;
     let months: i64 = lengths.iter().take(usize::try_from(month - 1).ok()?).sum();
     let days = year * 365 + leap_days + months + day - 1;

@@ -28,8 +28,8 @@ impl EnhancedCode {
         Self::split(text).map(|(code, _)| code)
     }
 
-    /// What subject and detail mean, in a few words of ours: the codes of RFC 3463 and of the registry
-    /// that RFC 5248 made. The class is not part of it, since it says only how lasting the trouble is.
+    /// The meaning of subject and detail in a few words: the codes of RFC 3463 and of the registry of RFC 5248. The
+    /// class is not part of it, because it only says how lasting the trouble is.
     ///
     /// ```
     /// use smtp_proto::reply::EnhancedCode;
@@ -41,10 +41,10 @@ impl EnhancedCode {
     /// ```
     pub const fn name(&self) -> Option<&'static str> {
         Some(match (self.subject, self.detail) {
-            (0, 0) => "something not said more precisely",
+            (0, 0) => "something that the server does not specify",
             (1, 0) => "something about an address",
-            (1, 1) => "no such mailbox",
-            (1, 2) => "no such recipient domain",
+            (1, 1) => "the mailbox does not exist",
+            (1, 2) => "the recipient domain does not exist",
             (1, 3) => "the recipient address is malformed",
             (1, 4) => "the recipient address is ambiguous",
             (1, 5) => "the recipient address is valid",
@@ -69,7 +69,7 @@ impl EnhancedCode {
             (4, 1) => "the host does not answer",
             (4, 2) => "the connection broke",
             (4, 3) => "the directory service failed",
-            (4, 4) => "no route to the recipient",
+            (4, 4) => "the recipient cannot be routed to",
             (4, 5) => "the mail system is congested",
             (4, 6) => "the message is in a routing loop",
             (4, 7) => "the time for delivery ran out",
@@ -126,8 +126,8 @@ impl EnhancedCode {
         })
     }
 
-    /// What the subject alone means, in one word (RFC 3463 section 3.1), also where
-    /// [`name`](Self::name) knows no such detail.
+    /// The meaning of the subject alone, in one word (RFC 3463 section 3.1). It also exists for details that
+    /// [`name`](Self::name) does not know.
     pub const fn subject_name(&self) -> Option<&'static str> {
         Some(match self.subject {
             0 => "other",
@@ -205,7 +205,7 @@ mod tests {
                     "{code}"
                 );
             }
-            // Every named subject has its catch-all detail.
+            // Every named subject has the detail 0.
             let other = EnhancedCode {
                 class: 5,
                 subject,

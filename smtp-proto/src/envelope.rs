@@ -1,6 +1,5 @@
-//! The envelope of a message (RFC 5321 section 2.3.1): a reverse-path, forward-paths, and what the
-//! caller declares of the body. A CR, LF, NUL or control character cannot be represented in it, so no
-//! value from here can end a command line.
+//! The envelope of a message (RFC 5321 section 2.3.1): a reverse-path, forward-paths, and what the caller declares of
+//! the body. It cannot hold a CR, LF, NUL or other control character. So no value from here can end a command line.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -11,7 +10,7 @@ use crate::parameter::{MailParameter, RcptParameter};
 
 pub use crate::mailbox::{AddressError, AddressProblem, MAX_DOMAIN, MAX_MAILBOX, ToMailbox};
 
-/// A recipient with parameters of its own. One that has none can be given as an address.
+/// A recipient with its own parameters. A recipient without parameters can be given as an address.
 ///
 /// ```
 /// use smtp_proto::{Envelope, Recipient, parameter::{Notify, RcptParameter}};
@@ -32,7 +31,7 @@ impl Recipient {
     /// A recipient without parameters.
     ///
     /// # Errors
-    /// Text that is no address.
+    /// The text is not an address.
     pub fn new(address: impl ToMailbox) -> Result<Self, AddressError> {
         Ok(Self {
             mailbox: address.to_mailbox()?,
@@ -40,7 +39,7 @@ impl Recipient {
         })
     }
 
-    /// Adds a parameter to its RCPT. It takes the place of an earlier one of the same name.
+    /// Adds a parameter to its RCPT. It replaces an earlier one of the same name.
     #[must_use]
     pub fn parameter(mut self, parameter: RcptParameter) -> Self {
         self.parameters
@@ -60,13 +59,12 @@ impl Recipient {
     }
 }
 
-/// What can stand where a recipient is wanted: whatever is an address ([`ToMailbox`]), or a
-/// [`Recipient`].
+/// A type that can be given as a recipient: anything that is an address ([`ToMailbox`]), or a [`Recipient`].
 pub trait ToRecipient {
     /// The recipient.
     ///
     /// # Errors
-    /// Text that is no address.
+    /// The text is not an address.
     fn to_recipient(&self) -> Result<Recipient, AddressError>;
 }
 
@@ -91,7 +89,7 @@ impl ToRecipient for &Recipient {
     }
 }
 
-/// What the caller knows of the octets of a message body (RFC 6152).
+/// What the caller declares about the octets of a message body (RFC 6152).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[cfg_attr(
     feature = "serde",
@@ -100,23 +98,22 @@ impl ToRecipient for &Recipient {
 )]
 #[non_exhaustive]
 pub enum BodyType {
-    /// Nothing is known. `BODY=8BITMIME` is said where it is offered, which allows everything; where it
-    /// is not, the body is watched on its way, and one octet above 127 ends the transaction.
+    /// Nothing is declared. If 8BITMIME is offered, `BODY=8BITMIME` is sent, which allows every octet. Otherwise the
+    /// engine checks the body, and an octet above 127 ends the transaction.
     #[default]
     Undeclared,
-    /// Octets up to 127 only; one above ends the transaction.
+    /// Only octets up to 127. One above ends the transaction.
     SevenBit,
-    /// Some octets are above 127. A server without 8BITMIME is not given the message.
+    /// Some octets are above 127. A server without 8BITMIME does not get the message.
     EightBit,
-    /// Some octets are above 127, and they are to be sent as they are, even to a server that does not
-    /// offer 8BITMIME.
+    /// Some octets are above 127. They are sent as they are, even to a server without 8BITMIME.
     EightBitAnyway,
-    /// Any octets, without lines: they are sent as they are, by BDAT (RFC 3030). A server without
-    /// BINARYMIME and CHUNKING is not given the message.
+    /// Any octets, without lines. They are sent as they are, by BDAT (RFC 3030). A server without BINARYMIME and
+    /// CHUNKING does not get the message.
     Binary,
 }
 
-/// The envelope of one message: who sends, who receives, and what is declared of the body.
+/// The envelope of one message: the sender, the recipients, and what is declared of the body.
 ///
 /// ```
 /// use smtp_proto::{Envelope, envelope::BodyType};
@@ -136,30 +133,30 @@ pub struct Envelope {
     all_or_nothing: bool,
     size_is_exact: bool,
     smtputf8: bool,
-    /// All addresses are, as is found out once: there may be many, and many transactions.
+    /// All addresses are ASCII. It is computed once, because there may be many addresses and transactions.
     is_ascii: bool,
     reopenable: bool,
-    /// Few messages have parameters, and those without pay one pointer for it.
+    /// Boxed, because few messages have parameters.
     parameters: Option<Box<Parameters>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Parameters {
     mail: Vec<MailParameter>,
-    /// For every recipient that has none of the same name.
+    /// For every recipient without its own parameter of the same name.
     rcpt: Vec<RcptParameter>,
-    /// Of single recipients, by their positions and in the order of these.
+    /// Of single recipients, with their positions, in order.
     own: Vec<(usize, RcptParameter)>,
-    /// The recipients as they were given, where they go out with A-labels.
+    /// The recipients as given, if they go out with A-labels.
     given: Vec<Mailbox>,
 }
 
 impl Envelope {
-    /// An envelope from `reverse_path` to each of `forward_paths`, in this order. These are addresses,
-    /// or [`Recipient`]s where they have parameters of their own.
+    /// An envelope from `reverse_path` to each of `forward_paths`, in this order. Give addresses, or [`Recipient`]s
+    /// that have their own parameters.
     ///
     /// # Errors
-    /// An address that is none, a null forward-path, or no forward-path at all.
+    /// An address is invalid, a forward-path is null, or the list of forward-paths is empty.
     pub fn new<A, R>(reverse_path: A, forward_paths: R) -> Result<Self, EnvelopeError>
     where
         A: ToMailbox,
@@ -208,8 +205,8 @@ impl Envelope {
         })
     }
 
-    /// Declares the size of the message in octets, its line ends as CRLF (RFC 1870). It is announced
-    /// where SIZE is offered, and a message above the server's stated limit is not offered to it.
+    /// Declares the size of the message in octets, with line ends as CRLF (RFC 1870). It is announced if SIZE is
+    /// offered. A server with a lower limit does not get the message.
     #[must_use]
     pub fn size(mut self, octets: u64) -> Self {
         self.size = Some(octets);
@@ -217,12 +214,11 @@ impl Envelope {
         self
     }
 
-    /// Declares the size as [`size`](Self::size) does, and promises it: the body, with its line ends as
-    /// CRLF and one at its end, has exactly so many octets; a [binary](BodyType::Binary) one has them as
-    /// it is. Dots that are doubled under DATA do not count. The promise lets it go out as one chunk
-    /// (`BDAT n LAST`, RFC 3030).
+    /// Declares the size as [`size`](Self::size) does, and promises it: the body has exactly this many octets, with
+    /// line ends as CRLF and one at its end. A [binary](BodyType::Binary) body has them as it is. Doubled dots do not
+    /// count. The promise lets it go out as one chunk (`BDAT n LAST`, RFC 3030).
     ///
-    /// A body that does not keep it is not delivered, by DATA or by BDAT: its end is not sent, and the message
+    /// A body that breaks the promise is not delivered, by DATA or by BDAT. Its end is not sent, and the message
     /// fails permanently with [`BodyError::WrongSize`](crate::body::BodyError::WrongSize).
     ///
     /// ```
@@ -242,9 +238,9 @@ impl Envelope {
         self
     }
 
-    /// Declares the [exact size](Self::exact_size) of this message, which is its [size on the wire](wire_size), unless a
-    /// size is declared already. Of a [binary](BodyType::Binary) one it is the length, so declare that before. The
-    /// adapters call it for a message in memory.
+    /// Declares the [exact size](Self::exact_size) of this message, its [size on the wire](wire_size), unless a size
+    /// is declared already. For a [binary](BodyType::Binary) body it is the length, so declare the body type first.
+    /// The adapters call it for a message in memory.
     ///
     /// ```
     /// use smtp_proto::Envelope;
@@ -270,16 +266,16 @@ impl Envelope {
         self
     }
 
-    /// Sends the message only if every recipient is accepted, instead of at least one. It costs a
-    /// round trip where the server offers PIPELINING.
+    /// Sends the message only if every recipient is accepted. By default, one is enough. It costs a round trip if the
+    /// server offers PIPELINING.
     #[must_use]
     pub fn all_or_nothing(mut self, yes: bool) -> Self {
         self.all_or_nothing = yes;
         self
     }
 
-    /// Says that the header of the message needs SMTPUTF8 (RFC 6531), though the addresses may not. A
-    /// server without it is not given the message.
+    /// Declares that the header of the message needs SMTPUTF8 (RFC 6531), even if the addresses do not. A server
+    /// without it does not get the message.
     ///
     /// ```
     /// use smtp_proto::Envelope;
@@ -294,8 +290,8 @@ impl Envelope {
         self
     }
 
-    /// Says that the body can be given again from its beginning. Then a server that takes fewer
-    /// recipients at a time (RFC 9422) is given the message in several transactions.
+    /// Declares that the body can be given again from its beginning. A server that takes fewer recipients at a time
+    /// (RFC 9422) then gets the message in several transactions.
     ///
     /// ```
     /// use smtp_proto::Envelope;
@@ -311,7 +307,7 @@ impl Envelope {
         self
     }
 
-    /// Adds a parameter to MAIL. It takes the place of an earlier one of the same name.
+    /// Adds a parameter to MAIL. It replaces an earlier one of the same name.
     #[must_use]
     pub fn parameter(mut self, parameter: MailParameter) -> Self {
         let mail = &mut self.parameters.get_or_insert_default().mail;
@@ -320,8 +316,8 @@ impl Envelope {
         self
     }
 
-    /// Adds a parameter to the RCPT of every recipient, except one that has a parameter of the same name
-    /// of its own. It takes the place of an earlier one of the same name.
+    /// Adds a parameter to the RCPT of every recipient that does not have its own of that name. It replaces an
+    /// earlier one of the same name.
     ///
     /// ```
     /// use smtp_proto::{Envelope, parameter::{Notify, RcptParameter}};
@@ -339,7 +335,7 @@ impl Envelope {
         self
     }
 
-    /// Writes domains beyond ASCII as A-labels. Whether all addresses are ASCII then.
+    /// Writes domains beyond ASCII as A-labels. Returns whether all addresses are ASCII then.
     pub(crate) fn use_ascii_domains(&mut self) -> bool {
         if self.is_ascii {
             return true;
@@ -360,7 +356,7 @@ impl Envelope {
         self.is_ascii
     }
 
-    /// The recipients as they were given, whatever is sent of them.
+    /// The recipients as given, even if they go out with A-labels.
     pub(crate) fn mailboxes(&self) -> &[Mailbox] {
         match &self.parameters {
             Some(parameters) if !parameters.given.is_empty() => &parameters.given,
@@ -396,7 +392,7 @@ impl Envelope {
         self.size
     }
 
-    /// The declared size, where it is a promise, in octets.
+    /// The declared size in octets, if it is a promise.
     pub fn exact_size_octets(&self) -> Option<u64> {
         self.size.filter(|_| self.size_is_exact)
     }
@@ -411,7 +407,7 @@ impl Envelope {
         self.reopenable
     }
 
-    /// The parameters of RCPT as they are kept: of single recipients, by their positions, and for every recipient.
+    /// The parameters of RCPT as stored: of single recipients with their positions, and for every recipient.
     #[cfg(feature = "serde")]
     pub(crate) fn listed_recipient_parameters(
         &self,
@@ -421,7 +417,7 @@ impl Envelope {
             .map_or((&[], &[]), |parameters| (&parameters.own, &parameters.rcpt))
     }
 
-    /// Whether any command has parameters of the caller's.
+    /// Whether the caller has set parameters for any command.
     pub(crate) fn has_parameters(&self) -> bool {
         self.parameters.is_some()
     }
@@ -433,8 +429,8 @@ impl Envelope {
             .map_or(&[], |parameters| &parameters.mail)
     }
 
-    /// The parameters of one recipient's RCPT, by its position from 0: its own first, then those for
-    /// every recipient, of which it has none of the same name.
+    /// The parameters of one recipient's RCPT, by its position from 0. Its own come first. Those for every recipient
+    /// follow, unless it has its own of the same name.
     pub fn recipient_parameters(&self, index: usize) -> impl Iterator<Item = &RcptParameter> {
         let (own, all): (&[(usize, RcptParameter)], &[RcptParameter]) = match &self.parameters {
             Some(parameters) if index < self.forward_paths.len() => {
@@ -465,14 +461,14 @@ impl Envelope {
     }
 }
 
-/// Why no envelope can be made of this.
+/// Why an envelope cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EnvelopeError {
-    /// The reverse-path is no address.
+    /// The reverse-path is not an address.
     #[error("sender: {0}")]
     Sender(#[source] AddressError),
-    /// A forward-path is no address.
+    /// A forward-path is not an address.
     #[error("recipient {}: {error}", .index + 1)]
     Recipient {
         /// Its position, from 0.
@@ -481,14 +477,14 @@ pub enum EnvelopeError {
         #[source]
         error: AddressError,
     },
-    /// A forward-path is null, which only a reverse-path can be.
+    /// A forward-path is null. Only a reverse-path can be null.
     #[error("recipient {} is the null path <>, which only a sender can be", .index + 1)]
     NullRecipient {
         /// Its position, from 0.
         index: usize,
     },
-    /// There is nobody to send to.
-    #[error("there is no recipient")]
+    /// The list of recipients is empty.
+    #[error("the envelope needs at least one recipient")]
     NoRecipients,
 }
 

@@ -30,14 +30,14 @@ pub struct MessageId(pub(crate) u64);
 pub struct RequestId(pub(crate) u64);
 
 impl MessageId {
-    /// Its number. Messages and requests are counted together, from 1, in the order in which they were given.
+    /// Its number. Messages and requests are counted together, from 1, in the order of submission.
     pub const fn get(self) -> u64 {
         self.0
     }
 }
 
 impl RequestId {
-    /// Its number. Messages and requests are counted together, from 1, in the order in which they were given.
+    /// Its number. Messages and requests are counted together, from 1, in the order of submission.
     pub const fn get(self) -> u64 {
         self.0
     }
@@ -59,35 +59,34 @@ impl fmt::Display for RequestId {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// Do the TLS handshake now, then call
-    /// [`handle_tls_established`](crate::Connection::handle_tls_established) or
-    /// [`handle_tls_failed`](crate::Connection::handle_tls_failed). No octet received before may be
-    /// given to the handshake.
+    /// Do the TLS handshake now, then call [`handle_tls_established`](crate::Connection::handle_tls_established) or
+    /// [`handle_tls_failed`](crate::Connection::handle_tls_failed). Do not pass octets that were received before to
+    /// the handshake.
     StartTls,
     /// Greeting, EHLO, TLS and AUTH are done.
     Ready,
-    /// At least one recipient was accepted, or nobody was asked yet under
-    /// [`Chunking::Eager`](crate::Chunking::Eager): the body may be sent. What was refused so far is in
-    /// [`refused`](crate::Connection::refused). It comes again, for the body from its beginning, where the
-    /// recipients of a [reopenable](crate::Envelope::reopenable) message are split; one that was not polled by
-    /// then is dropped, because its body has ended.
+    /// The body may be sent. At least one recipient was accepted, or under
+    /// [`Chunking::Eager`](crate::Chunking::Eager) nobody was asked yet. [`refused`](crate::Connection::refused)
+    /// lists the recipients that were refused so far.
     ///
-    /// No body is wanted before this event was polled, so that what is said for one message never ends the next.
+    /// If the recipients of a [reopenable](crate::Envelope::reopenable) message are split, it comes once for each
+    /// part, for the body from its beginning. An event for a body that has ended is dropped.
+    ///
+    /// The engine takes no body before this event was polled. So a call for one message never ends the next one.
     BodyWanted(MessageId),
-    /// The reply to a request, whatever its class, or why there is none: exactly one for each that was
-    /// made, always.
+    /// The reply to a request, whatever its class, or the reason that it did not come. Each request gets exactly one.
     Answered(RequestId, Result<Reply, Error>),
-    /// The server does not take an envelope behind the end of the data, although it offers PIPELINING:
-    /// it answered 503, or nothing within [`Timeouts::overlap`](crate::Timeouts::overlap). The session
-    /// ends, the messages that were not begun are reported as not attempted, and the next session with
-    /// this server should do without [`Config::overlap`](crate::Config::overlap).
+    /// The server does not take an envelope after the end of the data, although it offers PIPELINING. It answered
+    /// 503, or nothing within [`Timeouts::overlap`](crate::Timeouts::overlap). The session ends, and messages that
+    /// were not begun are reported as not attempted. Do not set [`Config::overlap`](crate::Config::overlap) for this
+    /// server.
     OverlapBroken,
-    /// The end of a message: exactly one for each that was submitted, always.
+    /// The end of a message. Each submitted message gets exactly one.
     Finished(MessageId, Report),
-    /// The end of the connection: exactly one, and the last event. `Ok` after
+    /// The end of the connection. It comes exactly once, as the last event. `Ok` after
     /// [`quit`](crate::Connection::quit).
     Closed(Result<(), Error>),
-    /// A line of the conversation, where [`Config::trace`](crate::Config::trace) asks for it.
+    /// A line of the conversation, if [`Config::trace`](crate::Config::trace) is set.
     Trace(Trace),
 }
 
@@ -95,34 +94,33 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Trace {
-    /// A command, without its line end, credentials redacted.
+    /// A command, without its line end, and without secrets.
     Sent(Arc<str>),
-    /// A whole body, of this many octets of the caller's, and the dot.
+    /// A whole body with its dot.
     SentBody {
         /// Octets taken from the caller.
         octets: u64,
     },
-    /// A whole chunk, and the BDAT before it.
+    /// A whole chunk with its BDAT.
     SentChunk {
         /// Its octets on the wire.
         octets: u64,
-        /// It ends the body.
+        /// Whether it ends the body.
         last: bool,
     },
     /// A whole reply.
     Received(Reply),
     /// The TLS handshake is done.
     TlsEstablished,
-    /// So many steps before this one were dropped, because nobody polled for them
-    /// ([`Limits::traces`](crate::Limits::traces)).
+    /// This many steps before were dropped, because nobody polled them ([`Limits::traces`](crate::Limits::traces)).
     Missed(u64),
 }
 
-/// What became of one message, for each recipient in the order of the envelope: the reply by which the
-/// server took the responsibility for it, or the error that kept it from that. For SMTP the reply is
-/// that to the end of the data, and the same for all; for LMTP, and under PRDR, each recipient has its own.
+/// The result of one message, for each recipient in the order of the envelope. It is the reply by which the server
+/// took responsibility, or the error that prevented it. Under SMTP, all share the reply to the end of the data. Under
+/// LMTP and PRDR, each recipient has its own.
 ///
-/// It has the mailboxes as well, so that nobody needs to keep the envelope:
+/// It holds the mailboxes as well, so you need not keep the envelope:
 ///
 /// ```
 /// # use smtp_proto::{Cause, Error, Outcome, Reply, Report, Stage, reply::ReplyCode};
@@ -147,12 +145,12 @@ pub enum Trace {
 pub struct Report {
     /// One result for each recipient, in the order of the envelope.
     pub recipients: Vec<Result<Reply, Error>>,
-    /// The envelope's own list, which costs nothing to keep.
+    /// The envelope's own list, moved here without a copy.
     mailboxes: Vec<Mailbox>,
 }
 
 impl Report {
-    /// A report of one's own, as a test may need it: the recipients in the order of the envelope.
+    /// A report of your own, for a test: the recipients in the order of the envelope.
     pub fn new(results: impl IntoIterator<Item = (Mailbox, Result<Reply, Error>)>) -> Self {
         let (mailboxes, recipients) = results.into_iter().unzip();
         Self {
@@ -161,7 +159,7 @@ impl Report {
         }
     }
 
-    /// Both are in the order of the envelope, and equally many.
+    /// Both have the order and the length of the envelope's list.
     pub(crate) fn of(mailboxes: Vec<Mailbox>, recipients: Vec<Result<Reply, Error>>) -> Self {
         Self {
             recipients,
@@ -169,15 +167,15 @@ impl Report {
         }
     }
 
-    /// The report of a message that a session which ended with this error was not even asked to send.
+    /// The report of a message that a session did not attempt, because it ended with this error.
     pub fn not_attempted(envelope: Envelope, error: &Error) -> Self {
         let mailboxes = envelope.into_mailboxes();
         let recipients = core::iter::repeat_n(Err(error.not_attempted()), mailboxes.len());
         Self::of(mailboxes, recipients.collect())
     }
 
-    /// The recipients, in the order of the envelope, and as it has them: a domain that went out as A-labels is here
-    /// as it was given.
+    /// The recipients as the envelope has them, in its order. A domain that went out as A-labels is here as it was
+    /// given.
     pub fn mailboxes(&self) -> &[Mailbox] {
         &self.mailboxes
     }
@@ -187,7 +185,7 @@ impl Report {
         Results(self.mailboxes.iter().zip(&self.recipients))
     }
 
-    /// Whether every recipient was accepted and the message with it.
+    /// Whether every recipient was accepted, and the message too.
     pub fn is_success(&self) -> bool {
         self.recipients.iter().all(Result::is_ok)
     }
@@ -211,17 +209,16 @@ impl Report {
             .filter_map(|result| result.as_ref().err())
     }
 
-    /// Whether the server may have delivered the message although no reply says so.
+    /// Whether the server may have delivered the message although a reply is missing.
     pub fn maybe_delivered(&self) -> bool {
         self.errors().any(|error| error.outcome == Outcome::InDoubt)
     }
 
-    /// What the failures come to in one word, which says no more than holds for all of them. `None` where
-    /// every recipient succeeded.
+    /// One word for all failures, which claims no more than holds for each of them. `None` if every recipient
+    /// succeeded.
     ///
-    /// It is *in doubt* if one failure is. It is *permanent* or *not attempted* only if all are. Any other
-    /// mixture is *temporary*. [`Cause::AllOrNothing`] follows from another recipient's refusal, so it does
-    /// not count beside another failure.
+    /// It is *in doubt* if one failure is. It is *permanent* or *not attempted* only if all are. Any other mixture is
+    /// *temporary*. [`Cause::AllOrNothing`] follows from another recipient's refusal, so it only counts alone.
     ///
     /// ```
     /// use smtp_proto::{Cause, Error, Mailbox, Outcome, Reply, Report, Stage, reply::ReplyCode};

@@ -1,9 +1,24 @@
 //! The client side of SMTP (RFC 5321) and LMTP (RFC 2033) as a pure state machine.
 //!
-//! [`Connection`] takes octets that a server sent and gives octets to send to it, and events. It owns no
-//! socket, reads no clock, starts no thread and draws no random number, so that it runs in any event
-//! loop, on bare metal and under a fuzzer, and behaves the same in all of them. For ready-made
-//! connections and TLS there are the crates `smtp-blocking` and `smtp-tokio`.
+//! ```
+//! use smtp_proto::*;
+//!
+//! let now = Instant::default(); // from your own clock
+//! let config = Config::new(ClientName::parse("client.example.org")?);
+//! let mut engine = Connection::new(config, now);
+//! engine.submit(Envelope::new("alice@example.org", ["bob@example.net"])?)?;
+//!
+//! engine.handle_input(now, b"220 mx.example.net\r\n"); // octets from your socket
+//! let mut out = [0; 4_096]; // octets for your socket
+//! let (len, _) = engine.poll_transmit_into(now, b"", &mut out);
+//! assert_eq!(&out[..len], b"EHLO client.example.org\r\n");
+//! engine.handle_written(now, len);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! [`Connection`] takes the octets of a server, and gives you octets to send and events. It does not own a socket, read
+//! a clock, start a thread or draw random numbers. So it runs in any event loop, on bare metal and under a fuzzer, and
+//! behaves the same in all of them. The crates `smtp-blocking` and `smtp-tokio` add connections and TLS.
 //!
 //! ```text
 //!  application ──submit / finish_body / quit──▶ ┌────────────┐ ──poll_transmit──▶ socket
@@ -11,6 +26,13 @@
 //!    clock ──────handle_timeout(now)──────────▶ │            │ ──poll_timeout───▶ timer
 //!                                               └────────────┘
 //! ```
+//!
+//! | to | see |
+//! |---|---|
+//! | send a message | [`Connection::submit`], and [a session](#a-session-step-by-step) below |
+//! | drive it from a socket | [`Connection`], which has a whole pump |
+//! | set TLS, a login, timeouts | [`Config`], [`Credentials`], [`Timeouts`] |
+//! | read the result | [`Event`], [`Report`], [`Error`] |
 //!
 //! # A session, step by step
 //!
@@ -23,7 +45,7 @@
 //! let mut engine = Connection::new(config, now);
 //! engine.submit(Envelope::new("alice@example.org", ["bob@example.net", "carol@example.net"])?)?;
 //!
-//! // Nothing is said before the server's greeting.
+//! // Nothing is sent before the server's greeting.
 //! assert!(engine.poll_transmit(now, b"").is_none());
 //! engine.handle_input(now, b"220 mx.example.net\r\n");
 //! assert_eq!(sent(&mut engine, b""), b"EHLO client.example.org\r\n");
@@ -38,7 +60,7 @@
 //! engine.handle_input(now, b"250 ok\r\n250 ok\r\n550 5.1.1 who?\r\n354 go on\r\n");
 //! assert!(matches!(engine.poll_event(), Some(Event::BodyWanted(_))));
 //!
-//! // The body goes out from where it lies; the engine adds only what the protocol needs.
+//! // The body goes out without a copy; the engine adds only what the protocol needs.
 //! assert_eq!(sent(&mut engine, b".hidden\r\n"), b"..hidden\r\n");
 //! engine.finish_body()?;
 //! assert_eq!(sent(&mut engine, b""), b".\r\n");
@@ -64,39 +86,37 @@
 //!
 //! # What can be relied on
 //!
-//! 1. Each submitted message ends in exactly one [`Event::Finished`], and the connection in exactly one
-//!    [`Event::Closed`] with nothing after it, whatever the server or the network does.
-//! 2. Any call is legal at any time. Polls may be repeated, in any order. What does not fit is a
-//!    [`Misuse`] and changes nothing; nothing panics.
-//! 3. Octets that were offered stay a prefix of every later offer until they are advanced, so that
-//!    completion-based I/O may hold them.
+//! 1. Each submitted message ends in exactly one [`Event::Finished`]. The connection ends in exactly one
+//!    [`Event::Closed`], and nothing follows it. That holds whatever the server or the network does.
+//! 2. Any call is legal at any time. Polls may be repeated, in any order. A call that does not fit returns a
+//!    [`Misuse`] and changes nothing. Nothing panics.
+//! 3. Octets that were offered stay a prefix of every later offer until they are advanced. So completion-based I/O
+//!    may hold them.
 //! 4. How the input is cut never matters.
-//! 5. Memory is bounded by [`Limits`]: [`Config::max_heap`] is the formula.
-//! 6. A reply is attributed by position. One that answers nothing ends the connection, 421 excepted.
-//! 7. The first digit of a reply code decides. One that cannot answer the command is a protocol error.
-//! 8. STARTTLS is a hard edge: nothing is sent after it, nothing that arrives after its 220 is
-//!    believed, nothing learnt before it is kept.
-//! 9. A batch ends where RFC 2920 says, and nothing of the next message follows the end of the data
-//!    before its reply, because servers that advertise PIPELINING break on that; unless the caller has
-//!    chosen [`Config::overlap`] for one that does not.
-//! 10. A result is attributed to a recipient, and never a default for all. A loss between the end of the data and
-//!     its reply is [`Outcome::InDoubt`], if a write of that end was begun; who was never named is
-//!     [`Outcome::NotAttempted`]. A session that stops to speak still listens for the replies that it is owed.
-//!     No client can tell a reply that nobody asked for, and that arrives after its next command is out, from the
-//!     answer to that command.
+//! 5. [`Limits`] bound the memory, and [`Config::max_heap`] is the formula.
+//! 6. A reply is attributed by position. A reply that answers nothing ends the connection. Only a 421 may come
+//!    unasked (RFC 5321 section 3.8).
+//! 7. The first digit of a reply code decides. A digit that cannot answer the command is a protocol error.
+//! 8. STARTTLS is a hard edge. Nothing in the clear follows it. Octets that arrive after its 220 are not believed,
+//!    and nothing learnt before it is kept.
+//! 9. A batch ends where RFC 2920 says. Nothing follows the end of the data before its reply, because servers that
+//!    advertise PIPELINING break on that. [`Config::overlap`] permits it for a server that does not break.
+//! 10. A result belongs to one recipient. A default for all does not exist. If the connection is lost between the end
+//!     of the data and its reply, the result is [`Outcome::InDoubt`]. A recipient that was never named is
+//!     [`Outcome::NotAttempted`]. A session that stops sending still reads the replies that it is owed. One thing no
+//!     client can tell: an unasked reply that arrives after the next command looks like its answer.
 //! 11. Credentials do not appear in `Debug`, in errors or in [`Trace`], and are wiped when dropped. They go to a
 //!     verified server ([`TlsFacts::verified`]) or nowhere, unless [`Credentials::permit_unverified`] or
 //!     [`Credentials::permit_in_clear`] permits more.
 //!
 //! # What a server offers
 //!
-//! Nothing is sent that the current EHLO reply does not offer. A parameter is
-//! [*required*](parameter::MailParameter::required), and then a server that does not offer its extension is not given
-//! the message, or sent [*if offered*](parameter::MailParameter::if_offered), and left out otherwise. A message that is
-//! withheld so fails before MAIL, permanently, with [`Cause::Unsupported`] or
-//! [`Cause::UnsupportedKeyword`].
+//! Nothing is sent that the current EHLO reply does not offer. A [*required*](parameter::MailParameter::required)
+//! parameter withholds the message from a server that does not offer its extension. An [*if
+//! offered*](parameter::MailParameter::if_offered) parameter is left out then. A message that is withheld fails
+//! before MAIL, permanently, with [`Cause::Unsupported`] or [`Cause::UnsupportedKeyword`].
 //!
-//! | extension | RFC | said by | where it is not offered |
+//! | extension | RFC | set by | if not offered |
 //! |---|---|---|---|
 //! | PIPELINING | 2920 | the engine | one command at a time |
 //! | SIZE | 1870 | [`Envelope::size`] | left out; a message above the stated limit is withheld |
@@ -105,26 +125,26 @@
 //! | CHUNKING | 3030 | [`Chunking`] | DATA; withheld under [`Chunking::Always`] |
 //! | SMTPUTF8 | 6531 | an address beyond ASCII, [`Envelope::smtputf8`] | domains become A-labels (feature `idna`); withheld where that is not enough |
 //! | DSN | 3461 | [`MailParameter::ret`], [`MailParameter::envelope_id`], [`RcptParameter::notify`], [`RcptParameter::original_recipient`] | left out, unless required |
-//! | ENHANCEDSTATUSCODES | 2034 | the server: [`Reply::enhanced`], [`EnhancedCode`] | read all the same |
+//! | ENHANCEDSTATUSCODES | 2034 | the server: [`Reply::enhanced`], [`EnhancedCode`] | read anyway |
 //! | DELIVERBY | 2852 | [`MailParameter::deliver_by`] | to be returned: withheld; to be notified: left out |
 //! | MT-PRIORITY | 6710 | [`MailParameter::priority`] | left out, unless required |
-//! | FUTURERELEASE | 4865 | [`MailParameter::hold_for`], [`MailParameter::hold_until`] | withheld, unless if offered |
+//! | FUTURERELEASE | 4865 | [`MailParameter::hold_for`], [`MailParameter::hold_until`] | withheld, unless set to *if offered* |
 //! | REQUIRETLS | 8689 | [`MailParameter::require_tls`] | withheld, and outside verified TLS in any case |
-//! | RRVS | 7293 | [`RcptParameter::valid_since`] | withheld, unless if offered |
+//! | RRVS | 7293 | [`RcptParameter::valid_since`] | withheld, unless set to *if offered* |
 //! | AUTH= | 4954 | [`MailParameter::auth`] | left out, unless required |
-//! | any other, as CONPERM | | [`MailParameter::raw`], [`RcptParameter::raw`] | withheld, unless if offered |
-//! | LIMITS | 9422 | the server: [`Capabilities::recipients_max`] and its like | [`Config::learn_limits`] |
-//! | PRDR | as Exim | [`MailParameter::per_recipient_replies`] | left out: one reply for all |
+//! | any other, such as CONPERM | | [`MailParameter::raw`], [`RcptParameter::raw`] | withheld, unless set to *if offered* |
+//! | LIMITS | 9422 | the server: [`Capabilities::recipients_max`] and others | [`Config::learn_limits`] |
+//! | PRDR | as in Exim | [`MailParameter::per_recipient_replies`] | left out: one reply for all |
 //! | ETRN | 1985 | [`Request::etrn`] | [`Cause::Unsupported`] |
-//! | XCLIENT, XFORWARD | as Postfix | [`Request::xclient`], [`Request::xforward`] | [`Cause::Unsupported`] |
-//! | VRFY, EXPN, NOOP, HELP | 5321 | [`Request`] | said all the same: they need not be offered |
+//! | XCLIENT, XFORWARD | as in Postfix | [`Request::xclient`], [`Request::xforward`] | [`Cause::Unsupported`] |
+//! | VRFY, EXPN, NOOP, HELP | 5321 | [`Request`] | sent anyway: they need not be offered |
 //!
 //! # Many recipients
 //!
-//! A server may state how many recipients it takes in one transaction, or answer 452 to those beyond it. A
-//! message whose body can be given again ([`Envelope::reopenable`]) is then sent in several transactions, one
-//! behind the other, with one [`Report`]: [`Event::BodyWanted`] comes once for each. One whose body cannot is
-//! withheld, with the limit named in [`Cause::LimitExceeded`].
+//! A server may state how many recipients it takes in one transaction, or answer 452 to those beyond that number. If
+//! the body can be given again ([`Envelope::reopenable`]), the message is sent in several transactions.
+//! [`Event::BodyWanted`] comes for each, and one [`Report`] at the end. If the body cannot be given again, the
+//! message is withheld, and [`Cause::LimitExceeded`] names the limit.
 //!
 //! # Limits
 //!
@@ -150,7 +170,7 @@
 //! # Memory
 //!
 //! The heap of a session is bounded, whatever the server does and however seldom the caller polls.
-//! [`Config::max_heap`] computes this table. A test holds it against the worst servers and the worst callers.
+//! [`Config::max_heap`] computes this table. A test checks it with the worst servers and the worst callers.
 //!
 //! | for | octets at most | default |
 //! |---|---|---:|
@@ -165,29 +185,29 @@
 //! | each recipient of these messages | 1,400 | 1,400 |
 //! | all traces, only with [`Config::trace`] | ([`Limits::traces`] + 1) × ([`ReplyLimits::octets`] or commands in flight, the larger, + 384) | 4,309,376 |
 //!
-//! A factor of 2 or 3 stands for a buffer that doubles when it grows, and for the move to the larger one. The caller's
-//! own envelopes and configuration are not in the table: an envelope is there until its result is polled, and its list
-//! of recipients goes into the report as it is. A single command that is longer than
-//! [`Limits::in_flight`] and 4,096 octets, by raw parameters or a token, counts in place of these.
+//! A factor of 2 or 3 stands for a buffer that doubles when it grows, and for the move to the larger one. The table
+//! does not contain the caller's envelopes and configuration. An envelope stays until its result is polled, and its
+//! list of recipients becomes the report. A single command may exceed [`Limits::in_flight`] and 4,096 octets, by raw
+//! parameters or a token. It then counts instead of them.
 //!
-//! Few sessions come near it. One that is idle keeps the reply to EHLO and no buffer, some 700 octets with the
+//! Few sessions come near it. An idle session keeps the reply to EHLO and no buffer: some 700 octets with the
 //! [`Connection`] itself. A message to five recipients takes 2,500 octets more while it is sent.
 //!
 //! # Mechanisms of AUTH
 //!
-//! [`Credentials`] take the first of these, from the top, that the caller allows and the server offers.
-//! Where the server turns out not to take it (504, 534), the next one is tried; a plain refusal ends the
-//! session. Which mechanism may run depends on how far the way to the server can be trusted:
+//! [`Credentials`] take the first of these mechanisms that the caller allows and the server offers, from the top. If
+//! the server then rejects it (504, 534), the next one is tried. A plain refusal ends the session. Which mechanism
+//! may run depends on the trust in the connection:
 //!
-//! | over | PLAIN, LOGIN, tokens | CRAM-MD5, SCRAM, own mechanisms | -PLUS, EXTERNAL | ANONYMOUS |
+//! | over | PLAIN, LOGIN, tokens | CRAM-MD5, SCRAM, your own mechanisms | -PLUS, EXTERNAL | ANONYMOUS |
 //! |---|---|---|---|---|
 //! | verified TLS, [`Channel::Local`] | yes | yes | yes | yes |
 //! | TLS that is not verified | [`permit_unverified`] | [`permit_unverified`] | yes | yes |
 //! | clear text, by [`TlsPolicy::Never`] | [`permit_in_clear`] | yes | [`permit_in_clear`] | yes |
 //! | clear text, because TLS was not offered | [`permit_in_clear`] | [`permit_in_clear`] | [`permit_in_clear`] | yes |
 //!
-//! An own mechanism that [exposes its secret](auth::Mechanism::exposes_secret) is as PLAIN. In the clear, no mechanism that
-//! exposes it is tried after one that does not.
+//! Your own mechanism counts as PLAIN if it [exposes its secret](auth::Mechanism::exposes_secret). In the clear, a
+//! mechanism that exposes its secret never follows one that does not.
 //!
 //! [`permit_unverified`]: Credentials::permit_unverified
 //! [`permit_in_clear`]: Credentials::permit_in_clear
@@ -198,53 +218,56 @@
 //! | SCRAM-SHA-256, SCRAM-SHA-1 | 5802, 7677 | no | feature `scram`, [`Connection::with_nonce`] |
 //! | CRAM-MD5 | 2195 | no | |
 //! | PLAIN | 4616 | password | |
-//! | LOGIN | none | password | |
+//! | LOGIN | | password | |
 //! | OAUTHBEARER | 7628 | token | [`Credentials::token`] |
-//! | XOAUTH2 | none | token | [`Credentials::token`] |
-//! | EXTERNAL | 4422 | has none | [`Credentials::external`] |
-//! | ANONYMOUS | 4505 | has none | [`Credentials::anonymous`] |
+//! | XOAUTH2 | | token | [`Credentials::token`] |
+//! | EXTERNAL | 4422 | it has no secret | [`Credentials::external`] |
+//! | ANONYMOUS | 4505 | it has no secret | [`Credentials::anonymous`] |
 //!
-//! SCRAM proves to the client that the server knows the password, or what was made of it: a server that
-//! accepts without proof is not believed. With -PLUS it also proves that nobody sits in the middle of the
-//! TLS connection. User name and password are prepared by SASLprep (RFC 4013), but for two checks that are
-//! the server's: that of writing directions, and that of characters younger than Unicode 3.2. PLAIN, LOGIN
-//! and CRAM-MD5 send them as they are.
+//! SCRAM proves to the client that the server knows the password, or what was derived from it. A server that accepts
+//! without this proof is not believed. With -PLUS, SCRAM also proves that nobody sits in the middle of the TLS
+//! connection.
 //!
-//! # What is deliberately absent
+//! SCRAM prepares user name and password by SASLprep (RFC 4013). Two checks are left to the server: that of writing
+//! directions, and that of characters newer than Unicode 3.2. PLAIN, LOGIN and CRAM-MD5 send user name and password
+//! as they are.
 //!
-//! Message composition, MX look-up, queues and retries: they are their owners' business. Nothing is
-//! ever sent again by itself.
+//! # What is not here
+//!
+//! Message composition, MX look-up, queues and retries are left to the application. The engine never sends a message
+//! again by itself.
 //!
 //! # Serialization
 //!
-//! With the feature `serde`, these are written by [serde](https://serde.rs). Names are those of the fields; variants are
-//! words in snake case, and a [`Stage`] is [`Stage::as_str`].
+//! With the feature `serde`, [serde](https://serde.rs) writes these types. Fields keep their names. Variants are
+//! words in snake case, and a [`Stage`] is written as [`Stage::as_str`].
 //!
 //! | what | in JSON | read again |
 //! |---|---|---|
 //! | [`Stage`], [`Outcome`], [`Retry`], [`ReplyClass`], [`BodyType`], [`Need`] | a word: `"rcpt"`, `"in_doubt"` | yes |
 //! | [`Extension`] | its EHLO keyword | yes |
 //! | [`ReplyCode`], [`EnhancedCode`] | `550`, `"5.1.1"` | yes |
-//! | [`Reply`] | `code`, `enhanced`, and `text` as the server sent it: a list of octets where it is not UTF-8 | yes |
+//! | [`Reply`] | `code`, `enhanced`, and `text` as the server sent it: a list of octets if it is not UTF-8 | yes |
 //! | [`Mailbox`] | the address; `""` is the null reverse-path | yes |
-//! | [`Recipient`], [`Envelope`] | all that was given; only the addresses must be there | yes |
+//! | [`Recipient`], [`Envelope`] | all that was given; only the addresses are required | yes |
 //! | [`MailParameter`], [`RcptParameter`] | `text` as it is sent, `need`, `offered_by` | yes |
 //! | [`Cause`] | `kind`, `text`, and what it has: `reply`, `extension`, `limit`, `seconds` | no |
 //! | [`Error`] | `stage`, `outcome`, `retry`, `concerns_session`, `recipient`, `command`, `cause`, `text` | no |
-//! | [`Report`] | `outcome`, and of each of the `recipients` `mailbox`, `reply` and `error` | no |
+//! | [`Report`] | `outcome`, and `recipients` with `mailbox`, `reply` and `error` each | no |
 //! | [`Failure`] | `index`, `mailbox`, `error` | no |
 //!
-//! The `kind` of a cause is the name of its variant: `"rejected"`, `"timed_out"`. `text` is the line that `Display` makes,
-//! with what a server sent made printable. A reply's own `text` is not: make it [`Printable`] before a terminal shows it.
+//! The `kind` of a cause is the name of its variant: `"rejected"`, `"timed_out"`. Its `text` is the line of
+//! `Display`, where the server's words are made printable. The `text` of a reply is not: make it [`Printable`] before
+//! a terminal shows it.
 //!
-//! What is read is checked as if it were given by hand. Credentials, and what may hold them, cannot be written. Errors have
-//! none, because commands and replies are redacted.
+//! What is read is checked as if it were given by hand. Credentials, and types that may hold them, cannot be written.
+//! Errors hold none, because commands and replies are redacted.
 //!
 //! # Features
 //!
-//! `std` (default) changes no behaviour; it lets dependencies use the standard library, which makes the
-//! search for line ends faster. `idna` lets [`Mailbox::to_ascii`] convert domains beyond ASCII.
-//! `scram` adds the SCRAM mechanisms and their hash functions. `serde` is [above](#serialization).
+//! `std` (default) changes no behaviour. It lets dependencies use the standard library, which makes the search for
+//! line ends faster. `idna` lets [`Mailbox::to_ascii`] convert domains beyond ASCII. `scram` adds the SCRAM
+//! mechanisms and their hash functions. `serde` is [above](#serialization).
 //!
 //! [`Failure`]: event::Failure
 //! [`Need`]: parameter::Need

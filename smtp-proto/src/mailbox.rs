@@ -1,5 +1,5 @@
-//! Addresses (RFC 5321 section 4.1.2), and the name that the client gives in EHLO. They cannot hold a CR, an LF,
-//! a NUL or any other control character. So no value from here can end a command line.
+//! Addresses (RFC 5321 section 4.1.2), and the name that the client gives in EHLO. They cannot hold a CR, LF, NUL or
+//! other control character. So no value from here can end a command line.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -15,16 +15,16 @@ pub const MAX_DOMAIN: usize = 255;
 /// Longest mailbox, in octets. A command line has 512 octets (RFC 5321 section 4.5.3.1.4), and `MAIL FROM:<>`
 /// with its CRLF takes 14 of them.
 ///
-/// RFC 5321 sections 4.5.3.1.1 and 4.5.3.1.3 demand less of a server: 64 octets in a local part and 256 in a
-/// path. A client may send more. Senders rewritten by SRS or VERP and addresses with reply tokens are longer,
-/// and only the server knows whether it takes them.
+/// RFC 5321 sections 4.5.3.1.1 and 4.5.3.1.3 demand less of a server: 64 octets in a local part and 256 in a path. A
+/// client may send more. Senders rewritten by SRS or VERP are longer, and so are addresses with reply tokens. Only
+/// the server knows whether it takes them.
 pub const MAX_MAILBOX: usize = 498;
 
 /// A mail address as the envelope uses it, or the null reverse-path. Cloning it copies no text.
 ///
-/// The syntax is that of RFC 5321 section 4.1.2 with the UTF-8 of RFC 6531, one underscore wider:
-/// `_` is allowed in domain labels, because such domains receive mail. The path form `<a@example.org>`
-/// is read as `a@example.org`, and `postmaster` may stand alone. Nothing is repaired.
+/// The syntax is that of RFC 5321 section 4.1.2 with the UTF-8 of RFC 6531. In addition, `_` is allowed in domain
+/// labels, because such domains receive mail. The path form `<a@example.org>` is read as `a@example.org`, and
+/// `postmaster` may stand alone. Nothing is repaired.
 ///
 /// ```
 /// use smtp_proto::Mailbox;
@@ -44,10 +44,10 @@ impl Mailbox {
         Self("".into())
     }
 
-    /// Reads an address; the empty string and `<>` are the null reverse-path.
+    /// Reads an address. The empty string and `<>` are the null reverse-path.
     ///
     /// # Errors
-    /// [`AddressError`] says what is wrong with it.
+    /// [`AddressError`] says what is wrong with the address.
     pub fn parse(address: &str) -> Result<Self, AddressError> {
         let inner = match address.strip_prefix('<') {
             Some(rest) => rest.strip_suffix('>').ok_or(AddressProblem::Brackets),
@@ -75,13 +75,13 @@ impl Mailbox {
         &self.0
     }
 
-    /// What stands before the `@`, quotes included.
+    /// The part before the `@`, with its quotes.
     pub fn local_part(&self) -> &str {
-        // A domain holds no '@', so the last one is the separator, whatever the quotes hold.
+        // A domain holds no '@', so the last one is the separator, even if the quotes hold others.
         self.0.rsplit_once('@').map_or(&self.0, |(local, _)| local)
     }
 
-    /// What stands behind the `@`; none for the null reverse-path and a lone `postmaster`.
+    /// The part after the `@`. `None` for the null reverse-path and a lone `postmaster`.
     pub fn domain(&self) -> Option<&str> {
         self.0.rsplit_once('@').map(|(_, domain)| domain)
     }
@@ -91,11 +91,11 @@ impl Mailbox {
         self.0.is_ascii()
     }
 
-    /// The same address for a server without SMTPUTF8: its domain as A-labels (RFC 5890), where only the
-    /// domain is beyond ASCII. The local part is never touched, because what it means is known to nobody
-    /// but its own domain; where it is beyond ASCII there is no such address.
+    /// The same address for a server without SMTPUTF8, with its domain as A-labels (RFC 5890). `None` if the local
+    /// part is beyond ASCII: only its own domain knows what it means, so it is never changed.
     ///
-    /// Domains are converted only with the feature `idna`; without it, there is none for them either.
+    /// Domains are only converted with the feature `idna`. Without it, the result is `None` for a domain beyond ASCII
+    /// too.
     ///
     /// ```
     /// use smtp_proto::Mailbox;
@@ -124,8 +124,8 @@ impl Mailbox {
             .0
             .rsplit_once('@')
             .filter(|(local, _)| local.is_ascii())?;
-        // What a domain may hold and how long it may be is checked below, as for any other. But full-width brackets would
-        // pass there: they would make an address literal of a domain.
+        // The checks below cover the characters and the length of the domain, as for any other. But full-width
+        // brackets would pass them, and turn a domain into an address literal.
         let domain = idna::domain_to_ascii_cow(domain.as_bytes(), idna::AsciiDenyList::URL).ok()?;
         let mailbox = Self::parse(&format!("{local}@{domain}")).ok()?;
         mailbox.is_ascii().then_some(mailbox)
@@ -152,10 +152,10 @@ impl FromStr for Mailbox {
     }
 }
 
-/// What can stand where an address is wanted: whatever is text ([`AsRef<str>`]), which is parsed, or a [`Mailbox`],
-/// which was parsed before and is only counted once more.
+/// A type that can be given as an address: any text ([`AsRef<str>`]), which is parsed, or a [`Mailbox`], which was
+/// parsed before. A `Mailbox` is neither parsed nor copied again.
 ///
-/// So an address type of another library fits as it is, and text however it is kept:
+/// So the address type of another library fits directly, and so does any kind of text:
 ///
 /// ```
 /// use std::{borrow::Cow, sync::Arc};
@@ -177,7 +177,7 @@ pub trait ToMailbox {
     /// The address.
     ///
     /// # Errors
-    /// Text that is no address.
+    /// The text is not an address.
     fn to_mailbox(&self) -> Result<Mailbox, AddressError>;
 }
 
@@ -187,7 +187,8 @@ impl<T: AsRef<str> + ?Sized> ToMailbox for T {
     }
 }
 
-// A mailbox is not `AsRef<str>`, so that it can have these, which neither parse nor allocate.
+// A mailbox is not `AsRef<str>`, so that these can exist beside the blanket implementation. They neither parse nor
+// allocate.
 
 impl ToMailbox for Mailbox {
     fn to_mailbox(&self) -> Result<Mailbox, AddressError> {
@@ -231,8 +232,8 @@ pub struct AddressError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddressProblem {
-    /// A name before the address, as in the header of a message: `Bob <bob@example.net>`. The address alone,
-    /// made printable, is what to give.
+    /// A name before the address, as in the header of a message: `Bob <bob@example.net>`. It holds the address to
+    /// give instead, made printable.
     #[error("give the address alone: {0}")]
     DisplayName(Box<str>),
     /// `<` without `>`.
@@ -244,19 +245,19 @@ pub enum AddressProblem {
     /// Nothing before the `@`.
     #[error("nothing stands before the @")]
     EmptyLocalPart,
-    /// A character that must be quoted, or cannot be used at all.
+    /// A character that must be quoted, or cannot be used.
     #[error(
         "{0:?} may not stand in the local part; a space or special character needs double quotes"
     )]
     LocalPart(char),
-    /// A dot at the start, at the end, or beside another one. The address with its local part in quotes, made
-    /// printable, is what to write.
+    /// A dot at the start, at the end, or beside another dot. It holds the address with its local part in quotes,
+    /// made printable.
     #[error("a dot of the local part has nothing on one side of it; write {0}")]
     Dots(Box<str>),
     /// A quoted local part with a stray or missing quote or backslash.
     #[error("the quotes of the local part do not match")]
     Quotes,
-    /// A domain with an empty, overlong or hyphen-edged label, or a character that no label has.
+    /// A domain with an empty, overlong or hyphen-edged label, or with a character that a label cannot hold.
     #[error(
         "the domain must be a dotted list of labels of 1 to 63 letters, digits and inner hyphens"
     )]
@@ -364,13 +365,14 @@ fn check_domain_or_literal(domain: &str) -> Result<(), AddressProblem> {
     }
 }
 
-/// RFC 6531 section 3.3 allows every character beyond ASCII; controls and spaces gain nobody anything.
+/// RFC 6531 section 3.3 allows every character beyond ASCII. Control characters and spaces are of no use in an
+/// address.
 fn is_utf8_text(c: char) -> bool {
     !c.is_ascii() && !c.is_control() && !c.is_whitespace()
 }
 
-/// The name by which the client introduces itself in EHLO, HELO and LHLO: a domain, or the address
-/// literal of a host that has none (RFC 5321 section 4.1.4).
+/// The name of the client in EHLO, HELO and LHLO: a domain, or an address literal for a host without a domain (RFC
+/// 5321 section 4.1.4).
 ///
 /// ```
 /// use smtp_proto::ClientName;
@@ -383,11 +385,11 @@ fn is_utf8_text(c: char) -> bool {
 pub struct ClientName(Arc<str>);
 
 impl ClientName {
-    /// Reads a domain, or an address literal in its brackets. It must be ASCII: what the server can do
-    /// is not known yet when the name is said.
+    /// Reads a domain, or an address literal in brackets. It must be ASCII, because the client sends it before it
+    /// knows what the server can do.
     ///
     /// # Errors
-    /// What is neither.
+    /// The text is neither.
     pub fn parse(name: &str) -> Result<Self, AddressError> {
         let ascii = name.is_ascii().then_some(()).ok_or(AddressProblem::Domain);
         match ascii.and_then(|()| check_domain_or_literal(name)) {
@@ -545,7 +547,7 @@ mod tests {
         let borrowed: Vec<&Mailbox> = list.iter().collect();
         Envelope::new(borrowed[0], &borrowed).unwrap();
         let envelope = Envelope::new(&list[0], &list).unwrap();
-        // The same text, and not a copy of it.
+        // The text is shared, and not copied.
         assert_eq!(
             envelope.forward_paths()[0].as_str().as_ptr(),
             list[0].as_str().as_ptr()
@@ -567,7 +569,7 @@ mod tests {
             assert_eq!(problem(address), expected, "{address:?}");
             assert!(Mailbox::parse(&problem(address)["give the address alone: ".len()..]).is_ok());
         }
-        // What is in the brackets is no advice where it is invalid, or null.
+        // An invalid or null address in the brackets is not given as advice.
         for address in [
             "Bob <bob>",
             "Bob <a b@c>",
@@ -596,7 +598,7 @@ mod tests {
         assert_eq!(error.problem, AddressProblem::Domain);
     }
 
-    /// What counts is the room of a command line, wherever the `@` stands.
+    /// Only the room of a command line counts, wherever the `@` stands.
     #[test]
     fn the_longest_mailbox_fills_a_command_line() {
         assert_eq!("MAIL FROM:<>\r\n".len() + MAX_MAILBOX, 512);

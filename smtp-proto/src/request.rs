@@ -1,5 +1,5 @@
-//! Commands outside a mail transaction, each ready as the line that is sent. A CR, LF, NUL or control
-//! character cannot be represented in it.
+//! Commands outside a mail transaction, each ready as the line that is sent. They cannot hold a CR, LF, NUL or other
+//! control character.
 
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
@@ -14,7 +14,7 @@ use crate::text::push_xtext;
 /// The longest command line, in octets without its CRLF (RFC 5321 section 4.5.3.1.4).
 const MAX_LINE: usize = 510;
 
-/// A command outside a mail transaction. What the server answers comes back as it is.
+/// A command outside a mail transaction. The reply comes back unchanged.
 ///
 /// ```
 /// use smtp_proto::Request;
@@ -23,7 +23,7 @@ const MAX_LINE: usize = 510;
 /// assert_eq!(Request::raw("XCHECK now")?.to_string(), "XCHECK now");
 /// assert_eq!(
 ///     Request::raw("RSET").unwrap_err().to_string(),
-///     "RSET is not to be written by hand; use the engine, which resets by itself"
+///     "RSET must not be written by hand; use the engine, which resets by itself"
 /// );
 /// # Ok::<(), smtp_proto::request::RequestError>(())
 /// ```
@@ -35,7 +35,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// NOOP: nothing (RFC 5321 section 4.1.1.9).
+    /// NOOP: does nothing (RFC 5321 section 4.1.1.9).
     pub fn noop() -> Self {
         Self {
             line: "NOOP".into(),
@@ -46,7 +46,7 @@ impl Request {
     /// HELP, about everything or about one topic (RFC 5321 section 4.1.1.8).
     ///
     /// # Errors
-    /// A topic that is empty, too long, or not printable ASCII.
+    /// The topic is empty, too long, or not printable ASCII.
     pub fn help(topic: Option<&str>) -> Result<Self, RequestError> {
         match topic {
             None => Ok(Self {
@@ -57,29 +57,29 @@ impl Request {
         }
     }
 
-    /// VRFY: whether this is a user or a mailbox (RFC 5321 section 4.1.1.6). Text beyond ASCII needs
-    /// SMTPUTF8 (RFC 6531 section 3.7.4.2).
+    /// VRFY: asks whether this is a user or a mailbox (RFC 5321 section 4.1.1.6). Text beyond ASCII needs SMTPUTF8
+    /// (RFC 6531 section 3.7.4.2).
     ///
     /// # Errors
-    /// Text that is empty, too long, or holds control characters.
+    /// The text is empty, too long, or holds control characters.
     pub fn verify(text: &str) -> Result<Self, RequestError> {
         Self::with_argument("VRFY", text, None, Alphabet::Utf8)
     }
 
-    /// EXPN: who is on this mailing list (RFC 5321 section 4.1.1.7). Text beyond ASCII needs SMTPUTF8
-    /// (RFC 6531 section 3.7.4.2).
+    /// EXPN: asks who is on this mailing list (RFC 5321 section 4.1.1.7). Text beyond ASCII needs SMTPUTF8 (RFC 6531
+    /// section 3.7.4.2).
     ///
     /// # Errors
-    /// Text that is empty, too long, or holds control characters.
+    /// The text is empty, too long, or holds control characters.
     pub fn expand(text: &str) -> Result<Self, RequestError> {
         Self::with_argument("EXPN", text, None, Alphabet::Utf8)
     }
 
-    /// ETRN: the server is to work off its queue for this host; or, with `@` before it, for all hosts of
-    /// this domain, or, with `#` before it, a queue of this name (RFC 1985). Needs ETRN.
+    /// ETRN: asks the server to process its queue for this host (RFC 1985). With `@` before the name it is for all
+    /// hosts of this domain, and with `#` for a queue of this name. The server must offer ETRN.
     ///
     /// # Errors
-    /// A name that is empty, too long, or not printable ASCII without spaces.
+    /// The name is empty, too long, or not printable ASCII without spaces.
     pub fn etrn(node: &str) -> Result<Self, RequestError> {
         match node.contains(' ') {
             true => Err(RequestError::Character {
@@ -89,8 +89,8 @@ impl Request {
         }
     }
 
-    /// XCLIENT: whom this proxy speaks for (Postfix's XCLIENT_README). Needs XCLIENT, with each of the
-    /// attributes. The session begins again after it, with EHLO.
+    /// XCLIENT: names the client that this proxy speaks for (Postfix's XCLIENT_README). The server must offer XCLIENT
+    /// with each of the attributes. The session begins again after it, with EHLO.
     ///
     /// ```
     /// use smtp_proto::{Request, request::XClient};
@@ -102,13 +102,13 @@ impl Request {
     /// ```
     ///
     /// # Errors
-    /// No attribute, an empty value, or more than one line holds.
+    /// The attributes are missing, empty, or too long for one line.
     pub fn xclient(attributes: impl IntoIterator<Item = XClient>) -> Result<Self, RequestError> {
         Self::with_attributes(Extension::XClient, attributes)
     }
 
-    /// XFORWARD: where the next message came from, for the server's log (Postfix's XFORWARD_README).
-    /// Needs XFORWARD, with each of the attributes. What one line cannot hold can be told in several.
+    /// XFORWARD: says where the next message came from, for the server's log (Postfix's XFORWARD_README). The server
+    /// must offer XFORWARD with each of the attributes. What does not fit on one line can go in several requests.
     ///
     /// ```
     /// use smtp_proto::{Request, request::XForward};
@@ -119,17 +119,17 @@ impl Request {
     /// ```
     ///
     /// # Errors
-    /// No attribute, an empty value, or more than one line holds.
+    /// The attributes are missing, empty, or too long for one line.
     pub fn xforward(attributes: impl IntoIterator<Item = XForward>) -> Result<Self, RequestError> {
         Self::with_attributes(Extension::XForward, attributes)
     }
 
-    /// Any other command, as it is sent.
+    /// Any other command, verbatim.
     ///
     /// # Errors
-    /// A line that does not begin with a verb, is too long, or holds anything but printable ASCII
-    /// characters; and verbs that would change the session without the engine's knowledge, or that have a
-    /// call of their own: the error says what there is instead. After `VRFY` and `EXPN`, characters beyond ASCII are taken.
+    /// The line does not begin with a verb, is too long, or is not printable ASCII. After `VRFY` and `EXPN`,
+    /// characters beyond ASCII are allowed. Some verbs would change the session without the engine's knowledge, or
+    /// have their own call. The error then says what to use instead.
     pub fn raw(line: &str) -> Result<Self, RequestError> {
         let end = line.find(' ').unwrap_or(line.len());
         let (verb, argument) = (&line[..end], line.get(end + 1..).unwrap_or_default());
@@ -142,7 +142,7 @@ impl Request {
         } else {
             Alphabet::Ascii
         };
-        // What is no word to us might still be one to the server: " MAIL", or "MAIL" before a tab.
+        // A word that we do not parse might still be a command to the server: " MAIL", or "MAIL" before a tab.
         if verb.is_empty() || !verb.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
             return Err(RequestError::Verb {
                 line: printable(line),
@@ -202,8 +202,8 @@ impl Request {
         &self.line
     }
 
-    /// What the server would have to offer and does not: the extension, or one attribute of XCLIENT or
-    /// XFORWARD, which is the second value.
+    /// What the server does not offer but should: the extension, or one attribute of XCLIENT or XFORWARD as the
+    /// second value.
     pub(crate) fn unsupported(
         &self,
         capabilities: &Capabilities,
@@ -252,7 +252,7 @@ impl Request {
         !self.line.is_ascii()
     }
 
-    /// Whether the session begins again after it: the server greets with 220, and EHLO is due.
+    /// Whether the session begins again after it: the server greets with 220, and EHLO follows.
     pub(crate) fn restarts_session(&self) -> bool {
         // rule: requests.xforward
         self.extension == Some(Extension::XClient)
@@ -266,33 +266,32 @@ impl fmt::Display for Request {
     }
 }
 
-/// What XCLIENT can tell of the client that a proxy speaks for. `None` is sent as `[UNAVAILABLE]`: the
-/// proxy does not know.
+/// What XCLIENT tells about the client that a proxy speaks for. `None` is sent as `[UNAVAILABLE]`: the proxy does not
+/// know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum XClient {
-    /// The host name, as the DNS has it; `None` if it has none.
+    /// The host name in the DNS. `None` if it does not have one.
     Name(Option<String>),
-    /// There may be a host name, but the DNS could not be asked: `NAME=[TEMPUNAVAIL]`.
+    /// The DNS could not be asked for the host name: `NAME=[TEMPUNAVAIL]`.
     NameUnknownForNow,
     /// The address.
     Addr(Option<IpAddr>),
     /// The TCP port.
     Port(Option<u16>),
-    /// What it speaks.
+    /// The protocol of the client.
     Proto(ClientProtocol),
-    /// What it said in HELO or EHLO.
+    /// The client's name in HELO or EHLO.
     Helo(Option<String>),
-    /// The name under which it authenticated.
+    /// The name with which the client authenticated.
     Login(Option<String>),
-    /// The address that it connected to.
+    /// The address that the client connected to.
     DestAddr(Option<IpAddr>),
-    /// The TCP port that it connected to.
+    /// The TCP port that the client connected to.
     DestPort(Option<u16>),
 }
 
-/// What XFORWARD can tell of where a message came from. `None` is sent as `[UNAVAILABLE]`: the filter
-/// does not know.
+/// What XFORWARD tells about the origin of a message. `None` is sent as `[UNAVAILABLE]`: the filter does not know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum XForward {
@@ -304,15 +303,15 @@ pub enum XForward {
     Port(Option<u16>),
     /// The name of the protocol.
     Proto(Option<String>),
-    /// What it said in HELO or EHLO.
+    /// The client's name in HELO or EHLO.
     Helo(Option<String>),
     /// The name of the message on the host that received it, such as its queue identifier.
     Ident(Option<String>),
-    /// Whether it came from the host itself.
+    /// Whether the message came from the host itself.
     Source(Option<MessageSource>),
 }
 
-/// What a client speaks, for XCLIENT.
+/// The protocol of a client, for XCLIENT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ClientProtocol {
     /// SMTP after HELO.
@@ -324,9 +323,9 @@ pub enum ClientProtocol {
 /// Where a message came from, for XFORWARD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MessageSource {
-    /// The host that forwards it.
+    /// From the host that forwards it.
     Local,
-    /// Elsewhere.
+    /// From elsewhere.
     Remote,
 }
 
@@ -390,40 +389,40 @@ fn push_port(line: &mut String, name: &str, port: Option<u16>) {
     push(line, name, port.map(|port| port.to_string()).as_deref());
 }
 
-/// Why no request can be made of this.
+/// Why a request cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
-    /// There is nothing to ask.
+    /// The argument is empty.
     #[error("the request needs an argument")]
     Empty,
     /// An attribute of XCLIENT or XFORWARD has an empty value.
-    #[error("the attribute {name} has an empty value; one that is not known is None")]
+    #[error("the attribute {name} has an empty value; use None for an unknown value")]
     EmptyAttribute {
         /// The attribute.
         name: Box<str>,
     },
-    /// A control character; or one beyond ASCII, where only VRFY and EXPN take it.
+    /// A control character, or one beyond ASCII outside of VRFY and EXPN.
     #[error("\"{text}\" holds a character that the command cannot carry")]
     Character {
         /// The text, made printable.
         text: Box<str>,
     },
-    /// Letters, digits and hyphens begin a command.
+    /// The line does not begin with letters, digits and hyphens.
     #[error("\"{line}\" does not begin with a verb")]
     Verb {
         /// The line, made printable.
         line: Box<str>,
     },
-    /// Over 510 octets.
+    /// The line has more than 510 octets.
     #[error("the command is longer than 510 octets")]
     TooLong,
-    /// A verb that changes the session, which only the engine may say, or one with a call of its own.
-    #[error("{verb} is not to be written by hand; use {instead}")]
+    /// The verb changes the session, so only the engine may send it. Or it has its own call.
+    #[error("{verb} must not be written by hand; use {instead}")]
     Reserved {
         /// The verb.
         verb: &'static str,
-        /// What there is instead.
+        /// What to use instead.
         instead: &'static str,
     },
 }
@@ -448,11 +447,11 @@ fn printable(text: &str) -> Box<str> {
     Printable(text.as_bytes()).to_string().into()
 }
 
-/// The verbs that the engine keeps to itself, and what there is for each.
+/// The verbs that only the engine sends, and what to use instead of each.
 fn reserved(verb: &str) -> Option<(&'static str, &'static str)> {
     const SUBMIT: &str = "Connection::submit, which sends messages";
     const OPENING: &str = "the engine, which opens the session by itself";
-    const NOTHING: &str = "none, the engine has nothing like it";
+    const NOTHING: &str = "another client, because the engine does not support it";
     const VERBS: [(&str, &str); 20] = [
         ("EHLO", OPENING),
         ("HELO", OPENING),

@@ -4,8 +4,8 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use core::fmt::{self, Write};
 
-/// Bytes from a stranger, made fit for an error line, a log or a terminal: valid UTF-8 stays, control
-/// characters, invalid bytes and characters that reorder or hide text are written as escapes.
+/// Octets from a server, made safe for an error line, a log or a terminal. Valid UTF-8 stays. Control characters,
+/// invalid octets, and characters that reorder or hide text become escapes.
 ///
 /// ```
 /// use smtp_proto::reply::Printable;
@@ -41,7 +41,7 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
-/// Text made fit for an error message.
+/// Text made safe for an error message.
 pub(crate) fn printable(text: &str) -> Box<str> {
     Printable(text.as_bytes()).to_string().into()
 }

@@ -1,14 +1,14 @@
-//! Time as the engine sees it: a number that the caller brings.
+//! Time in the engine: a number that the caller gives.
 
 use core::fmt;
 use core::ops::{Add, Sub};
 use core::time::Duration;
 
-/// A point on the caller's monotonic clock: the time passed since an origin of the caller's choice.
+/// A point on the caller's monotonic clock: the time since an origin of the caller's choice.
 ///
-/// The engine reads no clock, so that it runs without `std` and in virtual time. All instants given to
-/// one [`Connection`](crate::Connection) must count from the same origin, and must not go backwards;
-/// where they do, a deadline comes late, and nothing else happens.
+/// The engine reads no clock, so that it runs without `std` and in virtual time. All instants given to one
+/// [`Connection`](crate::Connection) must count from the same origin, and must not go backwards. If they do, a
+/// deadline comes late, and nothing else happens.
 ///
 /// ```
 /// use core::time::Duration;
@@ -31,7 +31,7 @@ impl Instant {
         self.0
     }
 
-    /// The time from `earlier` to this instant; zero where `earlier` is in fact later.
+    /// The time from `earlier` to this instant. Zero if `earlier` is later than this.
     pub fn saturating_since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
@@ -54,7 +54,7 @@ impl Sub for Instant {
     }
 }
 
-/// A duration in seconds, as a decimal number. It is printed without floating point, which costs a small device
+/// A duration in seconds, as a decimal number. It is printed without floating point, which would cost a small device
 /// 13 KB of flash.
 pub(crate) struct Seconds(pub(crate) Duration);
 

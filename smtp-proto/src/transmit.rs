@@ -16,10 +16,11 @@ pub struct Transmit<'a> {
 }
 
 impl Transmit<'_> {
-    /// The octets, in order: first the engine's, then a run of the caller's body. Either may be empty. Both are
-    /// only where there is nothing to write and [`advance`](Self::advance) uses up one octet all the same: the
-    /// last one of a body of [exact size](crate::Envelope::exact_size), which is kept back until
-    /// [`finish_body`](crate::Connection::finish_body) says that no more follows.
+    /// The octets, in order: first the engine's, then a run of the caller's body. Either may be empty.
+    ///
+    /// Both are empty only if [`advance`](Self::advance) uses up one octet without a write. It is the last octet of a
+    /// body of [exact size](crate::Envelope::exact_size), held back until
+    /// [`finish_body`](crate::Connection::finish_body) declares the end.
     pub fn parts(&self) -> [&[u8]; 2] {
         match &self.offer {
             Offer::Engine => [self.conversation.peer.pipeline.pending(), &[]],
@@ -27,22 +28,23 @@ impl Transmit<'_> {
         }
     }
 
-    /// When the transport must have taken some of it.
+    /// When the transport must have taken some of these octets.
     pub fn deadline(&self) -> Option<Instant> {
         self.conversation
             .next_deadline()
             .map(|deadline| deadline.at)
     }
 
-    /// Says that the first `n` octets of the parts were written, and returns how many octets of `body` that used
-    /// up. More than there are counts as all.
+    /// Reports that the first `n` octets of the parts were written. Returns how many octets of `body` they used up. A
+    /// larger number than was offered counts as all.
     pub fn advance(self, n: usize) -> usize {
         self.take(n, Fate::Written)
     }
 
-    /// Says that a write of the first `n` octets of the parts was begun, and is not done: they may reach the server
-    /// from now on. Returns how many octets of `body` that used up; keep them until the write is done, and then
-    /// call [`Connection::handle_written`](crate::Connection::handle_written). What was begun is not offered again.
+    /// Reports that a write of the first `n` octets of the parts has begun: they may reach the server now. Returns
+    /// how many octets of `body` they used up. Keep these until the write is done. Then call
+    /// [`Connection::handle_written`](crate::Connection::handle_written). Octets of a begun write are not offered
+    /// again.
     pub fn begin(self, n: usize) -> usize {
         self.take(n, Fate::Given)
     }

@@ -1,12 +1,12 @@
-//! How large a message in memory is on the wire.
+//! The size of a message in memory on the wire.
 
-/// Octets that are looked at together: so few that what is found in them fits into one octet.
+/// Octets that are examined together: few enough that their count of bare line ends fits into one octet.
 const BLOCK: usize = 192;
 
-/// The size of a message on the wire, in octets: with each line end as CRLF, and one at its end. The dots that DATA
-/// doubles do not count (RFC 1870 section 5). It is what SIZE declares and what [`Envelope::exact_size`] promises.
+/// The size of a message on the wire, in octets, with each line end as CRLF, and one at its end. The dots that DATA
+/// doubles do not count (RFC 1870 section 5). SIZE declares this size, and [`Envelope::exact_size`] promises it.
 ///
-/// It takes one look at each octet, several at a time.
+/// It reads each octet once, several at a time.
 ///
 /// ```
 /// use smtp_proto::body::wire_size;
@@ -16,7 +16,7 @@ const BLOCK: usize = 192;
 /// assert_eq!(wire_size(b""), 0);
 /// ```
 ///
-/// A [binary](crate::envelope::BodyType::Binary) body goes out as it is, and its size is its length.
+/// A [binary](crate::envelope::BodyType::Binary) body is sent unchanged, so its size is its length.
 ///
 /// [`Envelope::exact_size`]: crate::Envelope::exact_size
 pub fn wire_size(message: &[u8]) -> u64 {
@@ -31,8 +31,8 @@ pub fn wire_size(message: &[u8]) -> u64 {
     message.len() as u64 + u64::from(*first == b'\n') + bare_ends(message) + end
 }
 
-/// CRs that no LF follows, and LFs that no CR precedes, between each octet and the next. Without branches, and in blocks
-/// whose length is known, so that the compiler makes vectors of it.
+/// Counts CRs that are not followed by LF, and LFs that do not follow a CR. It has no branches, and its blocks have a
+/// fixed length, so that the compiler can vectorize it.
 fn bare_ends(message: &[u8]) -> u64 {
     let (these, last_of_these) = message[..message.len() - 1].as_chunks::<BLOCK>();
     let (next, last_of_next) = message[1..].as_chunks::<BLOCK>();
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
     use crate::body::{BodyEncoder, BodyPolicy};
 
-    /// What goes out under BDAT, where no dot is added.
+    /// What is sent under BDAT, where no dot is added.
     fn sent(body: &[u8]) -> u64 {
         let mut encoder = BodyEncoder::chunked(BodyPolicy::default(), true);
         let (mut rest, mut octets) = (body, 0);

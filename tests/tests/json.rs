@@ -262,7 +262,11 @@ fn what_is_read_is_checked() {
         json!("a@b>\r\nRCPT TO:<x@y"),
         "invalid address",
     );
-    refused("forward_paths", json!([]), "there is no recipient");
+    refused(
+        "forward_paths",
+        json!([]),
+        "the envelope needs at least one recipient",
+    );
     refused("forward_paths", json!([""]), "null path");
     refused("require_tls", json!(true), "unknown field `require_tls`");
     let notify = json!({"text": "NOTIFY=NEVER", "need": "required"});

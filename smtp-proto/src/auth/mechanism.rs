@@ -23,11 +23,11 @@ pub trait Mechanism: Send {
     /// in the clear where [`TlsPolicy::Never`](crate::TlsPolicy::Never) was chosen.
     fn exposes_secret(&self) -> bool;
 
-    /// The first response, where the client speaks first; none where the server does.
+    /// The first response, or `None` if the server speaks first.
     ///
     /// # Errors
-    /// The credentials cannot be expressed in this mechanism. The next one that is allowed and offered
-    /// is tried then.
+    /// The credentials cannot be expressed in this mechanism. The engine then tries the next one that is allowed and
+    /// offered.
     fn initial_response(&mut self) -> Result<Option<Secret>, MechanismError> {
         Ok(None)
     }
@@ -38,25 +38,25 @@ pub trait Mechanism: Send {
     /// The challenge is not acceptable; the exchange is cancelled.
     fn respond(&mut self, challenge: &[u8]) -> Result<Secret, MechanismError>;
 
-    /// Whether its responses depend on the challenges. Where they do not, a challenge need not be base64, and
-    /// [`respond`](Self::respond) is given none of it. True by default.
+    /// Whether the responses depend on the challenges. If not, a challenge need not be base64, and
+    /// [`respond`](Self::respond) gets an empty one. True by default.
     fn reads_challenges(&self) -> bool {
         true
     }
 
-    /// Asked when the server has accepted: whether it may be believed. A mechanism that authenticates
-    /// the server as well answers with an error until the proof has come. `data` is the text of the 235
-    /// without base64, where it is any, and else empty: SMTP has no place for data with a success, and
-    /// some servers put it there.
+    /// Called when the server has accepted the login: may the client believe it? A mechanism that authenticates the
+    /// server returns an error until the server has given its proof. `data` is the text of the 235, decoded from
+    /// base64, or empty if it is not base64. SMTP has no place for data with a success, but some servers put it
+    /// there.
     ///
     /// # Errors
-    /// The server has not proved what it had to.
+    /// The server has not given the proof that the mechanism demands.
     fn verify(&mut self, data: &[u8]) -> Result<(), MechanismError> {
         let _ = data;
         Ok(())
     }
 
-    /// Asked when the server has refused: what it told about that in a challenge before.
+    /// Called when the server has refused the login: what it reported in a challenge before, if anything.
     fn token_error(&mut self) -> Option<TokenError> {
         None
     }
@@ -69,26 +69,25 @@ pub enum MechanismError {
     /// The challenge is not base64, or has several lines.
     #[error("the server's challenge is not base64")]
     Undecodable,
-    /// More challenges than the mechanism has.
-    #[error("the server sent a challenge where none belongs")]
+    /// More challenges than the mechanism defines.
+    #[error("the server sent an unexpected challenge")]
     UnexpectedChallenge,
-    /// A NUL octet in the credentials, which the mechanism cannot carry.
+    /// A NUL octet in the credentials. The mechanism cannot carry it.
     #[error("the user name or password holds a NUL octet")]
     Nul,
-    /// A control character in credentials that have no place for one.
+    /// A control character in credentials that cannot hold one.
     #[error("the user name, the token or the trace holds a control character")]
     Control,
     /// A user name or password with a character that SASLprep (RFC 4013) prohibits.
     #[error("the user name or password holds a character that SASLprep prohibits (RFC 4013)")]
     Prohibited,
-    /// The server's message is not of the form that the mechanism demands.
+    /// The server's message does not have the form that the mechanism demands.
     #[error("the server's message is malformed: {0}")]
     Malformed(&'static str),
-    /// The server's nonce is not ours and something behind it: it is the answer to somebody else, or an
-    /// old one.
+    /// The server's nonce does not begin with ours: it answers somebody else, or it is old.
     #[error("the server's nonce does not extend ours")]
     Nonce,
-    /// The server asks for too little work to protect the password, or for more than we do for it.
+    /// The server asks for too few iterations to protect the password, or for more than the client accepts.
     #[error("the server asks for {asked} iterations, and from {least} to {most} are acceptable")]
     Iterations {
         /// What the server asks for.
@@ -98,18 +97,18 @@ pub enum MechanismError {
         /// [`Limits::scram_iterations`](crate::Limits::scram_iterations).
         most: u32,
     },
-    /// The server reports an error in the mechanism's own way; its words, made printable.
+    /// The server reports an error in the mechanism's own way. The text is the server's, made printable.
     #[error("the server reports an error: {0}")]
     Server(Arc<str>),
-    /// The server accepts, and has not shown that it knows the password.
+    /// The server accepts the login without a proof that it knows the password.
     #[error("the server accepts without a proof that it knows the password")]
     Unproven,
     /// The server's proof is wrong: it does not know the password.
     #[error("the server's proof that it knows the password is wrong")]
     WrongProof,
-    /// The function that gives the token has failed
-    /// ([`Credentials::token_from`](super::Credentials::token_from)); its words, made printable.
-    #[error("there is no token to log in with: {0}")]
+    /// The function that gives the token has failed ([`Credentials::token_from`](super::Credentials::token_from)).
+    /// The text is its error, made printable.
+    #[error("the token could not be fetched: {0}")]
     Token(Arc<str>),
     /// Anything else, in the mechanism's own words.
     #[error("{0}")]

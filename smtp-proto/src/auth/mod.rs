@@ -1,5 +1,5 @@
-//! SASL mechanisms (RFC 4422, RFC 4954) as pure functions, and the choice among them. The engine carries
-//! base64, initial responses, the line limit and cancelling.
+//! SASL mechanisms (RFC 4422, RFC 4954) as pure functions, and the choice among them. The engine does base64, initial
+//! responses, the line limit and cancelling.
 
 mod external;
 mod mechanism;
@@ -29,8 +29,8 @@ pub use nonce::Nonce;
 pub(crate) use redact::Redaction;
 pub use token::TokenError;
 
-/// How to log in, and what that may cost. Secrets are wiped when the last clone is dropped, and never
-/// shown by `Debug`.
+/// How to log in, and over which connections. Secrets are wiped when the last clone is dropped, and `Debug` never
+/// shows them.
 ///
 /// ```
 /// use smtp_proto::Credentials;
@@ -47,27 +47,27 @@ pub struct Credentials {
     unverified: bool,
 }
 
-/// What a wrong server, or somebody who reads along, learns from a mechanism.
+/// What a wrong server, or an eavesdropper, learns from a mechanism.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exposure {
     /// The secret itself.
     Secret,
-    /// An answer from which a weak password can be guessed, or that may be good elsewhere.
+    /// An answer that lets an attacker guess a weak password, or use it elsewhere.
     Proof,
-    /// Nothing of use: the answer is good in this TLS connection alone, or the connection itself is the proof.
+    /// Nothing of use: the answer is valid in this TLS connection only, or the connection itself is the proof.
     Bound,
     /// Neither a secret nor an identity.
     Nothing,
 }
 
-/// How far the way to the server can be trusted with credentials.
+/// How far the connection can be trusted with credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trust {
-    /// It ends at the right server, and nobody reads along: verified TLS, a Unix socket.
+    /// The right server, and no eavesdropper: verified TLS, or a Unix socket.
     Verified,
     /// TLS with a server that is not verified.
     Unverified,
-    /// Clear text: by choice, or because TLS did not come about.
+    /// Clear text: by choice, or because TLS was not established.
     Clear { by_choice: bool },
 }
 
@@ -77,7 +77,7 @@ enum Source {
     Token(Arc<Login>),
     /// A token that is fetched for each session.
     TokenFrom(Arc<str>, Arc<Fetch>),
-    /// The one for this session could not be fetched.
+    /// The token for this session could not be fetched.
     NoToken(Arc<str>),
     External,
     Anonymous(Arc<str>),
@@ -101,18 +101,18 @@ impl Login {
 }
 
 impl Credentials {
-    /// A user name and a password: SCRAM-SHA-256-PLUS, SCRAM-SHA-1-PLUS, SCRAM-SHA-256, SCRAM-SHA-1
-    /// (with the feature `scram`, and [`Connection::with_nonce`](crate::Connection::with_nonce)), CRAM-MD5, PLAIN or LOGIN,
-    /// the first of these that the server offers and that may be used on the connection.
+    /// A user name and a password. The mechanism is the first of these that the server offers and the connection
+    /// permits: SCRAM-SHA-256-PLUS, SCRAM-SHA-1-PLUS, SCRAM-SHA-256, SCRAM-SHA-1, CRAM-MD5, PLAIN, LOGIN. SCRAM needs
+    /// the feature `scram` and [`Connection::with_nonce`](crate::Connection::with_nonce).
     ///
-    /// Where the server turns out not to take a mechanism that it offers (504, 534), the next one is
-    /// tried; a plain refusal (535) ends it. Outside TLS, a mechanism that shows the password is never
-    /// tried after one that does not.
+    /// If the server then rejects a mechanism that it offers (504, 534), the engine tries the next one. A plain
+    /// refusal (535) ends the session. Outside TLS, a mechanism that shows the password never follows one that does
+    /// not.
     ///
-    /// They go to a verified server or nowhere, unless [`permit_unverified`](Self::permit_unverified) or
-    /// [`permit_in_clear`](Self::permit_in_clear) permits it.
+    /// The password goes to a verified server or nowhere, unless [`permit_unverified`](Self::permit_unverified) or
+    /// [`permit_in_clear`](Self::permit_in_clear) permits more.
     ///
-    /// The password is copied. What you give stays yours to wipe. `Zeroizing<String>` wipes itself.
+    /// The password is copied. Your own copy stays yours to wipe. `Zeroizing<String>` wipes itself.
     pub fn password(user: impl AsRef<str>, password: impl AsRef<str>) -> Self {
         Self::from_source(Source::Password(Login::new(user, password)))
     }
@@ -122,11 +122,11 @@ impl Credentials {
         Self::from_source(Source::Token(Login::new(user, token)))
     }
 
-    /// The same with a function that gives the token. It is called once for each session, when the connection is there,
-    /// so that a token which has expired is renewed. If it fails, the session ends with
-    /// [`MechanismError::Token`] at stage `auth`.
+    /// Like [`token`](Self::token), with a function that gives the token. It is called once for each session, after
+    /// the connection is established. So a token that has expired is renewed. If the function fails, the session ends
+    /// with [`MechanismError::Token`] at stage `auth`.
     ///
-    /// It should not block an asynchronous program for long: let it read what another task renews.
+    /// The function should not block an asynchronous program for long. Let it read a token that another task renews.
     ///
     /// ```
     /// use std::sync::{Arc, RwLock};
@@ -146,8 +146,8 @@ impl Credentials {
         Self::from_source(Source::TokenFrom(user.into(), Arc::new(fetch)))
     }
 
-    /// EXTERNAL (RFC 4422 appendix A): the server knows who we are by other means, as by a client
-    /// certificate or the user at the other end of a Unix socket.
+    /// EXTERNAL (RFC 4422 appendix A): the server knows the client by other means. Examples are a client certificate,
+    /// and the user at the other end of a Unix socket.
     ///
     /// ```
     /// let credentials = smtp_proto::Credentials::external().authorization_id("alice");
@@ -156,7 +156,7 @@ impl Credentials {
         Self::from_source(Source::External)
     }
 
-    /// ANONYMOUS (RFC 4505): a trace of who is there, as a mail address or a word; it may be empty.
+    /// ANONYMOUS (RFC 4505). The trace tells the server who is there: a mail address or a word. It may be empty.
     ///
     /// ```
     /// let credentials = smtp_proto::Credentials::anonymous("alice@example.org");
@@ -165,7 +165,7 @@ impl Credentials {
         Self::from_source(Source::Anonymous(trace.as_ref().into()))
     }
 
-    /// A mechanism of the caller's own; `mechanism` makes a new run of it for each attempt.
+    /// A mechanism of your own. `mechanism` makes a new run of it for each attempt.
     ///
     /// ```
     /// use smtp_proto::{Credentials, auth::{Mechanism, MechanismError, Secret}};
@@ -204,9 +204,9 @@ impl Credentials {
         }
     }
 
-    /// Acts as this identity, which the server must permit the one who logs in. Mechanisms that cannot
-    /// say so (CRAM-MD5, LOGIN, XOAUTH2) are not used then; ANONYMOUS and those of the caller's own know
-    /// nothing of it. OAUTHBEARER names the user in this place where nobody else is named.
+    /// Acts as this identity. The server must permit that to the user who logs in. Mechanisms that cannot carry an
+    /// identity (CRAM-MD5, LOGIN, XOAUTH2) are not used then. ANONYMOUS and your own mechanisms ignore it. Without an
+    /// identity, OAUTHBEARER carries the user name in this place.
     ///
     /// ```
     /// let credentials = smtp_proto::Credentials::password("admin", "s3cret").authorization_id("alice");
@@ -218,16 +218,15 @@ impl Credentials {
         self
     }
 
-    /// Allows only these mechanisms, in any case and order. None weaker is ever used, whatever the
-    /// server offers.
+    /// Allows only these mechanisms, in any case and order. Others are never used, whatever the server offers.
     #[must_use]
     pub fn mechanisms<S: AsRef<str>>(mut self, names: &[S]) -> Self {
         self.allowed = Some(names.iter().map(|name| name.as_ref().into()).collect());
         self
     }
 
-    /// Permits sending the secret over a connection that is not encrypted, to whoever listens. It says nothing
-    /// of TLS with a server that is not verified: that is [`permit_unverified`](Self::permit_unverified).
+    /// Permits sending the secret over a connection that is not encrypted, where anybody may listen. For TLS with an
+    /// unverified server, call [`permit_unverified`](Self::permit_unverified) instead.
     #[must_use]
     pub fn permit_in_clear(mut self) -> Self {
         self.in_clear = true;
@@ -235,10 +234,10 @@ impl Credentials {
     }
 
     /// Permits sending the secret over TLS to a server that is not verified: its certificate is not trusted, has
-    /// expired, or is for another name. Whoever sits between can be that server.
+    /// expired, or is for another name. An attacker between you and the server can be that server.
     ///
     /// ```
-    /// // A test server with a certificate of its own making.
+    /// // A test server with a certificate that it made itself.
     /// let credentials = smtp_proto::Credentials::password("alice", "s3cret").permit_unverified();
     /// ```
     #[must_use]
@@ -247,7 +246,7 @@ impl Credentials {
         self
     }
 
-    /// What holds for one session, where a token is to be fetched for it.
+    /// These credentials with a token for one session, if a function gives it.
     pub(crate) fn fetched(&self) -> Option<Self> {
         let Source::TokenFrom(user, fetch) = &self.source else {
             return None;
@@ -265,7 +264,7 @@ impl Credentials {
         })
     }
 
-    /// Why there is nothing to log in with.
+    /// Why the token is missing, if it could not be fetched.
     pub(crate) fn missing(&self) -> Option<MechanismError> {
         match &self.source {
             Source::NoToken(words) => Some(MechanismError::Token(words.clone())),
@@ -273,7 +272,7 @@ impl Credentials {
         }
     }
 
-    /// Whether the mechanism is the caller's own, of which nothing is known.
+    /// Whether the mechanism is the caller's own. The engine knows nothing about it.
     pub(crate) fn is_custom(&self) -> bool {
         matches!(self.source, Source::Custom(_))
     }
@@ -288,7 +287,8 @@ impl Credentials {
         self.in_clear
     }
 
-    /// Who may be told what: the table of *Who is trusted* in the crate's documentation.
+    /// Whether a mechanism may show this much to this server: the table in [Mechanisms of
+    /// AUTH](crate#mechanisms-of-auth).
     fn permits(&self, exposure: Exposure, trust: Trust) -> bool {
         // rule: auth.trust
         match (trust, exposure) {
@@ -302,7 +302,7 @@ impl Credentials {
         }
     }
 
-    /// Whether any mechanism of these credentials could run here, whatever the server offers.
+    /// Whether any mechanism of these credentials may run here, whatever the server offers.
     pub(crate) fn may_use(&self, trust: Trust) -> bool {
         match (&self.source, trust) {
             // SCRAM-PLUS may be among them.
@@ -338,8 +338,8 @@ impl Credentials {
             {
                 continue;
             }
-            // In the clear, after a mechanism that shows nothing, not even where it is permitted: then refusing
-            // that one would be the way to get at the password.
+            // In the clear, a mechanism that shows the secret never follows one that hides it, even where it is
+            // permitted. Otherwise an attacker could refuse the one that hides it, to get the password.
             let shows = exposure == Exposure::Secret;
             // rule: auth.no-clear-behind-hashed
             if !self.permits(exposure, around.trust) || (shows && in_clear && hidden) {
@@ -349,13 +349,13 @@ impl Credentials {
             hidden |= !shows;
             choice.mechanisms.push(mechanism);
         }
-        // The engine takes them from the end.
+        // The engine takes the last one first.
         // rule: auth.strongest-first
         choice.mechanisms.reverse();
         choice
     }
 
-    /// What these credentials can be used in, strongest first.
+    /// The mechanisms that these credentials fit, strongest first.
     fn all(
         &self,
         #[cfg_attr(
@@ -447,7 +447,7 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// What the choice of a mechanism depends on, beside the credentials.
+/// What the choice of a mechanism depends on, besides the credentials.
 #[cfg_attr(
     not(feature = "scram"),
     expect(dead_code, reason = "only SCRAM needs the nonce and the limit")
@@ -455,10 +455,10 @@ impl fmt::Debug for Credentials {
 pub(crate) struct Surroundings<'a> {
     pub(crate) offered: &'a Capabilities,
     pub(crate) trust: Trust,
-    /// None outside TLS.
+    /// `None` outside TLS.
     pub(crate) tls: Option<&'a TlsFacts>,
     pub(crate) nonce: Option<&'a Nonce>,
-    /// How often this session has logged in before: no exchange may share its nonce with another one.
+    /// How often this session has logged in before. Two exchanges must not share a nonce.
     pub(crate) logins: u32,
     /// [`Limits::scram_iterations`](crate::Limits::scram_iterations).
     pub(crate) iterations: u32,
@@ -469,23 +469,23 @@ pub(crate) struct Surroundings<'a> {
 pub(crate) struct Choice {
     /// The mechanisms to try, the strongest last.
     pub(crate) mechanisms: Vec<Box<dyn Mechanism>>,
-    /// One more was left out only because the way there is not trusted.
+    /// A mechanism was left out only because the connection is not trusted.
     pub(crate) withheld: bool,
 }
 
-/// Whether this is a `sasl-mech` (RFC 4422 section 3.1), in any case. A name with a control character does not get into
-/// the AUTH line, whatever the server offers.
+/// Whether this is a `sasl-mech` (RFC 4422 section 3.1), in any case. So a name with a control character never gets
+/// into the AUTH line.
 fn is_mechanism_name(name: &str) -> bool {
     let fine = |b: u8| b.is_ascii_alphanumeric() || b"-_".contains(&b);
     (1..=20).contains(&name.len()) && name.bytes().all(fine)
 }
 
 fn secret(parts: &[&[u8]]) -> Secret {
-    // `concat` allocates once: no copy of a secret is left behind by growing.
+    // `concat` allocates once, so growing leaves no copy of a secret in memory.
     Zeroizing::new(parts.concat())
 }
 
-/// A `saslname` (RFC 5801 section 4): a name in a list that commas part.
+/// A `saslname` (RFC 5801 section 4). Commas separate the fields of a list, so the name must not hold one.
 fn sasl_name(name: &str) -> String {
     name.replace('=', "=3D").replace(',', "=2C")
 }

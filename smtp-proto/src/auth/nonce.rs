@@ -7,8 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 
 /// The client's nonce for SCRAM. The caller draws it, because the engine draws no random numbers.
 ///
-/// It cannot be copied, so that each connection needs its own: whoever has seen an exchange under the same nonce
-/// could play the server's part again.
+/// It cannot be copied, so that each connection needs its own. An attacker who has seen one exchange could play the
+/// server in another exchange with the same nonce.
 ///
 /// ```
 /// use smtp_proto::{ClientName, Config, Connection, Instant, auth::Nonce};
@@ -28,7 +28,7 @@ impl Nonce {
         Self(octets)
     }
 
-    /// The nonce of one exchange of several in a connection.
+    /// The nonce of one exchange among several on a connection.
     #[cfg_attr(
         not(feature = "scram"),
         expect(dead_code, reason = "only SCRAM has a nonce")

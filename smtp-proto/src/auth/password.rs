@@ -1,4 +1,4 @@
-//! The mechanisms that need nothing but a user name and a password: PLAIN, LOGIN and CRAM-MD5.
+//! The mechanisms that need only a user name and a password: PLAIN, LOGIN and CRAM-MD5.
 
 use alloc::sync::Arc;
 
@@ -41,8 +41,8 @@ impl Mechanism for Plain {
     }
 }
 
-/// LOGIN, which no RFC defines: the user name for the first prompt and the password for the second,
-/// whatever the prompts say. Servers write them differently, some with a NUL, some without base64.
+/// LOGIN, which no RFC defines: the user name for the first prompt and the password for the second. The prompts are
+/// not read. Servers write them differently, some with a NUL, some without base64.
 pub(super) struct Login {
     login: Arc<Account>,
     step: u8,
@@ -92,13 +92,13 @@ impl Mechanism for CramMd5 {
 
     fn respond(&mut self, challenge: &[u8]) -> Result<Secret, MechanismError> {
         if challenge.is_empty() {
-            // Without a challenge the answer could be replayed by whoever reads it.
+            // Without a challenge, an eavesdropper could replay the answer.
             return Err(MechanismError::Other(
                 "the server's CRAM-MD5 challenge is empty".into(),
             ));
         }
         let mut mac = Hmac::<Md5>::new_from_slice(self.0.secret.as_bytes())
-            .map_err(|_| MechanismError::Other("HMAC takes no such key".into()))?;
+            .map_err(|_| MechanismError::Other("HMAC does not take this key".into()))?;
         mac.update(challenge);
         let mut digest = [0; 32];
         for (pair, byte) in digest.chunks_exact_mut(2).zip(mac.finalize().into_bytes()) {

@@ -1,5 +1,5 @@
-//! What a server echoes of a login. Some repeat a line that they do not know, and it would stand in an error and a
-//! trace.
+//! Removes what a server echoes of a login. Some servers repeat a line that they do not know, and an error or a trace
+//! would show it.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -10,22 +10,23 @@ use zeroize::Zeroizing;
 
 use super::{Credentials, Source, TokenError};
 
-/// So many octets in a row are telling. A secret that is shorter is looked for as a whole.
+/// This many octets of the secret in a row reveal it. A shorter secret is searched for as a whole.
 const TELLING: usize = 8;
 
-/// A secret that is shorter is not looked for: it would be found in any text.
+/// A shorter secret is not searched for, because any text may hold it.
 const LEAST: usize = 4;
 
 /// What must not be shown.
 pub(crate) struct Redaction {
-    /// Each row of so many octets of it, in lower case and sorted.
+    /// Each run of `TELLING` octets of the secret, in lower case and sorted.
     rows: Zeroizing<Vec<[u8; TELLING]>>,
-    /// What is shorter, in lower case.
+    /// Secrets that are shorter than a run, in lower case.
     short: Vec<Zeroizing<Vec<u8>>>,
 }
 
 impl Redaction {
-    /// The secret of these credentials, and this response of a mechanism of the caller's. None where there is neither.
+    /// Covers the secret of these credentials, and this response of the caller's own mechanism. `None` if both are
+    /// missing.
     pub(crate) fn new(credentials: &Credentials, response: Option<&[u8]>) -> Option<Self> {
         let secret = match &credentials.source {
             Source::Password(login) | Source::Token(login) => Some(login.secret.as_bytes()),
@@ -59,7 +60,7 @@ impl Redaction {
         }
     }
 
-    /// The text without it, if it has any of it.
+    /// The text without the secret, or `None` if the text does not hold it.
     pub(crate) fn apply(&self, text: &[u8]) -> Option<Vec<u8>> {
         let lower = Zeroizing::new(text.to_ascii_lowercase());
         // The parts to be redacted, in order; they may overlap.
@@ -89,7 +90,7 @@ impl Redaction {
         Some(out)
     }
 
-    /// The same for what a server has said about a token.
+    /// The same for what a server has reported about a token.
     pub(crate) fn apply_to(&self, error: &mut TokenError) {
         let parts = [
             Some(&mut error.status),
@@ -105,7 +106,7 @@ impl Redaction {
     }
 }
 
-/// The characters of base64 that depend on the secret alone, where so many octets stand before it (modulo 3).
+/// The base64 characters that depend on the secret alone, if `before` octets (modulo 3) stand before it.
 fn in_base64(secret: &[u8], before: usize) -> Zeroizing<String> {
     let mut octets = Zeroizing::new(Vec::with_capacity(before + secret.len()));
     octets.resize(before, 0);

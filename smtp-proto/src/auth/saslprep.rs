@@ -1,8 +1,7 @@
-//! SASLprep (RFC 4013): what makes one form of the many in which a user name or a password can be
-//! written.
+//! SASLprep (RFC 4013) brings the many ways to write a user name or a password into one form.
 //!
-//! Two of its steps are left to the server, which prepares what it stores by the same rules: the check of
-//! mixed writing directions, and that of code points which Unicode 3.2 did not know yet.
+//! Two of its steps are left to the server, which prepares its stored copy by the same rules. They check mixed
+//! writing directions, and code points that Unicode 3.2 did not know.
 
 use alloc::string::String;
 
@@ -18,7 +17,7 @@ pub(super) fn prepare(text: &str) -> Result<Zeroizing<String>, MechanismError> {
         c if maps_to_nothing(c) => None,
         c => Some(c),
     });
-    // NFKC makes no more than 11 times the octets of what it is given; growing would leave copies behind.
+    // NFKC makes at most 11 times as many octets. Growing would leave copies in memory.
     let room = if text.is_ascii() {
         text.len()
     } else {
@@ -70,7 +69,7 @@ fn is_prohibited(c: char) -> bool {
 mod tests {
     use super::*;
 
-    /// RFC 4013 section 3, and our own.
+    /// The examples of RFC 4013 section 3, and our own.
     #[test]
     fn text_is_prepared() {
         let prepared = |text| prepare(text).map(|prepared| String::from(prepared.as_str()));

@@ -1,9 +1,10 @@
 //! SCRAM-SHA-1 and SCRAM-SHA-256 (RFC 5802, RFC 7677), also bound to the TLS connection (-PLUS).
 //!
-//! Neither end shows the password, and each proves that it knows it, or for the server what was made of
-//! it. The server chooses the work of making it, and its messages are believed in nothing: attributes in
-//! order and once, a nonce that begins with ours, a number of iterations within bounds before the first
-//! of them is computed.
+//! Neither end sends the password. Each proves that it knows the password, or for the server, what was derived from
+//! it.
+//!
+//! The messages of the server are not trusted. Attributes must come in order and once, and the nonce must begin with
+//! ours. The number of iterations is checked before the first one is computed, because the server chooses it.
 
 use alloc::borrow::ToOwned;
 use alloc::string::{String, ToString};
@@ -30,7 +31,7 @@ const LEAST_ITERATIONS: u32 = 4_096;
 /// The longest nonce, ours and the server's, in octets. Servers add some 20 to 40.
 const MAX_NONCE: usize = 512;
 
-/// With two hashes, bound to the TLS connection and not.
+/// Two hashes, each with and without a binding to the TLS connection.
 const VARIANTS: usize = 4;
 
 /// The variants that can be used here, strongest first, each with a nonce of its own.
@@ -62,8 +63,8 @@ pub(super) fn variants(
             // rule: auth.scram-plus
             Some(binding) if plus => Flag::Used(binding.clone()),
             None if plus => continue,
-            // Also when the server has offered -PLUS and then not taken it: if it was somebody in between
-            // who said so, the server will see by this that it was.
+            // Also sent if the server has offered -PLUS and then rejected it. If an attacker in between rejected it,
+            // this flag tells the server.
             // rule: auth.scram-plus-turned-down
             // rule: auth.scram-plus-not-offered
             Some(_) if allowed(hash.name(true)) => Flag::Unoffered,
@@ -101,7 +102,7 @@ impl Hash {
     }
 }
 
-/// What the TLS connection is known by.
+/// What identifies the TLS connection.
 #[derive(Clone)]
 struct Binding {
     kind: &'static str,
@@ -127,9 +128,9 @@ impl Binding {
 /// The `gs2-cbind-flag` (RFC 5802 section 7).
 enum Flag {
     Used(Binding),
-    /// We could, and think that the server cannot.
+    /// We support it, and believe that the server does not.
     Unoffered,
-    /// We cannot.
+    /// We do not support it.
     Unsupported,
 }
 
@@ -146,12 +147,12 @@ pub(super) struct Scram {
 
 enum State {
     Start,
-    /// The client's first message is out, of which this is the bare part.
+    /// The client's first message was sent. This is its bare part.
     First {
         bare: String,
         password: Zeroizing<String>,
     },
-    /// The client's proof is out.
+    /// The client's proof was sent.
     Final {
         server_key: Secret,
         auth_message: Vec<u8>,
@@ -189,7 +190,7 @@ impl Scram {
         matches!(self.flag, Flag::Used(_))
     }
 
-    /// The `gs2-header`, and behind it the data of the channel binding, as `c=` has them.
+    /// The `gs2-header`, then the data of the channel binding, as `c=` carries them.
     fn header(&self) -> (String, &[u8]) {
         let (flag, data) = match &self.flag {
             Flag::Used(binding) => (alloc::format!("p={}", binding.kind), &binding.data[..]),
@@ -255,7 +256,7 @@ impl Scram {
         ]))
     }
 
-    /// Looks at the server's last message.
+    /// Checks the server's last message.
     fn check(&self, key: &[u8], auth_message: &[u8], message: &[u8]) -> Result<(), MechanismError> {
         let [('v', signature), ..] = attributes(message)?[..] else {
             return Err(MechanismError::Malformed("the server's proof is due"));
@@ -315,7 +316,7 @@ impl Mechanism for Scram {
         match &self.state {
             State::Proven => Ok(()),
             // rule: auth.scram-proof-with-235
-            // Any text may look like base64; this one is meant for us.
+            // Any text may look like base64. Only a text that begins with `v=` is a proof.
             State::Final {
                 server_key,
                 auth_message,
@@ -326,8 +327,8 @@ impl Mechanism for Scram {
     }
 }
 
-/// The attributes of a server's message, in order (RFC 5802 section 5.1). Those that we do not know are
-/// to be passed over, but for `m`, which is there for what must not be.
+/// The attributes of a server's message, in order (RFC 5802 section 5.1). Unknown ones are ignored, except `m`: it
+/// marks an extension that must be understood.
 fn attributes(message: &[u8]) -> Result<Vec<(char, &str)>, MechanismError> {
     let message =
         str::from_utf8(message).map_err(|_| MechanismError::Malformed("it is not UTF-8"))?;
@@ -366,7 +367,7 @@ fn attributes(message: &[u8]) -> Result<Vec<(char, &str)>, MechanismError> {
     Ok(attributes)
 }
 
-/// The number of iterations, if it is one that we do.
+/// The number of iterations, if it is within bounds.
 fn count(digits: &str, most: u32) -> Result<u32, MechanismError> {
     if digits.starts_with('0') || !digits.bytes().all(|octet| octet.is_ascii_digit()) {
         return Err(MechanismError::Malformed(
@@ -559,7 +560,7 @@ mod tests {
             Err(MechanismError::WrongProof)
         );
         assert_eq!(scram.verify(b"\x76"), Err(MechanismError::Unproven));
-        // Once a proof was wrong, no other one counts.
+        // After a wrong proof, a right one does not count.
         assert!(scram.respond(b"v=smF9pqV8S7suAoZWja4dJRkFsKQ=").is_err());
         assert_eq!(
             scram.verify(SHA_1[4].as_bytes()),

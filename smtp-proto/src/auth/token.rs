@@ -1,5 +1,5 @@
-//! The mechanisms for OAuth 2.0 access tokens, OAUTHBEARER and XOAUTH2, and the error that a server
-//! answers them with.
+//! The mechanisms for OAuth 2.0 access tokens, OAUTHBEARER and XOAUTH2, and the error with which a server refuses a
+//! token.
 
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -56,8 +56,8 @@ impl Mechanism for OAuthBearer {
         ])))
     }
 
-    /// The only challenge is the server's error, and the answer the one of RFC 7628 section 3.2.3; then
-    /// it says 535.
+    /// The only challenge is the server's error. The answer is that of RFC 7628 section 3.2.3. Then the server sends
+    /// 535.
     fn respond(&mut self, challenge: &[u8]) -> Result<Secret, MechanismError> {
         self.error = TokenError::parse(challenge);
         // rule: auth.oauthbearer-refused
@@ -105,7 +105,7 @@ impl Mechanism for XOAuth2 {
         ])))
     }
 
-    /// The only challenge is the server's error, and the only answer an empty one; then it says 535.
+    /// The only challenge is the server's error, and the answer is empty. Then the server sends 535.
     fn respond(&mut self, challenge: &[u8]) -> Result<Secret, MechanismError> {
         self.error = TokenError::parse(challenge);
         // rule: auth.xoauth2-refused
@@ -117,8 +117,8 @@ impl Mechanism for XOAuth2 {
     }
 }
 
-/// Why a server has refused a token (RFC 7628 section 3.2.2), in its own words. `Display` makes one
-/// printable line of them.
+/// Why a server has refused a token (RFC 7628 section 3.2.2), in its own words. `Display` writes them as one
+/// printable line.
 ///
 /// ```
 /// use smtp_proto::auth::TokenError;
@@ -129,19 +129,19 @@ impl Mechanism for XOAuth2 {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TokenError {
-    /// The error code, as `invalid_token`; some servers write an HTTP status.
+    /// The error code, such as `invalid_token`. Some servers write an HTTP status.
     pub status: String,
     /// The scope that a token must have.
     pub scope: Option<String>,
-    /// The token types that the server takes, which Google adds.
+    /// The token types that the server takes. Google adds them.
     pub schemes: Option<String>,
     /// Where the provider describes itself (`openid-configuration`).
     pub openid_configuration: Option<String>,
 }
 
 impl TokenError {
-    /// Reads the JSON object of a challenge, without its base64; nothing where it is none, or has no
-    /// `status`. Members of other names and kinds are passed over.
+    /// Reads the JSON object of a challenge, decoded from base64. `None` if it is not a JSON object, or has no
+    /// `status`. Other members are ignored.
     pub fn parse(json: &[u8]) -> Option<Self> {
         let mut error = Self::default();
         let mut has_status = false;
@@ -186,12 +186,11 @@ impl fmt::Display for TokenError {
     }
 }
 
-/// As much of a JSON reader as one flat object needs: what is left to read. The reply that it came in
-/// bounds it.
+/// A reader for one flat JSON object. It holds what is left to read. The limit of a reply bounds its length.
 struct Json<'a>(&'a [u8]);
 
 impl<'a> Json<'a> {
-    /// The next octet that is no white space.
+    /// The next octet that is not white space.
     fn peek(&mut self) -> Option<u8> {
         let blank = |octet: &u8| matches!(octet, b' ' | b'\t' | b'\r' | b'\n');
         let blanks = self.0.iter().take_while(|octet| blank(octet)).count();
@@ -217,7 +216,7 @@ impl<'a> Json<'a> {
         Some(taken)
     }
 
-    /// A string, or a number or a word as it is written; nothing for what has members of its own.
+    /// A string, or a number or a word as it is written. The inner `None` is an array or an object.
     fn value(&mut self) -> Option<Option<String>> {
         match self.peek()? {
             b'"' => self.string().map(Some),
@@ -275,7 +274,7 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// What follows `\u`: one unit, or two that belong together. Half a pair becomes U+FFFD.
+    /// What follows `\u`: one unit, or two that form a pair. Half a pair becomes U+FFFD.
     fn utf16(&mut self) -> Option<char> {
         let first = self.unit()?;
         let mut rest = Json(self.0);
@@ -379,7 +378,7 @@ mod tests {
             ("{\"status\":\"\u{1b}[2J\u{202e}\"}", "\\x1b[2J\\u{202e}"),
         ] {
             let shown = shown(json).unwrap_or_else(|| panic!("{json} cannot be read"));
-            // How Printable writes escapes is its own business, but for that it does.
+            // Printable decides how it writes an escape. This only checks that it does.
             if expected.contains('\\') {
                 assert!(
                     !shown.contains(char::is_control) && !shown.contains('\u{202e}'),

@@ -1,4 +1,4 @@
-//! What the next reply answers, and one table of rules: which classes can answer, and how long a reply may take.
+//! What the next reply answers. One table of rules says which classes can answer, and how long a reply may take.
 
 use core::time::Duration;
 
@@ -28,7 +28,7 @@ pub(crate) enum OpeningReply {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MessageReply {
-    /// `overlapping`: in one batch with the end of the data before it (RFC 2920 section 3.1).
+    /// `overlapping`: sent in one batch with the end of the data before it (RFC 2920 section 3.1).
     Rset {
         overlapping: bool,
     },
@@ -38,19 +38,19 @@ pub(crate) enum MessageReply {
     /// The recipient, by its position in the envelope.
     Rcpt(u32),
     Data,
-    /// A chunk that is not the last, of so many octets.
+    /// A chunk of this many octets that is not the last.
     Chunk(u32),
     EndOfData,
-    /// LMTP and PRDR: the recipient that this reply decides about.
+    /// LMTP and PRDR: the recipient whose fate this reply decides.
     EndOfDataFor(u32),
-    /// PRDR: after the replies for each recipient, the one that decides about all.
+    /// PRDR: the reply that decides for all, after those for each recipient.
     EndOfAll,
 }
 
-/// What a reply may be and how long it may take.
+/// Which replies are possible, and how long a reply may take.
 pub(crate) struct Rule {
     pub(crate) stage: Stage,
-    /// The classes that can answer; another one breaks the protocol.
+    /// The classes that can answer. Any other class breaks the protocol.
     pub(super) classes: &'static [ReplyClass],
     pub(super) timeout: fn(&Timeouts) -> Duration,
 }
@@ -84,7 +84,7 @@ impl Awaited {
             // rule: chunking.wrong-class
             // rule: chunking.timeout
             Self::Message(_, M::Chunk(_)) => (Body, DONE, |t| t.block),
-            // PRDR answers 353 first.
+            // Under PRDR, a 353 comes first.
             Self::Message(_, M::EndOfData) => (EndOfMessage, ANY, |t| t.end_of_message),
             // rule: prdr.timeout
             Self::Message(_, M::EndOfDataFor(_) | M::EndOfAll) => {
@@ -119,7 +119,7 @@ impl Awaited {
         }
     }
 
-    /// Whether it answers the first command of a message, with which what was before is over.
+    /// Whether it answers the first command of a message. The message before it is then over.
     pub(super) fn begins_message(self) -> bool {
         matches!(
             self.reply(),
@@ -132,7 +132,7 @@ impl Awaited {
         matches!(self.reply(), Some(EndOfData | EndOfDataFor(_) | EndOfAll))
     }
 
-    /// The same for a command that overlaps nothing.
+    /// The same for a command that does not overlap.
     pub(super) fn alone(self) -> Self {
         match self {
             Self::Message(id, MessageReply::Rset { .. }) => {
@@ -153,8 +153,8 @@ impl Awaited {
         )
     }
 
-    /// Whether this reply can answer. The first digit decides. `of_rcpt` says that commands overlap and the code is one
-    /// that RCPT alone has: for another command it shows a queue that has shifted.
+    /// Whether this reply can answer. The first digit decides. `of_rcpt` is set if commands overlap and only RCPT has
+    /// this code. For another command, such a code shows that the queue of replies has shifted.
     pub(crate) fn can_be(self, reply: ReplyRef<'_>, of_rcpt: bool) -> bool {
         // rule: transaction.overlap-codes
         let is_rcpt = matches!(self.reply(), Some(MessageReply::Rcpt(_)) | None);

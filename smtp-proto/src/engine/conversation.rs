@@ -1,4 +1,4 @@
-//! The whole of a session: its state, what the application says, what the transport reports, and what is known.
+//! A whole session: its state, what the application says, what the transport reports, and what can be asked of it.
 //!
 //! The methods of [`Conversation`] are in a file for each subject: see the [list](super).
 
@@ -26,28 +26,28 @@ pub(crate) struct Conversation {
     pub(crate) peer: Peer,
     pub(super) opening: Opening,
     pub(super) phase: Phase,
-    /// Submitted and not finished, in order; the first may be under way.
+    /// Submitted and not finished, in order. The first may be under way.
     pub(super) jobs: VecDeque<Job>,
     pub(super) next_id: u64,
     pub(super) quit: Quit,
-    /// [`Event::Ready`] was said.
+    /// [`Event::Ready`] was queued.
     pub(super) was_ready: bool,
 }
 
 pub(super) enum Phase {
     Opening,
-    /// A handshake is due; or under way, until then, once [`Event::StartTls`] was queued.
+    /// A handshake is due. The deadline is set once [`Event::StartTls`] was queued.
     Handshake(Option<Deadline>),
     Ready,
-    /// Nothing more is said, because of this error; but replies that are owed are listened to, until then. Where no
-    /// time is set, it is when the caller tells the time again.
+    /// The session stops sending because of this error, and reads the replies that it is owed until the deadline.
+    /// Without a deadline, it is computed when the caller next gives the time.
     Draining(Box<Error>, Option<Deadline>),
-    /// QUIT goes out, and then the connection closes, with this error if there is one.
+    /// QUIT goes out. Then the connection closes, with this error if there is one.
     Leaving(Option<Box<Error>>),
     Closed,
 }
 
-/// QUIT, which goes out when nothing is owed any more.
+/// QUIT, which goes out when all replies have come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Quit {
     No,
@@ -98,7 +98,7 @@ impl Conversation {
         conversation
     }
 
-    /// The caller has told the time.
+    /// The caller gives the time.
     pub(crate) fn at(&mut self, now: Instant) -> &mut Self {
         self.peer.pipeline.set_now(now);
         if let Phase::Draining(_, deadline @ None) = &mut self.phase {
@@ -137,7 +137,7 @@ impl Conversation {
         Ok(id)
     }
 
-    /// The number of the next message or request, if there may be one.
+    /// The number of the next message or request, if the limits allow one.
     fn next_id(&mut self) -> Result<u64, Misuse> {
         if self.quit != Quit::No || !self.is_listening() {
             return Err(Misuse::Closed);
@@ -151,7 +151,7 @@ impl Conversation {
     }
 
     fn enqueue(&mut self, job: Job) {
-        // Few are submitted at a time, and one of them is large.
+        // Applications submit few messages at a time, and each is large.
         match self.jobs.len() {
             ..4 => self.jobs.reserve_exact(1),
             _ => self.jobs.reserve(1),
@@ -168,14 +168,14 @@ impl Conversation {
         Ok(())
     }
 
-    /// If the caller's words made the session drain: the time that he has told last may be long past.
+    /// Forgets the deadline if the caller's own call made the session drain: the last known time may be old.
     fn await_time(&mut self) {
         if let Phase::Draining(_, deadline) = &mut self.phase {
             *deadline = None;
         }
     }
 
-    /// Whether the next octets of the body that are offered decide the size of a chunk.
+    /// Whether the next octets of the body decide the size of a chunk.
     pub(crate) fn sizes_next_chunk(&self) -> bool {
         self.sending()
             .is_some_and(|sending| sending.body.is_sizing())
@@ -218,7 +218,7 @@ impl Conversation {
 
     // The transport reports.
 
-    /// Whether what arrives matters, and something may still be said.
+    /// Whether input matters, and the session may still send.
     pub(super) fn is_listening(&self) -> bool {
         !matches!(
             self.phase,
@@ -226,7 +226,7 @@ impl Conversation {
         )
     }
 
-    /// Whether replies are read. Octets that arrive before a handshake are none.
+    /// Whether replies are read. Octets before a handshake are not replies.
     pub(crate) fn hears(&mut self, any: bool) -> bool {
         match self.phase {
             Phase::Leaving(_) | Phase::Closed => false,
@@ -239,7 +239,7 @@ impl Conversation {
         }
     }
 
-    /// `in_reply` says that a part of a reply has come.
+    /// `in_reply`: a part of a reply has come.
     pub(crate) fn handle_timeout(&mut self, now: Instant, in_reply: bool) {
         self.at(now);
         if let Some(deadline) = self.next_deadline()
@@ -294,11 +294,11 @@ impl Conversation {
     }
 
     pub(super) fn begin_handshake(&mut self) {
-        // What was learnt in the clear counts no more (RFC 3207 section 4.2).
+        // What was learnt in the clear does not count inside TLS (RFC 3207 section 4.2).
         // rule: opening.capabilities-forgotten-after-tls
         // rule: parameters.forgotten-after-tls
         self.peer.capabilities = Capabilities::default();
-        // What was said and not yet taken comes first.
+        // Octets that the transport has not taken go out first.
         let announced = self.peer.pipeline.is_taken();
         if announced {
             self.peer.events.push(Event::StartTls);
@@ -334,12 +334,12 @@ impl Conversation {
         }
     }
 
-    /// The message with this number, for what is known of it by now.
+    /// The message with this number, to report its state so far.
     pub(crate) fn unfinished(&self, id: MessageId) -> Option<&Message> {
         self.message(id)
     }
 
-    /// Jobs are numbered one after the other, and leave in this order.
+    /// Jobs are numbered consecutively, and leave in this order.
     pub(super) fn position(&self, id: MessageId) -> Option<usize> {
         let first = match self.jobs.front()? {
             Job::Message(message) => message.id.get(),
@@ -349,7 +349,7 @@ impl Conversation {
         (position < self.jobs.len()).then_some(position)
     }
 
-    /// The messages of which something was said, with their positions.
+    /// The messages whose envelope was begun, with their positions.
     fn begun(&self) -> impl Iterator<Item = (usize, &Message)> {
         let messages = self.jobs.iter().map_while(|job| match job {
             Job::Message(message) if message.is_under_way() || message.is_over() => Some(message),
@@ -364,7 +364,7 @@ impl Conversation {
             .map(|(index, _)| index)
     }
 
-    /// The body that is being sent.
+    /// The body that is being sent, if any.
     pub(crate) fn sending(&self) -> Option<&Sending> {
         self.begun().find_map(|(_, message)| message.sending())
     }
@@ -377,7 +377,7 @@ impl Conversation {
         }
     }
 
-    /// The body that the caller is asked for, and has heard of.
+    /// The body that the caller was asked for by an event.
     fn wanted(&self) -> Option<&Sending> {
         self.sending()
             .filter(|sending| self.is_listening() && sending.announced && !sending.complete)

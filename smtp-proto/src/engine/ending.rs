@@ -1,4 +1,4 @@
-//! The end of the connection: how it drains, QUIT, how it closes, and what becomes of the messages that are left.
+//! The end of the connection: how it drains, QUIT, how it closes, and the fate of the messages that are left.
 
 use alloc::boxed::Box;
 
@@ -13,7 +13,7 @@ use super::conversation::{AskedStep, Conversation, Job, Phase, Quit};
 use super::pipeline::Deadline;
 
 impl Conversation {
-    /// Where the connection stands now, for an error that no reply explains.
+    /// Where the connection stands now, for an error without a reply.
     pub(super) fn stage(&self) -> Stage {
         if let Some(what) = self.peer.pipeline.front() {
             return what.stage();
@@ -37,8 +37,8 @@ impl Conversation {
         }
     }
 
-    /// Whether we have done a handshake, and the server has not replied since. Under TLS 1.3 it sees the client's
-    /// certificate when the handshake is over for the client (RFC 8446 section 4.6.2), and may refuse it then.
+    /// Whether the server has not replied since our handshake. Under TLS 1.3, the handshake is over for the client
+    /// before the server checks the client's certificate (RFC 8446 section 4.6.2). So the server may still refuse it.
     pub(super) fn is_handshake_unconfirmed(&self) -> bool {
         let config = &self.peer.config;
         let first = match config.tls {
@@ -51,7 +51,7 @@ impl Conversation {
             && self.peer.pipeline.front() == Some(Awaited::Opening(first))
     }
 
-    /// The error, about the command whose reply is owed next, or the chunk that is on its way.
+    /// The error, about the command whose reply comes next, or the chunk that is on its way.
     pub(super) fn about_front(&self, error: Error) -> Error {
         match self.peer.pipeline.front() {
             Some(what) => self.about(what, error),
@@ -62,7 +62,7 @@ impl Conversation {
         }
     }
 
-    /// The error, about the command that this is the reply to.
+    /// The error, about the command that `what` answers.
     pub(super) fn about(&self, what: Awaited, error: Error) -> Error {
         match what {
             Awaited::Message(id, what) => match self.message(id) {
@@ -74,7 +74,7 @@ impl Conversation {
         }
     }
 
-    /// The connection is of no more use, for this cause, where it stands now.
+    /// The connection is lost, for this cause, where it stands now.
     pub(crate) fn lose(&mut self, cause: Cause) {
         use Cause::{Disconnected, TimedOut, TlsFailed, TlsMisconfigured, TlsUntrusted, Transport};
         let unconfirmed = self.is_handshake_unconfirmed();
@@ -110,22 +110,22 @@ impl Conversation {
         self.close(error);
     }
 
-    /// The session cannot go on. Where replies are owed that decide, they are listened to; where the server still
-    /// listens, it is told so.
+    /// The session cannot go on. It first reads the replies that decide about a message, and sends QUIT if the server
+    /// still listens.
     pub(super) fn fail(&mut self, error: Error) {
         match (&self.phase, &error.cause) {
-            // What breaks the protocol may be followed by anything.
+            // After a broken protocol, any reply may mean anything.
             (_, Cause::Protocol(_)) => self.close(error),
             (Phase::Draining(..), _) => {}
             _ if self.peer.pipeline.awaits_decision() => self.drain(error),
-            // What is owed for commands decides nothing, and QUIT does not go out while something is owed.
+            // The replies to commands decide nothing, and QUIT must not go out before them.
             _ if self.peer.pipeline.awaits_reply() => self.close(error),
             _ => self.leave(Err(error)),
         }
     }
 
-    /// Stops to speak, and not to listen: what was taken goes out, no chunk is completed, and the replies that are
-    /// owed are waited for, all of them as long as for one end of data.
+    /// Stops sending, and still reads. The output is dropped, no chunk is completed, and the replies that are owed
+    /// have the timeout of one end of data.
     pub(super) fn drain(&mut self, error: Error) {
         self.peer.pipeline.drop_output();
         if !self.peer.pipeline.awaits_reply() || !matches!(self.phase, Phase::Ready) {
@@ -135,22 +135,22 @@ impl Conversation {
         self.phase = Phase::Draining(Box::new(error), Some(deadline));
     }
 
-    /// Closes when nothing is owed any more that would decide.
+    /// Closes once no reply is owed that would decide.
     pub(super) fn end_of_drain(&mut self) {
         if let Phase::Draining(error, _) = &self.phase
             && !self.peer.pipeline.awaits_reply()
         {
-            // It was about one message, which has failed by it. The others were not gone on with.
+            // The error was about one message, which has failed by it. The other messages were not attempted.
             let error = (**error).clone();
             self.abort_jobs(&error.not_attempted(), &error, None);
             self.end(Err(error));
         }
     }
 
-    /// Says QUIT, and closes when it is out. This is the only place that says it, and nothing is owed then.
+    /// Sends QUIT, and closes when it is out. Only this place sends it, and no reply is owed then.
     pub(super) fn leave(&mut self, result: Result<(), Error>) {
         if let Err(error) = &result {
-            // QUIT would complete a chunk that was begun, or follow what is not to be said any more.
+            // QUIT would complete a chunk that was begun, or follow output that must not go out.
             // rule: chunking.eager-overlap
             let in_chunk = self
                 .sending()
@@ -166,11 +166,11 @@ impl Conversation {
         self.phase = Phase::Leaving(result.err().map(Box::new));
     }
 
-    /// Closes at once: reports what is still to be reported, and nothing after it.
+    /// Closes at once, and reports every result that is left.
     pub(super) fn close(&mut self, error: Error) {
         let result = match core::mem::replace(&mut self.phase, Phase::Closed) {
             Phase::Closed => return,
-            // The result was settled before QUIT was said.
+            // The result was decided before QUIT.
             Phase::Leaving(error) => leaving(error),
             Phase::Draining(why, _) => {
                 let answered = self.answered_by(&error);
@@ -186,7 +186,7 @@ impl Conversation {
         self.end(result);
     }
 
-    /// Which reply a 421 stands in place of.
+    /// Which reply a 421 replaces.
     fn answered_by(&self, error: &Error) -> Option<(MessageId, MessageReply)> {
         match (&error.cause, self.peer.pipeline.front()) {
             (Cause::Rejected(reply), Some(Awaited::Message(id, what)))
@@ -202,7 +202,7 @@ impl Conversation {
         self.phase = Phase::Closed;
         self.opening.close();
         self.peer.pipeline.shut();
-        // A handshake that has not begun must not begin now.
+        // A handshake that has not begun must not begin any more.
         self.peer.events.withdraw_handshake();
         self.peer.events.push(Event::Closed(result));
     }
@@ -236,7 +236,7 @@ impl Conversation {
     }
 }
 
-/// How a connection closes that was left with this error, or with none.
+/// The result of a connection that has left, with or without this error.
 pub(super) fn leaving(error: Option<Box<Error>>) -> Result<(), Error> {
     error.map_or(Ok(()), |error| Err(*error))
 }

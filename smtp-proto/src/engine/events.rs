@@ -1,4 +1,4 @@
-//! What the caller is told, in order, and how much of it is kept for a caller that does not ask.
+//! What the caller is told, in order, and how much is kept for a caller that does not poll.
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -7,26 +7,26 @@ use crate::event::{Event, Trace};
 
 #[derive(Debug)]
 pub(crate) struct Events {
-    /// Each with its number, which says what came before what.
+    /// Each event with its number, which orders it among the traces.
     queue: VecDeque<(u64, Event)>,
     next: u64,
     /// Reports and answers in the queue.
     results: usize,
-    /// Only where the caller wants them.
+    /// `None` if the caller does not want traces.
     traces: Option<Box<Traces>>,
 }
 
-/// The steps of the conversation. They have a queue of their own, because the oldest are dropped.
+/// The steps of the conversation. They have their own queue, because the oldest are dropped.
 #[derive(Debug)]
 struct Traces {
     queue: VecDeque<(u64, Trace)>,
     most: usize,
-    /// Dropped since the last one was polled.
+    /// How many were dropped since the last poll.
     missed: u64,
 }
 
 impl Events {
-    /// With so many traces, where the caller wants any.
+    /// Keeps this many traces, if the caller wants them.
     pub(crate) fn new(traces: Option<usize>) -> Self {
         let traces = traces.map(|most| Traces {
             queue: VecDeque::new(),
@@ -44,7 +44,7 @@ impl Events {
     pub(crate) fn push(&mut self, event: Event) {
         match event {
             Event::Finished(..) | Event::Answered(..) => self.results += 1,
-            // An earlier one is for a body that has ended since. A split message has many bodies.
+            // An earlier event is for a body that has ended. A split message has several bodies.
             Event::BodyWanted(_) => self.queue.retain(|(_, earlier)| *earlier != event),
             _ => {}
         }
@@ -90,7 +90,7 @@ impl Events {
         Some(event)
     }
 
-    /// Results that nobody has polled.
+    /// How many results were not polled.
     pub(crate) fn results(&self) -> usize {
         self.results
     }
@@ -100,7 +100,7 @@ impl Events {
         self.queue.retain(|(_, event)| *event != Event::StartTls);
     }
 
-    /// Gives back the room of what is empty.
+    /// Frees the buffers that are empty.
     pub(crate) fn release(&mut self) {
         if self.queue.is_empty() {
             self.queue = VecDeque::new();

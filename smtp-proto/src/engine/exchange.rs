@@ -30,16 +30,16 @@ pub(crate) enum Login {
 pub(crate) struct Exchange {
     mechanism: Box<dyn Mechanism>,
     rest: Vec<Box<dyn Mechanism>>,
-    /// A first response that did not fit the command line.
+    /// A first response that did not fit into the command line.
     pending: Option<Secret>,
     challenges: u32,
     /// Why `*` was sent.
     cancelled: Option<Cause>,
-    /// The last response of a mechanism of the caller's: what must not come back in an error.
+    /// The last response of the caller's own mechanism. An error must not echo it.
     sent: Option<Secret>,
 }
 
-/// Begins to log in. `logins` is how often that was done before on this connection.
+/// Begins to log in. `logins` counts the earlier logins on this connection.
 pub(crate) fn log_in(
     nonce: Option<&Nonce>,
     logins: u32,
@@ -60,8 +60,8 @@ pub(crate) fn log_in(
             )
         }
     };
-    // Opportunistic TLS that did not come about must not turn into credentials in the clear: it may be an
-    // attacker who took STARTTLS out of the EHLO reply, and AUTH with it.
+    // Without TLS under an opportunistic policy, credentials must not go out in the clear. An attacker may have
+    // removed STARTTLS and AUTH from the EHLO reply.
     // rule: opening.opportunistic-not-with-credentials
     if !credentials.may_use(trust) {
         return fail(withheld());
@@ -96,7 +96,7 @@ pub(crate) fn log_in(
     next_mechanism(choice.mechanisms, peer).map(Some)
 }
 
-/// Tries the strongest mechanism that is left.
+/// Tries the strongest of the mechanisms that are left.
 fn next_mechanism(
     mut mechanisms: Vec<Box<dyn Mechanism>>,
     peer: &mut Peer,
@@ -107,8 +107,7 @@ fn next_mechanism(
         };
         match mechanism.initial_response() {
             Ok(initial) => break (mechanism, initial),
-            // What one mechanism has no form for, as SCRAM for a password that SASLprep prohibits, another one
-            // may.
+            // Another mechanism may carry what this one cannot: SCRAM rejects a password that SASLprep prohibits.
             Err(_) if !mechanisms.is_empty() => {}
             Err(error) => return Err(Error::permanent(Stage::Auth, error)),
         }
@@ -168,11 +167,11 @@ impl Exchange {
                 }
                 Ok((Login::Wait, Some(self)))
             }
-            // 235 is the only success (RFC 4954 section 6): any other 2yz says that the server and we disagree
-            // about what was asked.
+            // 235 is the only success (RFC 4954 section 6). Any other 2yz means that client and server disagree about
+            // the command.
             // rule: auth.success-is-235
             ReplyClass::Success if reply.code().get() == 235 => {
-                // RFC 4954 has no data with a success; what looks like some is for the mechanism to judge.
+                // RFC 4954 does not allow data with a success. The mechanism judges text that looks like data.
                 let data = STANDARD.decode(reply.plain_text()).unwrap_or_default();
                 match self.mechanism.verify(&data) {
                     Ok(()) => Ok((Login::Done, None)),
@@ -183,7 +182,7 @@ impl Exchange {
                 let error = ProtocolError::WrongClass(reply.to_reply());
                 Err(Error::transient(Stage::Auth, error).with_command(&command))
             }
-            // The server offered the mechanism, but not for this user; another one may do.
+            // The server offers the mechanism, but not for this user. Another one may work.
             ReplyClass::Permanent
                 // rule: auth.next-mechanism
                 // rule: auth.scram-next-mechanism
@@ -213,7 +212,7 @@ impl Exchange {
         }
     }
 
-    /// The reply to `*`: 501, if the server keeps to RFC 4954 section 4. The exchange has failed in any case.
+    /// The reply to `*`: 501, if the server follows RFC 4954 section 4. The exchange has failed in any case.
     pub(crate) fn cancelled(self) -> Error {
         let command = self.command();
         let error = match self.cancelled {
@@ -224,12 +223,12 @@ impl Exchange {
         error.with_command(&command)
     }
 
-    /// What was sent last by a mechanism of which nothing else is known.
+    /// The last response of the caller's own mechanism.
     pub(crate) fn last_response(&self) -> Option<&[u8]> {
         self.sent.as_deref().map(Vec::as_slice)
     }
 
-    /// AUTH, for an error.
+    /// The AUTH command, for an error.
     pub(crate) fn command(&self) -> String {
         Command::Auth(self.mechanism.name(), None).redacted()
     }
@@ -247,7 +246,7 @@ impl Exchange {
         if !self.mechanism.reads_challenges() {
             return Ok(self.mechanism.respond(&[])?);
         }
-        // A multi-line challenge is undecodable by its LF, and rightly so.
+        // A challenge of several lines cannot be decoded, because of its LF. RFC 4954 does not allow it either.
         // rule: auth.undecodable-challenge
         let challenge = STANDARD
             .decode(reply.text().trim_ascii())

@@ -1,20 +1,20 @@
-//! How much of the replies one report keeps, so that a server cannot fill the memory with refusals.
+//! How much of the replies one report keeps. So a server cannot fill the memory with refusals.
 
 use crate::config::Limits;
 use crate::reply::{Reply, ReplyRef};
 
-/// What a reply may take at least, in octets, when the others have used up the rest.
+/// The octets that a reply may always take, even if the others have used up the limit.
 const LEAST: usize = 128;
 
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
     octets: usize,
-    /// Most refusals are like the one before, and share its text.
+    /// Most refusals equal the one before, and share its text.
     last: Option<Reply>,
 }
 
 impl Kept {
-    /// The reply, as far as there is room for it.
+    /// The reply, cut to the room that is left.
     pub(crate) fn keep(&mut self, reply: ReplyRef<'_>, limits: &Limits) -> Reply {
         if let Some(last) = &self.last
             && last.borrow() == reply

@@ -1,4 +1,4 @@
-//! A message, over as many mail transactions (RFC 5321 section 3.3) as it takes: its state, and what is sent of it.
+//! A message, over all its mail transactions (RFC 5321 section 3.3): its state, and what is sent of it.
 
 use crate::chunk::{Body, Sent};
 use crate::command::Command;
@@ -12,10 +12,10 @@ use super::peer::Peer;
 use super::plan::{self, Plan, ProceedOn, Travel};
 use super::recipients::Recipients;
 
-/// A guess at the octets of a RCPT command around its address, for the limit in flight.
+/// An estimate of the octets of RCPT around its address, for the limit in flight.
 const RCPT_OVERHEAD: usize = "RCPT TO:<>\r\n".len();
 
-/// The same for MAIL with its parameters, and the RSET before it.
+/// The same for MAIL with its parameters, and for the RSET before it.
 const MAIL_OVERHEAD: usize =
     "RSET\r\nMAIL FROM:<> SIZE=18446744073709551615 BODY=BINARYMIME SMTPUTF8\r\n".len();
 
@@ -33,32 +33,30 @@ pub(crate) enum Flow {
 /// The body that is being sent.
 pub(crate) struct Sending {
     pub(crate) body: Body,
-    /// The caller has been told that it is wanted. Nothing that he says before is about this body.
+    /// The caller was told that it is wanted. Calls before that are not about this body.
     pub(crate) announced: bool,
-    /// The caller has no more of it. Its last chunk may still have to wait for its turn.
+    /// The caller has declared its end. The last chunk may still wait for its turn.
     pub(crate) complete: bool,
-    /// The round trips that were done when the last chunk was begun.
+    /// The number of round trips when the last chunk was begun.
     pub(crate) began_at: u64,
 }
 
 pub(super) enum Step {
-    /// MAIL was said, and RCPTs follow.
+    /// MAIL was sent, and RCPTs follow.
     Envelope,
-    /// DATA was said.
+    /// DATA was sent.
     Data,
     /// The body is on its way.
     Body(Sending),
-    /// No more chunks are sent, because one was refused, nobody is left to send to, or the body cannot be given;
-    /// replies are owed.
+    /// No more chunks are sent, and replies are owed. A chunk was refused, nobody is left to send to, or the caller
+    /// cannot give the body.
     Stopped,
-    /// The end of the body was said, in a chunk of so many octets. The caller may still be to say that it has no
-    /// more of it.
+    /// The end of the body was sent, in a chunk of this many octets. The caller may still have to declare the end.
     Ended {
         sending: Option<Sending>,
         chunk: Option<u64>,
     },
-    /// The dot was said that ends a body which was never sent: no recipient was accepted, and DATA was answered
-    /// 354 all the same.
+    /// A lone dot was sent, which ends an empty body. All recipients were refused, but DATA was answered 354.
     LoneDot,
 }
 
@@ -67,10 +65,9 @@ pub(super) struct Transaction {
     pub(super) step: Step,
     /// PRDR: the 353 has come.
     pub(super) replies_for_each: bool,
-    /// Why it has come to nothing.
+    /// Why it has failed.
     pub(super) failure: Option<Error>,
-    /// MAIL overlapped, and the server does not take that: then it was not attempted, unless the server takes the
-    /// rest all the same.
+    /// MAIL overlapped and was refused, so the message was not attempted. But the server may still accept the rest.
     pub(super) unbegun: Option<Error>,
 }
 
@@ -78,14 +75,14 @@ pub(crate) struct Message {
     pub(crate) id: MessageId,
     pub(super) envelope: Envelope,
     pub(super) recipients: Recipients,
-    /// None before the first transaction, and between two.
+    /// `None` before the first transaction, and between two.
     pub(super) transaction: Option<Transaction>,
-    /// How often in a row it was refused as a whole.
+    /// How often in a row the server has refused it as a whole.
     pub(super) refusals: u8,
     pub(super) kept: Kept,
-    /// It cannot overlap, because it is not to be sent as things stand.
+    /// It cannot overlap, because this server may not get it.
     is_withheld: bool,
-    /// Why nobody else is named.
+    /// Why no more recipients are named.
     pub(super) ended_by: Option<Error>,
 }
 
@@ -104,7 +101,7 @@ impl Message {
         }
     }
 
-    /// The recipients that have an error of their own by now.
+    /// The recipients that have their own error so far.
     pub(crate) fn refused(&self) -> impl Iterator<Item = Failure<'_>> {
         let mailboxes = self.envelope.mailboxes();
         self.recipients
@@ -121,12 +118,12 @@ impl Message {
         self.transaction.is_some()
     }
 
-    /// Whether nothing more comes of it.
+    /// Whether all its recipients are decided.
     pub(crate) fn is_over(&self) -> bool {
         self.transaction.is_none() && (self.recipients.left() == 0 || self.ended_by.is_some())
     }
 
-    /// Whether the end of its data was said, and no other transaction with the rest of its recipients can follow.
+    /// Whether the end of its data was sent, and no transaction for other recipients can follow.
     pub(crate) fn has_ended_for_all(&self, learns_limits: bool) -> bool {
         let may_defer = learns_limits && plan::may_split(&self.envelope);
         self.has_ended() && !self.recipients.may_have_another(may_defer)
@@ -172,7 +169,7 @@ impl Message {
         }
     }
 
-    /// Whether its current transaction can come to nothing good any more.
+    /// Whether its current transaction can no longer succeed.
     pub(crate) fn is_hopeless(&self) -> bool {
         let Some(transaction) = &self.transaction else {
             return false;
@@ -182,7 +179,7 @@ impl Message {
             || (self.recipients.all_answered() && self.recipients.accepted() == 0)
     }
 
-    /// Why that is so.
+    /// Why its transaction is hopeless.
     pub(crate) fn why_hopeless(&self) -> Option<Error> {
         let failure = self
             .transaction
@@ -198,12 +195,13 @@ impl Message {
 
     // What is sent of the envelope.
 
-    /// What this server is given of it, or why it is not.
+    /// What this server gets of it, or why it gets nothing.
     pub(crate) fn plan(&mut self, peer: &Peer) -> Result<Plan, Error> {
         Plan::new(&mut self.envelope, &self.recipients, peer)
     }
 
-    /// It is not given to this server, or no further: the first transaction that would name them does not come.
+    /// This server does not get it, or not the rest of it. The transaction that would name the next recipients does
+    /// not come.
     pub(crate) fn withhold(&mut self, error: Error) {
         match self.recipients.left() == self.recipients.len() {
             true => {
@@ -212,17 +210,17 @@ impl Message {
                     self.recipients.exclude(error.clone());
                 }
             }
-            // Some were asked before, and this is not about these alone.
+            // Earlier transactions had other recipients, and this error is not about them.
             false => self.ended_by = Some(error),
         }
     }
 
-    /// Says MAIL, with nothing of another message before it.
+    /// Sends MAIL, with nothing of another message before it.
     pub(crate) fn begin(&mut self, plan: Plan, peer: &mut Peer) {
         self.say_mail(plan, false, peer);
     }
 
-    /// Says MAIL in one batch with the ends of other messages' data, if there is room for it.
+    /// Sends MAIL in one batch with the end of other messages' data, if there is room for it.
     pub(crate) fn begin_overlapping(&mut self, peer: &mut Peer) -> bool {
         let parameters = self
             .envelope
@@ -234,7 +232,7 @@ impl Message {
         if !peer.pipelines() || !peer.pipeline.may_send(true, octets) {
             return false;
         }
-        // One that this server cannot be given is reported in its turn, and not planned again before.
+        // A message that this server cannot get is reported in its turn, and is not planned again.
         if self.is_withheld {
             return false;
         }
@@ -242,8 +240,8 @@ impl Message {
             self.is_withheld = true;
             return false;
         };
-        // What became of the chunks before is not known, and one that was refused leaves its transaction in a
-        // state that only RSET clears (RFC 3030 section 2).
+        // The replies to the chunks before are not known. A refused chunk leaves its transaction in a state that only
+        // RSET clears (RFC 3030 section 2).
         // rule: chunking.overlap
         if plan.travel == Travel::Chunks {
             let reply = MessageReply::Rset { overlapping: true };
@@ -275,7 +273,7 @@ impl Message {
         });
     }
 
-    /// Says what can be said now of the current transaction.
+    /// Sends what the current transaction allows now.
     pub(crate) fn proceed(&mut self, peer: &mut Peer) -> Flow {
         let Some(transaction) = &self.transaction else {
             return Flow::Wait;
@@ -308,7 +306,7 @@ impl Message {
         }
         // rule: chunking.all-refused
         if self.is_hopeless() {
-            // Nobody is left to send to. What is still owed for the envelope is waited for.
+            // Nobody is left to send to. First, the replies to the envelope must come.
             return if settled { Flow::Ended } else { Flow::Wait };
         }
         match plan.travel {
@@ -333,7 +331,7 @@ impl Message {
         }
     }
 
-    /// Names the recipients, as far as there is room. Whether all of this transaction's are named.
+    /// Names as many recipients as there is room for. Returns whether all of this transaction are named.
     fn say_recipients(&mut self, peer: &mut Peer) -> bool {
         let pipelines = peer.pipelines();
         let domains = self
@@ -400,12 +398,12 @@ impl Message {
 
     // What is sent of the body.
 
-    /// A chunk was taken to its end, which was begun when so many round trips were done.
+    /// A chunk has been taken to its end. `trip` is the number of round trips when it was begun.
     pub(crate) fn chunk_sent(&mut self, sent: Sent, trip: u64, peer: &mut Peer) {
         match sent.last {
             true => self.expect_end(Some(sent.octets), trip, peer),
             false => {
-                // No chunk is larger.
+                // A chunk never exceeds 32 bits.
                 let octets = u32::try_from(sent.octets).unwrap_or(u32::MAX);
                 let reply = MessageReply::Chunk(octets);
                 peer.pipeline
@@ -414,12 +412,12 @@ impl Message {
         }
     }
 
-    /// No more chunks are sent.
+    /// Sends no more chunks.
     pub(crate) fn stop(&mut self) {
         self.step(Step::Stopped);
     }
 
-    /// The caller cannot give the rest of the body, or it must not be sent. What has ended is not touched.
+    /// The caller cannot give the rest of the body, or it must not be sent. A body that has ended stays as it is.
     pub(crate) fn give_up(&mut self, error: Error) {
         if let Some(transaction) = &mut self.transaction
             && matches!(transaction.step, Step::Body(_))
@@ -429,8 +427,8 @@ impl Message {
         }
     }
 
-    /// The body is complete: its end is said, and the replies that decide are awaited. Returns the last chunk,
-    /// where there is one that is still to go out.
+    /// The body is complete: sends its end, and awaits the replies that decide. Returns the last chunk, if it goes
+    /// out only now.
     pub(crate) fn end_body(&mut self, peer: &mut Peer) -> Result<Option<Sent>, Error> {
         let mut chunk = None;
         if let Some(Transaction {
@@ -456,7 +454,7 @@ impl Message {
         Ok(chunk)
     }
 
-    /// The end of the body was said, in this chunk.
+    /// The end of the body was sent, in this chunk.
     fn expect_end(&mut self, chunk: Option<u64>, trip: u64, peer: &mut Peer) {
         if let Some(transaction) = &mut self.transaction {
             let sending = match core::mem::replace(&mut transaction.step, Step::Stopped) {

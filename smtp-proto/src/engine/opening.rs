@@ -18,7 +18,7 @@ use super::peer::Peer;
 /// What a reply has led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// A reply, or a handshake, is waited for.
+    /// It waits for a reply or a handshake.
     Wait,
     /// The transport must do a TLS handshake.
     StartTls,
@@ -26,15 +26,15 @@ pub(crate) enum Progress {
     Ready,
 }
 
-/// Where the opening stands, beyond the one reply that the pipeline awaits.
+/// The state of the opening, besides the one reply that the pipeline awaits.
 pub(crate) struct Opening {
-    /// The 500 or 502 that led to HELO.
+    /// The reply 500 or 502 that led to HELO.
     ehlo_refused: Option<Reply>,
-    /// Boxed, because it is there for a moment and the session for long.
+    /// Boxed, because it exists only during the opening.
     exchange: Option<Box<Exchange>>,
-    /// For SCRAM.
+    /// Only SCRAM needs it.
     nonce: Option<Nonce>,
-    /// How often a login was begun: XCLIENT makes it necessary again.
+    /// How many logins were begun. After XCLIENT, the client must log in again.
     logins: u32,
 }
 
@@ -68,14 +68,13 @@ impl Opening {
         }
     }
 
-    /// Begins anew with EHLO, on a connection that stays as it is.
+    /// Begins again with EHLO, on the same connection.
     pub(crate) fn restart(&mut self, peer: &mut Peer) {
         peer.capabilities = Capabilities::default();
         say_hello(peer);
     }
 
-    /// The next step, given the one that was answered and the answer, which is of a class that can answer. A 421
-    /// and a 221 never come here.
+    /// The next step, after this reply to `what`. Its class can answer. A 421 or a 221 never comes here.
     pub(crate) fn on_reply(
         &mut self,
         what: OpeningReply,
@@ -150,8 +149,8 @@ impl Opening {
         }
     }
 
-    /// The text of a reply without the secrets that a server echoes, if it does: some repeat what they did not
-    /// understand. A reply that says yes is looked at during a login alone.
+    /// The text of a reply without the secrets that a server echoes. Some servers repeat what they do not understand.
+    /// A reply other than a refusal is searched during a login only.
     // rule: auth.echo-redacted
     pub(crate) fn redact(&self, text: &[u8], is_refusal: bool, peer: &Peer) -> Option<Vec<u8>> {
         match &self.exchange {
@@ -161,15 +160,15 @@ impl Opening {
         }
     }
 
-    /// Nothing is kept of a login that did not come to its end.
+    /// Keeps nothing of an unfinished login.
     pub(crate) fn close(&mut self) {
         (self.exchange, self.ehlo_refused) = (None, None);
     }
 
-    /// The error about this reply, with the command that it is about.
+    /// The error about this reply, with the command that it answers.
     pub(crate) fn about(&self, what: OpeningReply, error: Error, config: &Config) -> Error {
         use OpeningReply::{Auth, AuthCancel, Ehlo, Greeting, Helo, StartTls};
-        // What was not said after this reply is not its fault.
+        // A command that was not sent after this reply has its own error.
         if error.command.is_some() || error.stage != Awaited::Opening(what).stage() {
             return error;
         }
@@ -229,9 +228,9 @@ fn hello(config: &Config) -> Command<'_> {
     }
 }
 
-/// HELO is for servers that do not know EHLO: never after a 4yz, which only asks to come back later; never where
-/// TLS is required, which HELO cannot lead to; never inside TLS that STARTTLS has begun, where the server has
-/// understood EHLO before.
+/// HELO is for servers that do not know EHLO. It never follows a 4yz, which only asks to come back later. It is not
+/// used where TLS is required, because HELO does not offer STARTTLS. Inside TLS after STARTTLS it is not used either,
+/// because the server has understood EHLO before.
 fn may_say_helo(reply: ReplyRef<'_>, peer: &Peer) -> bool {
     let config = &peer.config;
     let was_started =

@@ -19,10 +19,10 @@ pub(crate) enum Offer {
     },
 }
 
-/// What has become of octets that were taken from an offer.
+/// What happened to octets that were taken from an offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// They wait in a buffer of the caller's.
+    /// They wait in the caller's buffer.
     Gathered,
     /// Their write was begun.
     Given,
@@ -39,8 +39,8 @@ impl Conversation {
         self.peer.events.push(Event::BodyWanted(id));
     }
 
-    /// Sends no more chunks of a message that can come to nothing. One that was begun is completed, because the
-    /// server reads it whatever it thinks of it, unless that would take too long.
+    /// Sends no more chunks of a hopeless message. A chunk that was begun is completed, unless that would take too
+    /// long: the server reads it even if it refuses it.
     pub(super) fn stop_hopeless(&mut self, index: usize) {
         let Some(Job::Message(message)) = self.jobs.get_mut(index) else {
             return;
@@ -64,8 +64,8 @@ impl Conversation {
         }
     }
 
-    /// The rest of the body cannot be given, or must not be sent. Where no chunk is open and DATA was not answered,
-    /// it costs RSET, and the session goes on. Else the server waits for octets that do not come.
+    /// The rest of the body cannot be given, or must not be sent. If no chunk is open and DATA was not answered, RSET
+    /// ends it and the session goes on. Otherwise the server waits for octets that do not come.
     pub(super) fn give_up(&mut self, error: Error) {
         let Some(index) = self.position_of_body() else {
             return;
@@ -73,7 +73,7 @@ impl Conversation {
         let Some(Job::Message(message)) = self.jobs.get_mut(index) else {
             return;
         };
-        // A chunk that was offered counts as open: what was offered is not withdrawn.
+        // A chunk that was offered counts as open, because offers are not withdrawn.
         let is_between = message.sending().is_some_and(|sending| {
             sending.body.is_between_chunks() && sending.body.left().is_none()
         });
@@ -85,7 +85,7 @@ impl Conversation {
         }
     }
 
-    /// Ends the body of which the caller has no more, if its end may go out now.
+    /// Ends the body if the caller has declared its end, and the end may go out now.
     pub(super) fn end_body(&mut self) {
         if !self.is_listening() {
             return;
@@ -121,7 +121,7 @@ impl Conversation {
         }
     }
 
-    /// Whether more of the body may go out now. Chunks one after another are pipelining (RFC 3030 section 2).
+    /// Whether more of the body may go out now. Several unanswered chunks are pipelining (RFC 3030 section 2).
     fn may_go_on(&self) -> bool {
         if !self
             .sending()
@@ -160,7 +160,7 @@ impl Conversation {
             return None;
         };
         match sending.body.next(body) {
-            // The caller has nothing to offer, so nothing is waited for.
+            // The caller offers nothing, so no deadline runs.
             Ok(Next {
                 insertion,
                 run: 0,
@@ -183,13 +183,13 @@ impl Conversation {
             }
             Err(error) => {
                 self.give_up(Error::permanent(Stage::Body, error));
-                // There may be something else to say then, and nothing of this body.
+                // The engine may have something else to send now, but nothing of this body.
                 self.offer(now, BodyPart::Next(&[]))
             }
         }
     }
 
-    /// The first `n` octets of the offer were taken. Returns how many octets of the body that has used up.
+    /// The transport has taken the first `n` octets of the offer. Returns how many octets of the body they used up.
     pub(crate) fn take(
         &mut self,
         now: Instant,

@@ -1,4 +1,4 @@
-//! What is known of the server, and what it and the caller are told.
+//! What is known of the server, and the way to the server and to the caller.
 
 use alloc::sync::Arc;
 
@@ -21,13 +21,13 @@ pub(crate) struct Peer {
     pub(crate) pipeline: Pipeline,
     pub(crate) events: Events,
     pub(crate) capabilities: Capabilities,
-    /// None outside TLS.
+    /// `None` outside TLS.
     pub(crate) tls: Option<TlsFacts>,
     pub(crate) usage: Usage,
-    /// The last transaction failed, and the server may still hold it: one server takes new recipients under the
-    /// old sender then.
+    /// The last transaction failed, and the server may still hold it. One server then adds new recipients to the old
+    /// sender.
     pub(crate) may_hold_transaction: bool,
-    /// [`Event::OverlapBroken`] was said. Once is enough.
+    /// [`Event::OverlapBroken`] was queued. It comes only once.
     pub(crate) overlap_is_broken: bool,
 }
 
@@ -52,7 +52,7 @@ impl Peer {
         self.config.pipelining && self.capabilities.has(Extension::Pipelining)
     }
 
-    /// What must not be shown of the credentials, and of this response.
+    /// The parts of the credentials, and of this response, that must not be shown.
     pub(crate) fn redaction(&self, response: Option<&[u8]>) -> Option<Redaction> {
         Redaction::new(self.config.credentials.as_ref()?, response)
     }
@@ -61,24 +61,24 @@ impl Peer {
         self.config.protocol == Protocol::Lmtp
     }
 
-    /// The most MAILs of a session (RFC 9422 section 4.1), where so many were sent.
+    /// The server's limit on MAILs in a session (RFC 9422 section 4.1), if it is reached.
     pub(crate) fn mails_exceeded(&self) -> Option<u64> {
         let limit = self.capabilities.mails_max()?;
         (self.usage.transactions >= limit).then_some(limit)
     }
 
-    /// Whether it is the server that was meant, as far as its certificate can say.
+    /// Whether the certificate proves that it is the right server.
     pub(crate) fn is_verified(&self) -> bool {
         // rule: opening.tls-verified
         self.tls.as_ref().is_some_and(|facts| facts.verified)
     }
 
-    /// Whether anybody may read along on the way to the server.
+    /// Whether anybody may listen on the way to the server.
     pub(crate) fn is_clear_network(&self) -> bool {
         self.tls.is_none() && self.config.channel == Channel::Network
     }
 
-    /// Whom credentials would reach.
+    /// Who would get credentials.
     pub(crate) fn trust(&self) -> Trust {
         match &self.tls {
             _ if self.config.channel == Channel::Local => Trust::Verified,

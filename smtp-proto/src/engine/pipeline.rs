@@ -1,18 +1,17 @@
-//! The output, the replies that are owed for it, and the deadline of the oldest of them.
+//! The output, the replies that are owed for it, and the deadline of the oldest reply.
 //!
-//! A reply is attributed by position: each command that is pushed says which reply it awaits, and a reply takes
-//! the front of the queue. What that reply may be, and how long it may take, is one table, [`Awaited::rule`]
-//! in [`awaited`](super::awaited).
+//! A reply is attributed by position. Each command names the reply that it awaits, and a reply takes the front of the
+//! queue. [`Awaited::rule`] in [`awaited`](super::awaited) says what that reply may be, and how long it may take.
 //! Batches (RFC 2920) come from one rule, [`Pipeline::may_send`].
 //!
-//! # What "sent" means
+//! # Taken, given and written
 //!
-//! Every octet of the output has its place in one stream, and three offsets in it count. *Taken*: it has left the
-//! engine. *Given*: a write of it was begun, so it may reach the server. *Written*: the transport has it. A reply
-//! can only answer what was given, and shows that this is written. The clock of a reply runs from when its command
-//! was written, or from the reply before it, whichever is later.
+//! Every octet of the output has its place in one stream. Three offsets in it matter. *Taken*: it has left the
+//! engine. *Given*: a write of it was begun, so it may reach the server. *Written*: the transport has it. A reply can
+//! only answer what was given, and proves that it is written. The clock of a reply starts when its command is
+//! written, or at the reply before it, whichever is later.
 //!
-//! The time is the latest that the caller has told. It is kept here, so that no clock can run from an earlier one.
+//! `now` is the latest time that the caller has given. It is kept here, so that no clock starts at an earlier time.
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -36,7 +35,7 @@ pub(crate) struct Owed {
     octets: usize,
     /// The place in the stream where that command ends.
     end: u64,
-    /// The round trips that were done when that command was said.
+    /// The number of round trips when that command was sent.
     trip: u64,
 }
 
@@ -61,30 +60,29 @@ impl Deadline {
     }
 }
 
-/// What is said to the server, and what is owed for it.
+/// The output to the server, and the replies that are owed for it.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     config: Arc<Config>,
     out: Vec<u8>,
     /// How much of `out` was taken.
     start: usize,
-    /// `out` holds credentials, and is wiped when it was taken.
+    /// `out` holds credentials, and is wiped once it is taken.
     secret: bool,
     owed: VecDeque<Owed>,
     in_flight: usize,
     taken: u64,
     given: u64,
-    /// As the caller has told, and as a reply has shown before that.
+    /// `written` is what the caller reports. `answered` is what a reply has proved before that.
     written: u64,
     answered: u64,
-    /// The latest time that the caller has told.
+    /// The latest time that the caller has given.
     now: Instant,
-    /// For the front of `owed`, once its command is written.
+    /// The deadline for the front of `owed`, once its command is written.
     deadline: Option<Deadline>,
-    /// For the transport, which must take something of what it was offered or given.
+    /// The deadline for the transport to take some of what it was offered or given.
     write: Option<Deadline>,
-    /// How many replies, at the least, were waited for one after the other: each to something that was said only
-    /// when the one before had come.
+    /// The fewest round trips that explain the replies so far: each command was sent only after the reply before it.
     round_trips: u64,
 }
 
@@ -108,19 +106,19 @@ impl Pipeline {
         }
     }
 
-    /// The caller has told the time.
+    /// The caller gives the time.
     pub(crate) fn set_now(&mut self, now: Instant) {
         self.now = self.now.max(now);
     }
 
-    /// The latest time that the caller has told.
+    /// The latest time that the caller has given.
     pub(crate) fn now(&self) -> Instant {
         self.now
     }
 
-    // What may be said.
+    // What may be sent.
 
-    /// Whether a command of about `len` octets may be sent now: the only place where a batch ends.
+    /// Whether a command of about `len` octets may be sent now. This is the only place where a batch ends.
     pub(crate) fn may_send(&self, pipelining: bool, len: usize) -> bool {
         // rule: transaction.in-flight-limit
         self.owed.is_empty() || (pipelining && self.in_flight + len <= self.config.limits.in_flight)
@@ -142,7 +140,7 @@ impl Pipeline {
     /// Sends a command whose reply is not waited for.
     pub(crate) fn say(&mut self, command: Command<'_>) -> usize {
         self.secret |= command.is_secret();
-        // What was taken is not kept while one octet stays.
+        // Octets that were taken are dropped, even while others wait.
         if self.start > 0 && self.start >= self.out.len() / 2 && !self.secret {
             self.out.drain(..self.start);
             self.start = 0;
@@ -150,12 +148,12 @@ impl Pipeline {
         command.write(&mut self.out)
     }
 
-    /// Sends octets that are no command: the end of a body.
+    /// The output, for octets that are not a command: the end of a body.
     pub(crate) fn output(&mut self) -> &mut Vec<u8> {
         &mut self.out
     }
 
-    /// Awaits a reply to the octets that end here: the server speaks first, or a chunk or a body is complete.
+    /// Awaits a reply to the octets so far: a greeting, a complete chunk or a complete body.
     pub(crate) fn await_reply(&mut self, what: Awaited, trip: u64) {
         let end = self.end();
         self.owed.push_back(Owed {
@@ -166,7 +164,7 @@ impl Pipeline {
         });
     }
 
-    /// Awaits another reply to the same octets as the one that was just taken, before all others.
+    /// Awaits another reply to the same octets, before all others.
     pub(crate) fn await_next(&mut self, what: Awaited, after: Owed) {
         self.owed.push_front(Owed {
             what,
@@ -181,7 +179,7 @@ impl Pipeline {
         self.arm();
     }
 
-    /// The place in the stream where all that was said ends.
+    /// The place in the stream where the output ends.
     fn end(&self) -> u64 {
         self.taken + self.pending().len() as u64
     }
@@ -216,20 +214,20 @@ impl Pipeline {
         self.owed.is_empty()
     }
 
-    /// Whether the reply that is owed next answers something that may have reached the server.
+    /// Whether the next reply answers something that may have reached the server.
     pub(crate) fn front_is_given(&self) -> bool {
         self.owed.front().is_some_and(|owed| self.given >= owed.end)
     }
 
-    /// Whether more than one message is being spoken of.
+    /// Whether replies for more than one message are owed.
     pub(crate) fn is_overlapping(&self) -> bool {
-        // Replies come in the order of messages, so the two ends tell.
+        // Replies come in the order of messages, so comparing both ends is enough.
         let [first, last] = [self.owed.front(), self.owed.back()]
             .map(|owed| owed.and_then(|owed| owed.what.message()));
         first != last || self.owed.front().is_some_and(|owed| owed.what.overlaps())
     }
 
-    /// Whether a reply is owed that decides about a message, for octets that the server has or may yet be given.
+    /// Whether a reply is owed that decides about a message, for octets that may reach the server.
     pub(crate) fn awaits_decision(&self) -> bool {
         self.owed
             .iter()
@@ -245,7 +243,7 @@ impl Pipeline {
         }
     }
 
-    /// Whether MAIL of this message overlaps and has no answer.
+    /// Whether this message's MAIL overlaps and is not answered yet.
     pub(crate) fn has_unanswered_overlap(&self, message: MessageId) -> bool {
         let of_message = |owed: &&Owed| owed.what.message() == Some(message);
         self.owed
@@ -264,14 +262,14 @@ impl Pipeline {
             .is_some_and(|owed| self.given >= owed.end)
     }
 
-    /// A reply has come. When it is dealt with, [`arm`](Self::arm) the next one.
+    /// A reply has come. After it is processed, [`arm`](Self::arm) the next one.
     pub(crate) fn take_owed(&mut self) -> Option<Owed> {
         let owed = self.owed.pop_front()?;
         self.round_trips = self.round_trips.max(owed.trip + 1);
         self.in_flight -= owed.octets;
         self.deadline = None;
         if owed.end > self.written.max(self.answered) {
-            // The transport has taken that much, whatever its completions say.
+            // The reply proves that the transport has taken this much, even if no completion says so yet.
             self.answered = owed.end;
             self.write = None;
             self.expect_progress();
@@ -279,15 +277,15 @@ impl Pipeline {
         Some(owed)
     }
 
-    /// The reply that was taken was none: what it should have answered is still owed.
+    /// The reply was not an answer. The real one is still owed.
     pub(crate) fn put_back(&mut self, owed: Owed) {
         self.in_flight += owed.octets;
         self.owed.push_front(owed);
     }
 
-    /// Starts the clock of the oldest reply, if its command is written and it is not running.
+    /// Starts the clock of the oldest reply, if its command is written and the clock is not running.
     pub(crate) fn arm(&mut self) {
-        // Where nothing of it was given before all the others were answered, it overlaps nothing.
+        // A command does not overlap if none of it was given before all other replies came.
         let given = self.given;
         let alone = |owed: &&mut Owed| owed.what.overlaps() && owed.start() >= given;
         for owed in self.owed.iter_mut().take_while(alone) {
@@ -333,7 +331,8 @@ impl Pipeline {
         &self.out[self.start..]
     }
 
-    /// Something is on offer: the transport has this long to take some of it, or as long as for the reply to it.
+    /// The transport is offered something. It has this long to take some of it, or as long as the reply to it may
+    /// take.
     pub(crate) fn offer(&mut self, timeout: Duration) {
         let reply = self.owed.front().filter(|front| front.end > self.taken);
         let reply = reply.map(|front| (front.what.rule().timeout)(&self.config.timeouts));
@@ -390,19 +389,19 @@ impl Pipeline {
         self.arm();
     }
 
-    /// All that was taken is written: what [`write`](Self::write) has to be told where nothing is gathered.
+    /// All that was taken is written. It replaces [`write`](Self::write) if nothing is gathered.
     pub(crate) fn write_all(&mut self) {
         self.write(u64::MAX);
     }
 
-    /// The transport has so long to take something of what it was given.
+    /// The transport has this long to take some of what it was given.
     fn expect_progress(&mut self) {
         if !self.is_written_as_given() {
             self.offer(self.config.timeouts.block);
         }
     }
 
-    /// Whether all that was said was taken.
+    /// Whether the output is empty.
     pub(crate) fn is_taken(&self) -> bool {
         self.pending().is_empty()
     }
@@ -415,17 +414,17 @@ impl Pipeline {
         self.start = 0;
     }
 
-    /// What has not been taken never will be, and no reply comes to it.
+    /// Drops the output, and the replies that it would have had.
     pub(crate) fn drop_output(&mut self) {
         self.clear_output();
     }
 
-    /// Whether a reply is owed to something that was taken.
+    /// Whether a reply is owed for octets that were taken.
     pub(crate) fn awaits_reply(&self) -> bool {
         self.owed.front().is_some_and(|owed| owed.end <= self.taken)
     }
 
-    /// Nothing more is said or owed.
+    /// Drops the output and all replies that are owed.
     pub(crate) fn shut(&mut self) {
         self.clear_output();
         self.owed.clear();
@@ -434,7 +433,7 @@ impl Pipeline {
         self.write = None;
     }
 
-    /// Gives back the room of what is empty.
+    /// Frees the buffers that are empty.
     pub(crate) fn release(&mut self) {
         if self.out.is_empty() && self.owed.is_empty() {
             (self.out, self.owed) = (Vec::new(), VecDeque::new());

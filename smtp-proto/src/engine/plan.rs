@@ -1,5 +1,5 @@
-//! What this server is given of this message, and how, or why not. It is found out once for each transaction,
-//! before MAIL, and nothing is used up by finding it out.
+//! What this server gets of this message, and how, or why it gets nothing. It is computed before MAIL of each
+//! transaction, and does not change any state.
 
 use alloc::sync::Arc;
 
@@ -23,24 +23,24 @@ pub(crate) struct Plan {
     pub(crate) travel: Travel,
     /// How many recipients it may name.
     pub(crate) room: usize,
-    /// How many domains the recipients of the session may have.
+    /// How many recipient domains the session may have.
     pub(crate) domains: Option<u64>,
     /// A reply for each recipient is asked for (PRDR).
     pub(crate) prdr: bool,
     pub(crate) proceed_on: ProceedOn,
 }
 
-/// How the body travels.
+/// How the body is transferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Travel {
     Data,
     Chunks,
 }
 
-/// What the body, or DATA, waits for.
+/// What must happen before the body, or DATA, is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProceedOn {
-    /// Nothing: DATA has a reply of its own to wait for; a chunk that is eager has not.
+    /// Nothing: DATA awaits its own reply, and an eager chunk awaits none.
     Nothing,
     OneAccepted,
     AllAnswered,
@@ -48,7 +48,7 @@ pub(crate) enum ProceedOn {
 }
 
 impl Plan {
-    /// These recipients are still to be named, in the message's first transaction or a later one.
+    /// `left` recipients are not named yet, in this or a later transaction.
     pub(crate) fn new(
         envelope: &mut Envelope,
         recipients: &Recipients,
@@ -74,7 +74,7 @@ impl Plan {
         let proceed_on = match travel {
             _ if envelope.is_all_or_nothing() => ProceedOn::AllAccepted,
             Travel::Data => ProceedOn::Nothing,
-            // Under LMTP the last chunk has a reply for each recipient that was accepted by then.
+            // Under LMTP the last chunk has a reply for each recipient accepted so far.
             // rule: lmtp.bdat
             // rule: chunking.eager-not-possible
             Travel::Chunks if !peer.pipelines() || peer.is_lmtp() => ProceedOn::AllAnswered,
@@ -119,7 +119,7 @@ impl Plan {
         }
     }
 
-    /// The body as it is to be sent on this connection.
+    /// The encoder of the body for this connection.
     pub(crate) fn body(&self, envelope: &Envelope, peer: &Peer) -> Body {
         let allow_eight_bit = match envelope.body_type() {
             // rule: body.7bit-declared
@@ -156,7 +156,7 @@ fn exceeded(name: &'static str, limit: u64, value: u64) -> Cause {
     Cause::LimitExceeded { name, limit, value }
 }
 
-/// The error for a recipient in one domain more than the session may have.
+/// The error for a recipient whose domain would be one more than the session may have.
 pub(crate) fn one_domain_more(limit: u64) -> Error {
     let cause = exceeded("RCPTDOMAINMAX", limit, limit + 1);
     Error::new(Stage::Mail, Outcome::NotAttempted, cause)
@@ -212,7 +212,7 @@ fn travel(envelope: &Envelope, peer: &Peer) -> Result<Travel, Cause> {
     Ok(travel)
 }
 
-/// Nothing is said that the current EHLO reply does not offer.
+/// Checks that the EHLO reply offers all that the message needs.
 fn check(envelope: &mut Envelope, peer: &Peer) -> Result<(), Cause> {
     let offered = |extension| peer.capabilities.has(extension);
     if let (Some(size), Some(limit)) = (envelope.declared_size(), peer.capabilities.size_limit())
@@ -242,7 +242,7 @@ fn check(envelope: &mut Envelope, peer: &Peer) -> Result<(), Cause> {
     }
     let unsupported = |extension: Result<Extension, &str>| match extension {
         Ok(extension) => Cause::Unsupported(extension),
-        // The caller may have named anything.
+        // The name is the caller's, so it is made printable.
         Err(keyword) => Cause::UnsupportedKeyword(printable(keyword).into()),
     };
     for parameter in envelope.mail_parameters() {
@@ -274,8 +274,8 @@ fn check(envelope: &mut Envelope, peer: &Peer) -> Result<(), Cause> {
     Ok(())
 }
 
-/// Whether somebody may be named where the server states how many domains a session may have (RFC 9422 section
-/// 4.3), or everybody where all are to be accepted.
+/// Whether at least one recipient may be named under the server's limit of domains (RFC 9422 section 4.3), or every
+/// one if all must be accepted.
 fn check_domains(
     envelope: &Envelope,
     recipients: &Recipients,
@@ -295,7 +295,7 @@ fn check_domains(
     };
     match may_begin {
         true => Ok(()),
-        // Not in another session either.
+        // A new session would not help either.
         false if envelope.is_all_or_nothing() && !Domains::default().has_room_for(paths, limit) => {
             let cause = exceeded("RCPTDOMAINMAX", limit, limit + 1);
             Err(Error::permanent(Stage::Mail, cause))

@@ -1,4 +1,4 @@
-//! The queue of messages and requests: what is sent next. RSET before a message goes out here, and only here.
+//! The queue of messages and requests: what is sent next. Only this file sends RSET before a message.
 
 use crate::command::Command;
 use crate::error::{Cause, Error, Stage};
@@ -10,12 +10,12 @@ use super::conversation::{AskedStep, Conversation, Job, Phase, Quit};
 use super::message::Flow;
 
 impl Conversation {
-    /// Says what can be said now. Every change of the state ends here.
+    /// Sends all that may be sent now. Every change of the state ends here.
     pub(super) fn proceed(&mut self) {
         self.end_body();
         loop {
             match self.jobs.front_mut() {
-                // Whatever else: what is over is reported, in its turn.
+                // A message that is over is reported first, in its turn.
                 Some(Job::Message(message)) if message.is_over() => self.finish_first(),
                 _ if !matches!(self.phase, Phase::Ready) => return,
                 Some(Job::Message(message)) if message.is_under_way() => {
@@ -45,7 +45,7 @@ impl Conversation {
         }
     }
 
-    /// Begins the first message, or says RSET before it. Whether there is more to say.
+    /// Begins the first message, or sends RSET before it. Returns whether there is more to send.
     fn begin_first(&mut self) -> bool {
         let Some(Job::Message(message)) = self.jobs.front_mut() else {
             return false;
@@ -73,10 +73,10 @@ impl Conversation {
         }
     }
 
-    /// Nothing follows the end of the data before its reply, but for the next envelope where the caller knows that
-    /// the server takes it.
+    /// Nothing follows the end of the data before its reply. If the caller trusts the server with it, the next
+    /// envelope does.
     fn overlap(&mut self) {
-        // A server that gives one reply too few after the data would have the next message's taken for it.
+        // If a server gave one reply too few after the data, the next message's reply would be taken for it.
         // rule: transaction.overlap
         // rule: lmtp.no-overlap
         if !self.peer.config.overlap || self.peer.is_lmtp() || self.sending().is_some() {
@@ -95,7 +95,7 @@ impl Conversation {
             if !message.is_under_way() && !message.begin_overlapping(&mut self.peer) {
                 return;
             }
-            // One that ends here is reported in its turn: its replies come after those to the first.
+            // A message that ends here is reported in its turn, because its replies come after those of the first.
             if message.proceed(&mut self.peer) == Flow::BodyWanted {
                 let id = message.id;
                 self.want_body(id);
@@ -103,7 +103,7 @@ impl Conversation {
         }
     }
 
-    /// Takes the request at the front a step further. Whether it is done with.
+    /// Advances the request at the front. Returns whether it is done.
     fn ask(&mut self) -> bool {
         let Some(Job::Request(asked)) = self.jobs.front_mut() else {
             return false;

@@ -1,5 +1,5 @@
-//! Where each recipient of a message stands. They are asked in the order of the envelope, in one transaction or in
-//! several; a result is attributed to a recipient, and never a default for all.
+//! The state of each recipient of a message. They are asked in the order of the envelope, in one or several
+//! transactions. A result belongs to one recipient. A default for all does not exist.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -7,16 +7,16 @@ use alloc::vec::Vec;
 use crate::error::Error;
 use crate::reply::Reply;
 
-/// Where one recipient stands.
+/// The state of one recipient.
 #[derive(Clone, Debug)]
 pub(crate) enum Standing {
     /// Not asked in any transaction yet.
     Waiting,
-    /// Told that the server takes no more in that transaction: left to the next one, and this is its answer if
-    /// there is none.
-    /// Boxed, so that a standing is as large as a result, and the list of them becomes the report as it is.
+    /// The server takes no more recipients in this transaction. The next one asks again. If there is no other, this
+    /// is the answer. The error is boxed, so that a standing is as large as a result. The list of standings then
+    /// becomes the report in place.
     Deferred(Box<Error>),
-    /// RCPT was said.
+    /// RCPT was sent.
     Asked,
     /// 2yz to RCPT.
     Accepted,
@@ -38,19 +38,19 @@ impl Standing {
 #[derive(Debug)]
 pub(crate) struct Recipients {
     list: Vec<Standing>,
-    /// Nobody before this one is to be asked any more.
+    /// All before this one are decided.
     first: usize,
-    /// Nobody before this one is to be asked in this transaction.
+    /// The next one to ask. All before it were asked or passed over in this transaction.
     next: usize,
-    /// How many this transaction may name.
+    /// How many recipients this transaction may name.
     room: usize,
-    /// Of this transaction: RCPTs said, answered, and answered with 2yz.
+    /// Counts of this transaction: RCPTs sent, answered, and accepted.
     asked: usize,
     answered: usize,
     accepted: usize,
-    /// How many there are that were not asked yet, or are to be asked again.
+    /// How many are not asked yet, or will be asked again.
     left: usize,
-    /// The first one that this transaction has left to the next, and how many it has.
+    /// The first one that this transaction deferred, and how many it deferred.
     deferred: Option<usize>,
     deferrals: usize,
 }
@@ -79,19 +79,19 @@ impl Recipients {
         self.list.len()
     }
 
-    /// How many are to be asked, in this transaction or in others.
+    /// How many will be asked, in this transaction or another one.
     pub(crate) fn left(&self) -> usize {
         self.left
     }
 
-    /// Those that are to be asked, by their positions.
+    /// The positions of those that will be asked.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = usize> {
         let from = self.list.iter().enumerate().skip(self.first);
         from.filter(|(_, standing)| standing.may_be_asked())
             .map(|(index, _)| index)
     }
 
-    /// Those that have an error of their own by now.
+    /// Those that have their own error so far.
     pub(crate) fn refused(&self) -> impl Iterator<Item = (usize, &Error)> {
         self.list
             .iter()
@@ -104,7 +104,7 @@ impl Recipients {
 
     // One transaction.
 
-    /// A transaction begins that may name `room` of them.
+    /// Begins a transaction that may name `room` recipients.
     pub(crate) fn begin(&mut self, room: usize) {
         (self.next, self.room, self.deferred, self.deferrals) = (self.first, room, None, 0);
         (self.asked, self.answered, self.accepted) = (0, 0, 0);
@@ -129,7 +129,7 @@ impl Recipients {
         }
     }
 
-    /// The one that was peeked at was named.
+    /// The recipient of [`peek`](Self::peek) was named.
     pub(crate) fn ask(&mut self) {
         if let Some(standing) = self.list.get_mut(self.next) {
             *standing = Standing::Asked;
@@ -139,7 +139,7 @@ impl Recipients {
         }
     }
 
-    /// The one that was peeked at cannot be named.
+    /// The recipient of [`peek`](Self::peek) cannot be named.
     pub(crate) fn exclude(&mut self, error: Error) {
         if let Some(standing) = self.list.get_mut(self.next) {
             *standing = Standing::Decided(Err(error));
@@ -147,13 +147,13 @@ impl Recipients {
         }
     }
 
-    /// Whether all that this transaction names were named, and answered.
+    /// Whether all recipients of this transaction were named and answered.
     pub(crate) fn all_answered(&self) -> bool {
         let all_asked = self.asked >= self.room || self.left == self.deferrals;
         all_asked && self.answered == self.asked
     }
 
-    /// How many this transaction has that were accepted.
+    /// How many recipients of this transaction were accepted.
     pub(crate) fn accepted(&self) -> usize {
         self.accepted
     }
@@ -162,7 +162,7 @@ impl Recipients {
         self.asked
     }
 
-    /// Whether more are to come, once this transaction is over.
+    /// Whether recipients are left for another transaction.
     pub(crate) fn may_have_another(&self, may_defer: bool) -> bool {
         let unanswered = self.answered < self.asked;
         self.deferred.is_some() || self.left > 0 || (may_defer && unanswered)
@@ -179,7 +179,7 @@ impl Recipients {
         self.set(index, Standing::Decided(Err(error)));
     }
 
-    /// RCPT was answered in a transaction that had failed before: that says nothing about the recipient.
+    /// RCPT was answered after the transaction had failed. The answer says nothing about the recipient.
     pub(crate) fn pass(&mut self) {
         self.answered += 1;
     }
@@ -207,7 +207,7 @@ impl Recipients {
         }
     }
 
-    /// The first one, not before `from`, that was accepted in this transaction and is undecided.
+    /// The first undecided one from `from` on that was accepted in this transaction.
     pub(crate) fn next_accepted(&self, from: u32) -> Option<u32> {
         let from = (from as usize).max(self.first).min(self.next);
         let of_transaction = &self.list[from..self.next];
@@ -217,7 +217,7 @@ impl Recipients {
         found.map(|at| (from + at) as u32)
     }
 
-    /// The server took this transaction's message: for all that are undecided.
+    /// The server took the message. This decides all undecided recipients of the transaction.
     pub(crate) fn succeed(&mut self, reply: &Reply) {
         self.settle(|_, standing| match standing {
             Standing::Promised(own) => Ok(own.clone()),
@@ -225,8 +225,8 @@ impl Recipients {
         });
     }
 
-    /// This transaction has come to nothing, for all that are undecided. Those that it would still have named share
-    /// that; one that was deferred has an answer of its own.
+    /// The transaction has failed. This decides all its undecided recipients, and those that it would still have
+    /// named. A deferred one keeps its own answer.
     pub(crate) fn fail(&mut self, mut error: impl FnMut(usize) -> Error) {
         self.settle(|index, _| Err(error(index)));
         while self.asked < self.room && self.next < self.list.len() {
@@ -252,14 +252,14 @@ impl Recipients {
         }
     }
 
-    /// This transaction is over: the next one begins where somebody is left.
+    /// Ends the transaction. The next one begins at the first recipient that is left.
     pub(crate) fn close(&mut self) {
         self.first = self.deferred.take().unwrap_or(self.next);
     }
 
-    // The end.
+    // The result.
 
-    /// The results, in the order of the envelope. Whoever was never named gets `unnamed`.
+    /// The results, in the order of the envelope. Recipients that were never named get `unnamed`.
     pub(crate) fn into_results(self, unnamed: impl Fn() -> Error) -> Vec<Result<Reply, Error>> {
         let result = |standing| match standing {
             Standing::Decided(result) => result,

@@ -13,7 +13,7 @@ use super::pipeline::Owed;
 use super::usage::Usage;
 
 impl Conversation {
-    /// What is no reply, or more than a limit allows.
+    /// The input is not a reply, or exceeds a limit.
     pub(crate) fn on_malformed(&mut self, mut error: ReplyError) {
         if let ReplyError::NotAReply(line) = &mut error
             && let Some(redacted) = self.opening.redact(line, true, &self.peer)
@@ -41,7 +41,7 @@ impl Conversation {
             // rule: chunking.421
             // rule: requests.421
             421 => return self.lose(Cause::Rejected(reply.to_reply())),
-            // It answers QUIT alone, whose reply is not waited for.
+            // A 221 only answers QUIT, whose reply is not waited for.
             221 => return self.on_goodbye(reply.to_reply()),
             _ => {}
         }
@@ -61,7 +61,7 @@ impl Conversation {
         }
         match owed.what {
             Awaited::Request => self.on_answer(reply),
-            // A mechanism reads what was said, and nobody else does.
+            // Only a mechanism reads the text of a reply.
             Awaited::Opening(what) => match self.opening.on_reply(
                 what,
                 match (reply.class(), reply.code().get()) {
@@ -90,8 +90,8 @@ impl Conversation {
         self.end_of_drain();
     }
 
-    /// A 221 that nobody asked for: the server closes. It answers nothing; where the end of a body is owed an
-    /// answer, that may still come.
+    /// A 221 that nobody asked for: the server closes. It does not count as an answer. The reply to the end of a body
+    /// may still come.
     fn on_goodbye(&mut self, reply: Reply) {
         if matches!(self.phase, Phase::Draining(..)) {
             return;
@@ -100,7 +100,7 @@ impl Conversation {
         let pipeline = &self.peer.pipeline;
         let ends_data = pipeline.front().is_some_and(Awaited::is_end_of_data);
         match pipeline.awaits_decision() {
-            // Where commands overlap, it shows a queue that has shifted.
+            // Where commands overlap, it shows that the queue of replies has shifted.
             true if pipeline.is_overlapping() && !ends_data => {
                 let what = pipeline.front().unwrap_or(Awaited::Request);
                 let error = ProtocolError::WrongClass(reply);
@@ -115,10 +115,10 @@ impl Conversation {
         }
     }
 
-    /// A reply that answers nothing that may have reached the server.
+    /// A reply to nothing that may have reached the server.
     fn on_surplus(&mut self, reply: ReplyRef<'_>) {
-        // The one thing that may come unasked besides is a refusal in the middle of a body: the answer to the
-        // end of the data before its time.
+        // Besides 421 and 221, only a refusal in the middle of a body may come unasked. It is an early answer to the
+        // end of the data.
         let refused = matches!(reply.class(), ReplyClass::Transient | ReplyClass::Permanent);
         let in_body = match self.peer.pipeline.front() {
             Some(what) => what.is_end_of_data(),
@@ -162,7 +162,7 @@ impl Conversation {
             return;
         };
         let begins = matches!(what, MessageReply::Rset { .. } | MessageReply::Mail { .. });
-        // Once the server has taken RSET, or a new MAIL, the failed transaction is gone.
+        // Once the server has accepted RSET or a new MAIL, it has forgotten the failed transaction.
         if begins && reply.class() == ReplyClass::Success {
             self.peer.may_hold_transaction = false;
         }
@@ -186,7 +186,7 @@ impl Conversation {
             return;
         };
         if asked.step == AskedStep::Reset {
-            // A server that cannot even reset is not asked anything else.
+            // A server that cannot even reset gets no other command.
             if reply.class() != ReplyClass::Success {
                 return self.fail(Error::rejected(Stage::Request, reply.to_reply()));
             }
@@ -201,14 +201,14 @@ impl Conversation {
         self.answer(Ok(reply.to_reply()));
         // rule: requests.xclient
         if restarts && self.is_listening() {
-            // Postfix forgets all but the connection, and greets as if it were new.
+            // Postfix forgets all but the connection, and sends a new greeting.
             self.peer.usage = Usage::default();
             self.phase = Phase::Opening;
             self.opening.restart(&mut self.peer);
         }
     }
 
-    /// If it was an overlapping envelope that the session ended at, the caller should know.
+    /// If the session ended at an overlapping envelope, tells the caller.
     pub(super) fn note_broken_overlap(&mut self, what: Awaited) {
         if what.overlaps() && !core::mem::replace(&mut self.peer.overlap_is_broken, true) {
             self.peer.events.push(Event::OverlapBroken);

@@ -5,8 +5,8 @@
 //!     └──────────chunks─────────▶ Body ──last─▶ Ended          no more chunks: Body ──▶ Stopped
 //! ```
 //!
-//! A failure ends with its transaction. It holds for the recipients whom that transaction has named, and for nobody
-//! else: the others are named in the next one, or not at all, and then they were *not attempted*.
+//! A failure ends with its transaction. It counts only for the recipients that this transaction has named. The others
+//! are named in the next one, or they are *not attempted*.
 
 use crate::command::{Command, MailParameters};
 use crate::error::{Cause, Error, Outcome, ProtocolError, Stage};
@@ -19,12 +19,12 @@ use super::peer::Peer;
 use super::pipeline::Owed;
 use super::plan;
 
-/// A message that was refused as a whole so often in a row is not tried with its other recipients.
+/// After this many refusals of the whole message in a row, its other recipients are not tried.
 const REFUSALS: u8 = 2;
 
 impl Message {
-    /// A reply to one of this message's commands, never a 421 or a 221, of a class that can answer. An error means
-    /// that the connection cannot be used any more.
+    /// A reply to one of this message's commands, of a class that can answer. It is never a 421 or a 221. An error
+    /// means that the connection is lost.
     pub(crate) fn on_reply(
         &mut self,
         what: MessageReply,
@@ -36,7 +36,7 @@ impl Message {
         use ReplyClass::{Intermediate, Success};
         let class = reply.class();
         if let (M::Rset { overlapping }, _) = (what, class) {
-            // A server that cannot even reset is not given another message.
+            // A server that cannot even reset gets no other message.
             return match class {
                 Success => Ok(Flow::Wait),
                 _ if overlapping => {
@@ -78,13 +78,13 @@ impl Message {
                 Ok(Flow::Wait)
             }
             (M::Data, Intermediate) if !hopeless => Ok(self.want_body(peer)),
-            // RFC 2033 section 4.2 lets an LMTP server answer a body for nobody with no reply at all: what would
-            // come next is anyone's guess.
+            // RFC 2033 section 4.2 lets an LMTP server send no reply at all to a body for nobody. The next reply
+            // would be ambiguous.
             // rule: lmtp.data-for-nobody
             (M::Data, Intermediate) if peer.is_lmtp() => Err(self.wrong_class(what, reply)),
             (M::Data, Intermediate) => {
-                // The server wants a body for nobody. An empty one ends this, and whatever it answers, nothing is
-                // delivered (RFC 2920 section 3.1).
+                // The server wants a body for nobody. An empty body ends the transaction. Nothing is delivered,
+                // whatever the server answers (RFC 2920 section 3.1).
                 // rule: transaction.mail-refused-354
                 // rule: transaction.all-refused-354
                 transaction.step = Step::LoneDot;
@@ -128,7 +128,7 @@ impl Message {
         }
     }
 
-    /// 4yz or 5yz, with the error that it makes.
+    /// 4yz or 5yz, and the error for it.
     fn on_refusal(
         &mut self,
         what: MessageReply,
@@ -147,12 +147,12 @@ impl Message {
             M::Mail { overlapping: true } if reply.code().get() == 503 => {
                 Err(self.overlap_refused(error))
             }
-            // A reply says more than that the body could not be given.
+            // A reply tells more than the fact that the caller could not give the body.
             M::Mail { .. } => {
                 transaction.failure = Some(error);
                 Ok(Flow::Wait)
             }
-            // Without a sender, "503 need MAIL first" says nothing about the recipient.
+            // Without a sender, "503 need MAIL first" is not about the recipient.
             // rule: transaction.mail-refused
             M::Rcpt(_)
                 if (transaction.failure.as_ref())
@@ -182,7 +182,7 @@ impl Message {
             }
             // rule: chunking.refused-in-the-middle
             M::Chunk(_) => {
-                // After a refused envelope, or a refused chunk, a refusal says nothing new.
+                // After a refused envelope or chunk, another refusal adds nothing.
                 if !hopeless {
                     transaction.failure = Some(error);
                 }
@@ -191,7 +191,7 @@ impl Message {
             M::EndOfData if hopeless || matches!(transaction.step, Step::LoneDot) => {
                 Ok(Flow::Ended)
             }
-            // Nobody has a message that was refused as a whole, whatever was said of some before.
+            // If the message is refused as a whole, nobody gets it, even with an earlier 2yz.
             // rule: transaction.refused-after-the-body
             // rule: prdr.final-refusal
             M::EndOfData | M::EndOfAll => {
@@ -209,7 +209,7 @@ impl Message {
         }
     }
 
-    /// One of several replies to the end of the data has come: the next one is awaited, if there is one.
+    /// One of several replies to the end of the data has come. Awaits the next one, if there is one.
     fn after_one(&mut self, index: u32, owed: Owed, peer: &mut Peer) -> Result<Flow, Error> {
         let Some(transaction) = &self.transaction else {
             return Ok(Flow::Wait);
@@ -222,8 +222,8 @@ impl Message {
             &transaction.failure,
         ) {
             (None, _) => Ok(Flow::Ended),
-            // A chunk was refused, or the sender. Whether an LMTP server answers the last chunk once then, or once
-            // for each recipient, is anyone's guess.
+            // A chunk or the sender was refused. LMTP servers then answer the last chunk once, or once for each
+            // recipient: the client cannot know.
             // rule: lmtp.bdat-chunk-refused
             (Some(_), Some(failure)) if !prdr => Err(failure.clone()),
             (Some(next), _) => {
@@ -234,9 +234,9 @@ impl Message {
         }
     }
 
-    /// Whether this refusal says that the server takes no more recipients in this transaction, so that this one
-    /// is left to the next (RFC 5321 section 4.5.3.1.10). Somebody must have been accepted, or the next
-    /// transaction would fare no better.
+    /// Whether the server takes no more recipients in this transaction (RFC 5321 section 4.5.3.1.10). This one is
+    /// then left to the next transaction. At least one must have been accepted, or the next transaction would fail
+    /// too.
     fn may_defer(&self, reply: ReplyRef<'_>, peer: &Peer) -> bool {
         let too_many = match reply.enhanced() {
             // rule: limits.452-of-another-meaning
@@ -248,7 +248,7 @@ impl Message {
         too_many && peer.config.learn_limits && self.recipients.accepted() > 0 && may_split
     }
 
-    /// The server does not take what overlaps: this message was not begun.
+    /// The server does not accept overlapping commands, so this message was not attempted.
     fn overlap_refused(&mut self, error: Error) -> Error {
         if let Some(transaction) = &mut self.transaction {
             transaction.unbegun = Some(error.not_attempted());
@@ -258,8 +258,8 @@ impl Message {
 
     // The end of a transaction.
 
-    /// The current transaction is over. Another one follows for the recipients that are left, unless the message
-    /// [is over](Self::is_over).
+    /// Ends the current transaction. Another one follows for the recipients that are left, unless the message [is
+    /// over](Self::is_over).
     pub(crate) fn conclude(&mut self, peer: &mut Peer) {
         let Some(transaction) = self.transaction.take() else {
             return;
@@ -271,7 +271,7 @@ impl Message {
         match transaction.failure {
             Some(failure) => {
                 self.refusals += 1;
-                // The sender is refused, or what is said of the body holds for all of it.
+                // MAIL was refused, or the error is about the body. Then it holds for all recipients.
                 let of_message = matches!(failure.cause, Cause::Body(_) | Cause::Local(_));
                 self.recipients.fail(|index| about(&failure, index));
                 // rule: limits.failure-in-a-part
@@ -284,9 +284,9 @@ impl Message {
         self.recipients.close();
     }
 
-    /// The connection has ended with this error: what became of the current transaction. Nothing more was begun
-    /// because of `why`. `answered` is what the last words of the server were in answer to, where they were about
-    /// this message.
+    /// The connection has ended with this error, which decides the current transaction. `why` is the reason that
+    /// nothing else was begun. `answered` is the command that the server's last reply answered, if it was about this
+    /// message.
     pub(crate) fn abort(
         &mut self,
         error: &Error,
@@ -297,7 +297,7 @@ impl Message {
         let unasked = why.not_attempted();
         // rule: ends.lost-before-mail
         self.ended_by.get_or_insert_with(|| unasked.clone());
-        // What was answered for another message is not told to this one as its own.
+        // A reply to another message is not the reason for this one's failure.
         let is_own = match peer.pipeline.front() {
             Some(what) => what.message() == Some(self.id),
             None => self.sending().is_some(),
@@ -323,8 +323,8 @@ impl Message {
             (Some(failure), _) => failure.clone(),
             // rule: transaction.421-between-messages
             _ if !pipeline.has_begun(self.id) => unasked,
-            // RFC 1047: between the end of the data and its reply, nobody knows. A 421 in place of the reply says
-            // that the server did not take the message; under LMTP, that it did not for this recipient.
+            // RFC 1047: between the end of the data and its reply, nobody knows the result. A 421 instead of the
+            // reply means that the server did not take the message. Under LMTP it means that for this recipient only.
             // rule: chunking.eager-lost
             (None, Step::Ended { .. }) if pipeline.end_is_given(self.id) => match answered {
                 // rule: ends.lost-after-the-dot
@@ -421,8 +421,7 @@ impl Message {
     }
 }
 
-/// A transaction's failure, as it is told to this recipient: what was answered for another one is not told as its
-/// own.
+/// A transaction's failure, as this recipient sees it: without a reply that answered another recipient.
 fn about(failure: &Error, index: usize) -> Error {
     match failure.recipient {
         Some(other) if other != index => Error {

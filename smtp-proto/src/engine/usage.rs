@@ -1,11 +1,11 @@
-//! What a session has used up of what the server allows (RFC 9422), and what it has shown to allow.
+//! How much of the server's limits (RFC 9422) a session has used, and which limits it has learnt.
 
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 
 use crate::mailbox::Mailbox;
 
-/// The list that [`Config::max_heap`](crate::Config::max_heap) counts.
+/// [`Config::max_heap`](crate::Config::max_heap) counts this list.
 const MAX_DOMAINS: u64 = crate::config::MAX_DOMAINS as u64;
 
 /// The domains of recipients, in lower case.
@@ -19,13 +19,13 @@ impl Domains {
             || self.0.contains(&domain.to_ascii_lowercase())
     }
 
-    /// Whether all of these may be named beside those that were.
+    /// Whether these domains fit under the limit, together with those already named.
     pub(crate) fn has_room_for(mut self, paths: &[Mailbox], most: u64) -> bool {
         let mut domains = paths.iter().map(|path| path.domain().unwrap_or_default());
         domains.all(|domain| self.add(domain, most))
     }
 
-    /// Adds this one, if there may be `most` of them. Whether it is among them now.
+    /// Adds this domain if at most `most` are then listed. Returns whether it is listed.
     pub(crate) fn add(&mut self, domain: &str, most: u64) -> bool {
         let has_room = self.has_room(domain, most);
         if has_room && most <= MAX_DOMAINS {
@@ -37,26 +37,26 @@ impl Domains {
 
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
-    /// MAILs said.
+    /// How many MAILs were sent.
     pub(crate) transactions: u64,
-    /// The most recipients that the server was found to take in one transaction.
+    /// The most recipients that the server has accepted in one transaction.
     pub(crate) learnt: Option<u32>,
-    /// While the server states how many there may be.
+    /// Counted only while the server states a limit.
     domains: Domains,
 }
 
 impl Usage {
-    /// Whether a recipient in this domain may be named where the session may have `most` of them.
+    /// Whether a recipient in this domain fits under the limit `most`.
     pub(crate) fn has_room(&self, domain: &str, most: u64) -> bool {
         self.domains.has_room(domain, most)
     }
 
-    /// A recipient in this domain is named.
+    /// Counts the domain of a recipient that is named.
     pub(crate) fn name(&mut self, domain: &str, most: u64) {
         self.domains.add(domain, most);
     }
 
-    /// A copy, to try out what would fit.
+    /// A copy, to test what would fit.
     pub(crate) fn domains(&self) -> Domains {
         self.domains.clone()
     }

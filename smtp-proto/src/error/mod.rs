@@ -1,5 +1,5 @@
-//! Errors as a product: where (a [`Stage`], a command, a recipient), why (a [`Cause`]) and what it means
-//! for the message (an [`Outcome`]).
+//! What went wrong: where (a [`Stage`], a command, a recipient), why (a [`Cause`]), and what it means for the message
+//! (an [`Outcome`]).
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -38,7 +38,7 @@ pub enum Stage {
     StartTls,
     /// AUTH and its challenges.
     Auth,
-    /// MAIL, and the RSET that a failed transaction before it demands.
+    /// MAIL, and the RSET after a failed transaction.
     Mail,
     /// RCPT.
     Rcpt,
@@ -46,7 +46,7 @@ pub enum Stage {
     Data,
     /// The octets of the body.
     Body,
-    /// The end of the data and the reply that decides.
+    /// The end of the data and its reply.
     #[cfg_attr(feature = "serde", serde(rename = "eom"))]
     EndOfMessage,
     /// A command outside a transaction ([`Request`](crate::Request)).
@@ -56,7 +56,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// The stage in one lower-case word, as logs and JSON have it.
+    /// The stage as one lower-case word, for logs and JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Local => "local",
@@ -94,8 +94,8 @@ pub enum Outcome {
     Transient,
     /// Not delivered; the same will fail again.
     Permanent,
-    /// The end of the data went out and its reply did not come: delivered or not, nobody here knows
-    /// (RFC 1047). Sending again may deliver twice.
+    /// The end of the data went out and its reply did not come. Nobody here knows whether the message was delivered
+    /// (RFC 1047). Sending it again may deliver it twice.
     InDoubt,
     /// The server was not asked. It is safe to send again, here or elsewhere.
     NotAttempted,
@@ -142,18 +142,18 @@ pub struct Error {
     pub outcome: Outcome,
     /// Why.
     pub cause: Cause,
-    /// The command that was answered or waited for, without its line end and with credentials redacted.
+    /// The command that was answered or waited for, without its line end, and without secrets.
     pub command: Option<Arc<str>>,
-    /// The recipient that it was about, by its position in the envelope, from 0.
+    /// The recipient that it is about, by its position in the envelope, from 0.
     pub recipient: Option<usize>,
     pub(crate) moment: Moment,
 }
 
-/// When a connection ended or a deadline passed, where the stage alone does not tell an operator enough.
+/// When a connection ended or a deadline passed, if the stage alone does not tell enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Moment {
     Any,
-    /// The server, which speaks first, has sent nothing at all on a network connection without TLS.
+    /// The server speaks first, but has sent nothing at all on a network connection without TLS.
     Silence,
     /// In the middle of the TLS handshake.
     Handshake,
@@ -185,12 +185,12 @@ impl Error {
         self
     }
 
-    /// A failure of the transport or the protocol: nothing the message did, so it may pass later.
+    /// A failure of the transport or the protocol. The message is not its cause, so it may pass later.
     pub(crate) fn transient(stage: Stage, cause: impl Into<Cause>) -> Self {
         Self::new(stage, Outcome::Transient, cause.into())
     }
 
-    /// What we ourselves decline to do, now and the next time.
+    /// Something that the client itself refuses, now and the next time.
     pub(crate) fn permanent(stage: Stage, cause: impl Into<Cause>) -> Self {
         Self::new(stage, Outcome::Permanent, cause.into())
     }
@@ -205,7 +205,7 @@ impl Error {
         Self::new(stage, outcome, Cause::Rejected(reply))
     }
 
-    /// The same for what the server was not even asked to do.
+    /// The same for something that the server was not asked to do.
     pub(crate) fn not_attempted(&self) -> Self {
         let (outcome, command, recipient) = (Outcome::NotAttempted, None, None);
         Self {
@@ -216,12 +216,12 @@ impl Error {
         }
     }
 
-    /// The reply that decided, where there is one.
+    /// The reply that decided, if there is one.
     pub fn reply(&self) -> Option<&Reply> {
         self.cause.reply()
     }
 
-    /// What the line ends with: what [`retry`](Self::retry) says.
+    /// The end of the line, which says when to [retry](Self::retry).
     fn advice(&self) -> &'static str {
         match (self.outcome, self.retry()) {
             (Outcome::Permanent, Retry::Later) => "not the message's fault, try again later",
@@ -232,7 +232,7 @@ impl Error {
                 "not the message's fault, mend it before you send again"
             }
             _ if self.cause == Cause::AllOrNothing => {
-                "not attempted, leave out who was refused and send it again"
+                "not attempted, leave out the refused recipients and send it again"
             }
             (Outcome::NotAttempted, Retry::Later) => "not attempted, try again later",
             (Outcome::NotAttempted, Retry::AskPerson) => {
@@ -242,7 +242,7 @@ impl Error {
         }
     }
 
-    /// Whether it is a BDAT that the server seems not to know, although it offers CHUNKING.
+    /// Whether the server seems not to know BDAT, although it offers CHUNKING.
     fn is_chunking_unknown(&self) -> bool {
         let is_bdat = self
             .command
@@ -279,7 +279,7 @@ impl fmt::Display for Error {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Cause {
-    /// The server said no.
+    /// The server has refused.
     #[error("server said {0}")]
     Rejected(Reply),
     /// The server did not know EHLO, and then refused HELO as well.
@@ -290,13 +290,13 @@ pub enum Cause {
         /// The reply to HELO.
         helo: Reply,
     },
-    /// The time for one reply, one handshake or one block of the body ran out.
+    /// The time for a reply, a handshake or a block of the body ran out.
     #[error("timed out after {} s", Seconds(*.0))]
     TimedOut(Duration),
-    /// The connection ended, and the server did not say why.
+    /// The connection ended, and the server did not give a reason.
     #[error("the connection was lost")]
     Disconnected,
-    /// The connection could not be made or used; the operating system's words.
+    /// The connection could not be made or used. The text is the operating system's.
     #[error("{0}")]
     Transport(Arc<str>),
     /// The server broke the protocol.
@@ -305,27 +305,27 @@ pub enum Cause {
     /// The message needs an extension that the server does not offer.
     #[error("the server does not offer {0}, which this message needs")]
     Unsupported(Extension),
-    /// The message needs a parameter of an extension that the server does not offer, and that the engine does
-    /// not know by name.
+    /// The message needs a parameter of an extension that the server does not offer. The engine does not know this
+    /// extension by name.
     #[error("the server does not offer {0}, which this message needs")]
     UnsupportedKeyword(Arc<str>),
-    /// REQUIRETLS (RFC 8689) needs a session that is encrypted by a server whose certificate and name were
-    /// checked, and this one is not.
+    /// REQUIRETLS (RFC 8689) needs TLS with a server whose certificate and name were checked. This session does not
+    /// have that.
     #[error(
         "REQUIRETLS needs TLS with a verified server, and this server is not verified (TlsInfo says why)"
     )]
     TlsUnverified,
-    /// A parameter asks for what the server's EHLO reply excludes, as a hold that is too long.
+    /// The server's EHLO reply excludes the value of a parameter, such as a hold that is too long.
     #[error("{0}")]
     Excluded(Arc<str>),
-    /// More than the server says that it takes (RFC 9422), in one transaction or in one session.
+    /// More than the server's stated limit (RFC 9422), in one transaction or in one session.
     #[error("the server takes {limit} at most ({name} of LIMITS), and this would make {value}")]
     LimitExceeded {
         /// `RCPTMAX`, `RCPTDOMAINMAX` or `MAILMAX`.
         name: &'static str,
-        /// What it takes.
+        /// What the server takes.
         limit: u64,
-        /// What was asked of it.
+        /// What the message would need.
         value: u64,
     },
     /// The message is larger than the server's stated limit (RFC 1870).
@@ -336,44 +336,43 @@ pub enum Cause {
         /// The server's limit, in octets.
         limit: u64,
     },
-    /// The policy requires TLS, and the server does not offer STARTTLS or refused it.
+    /// The policy requires TLS, but the server does not offer STARTTLS or has refused it.
     #[error("TLS is required, and the server {}", RefusedTls(.0))]
     TlsUnavailable(Option<Reply>),
     /// The TLS handshake failed.
     #[error("the TLS handshake failed: {0}")]
     TlsFailed(Arc<str>),
-    /// The TLS handshake failed, and will fail again as long as our settings are what they are: the port does not
-    /// speak TLS, or the server wants another client certificate.
+    /// The TLS handshake failed, and will fail again with the same settings: the port does not speak TLS, or the
+    /// server wants another client certificate.
     #[error("the TLS handshake failed: {0}")]
     TlsMisconfigured(Arc<str>),
-    /// The server is not verified, and it had to be.
+    /// The server must be verified, but is not.
     #[error("the server is not verified: {0}")]
     TlsUntrusted(Arc<str>),
-    /// Credentials were given, and the server offers no AUTH.
-    #[error("credentials were given, and the server offers no AUTH")]
+    /// Credentials were given, but the server does not offer AUTH.
+    #[error("credentials were given, but the server does not offer AUTH")]
     AuthUnavailable,
     /// The server offers no mechanism that the caller allows.
     #[error("the server offers none of the allowed AUTH mechanisms, only: {0}")]
     NoCommonMechanism(Arc<str>),
-    /// The credentials would cross the network readable, and the caller did not permit that.
+    /// The credentials would cross the network in the clear, and the caller did not permit that.
     #[error(
         "the connection is not encrypted, so the credentials were not sent; use TLS, or permit it \
          (Credentials::permit_in_clear)"
     )]
     CredentialsInClear,
-    /// The credentials would go to a server that is not verified, for this reason, and the caller did not permit
-    /// that.
+    /// The credentials would go to a server that is not verified, for this reason. The caller did not permit that.
     #[error(
         "the server is not verified, so the credentials were not sent: {0}; trust its certificate, give the name \
          that it is for, or permit it (Credentials::permit_unverified)"
     )]
     CredentialsUnverified(Arc<str>),
-    /// The server refused an OAuth 2.0 token, and said why (RFC 7628 section 3.2.2).
+    /// The server has refused an OAuth 2.0 token, and has given a reason (RFC 7628 section 3.2.2).
     #[error("server said {reply}, about the token: {error}")]
     TokenRejected {
         /// The reply that decided.
         reply: Reply,
-        /// What came before it.
+        /// The reason, which came before the reply.
         error: Box<TokenError>,
     },
     /// The SASL mechanism could not go on.
@@ -382,19 +381,19 @@ pub enum Cause {
     /// The body cannot be sent as it is.
     #[error("{0}")]
     Body(#[from] BodyError),
-    /// Every recipient had to be accepted, and another one was refused.
+    /// Every recipient must be accepted, but another one was refused.
     #[error("another recipient was refused, and all were to be accepted or none")]
     AllOrNothing,
-    /// The caller's side gave up, could not read the message, or cannot do what was asked; its words.
+    /// The caller's side gave up, could not read the message, or cannot do what was asked. The text is its own.
     #[error("{0}")]
     Local(Arc<str>),
-    /// The settings for the server cannot be used, and what to change.
+    /// The settings for the server cannot be used. The text says what to change.
     #[error("{0}")]
     Settings(Arc<str>),
     /// The envelope is invalid.
     #[error("{0}")]
     Envelope(#[from] EnvelopeError),
-    /// The caller asked the engine for something that it cannot do now.
+    /// The caller has called the engine at the wrong time.
     #[error("{0}")]
     Misuse(#[from] Misuse),
 }
@@ -411,7 +410,7 @@ impl Cause {
         }
     }
 
-    /// Whether it was we who would not go on, rather than the server or the network.
+    /// Whether the client refused to go on, and not the server or the network.
     pub fn is_refusal(&self) -> bool {
         !matches!(
             self,
@@ -439,28 +438,27 @@ impl fmt::Display for RefusedTls<'_> {
     }
 }
 
-/// How the server broke the protocol. The connection is closed, because nobody could tell what its later
-/// replies would answer.
+/// How the server broke the protocol. The connection is closed, because its later replies could not be attributed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProtocolError {
     /// The input is not a reply, or is more than a limit allows.
     #[error("protocol error: {0}")]
     Malformed(#[from] ReplyError),
-    /// A reply that nothing was waiting for.
+    /// A reply that answers nothing.
     #[error("protocol error: unexpected reply {0}")]
     Unexpected(Reply),
-    /// A reply whose first digit cannot answer the command, as 250 to DATA or 354 to RCPT.
+    /// A reply whose first digit cannot answer the command, such as 250 to DATA or 354 to RCPT.
     #[error("protocol error: {0} does not answer this command")]
     WrongClass(Reply),
-    /// One challenge after another in an AUTH exchange, without an end.
+    /// The server sends challenge after challenge in one AUTH exchange.
     #[error("protocol error: more than {limit} challenges in one AUTH exchange")]
     TooManyChallenges {
         /// [`Limits::challenges`](crate::Limits::challenges).
         limit: u32,
     },
-    /// Octets arrived after the 220 to STARTTLS and before the handshake: an injection
-    /// (RFC 3207 section 4.2).
+    /// Octets arrived after the 220 to STARTTLS and before the handshake. They may be an injection (RFC 3207 section
+    /// 4.2).
     #[error("protocol error: unencrypted octets after the reply to STARTTLS")]
     OctetsBehindStartTls,
 }
@@ -474,19 +472,19 @@ impl ProtocolError {
     }
 }
 
-/// A call that does not fit the state of the engine: the caller's mistake, never the server's. Nothing
-/// has changed when it is returned.
+/// A call that does not fit the state of the engine. It is the caller's mistake, never the server's, and it changes
+/// nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Misuse {
     /// The connection is closed or closing.
     #[error("the session has ended")]
     Closed,
-    /// No body is being sent.
-    #[error("no message body is wanted now")]
+    /// The engine does not want a body now.
+    #[error("a message body is not wanted now")]
     NoBodyWanted,
-    /// No TLS handshake was asked for.
-    #[error("no TLS handshake was asked for")]
+    /// The engine does not want a TLS handshake now.
+    #[error("a TLS handshake is not wanted now")]
     NoHandshakeWanted,
     /// A message has more recipients than the limit allows.
     #[error("the message has more than {limit} recipients; split it")]
@@ -494,7 +492,7 @@ pub enum Misuse {
         /// [`Limits::recipients`](crate::Limits::recipients).
         limit: usize,
     },
-    /// As many messages and results wait as the limit allows.
+    /// The limit of messages and results that wait is reached.
     #[error("{limit} messages and results wait already; poll for events")]
     QueueFull {
         /// [`Limits::messages`](crate::Limits::messages).

@@ -1,11 +1,11 @@
-//! Whose fault an error is, and when to send the message again.
+//! Who caused an error, and when to send the message again.
 
 use crate::auth::MechanismError;
 use crate::reply::{Reply, ReplyClass};
 
 use super::{Cause, Error, Outcome, Stage};
 
-/// When to send a message again that has failed.
+/// When to send a failed message again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(
     feature = "serde",
@@ -13,13 +13,13 @@ use super::{Cause, Error, Outcome, Stage};
     serde(rename_all = "snake_case")
 )]
 pub enum Retry {
-    /// At once, in a new session: this one has ended, and the message was not begun.
+    /// At once, in a new session. This session has ended, and the message was not begun.
     Now,
     /// After a while, as a queue does.
     Later,
-    /// Not at all: it will fail again. Return it to its sender.
+    /// Not at all, because it will fail again. Return it to its sender.
     Never,
-    /// When somebody has looked at it: it may have been delivered, or the login or the certificate is refused.
+    /// After a person has looked at it. It may have been delivered, or the login or the certificate is refused.
     AskPerson,
 }
 
@@ -44,9 +44,9 @@ impl Error {
         matches!(self.cause, Cause::TimedOut(_))
     }
 
-    /// Whether it is about the session, and says nothing about the message: a refused login, a greeting of 554, a
-    /// certificate that has expired, a lost connection. A queue must not return the message because of it, even if it
-    /// is [permanent](Outcome::Permanent).
+    /// Whether it is about the session, and not about the message: a refused login, a 554 greeting, an expired
+    /// certificate, a lost connection. A queue must not return the message because of it, even if it is
+    /// [permanent](Outcome::Permanent).
     ///
     /// ```
     /// # use smtp_proto::{Cause, Error, Outcome, Reply, Stage, reply::ReplyCode};
@@ -89,16 +89,16 @@ impl Error {
         let is_opening = matches!(self.stage, Connect | Greeting | Ehlo | StartTls | Auth);
         let reply_class = self.reply().map(Reply::class);
         match (&self.cause, self.outcome) {
-            // Whether to leave the other recipient out is not ours to say.
+            // The engine cannot decide whether to leave the other recipient out.
             (_, Outcome::InDoubt) | (Cause::AllOrNothing, _) => Retry::AskPerson,
             (_, Outcome::Transient) => Retry::Later,
-            // The same for a message that was not attempted because of it.
+            // The same holds for a message that was not attempted because of it.
             _ if is_opening && reply_class.is_some_and(|class| class != ReplyClass::Permanent) => {
                 Retry::Later
             }
-            // Whoever gives the token may give one later.
+            // The function may give a token later.
             (Cause::Mechanism(MechanismError::Token(_)), _) => Retry::Later,
-            // A server that takes no mail today may take some tomorrow, or another one of the domain.
+            // A server that takes no mail today may take it tomorrow, or another server of the domain may.
             (Cause::Rejected(_) | Cause::HelloRejected { .. }, _)
                 if is_opening && self.stage != Auth =>
             {
@@ -120,7 +120,7 @@ impl Error {
                 | Cause::Settings(_),
                 _,
             ) => Retry::AskPerson,
-            // What is not the message's fault does not return it to its sender.
+            // A failure that the message did not cause must not return it to its sender.
             (_, Outcome::Permanent) if self.concerns_session() => Retry::AskPerson,
             (_, Outcome::Permanent) => Retry::Never,
             (_, Outcome::NotAttempted) if is_opening => Retry::Later,
@@ -129,8 +129,7 @@ impl Error {
     }
 }
 
-/// Whether a server says that it takes mail only after a login, or after STARTTLS (RFC 4954 section 6, RFC 3207
-/// section 4).
+/// Whether the server takes mail only after a login or after STARTTLS (RFC 4954 section 6, RFC 3207 section 4).
 fn wants_login(reply: &Reply) -> bool {
     matches!(reply.code().get(), 530 | 538)
 }

@@ -13,7 +13,7 @@ use super::{MailParameter, Need, ParameterError, check_date_time, check_range, c
 /// The longest envelope identifier, in octets before it is encoded (RFC 3461 section 4).
 const MAX_ENVELOPE_ID: usize = 100;
 
-/// The farthest BY and HOLDFOR reach, in seconds: nine digits (RFC 2852, RFC 4865).
+/// The largest value of BY and HOLDFOR, in seconds: nine digits (RFC 2852, RFC 4865).
 const MAX_SECONDS: u32 = 999_999_999;
 
 /// How much of a message a report of failure returns (RFC 3461 section 4.3).
@@ -21,7 +21,7 @@ const MAX_SECONDS: u32 = 999_999_999;
 pub enum Ret {
     /// All of it.
     Full,
-    /// Its header.
+    /// Only its header.
     Headers,
 }
 
@@ -35,8 +35,7 @@ pub enum ByMode {
 }
 
 impl MailParameter {
-    /// RET: how much of the message a report of failure returns (RFC 3461 section 4.3). Said if DSN is
-    /// offered.
+    /// RET: how much of the message a report of failure returns (RFC 3461 section 4.3). Sent if DSN is offered.
     ///
     /// ```
     /// # use smtp_proto::*;
@@ -51,8 +50,8 @@ impl MailParameter {
         Self::new(Extension::Dsn, Need::IfOffered, text)
     }
 
-    /// ENVID: the sender's own name of this message, which reports repeat (RFC 3461 section 4.4). Said
-    /// if DSN is offered.
+    /// ENVID: the sender's own name of this message, which reports repeat (RFC 3461 section 4.4). Sent if DSN is
+    /// offered.
     ///
     /// ```
     /// # use smtp_proto::*;
@@ -63,7 +62,7 @@ impl MailParameter {
     /// ```
     ///
     /// # Errors
-    /// None, more than 100 octets, or one that is no printable ASCII character or space.
+    /// The identifier is empty, longer than 100 octets, or not printable ASCII.
     pub fn envelope_id(id: &str) -> Result<Self, ParameterError> {
         check_reportable("ENVID", id)?;
         if id.len() > MAX_ENVELOPE_ID {
@@ -77,11 +76,11 @@ impl MailParameter {
         Ok(Self::new(Extension::Dsn, Need::IfOffered, &text))
     }
 
-    /// BY: how many seconds from now the message may take (RFC 2852); zero and less have passed already.
-    /// `trace` asks for a report from each server on the way that passes it on. Required by default with
-    /// [`ByMode::Return`], said if DELIVERBY is offered with [`ByMode::Notify`].
+    /// BY: how many seconds from now the delivery may take (RFC 2852). Zero and less have passed already. `trace`
+    /// asks each server on the way for a report. With [`ByMode::Return`] it is required by default. With
+    /// [`ByMode::Notify`] it is sent if DELIVERBY is offered.
     ///
-    /// With [`ByMode::Return`], a server that states a longer minimum is not given the message.
+    /// With [`ByMode::Return`], a server with a longer minimum does not get the message.
     ///
     /// ```
     /// # use smtp_proto::*;
@@ -93,7 +92,7 @@ impl MailParameter {
     /// ```
     ///
     /// # Errors
-    /// Seconds outside of −999,999,999 to 999,999,999, or below 1 with [`ByMode::Return`].
+    /// The seconds lie outside of −999,999,999 to 999,999,999, or below 1 with [`ByMode::Return`].
     pub fn deliver_by(seconds: i32, mode: ByMode, trace: bool) -> Result<Self, ParameterError> {
         let max = i64::from(MAX_SECONDS);
         let (min, need, letter) = match mode {
@@ -109,7 +108,7 @@ impl MailParameter {
         ))
     }
 
-    /// MT-PRIORITY: −9 (lowest) to 9; without it a message has 0 (RFC 6710). Said if it is offered.
+    /// MT-PRIORITY: −9 (lowest) to 9. The default of a message is 0 (RFC 6710). Sent if it is offered.
     ///
     /// ```
     /// # use smtp_proto::*;
@@ -119,16 +118,15 @@ impl MailParameter {
     /// ```
     ///
     /// # Errors
-    /// Any other number.
+    /// The number lies outside of −9 to 9.
     pub fn priority(priority: i8) -> Result<Self, ParameterError> {
         check_range("MT-PRIORITY", i64::from(priority), -9, 9)?;
         let text = format!("MT-PRIORITY={priority}");
         Ok(Self::new(Extension::MtPriority, Need::IfOffered, &text))
     }
 
-    /// HOLDFOR: the server keeps the message for so many seconds before it goes on (RFC 4865). Required
-    /// by default; a server that states a shorter maximum is not given the message. It takes the place of
-    /// [`hold_until`](Self::hold_until).
+    /// HOLDFOR: the server holds the message for this many seconds (RFC 4865). Required by default. A server with a
+    /// shorter maximum does not get the message. It replaces [`hold_until`](Self::hold_until).
     ///
     /// ```
     /// # use smtp_proto::*;
@@ -138,16 +136,16 @@ impl MailParameter {
     /// ```
     ///
     /// # Errors
-    /// Seconds outside of 1 to 999,999,999.
+    /// The seconds lie outside of 1 to 999,999,999.
     pub fn hold_for(seconds: u32) -> Result<Self, ParameterError> {
         check_range("HOLDFOR", i64::from(seconds), 1, i64::from(MAX_SECONDS))?;
         let text = format!("HOLDFOR={seconds}");
         Ok(Self::new(Extension::FutureRelease, Need::Required, &text))
     }
 
-    /// HOLDUNTIL: the server keeps the message until this date-time of RFC 3339, such as
-    /// `2027-01-02T03:04:05Z` (RFC 4865). Required by default; a server that states an earlier maximum is
-    /// not given the message. It takes the place of [`hold_for`](Self::hold_for).
+    /// HOLDUNTIL: the server holds the message until this date-time of RFC 3339, such as `2027-01-02T03:04:05Z` (RFC
+    /// 4865). Required by default. A server with an earlier maximum does not get the message. It replaces
+    /// [`hold_for`](Self::hold_for).
     ///
     /// ```
     /// # use smtp_proto::*;
@@ -158,15 +156,15 @@ impl MailParameter {
     /// ```
     ///
     /// # Errors
-    /// What is no such date-time.
+    /// The text is not such a date-time.
     pub fn hold_until(date_time: &str) -> Result<Self, ParameterError> {
         check_date_time("HOLDUNTIL", date_time)?;
         let text = format!("HOLDUNTIL={date_time}");
         Ok(Self::new(Extension::FutureRelease, Need::Required, &text))
     }
 
-    /// REQUIRETLS: the message goes only over TLS with a verified peer, on this hop and on all behind it
-    /// (RFC 8689). Always required.
+    /// REQUIRETLS: the message goes only over TLS with a verified peer, on this hop and on all later ones (RFC 8689).
+    /// Always required.
     ///
     /// ```
     /// # use smtp_proto::*;
@@ -177,8 +175,8 @@ impl MailParameter {
         Self::new(Extension::RequireTls, Need::Required, "REQUIRETLS")
     }
 
-    /// PRDR: after the body, the server may decide for each recipient on its own, as LMTP does
-    /// (draft-hall-prdr). Said if it is offered.
+    /// PRDR: after the body, the server may decide for each recipient separately, as in LMTP (draft-hall-prdr). Sent
+    /// if it is offered.
     ///
     /// ```
     /// # use smtp_proto::*;
@@ -189,8 +187,8 @@ impl MailParameter {
         Self::new(Extension::Prdr, Need::IfOffered, "PRDR")
     }
 
-    /// AUTH: who submitted the message first, or that it is not known, in the words of one trusted server
-    /// to another (RFC 4954 section 5). Said if AUTH is offered.
+    /// AUTH: who submitted the message first, or that this is unknown. One trusted server tells another (RFC 4954
+    /// section 5). Sent if AUTH is offered.
     ///
     /// ```
     /// # use smtp_proto::*;
@@ -208,7 +206,7 @@ impl MailParameter {
         Self::new(Extension::Auth, Need::IfOffered, &text)
     }
 
-    /// Whether this is REQUIRETLS, which wants a verified TLS session besides.
+    /// Whether this is REQUIRETLS, which needs a verified TLS session too.
     pub(crate) fn is_require_tls(&self) -> bool {
         self.is(Extension::RequireTls)
     }
@@ -218,9 +216,8 @@ impl MailParameter {
         self.is(Extension::Prdr)
     }
 
-    /// What the server has stated in its EHLO reply that excludes this value, in words for an error:
-    /// `Some` only where the extension is offered and its stated limit is broken. Then the message is
-    /// withheld whatever the need, since the server would refuse MAIL.
+    /// The limit in the EHLO reply that excludes this value, as words for an error. The message is then withheld even
+    /// if the parameter is optional, because the server would refuse MAIL.
     pub(crate) fn excluded_by(&self, capabilities: &Capabilities) -> Option<String> {
         let value = self.value();
         let broken = match self.name() {

@@ -1,6 +1,5 @@
-//! Parameters of MAIL and RCPT (RFC 5321 section 4.1.2), each ready as the text that is sent. They are
-//! two types, so that none can go on the wrong command, and no value from here can end a command line
-//! or begin another parameter.
+//! Parameters of MAIL and RCPT (RFC 5321 section 4.1.2), each ready as the text that is sent. They have two types, so
+//! that none can go on the wrong command. No value from here can end a command line or begin another parameter.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -18,7 +17,7 @@ mod rcpt;
 pub use mail::{ByMode, Ret};
 pub use rcpt::{Notify, RrvsAction};
 
-/// What becomes of a message when the server does not offer the extension of a parameter.
+/// What happens to a message if the server does not offer the extension of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(
     feature = "serde",
@@ -26,13 +25,13 @@ pub use rcpt::{Notify, RrvsAction};
     serde(rename_all = "snake_case")
 )]
 pub enum Need {
-    /// The server is not given the message.
+    /// The server does not get the message.
     Required,
     /// The message goes out without the parameter.
     IfOffered,
 }
 
-/// Which EHLO keyword says that a parameter is understood.
+/// The EHLO keyword of a server that understands a parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Keyword {
     Known(Extension),
@@ -89,8 +88,8 @@ pub type MailParameter = Parameter<Mail>;
 pub type RcptParameter = Parameter<Rcpt>;
 
 impl<K> Parameter<K> {
-    /// Any other parameter, required by default. The server understands it if an EHLO keyword equals its
-    /// name; [`offered_by`](Self::offered_by) names another one.
+    /// Any other parameter, required by default. The server understands it if an EHLO keyword equals its name. Give
+    /// another keyword by [`offered_by`](Self::offered_by).
     ///
     /// ```
     /// use smtp_proto::parameter::{MailParameter, RcptParameter};
@@ -102,8 +101,8 @@ impl<K> Parameter<K> {
     /// ```
     ///
     /// # Errors
-    /// What is no `esmtp-keyword` or no `esmtp-value` (RFC 5321 section 4.1.2), and names that have a
-    /// call of their own, or that the engine says by itself.
+    /// The name is not an `esmtp-keyword`, or the value is not an `esmtp-value` (RFC 5321 section 4.1.2). Names that
+    /// have their own call, or that the engine sends by itself, are errors too.
     pub fn raw(name: &str, value: Option<&str>) -> Result<Self, ParameterError> {
         if !is_keyword(name) {
             return Err(ParameterError::Name {
@@ -147,8 +146,8 @@ impl<K> Parameter<K> {
         }
     }
 
-    /// Names the EHLO keyword that offers a [`raw`](Self::raw) parameter, where that is not its name.
-    /// It changes no other parameter.
+    /// Names the EHLO keyword that offers a [`raw`](Self::raw) parameter, if it differs from its name. It does not
+    /// change other parameters.
     ///
     /// ```
     /// # use smtp_proto::*;
@@ -178,8 +177,8 @@ impl<K> Parameter<K> {
         self
     }
 
-    /// Leaves the parameter out where the server does not offer the extension. REQUIRETLS stays
-    /// required all the same, because RFC 8689 demands it.
+    /// Leaves the parameter out if the server does not offer the extension. REQUIRETLS stays required, because RFC
+    /// 8689 demands it.
     ///
     /// ```
     /// # use smtp_proto::*;
@@ -210,7 +209,7 @@ impl<K> Parameter<K> {
             .map_or(&self.text, |(name, _)| name)
     }
 
-    /// What becomes of the message where the extension is not offered.
+    /// What happens to the message if the extension is not offered.
     ///
     /// ```
     /// # use smtp_proto::*;
@@ -234,7 +233,7 @@ impl<K> Parameter<K> {
         self.keyword == Keyword::Known(extension)
     }
 
-    /// Whether the server understands it.
+    /// Whether the server offers its extension.
     pub(crate) fn offered_in(&self, capabilities: &Capabilities) -> bool {
         match &self.keyword {
             Keyword::Known(extension) => capabilities.has(*extension),
@@ -242,7 +241,7 @@ impl<K> Parameter<K> {
         }
     }
 
-    /// The extension, or the EHLO keyword of one that the engine does not know.
+    /// The extension, or its EHLO keyword if the engine does not know it.
     pub(crate) fn extension(&self) -> Result<Extension, &str> {
         match &self.keyword {
             Keyword::Known(extension) => Ok(*extension),
@@ -250,8 +249,7 @@ impl<K> Parameter<K> {
         }
     }
 
-    /// Whether one command cannot carry both: two of one name, or HOLDFOR and HOLDUNTIL (RFC 4865
-    /// section 3).
+    /// Whether one command cannot carry both: two of the same name, or HOLDFOR and HOLDUNTIL (RFC 4865 section 3).
     pub(crate) fn displaces(&self, other: &Self) -> bool {
         let future = Extension::FutureRelease;
         self.name().eq_ignore_ascii_case(other.name()) || (self.is(future) && other.is(future))
@@ -277,17 +275,17 @@ impl fmt::Debug for RcptParameter {
     }
 }
 
-/// Why no parameter can be made of this.
+/// Why a parameter cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParameterError {
-    /// Letters, digits and hyphens, and no hyphen first (RFC 5321 section 4.1.2).
+    /// The name is not letters, digits and inner hyphens (RFC 5321 section 4.1.2).
     #[error("invalid parameter name \"{name}\": write letters, digits and inner hyphens")]
     Name {
         /// The name, made printable.
         name: Box<str>,
     },
-    /// A value that is empty, or holds a character that this parameter cannot carry.
+    /// The value is empty, or holds a character that this parameter cannot carry.
     #[error("invalid value of {name}: \"{value}\"")]
     Value {
         /// The parameter.
@@ -295,7 +293,7 @@ pub enum ParameterError {
         /// The value, made printable.
         value: Box<str>,
     },
-    /// A number that the parameter cannot have.
+    /// The number is out of range.
     #[error("{name} cannot be {value}; it lies between {min} and {max}")]
     Range {
         /// The parameter.
@@ -307,7 +305,7 @@ pub enum ParameterError {
         /// The greatest.
         max: i64,
     },
-    /// Text that is no date-time of RFC 3339.
+    /// The text is not a date-time of RFC 3339.
     #[error("{name} cannot be \"{value}\"; it is a date-time such as 2027-01-02T03:04:05Z")]
     DateTime {
         /// The parameter.
@@ -315,7 +313,7 @@ pub enum ParameterError {
         /// The text, made printable.
         value: Box<str>,
     },
-    /// More octets than the parameter can have.
+    /// The text has too many octets.
     #[error("{name} is longer than {limit} octets")]
     TooLong {
         /// The parameter.
@@ -323,7 +321,7 @@ pub enum ParameterError {
         /// The most octets.
         limit: usize,
     },
-    /// A name that [`MailParameter::raw`] and [`RcptParameter::raw`] leave to another call.
+    /// The name has its own call, so [`MailParameter::raw`] and [`RcptParameter::raw`] refuse it.
     #[error("{name} has a call of its own: {instead}")]
     HasOwnCall {
         /// The name.
@@ -333,7 +331,7 @@ pub enum ParameterError {
     },
 }
 
-/// What to call for a parameter that is not to be written by hand.
+/// The call for a parameter that must not be written by hand.
 fn own_call(name: &str) -> Option<&'static str> {
     const CALLS: [(&str, &str); 15] = [
         ("SIZE", "Envelope::size"),
@@ -370,7 +368,7 @@ fn check_range(name: &'static str, value: i64, min: i64, max: i64) -> Result<(),
     }
 }
 
-/// What RFC 3461 lets into a report: printable ASCII characters and spaces (sections 4.2 and 4.4).
+/// RFC 3461 sections 4.2 and 4.4 only allow printable ASCII characters and spaces in a report.
 fn check_reportable(name: &str, text: &str) -> Result<(), ParameterError> {
     match !text.is_empty() && is_printable_ascii(text) {
         true => Ok(()),
@@ -566,7 +564,7 @@ mod tests {
         assert!(RcptParameter::valid_since("2027-01-02", None).is_err());
     }
 
-    /// RFC 3461 section 4.2 counts the octets that are sent, so those of the encoded address.
+    /// RFC 3461 section 4.2 counts the octets that are sent, so the encoded address.
     #[test]
     fn an_original_recipient_has_500_octets() {
         let of = |local: &str| RcptParameter::original_recipient(&mailbox(&format!("{local}@b")));

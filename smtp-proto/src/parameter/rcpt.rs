@@ -14,8 +14,8 @@ use super::{Need, ParameterError, RcptParameter, check_date_time, check_reportab
 /// The longest ORCPT parameter, in octets (RFC 3461 section 4).
 pub(super) const MAX_ORCPT: usize = 500;
 
-/// Of what a recipient's delivery is reported (RFC 3461 section 4.1): [`NEVER`](Notify::NEVER), or any
-/// of the other three, joined by `|`. Joined with any of them, `NEVER` is gone.
+/// Which events of a delivery are reported (RFC 3461 section 4.1): [`NEVER`](Notify::NEVER), or any of the other
+/// three, joined by `|`. Joined with another one, `NEVER` has no effect.
 ///
 /// ```
 /// use smtp_proto::parameter::Notify;
@@ -27,13 +27,13 @@ pub(super) const MAX_ORCPT: usize = 500;
 pub struct Notify(u8);
 
 impl Notify {
-    /// Nothing at all.
+    /// Nothing.
     pub const NEVER: Self = Self(0);
-    /// It was delivered.
+    /// The message was delivered.
     pub const SUCCESS: Self = Self(1);
-    /// It could not be.
+    /// The message could not be delivered.
     pub const FAILURE: Self = Self(2);
-    /// It takes long.
+    /// The delivery takes long.
     pub const DELAY: Self = Self(4);
 }
 
@@ -61,8 +61,8 @@ impl fmt::Display for Notify {
     }
 }
 
-/// What a server does with a message whose mailbox may have changed hands, where it cannot hand the
-/// question on (RFC 7293).
+/// What a server does with a message whose mailbox may have a new owner, if it cannot pass the question on (RFC
+/// 7293).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RrvsAction {
     /// It passes the message on without the question.
@@ -72,7 +72,7 @@ pub enum RrvsAction {
 }
 
 impl RcptParameter {
-    /// NOTIFY: of what is reported (RFC 3461 section 4.1). Said if DSN is offered.
+    /// NOTIFY: which events are reported (RFC 3461 section 4.1). Sent if DSN is offered.
     ///
     /// ```
     /// # use smtp_proto::*;
@@ -84,9 +84,8 @@ impl RcptParameter {
         Self::new(Extension::Dsn, Need::IfOffered, &format!("NOTIFY={notify}"))
     }
 
-    /// ORCPT: the address that the sender wrote, which reports name (RFC 3461 section 4.2). Said if DSN
-    /// is offered. An address beyond ASCII is written in the form of RFC 6533 section 3 that every server
-    /// takes.
+    /// ORCPT: the address that the sender wrote, which reports name (RFC 3461 section 4.2). Sent if DSN is offered.
+    /// An address beyond ASCII is written in the form of RFC 6533 section 3, which every server accepts.
     ///
     /// ```
     /// use smtp_proto::{Mailbox, parameter::RcptParameter};
@@ -99,7 +98,7 @@ impl RcptParameter {
     /// ```
     ///
     /// # Errors
-    /// More than 500 octets in all. An encoded character counts with all of its octets.
+    /// The parameter has more than 500 octets. An encoded character counts with all its octets.
     pub fn original_recipient(mailbox: &Mailbox) -> Result<Self, ParameterError> {
         let mut text;
         if mailbox.is_ascii() {
@@ -123,8 +122,7 @@ impl RcptParameter {
     /// ```
     ///
     /// # Errors
-    /// A kind that is no atom; an address that is empty or holds anything but printable ASCII characters
-    /// and spaces; more than 500 octets in all.
+    /// The kind is not an atom. The address is empty, or not printable ASCII. The parameter has more than 500 octets.
     pub fn original_recipient_of(addr_type: &str, address: &str) -> Result<Self, ParameterError> {
         let atom = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*-/?^_`{|}~".contains(&b);
         if addr_type.is_empty() || !addr_type.bytes().all(atom) {
@@ -149,8 +147,8 @@ impl RcptParameter {
         }
     }
 
-    /// RRVS: delivery only if the mailbox has had its owner since this date-time of RFC 3339
-    /// (RFC 7293). Required by default.
+    /// RRVS: delivery only if the mailbox has had the same owner since this date-time of RFC 3339 (RFC 7293).
+    /// Required by default.
     ///
     /// ```
     /// # use smtp_proto::*;
@@ -161,7 +159,7 @@ impl RcptParameter {
     /// ```
     ///
     /// # Errors
-    /// What is no such date-time.
+    /// The text is not such a date-time.
     pub fn valid_since(
         date_time: &str,
         action: Option<RrvsAction>,

@@ -12,12 +12,12 @@ use super::{ReplyCode, ReplyRef};
 /// How much of a reply the decoder takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplyLimits {
-    /// Octets per line with its line end. RFC 5321 section 4.5.3.1.5 allows servers 512, several send
-    /// more; default 4,096.
+    /// Octets per line, with its line end; 4,096 by default. RFC 5321 section 4.5.3.1.5 allows servers 512, but
+    /// several send more.
     pub line: usize,
-    /// Lines per reply; default 256.
+    /// Lines per reply; 256 by default.
     pub lines: usize,
-    /// Octets of text per reply; default 16,384.
+    /// Octets of text per reply; 16,384 by default.
     pub octets: usize,
 }
 
@@ -31,7 +31,7 @@ impl Default for ReplyLimits {
     }
 }
 
-/// What made the input no reply. The connection cannot be trusted after it.
+/// Why the input is not a reply. The connection cannot be trusted any more.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplyError {
@@ -53,16 +53,16 @@ pub enum ReplyError {
         /// [`ReplyLimits::octets`].
         limit: usize,
     },
-    /// A CR without an LF behind it.
+    /// A CR that is not followed by LF.
     #[error("a reply line holds a bare CR")]
     BareCr,
-    /// The line does not start with a code from 200 to 599 and a space, a hyphen or its end.
+    /// The line does not start with a code from 200 to 599, followed by a space, a hyphen or the line end.
     #[error("not an SMTP reply: \"{}\"", Printable(.0))]
     NotAReply(
         /// The start of the line, 80 octets at most.
         Arc<[u8]>,
     ),
-    /// The lines of one reply disagree in the first digit.
+    /// The lines of one reply have different first digits.
     #[error("one reply holds the codes {first} and {then}")]
     CodesDisagree {
         /// The code of the line before.
@@ -90,12 +90,12 @@ pub struct Decoder {
     limits: ReplyLimits,
     /// A line whose end has not come yet.
     partial: Vec<u8>,
-    /// The text of the lines of a multi-line reply so far, each with an LF behind it.
+    /// The text of a multi-line reply so far. Each line ends in LF.
     text: Vec<u8>,
-    /// How many lines `text` holds, and the code of the last of them.
+    /// How many lines `text` holds, and the code of the last one.
     lines: usize,
     code: Option<ReplyCode>,
-    /// The last call returned a reply that lies in `text`.
+    /// The last call returned a reply in `text`.
     spent: bool,
 }
 
@@ -112,12 +112,12 @@ impl Decoder {
         }
     }
 
-    /// Whether the input so far ends between two replies.
+    /// Whether the input so far ends after a whole reply.
     pub fn is_empty(&self) -> bool {
         self.partial.is_empty() && (self.spent || self.lines == 0)
     }
 
-    /// Gives back the room of replies that were read.
+    /// Frees the buffers of replies that were read.
     pub(crate) fn release(&mut self) {
         if self.is_empty() {
             (self.partial, self.text) = (Vec::new(), Vec::new());
@@ -125,11 +125,11 @@ impl Decoder {
         }
     }
 
-    /// Takes bytes off the front of `input` up to the end of one reply and returns it, or takes all of
-    /// them and returns `None` because the reply goes on.
+    /// Takes octets off the front of `input` up to the end of one reply, and returns it. If the reply goes on, takes
+    /// all of them and returns `None`.
     ///
     /// # Errors
-    /// Whatever is no reply, or exceeds a limit. The stream cannot be decoded further then.
+    /// The input is not a reply, or exceeds a limit. The stream cannot be decoded any further.
     pub fn decode<'d, 'i: 'd>(
         &'d mut self,
         input: &mut &'i [u8],
@@ -145,7 +145,7 @@ impl Decoder {
             if self.partial.len() + line.len() > self.limits.line {
                 return Err(self.line_too_long());
             }
-            // The common case, a one-line reply in one piece, is lent from the input as it is.
+            // The common case, a one-line reply in one piece, borrows from the input.
             if self.partial.is_empty() && self.lines == 0 && self.limits.lines > 0 {
                 let (code, text, last) = parse_line(line)?;
                 if last {
@@ -221,10 +221,10 @@ impl Decoder {
     }
 }
 
-/// One line, its LF included: its code, its text, and whether the reply ends with it.
+/// Parses one line with its LF: its code, its text, and whether the reply ends with it.
 fn parse_line(line: &[u8]) -> Result<(ReplyCode, &[u8], bool), ReplyError> {
-    // A bare LF ends a line too: servers do it (RFC 5321 section 2.3.8 forbids it, and a client gains
-    // nothing by insisting). A bare CR is an attempt to hide something.
+    // A bare LF ends a line too. RFC 5321 section 2.3.8 forbids it, but servers send it, and refusing it gains
+    // nothing. A bare CR may be meant to hide something.
     // rule: opening.greeting-bare-lf
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);

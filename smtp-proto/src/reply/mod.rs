@@ -1,7 +1,7 @@
-//! Replies (RFC 5321 section 4.2): bytes in, [`Reply`] out, resumable at every byte and bounded.
+//! Replies (RFC 5321 section 4.2): octets in, [`Reply`] out. Decoding can stop at any octet, and is bounded.
 //!
-//! The text of a reply is bytes, because servers send Latin-1, UTF-8 and worse; it becomes printable
-//! only where a person reads it ([`Printable`]).
+//! The text of a reply is octets, because servers send Latin-1, UTF-8 and worse. It becomes printable where a person
+//! reads it ([`Printable`]).
 
 use alloc::sync::Arc;
 use core::fmt;
@@ -14,8 +14,7 @@ pub use crate::enhanced::EnhancedCode;
 pub use crate::text::Printable;
 pub use decoder::{Decoder, ReplyError, ReplyLimits};
 
-/// The first digit of a reply code, which is conclusive (RFC 5321 section 4.2.1): a client needs no
-/// other to decide what to do next.
+/// The first digit of a reply code (RFC 5321 section 4.2.1). It alone tells a client what to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(
     feature = "serde",
@@ -25,11 +24,11 @@ pub use decoder::{Decoder, ReplyError, ReplyLimits};
 pub enum ReplyClass {
     /// 2yz: the command was done.
     Success,
-    /// 3yz: the server waits for more (the body, an answer to a challenge).
+    /// 3yz: the server waits for more, such as the body or the answer to a challenge.
     Intermediate,
-    /// 4yz: refused for now; the same may succeed later.
+    /// 4yz: refused for now. The same may succeed later.
     Transient,
-    /// 5yz: refused; the same will be refused again.
+    /// 5yz: refused. The same will be refused again.
     Permanent,
 }
 
@@ -47,7 +46,7 @@ pub enum ReplyClass {
 pub struct ReplyCode(u16);
 
 impl ReplyCode {
-    /// The code with this number, if it lies between 200 and 599.
+    /// The code with this number, if it lies from 200 to 599.
     pub const fn new(code: u16) -> Option<Self> {
         match code {
             200..=599 => Some(Self(code)),
@@ -60,7 +59,7 @@ impl ReplyCode {
         self.0
     }
 
-    /// What the first digit says.
+    /// The class of the first digit.
     pub const fn class(self) -> ReplyClass {
         match self.0 / 100 {
             2 => ReplyClass::Success,
@@ -70,8 +69,8 @@ impl ReplyCode {
         }
     }
 
-    /// `a line` starts with a code: exactly three digits, the first 2 to 5. The second digit is not
-    /// held to the 0 to 5 of the grammar, since it decides nothing.
+    /// Parses the code at the start of a line: exactly three digits, the first 2 to 5. The grammar allows 0 to 5 for
+    /// the second digit. The code allows others too, since that digit decides nothing.
     pub(crate) fn parse(line: &[u8]) -> Option<Self> {
         match *line {
             // rule: replies.not-a-code
@@ -96,7 +95,7 @@ impl fmt::Debug for ReplyCode {
     }
 }
 
-/// A whole reply, borrowed from the decoder: what [`Decoder::decode`] returns. [`to_reply`] keeps it.
+/// A whole reply, borrowed from the decoder: the result of [`Decoder::decode`]. [`to_reply`] makes a copy to keep.
 ///
 /// [`to_reply`]: ReplyRef::to_reply
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -114,12 +113,12 @@ impl<'a> ReplyRef<'a> {
         }
     }
 
-    /// The reply code, that of the last line where they differ.
+    /// The reply code. If the lines differ, it is that of the last line.
     pub fn code(&self) -> ReplyCode {
         self.code
     }
 
-    /// What the first digit says.
+    /// The class of the first digit.
     pub fn class(&self) -> ReplyClass {
         self.code.class()
     }
@@ -129,27 +128,27 @@ impl<'a> ReplyRef<'a> {
         self.text
     }
 
-    /// The text line by line; a reply has at least one line, which may be empty.
+    /// The text line by line. A reply has at least one line, which may be empty.
     pub fn lines(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         self.text.split(|&b| b == b'\n')
     }
 
-    /// The enhanced status code (RFC 2034) of the first line, believed only when its class agrees with
-    /// the reply code. Servers send them whether they offered ENHANCEDSTATUSCODES or not.
+    /// The enhanced status code (RFC 2034) of the first line, if its class agrees with the reply code. Servers send
+    /// them even without offering ENHANCEDSTATUSCODES.
     pub fn enhanced(&self) -> Option<EnhancedCode> {
         // rule: replies.enhanced-doubled
         // rule: replies.enhanced-disagrees
         EnhancedCode::parse(self.text).filter(|e| u16::from(e.class) == self.code.0 / 100)
     }
 
-    /// The text behind the enhanced status code, where it begins with one.
+    /// The text after the enhanced status code, if it begins with one.
     pub(crate) fn plain_text(&self) -> &'a [u8] {
         EnhancedCode::split(self.text)
             .map_or(self.text, |(_, rest)| rest)
             .trim_ascii()
     }
 
-    /// An owned copy of at most so many octets: cut at a line end where it can be, and marked.
+    /// An owned copy of at most `most` octets, cut at a line end if possible, and marked.
     pub(crate) fn cut(&self, most: usize) -> Reply {
         const MARK: &[u8] = b"\n[cut]";
         if self.text.len() <= most {
@@ -176,8 +175,8 @@ impl<'a> ReplyRef<'a> {
 }
 
 impl fmt::Display for ReplyRef<'_> {
-    /// `550 5.1.1 no such user`: one line, the lines of the reply separated by spaces, an enhanced code
-    /// that each of them repeats written once, and everything unprintable escaped.
+    /// One line, such as `550 5.1.1 no such user`. Spaces separate the lines of the reply. An enhanced code that each
+    /// line repeats appears once. Unprintable characters are escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.code)?;
         let first = EnhancedCode::parse(self.text);
@@ -221,22 +220,22 @@ impl Reply {
         }
     }
 
-    /// The reply code, that of the last line where they differ.
+    /// The reply code. If the lines differ, it is that of the last line.
     pub fn code(&self) -> ReplyCode {
         self.code
     }
 
-    /// What the first digit says.
+    /// The class of the first digit.
     pub fn class(&self) -> ReplyClass {
         self.code.class()
     }
 
-    /// The text of all lines as the server sent it, bytes, separated by single LFs.
+    /// The text of all lines as the server sent it, separated by single LFs. It may be any octets.
     pub fn text(&self) -> &[u8] {
         &self.text
     }
 
-    /// The text as [`Bytes`] of their own, which share it.
+    /// The text as [`Bytes`], which share its memory.
     ///
     /// ```
     /// use smtp_proto::{Reply, reply::ReplyCode};
@@ -255,7 +254,7 @@ impl Reply {
         self.borrow().lines()
     }
 
-    /// The enhanced status code, where there is one whose class agrees with the reply code.
+    /// The enhanced status code, if its class agrees with the reply code.
     pub fn enhanced(&self) -> Option<EnhancedCode> {
         self.borrow().enhanced()
     }

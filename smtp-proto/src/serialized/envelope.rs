@@ -1,4 +1,4 @@
-//! Envelopes, for queues: what is read is checked as if it were given by hand.
+//! Envelopes, for queues. What is read is checked as if it were given by hand.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -11,7 +11,7 @@ use crate::envelope::{BodyType, Envelope, Recipient};
 use crate::mailbox::Mailbox;
 use crate::parameter::{MailParameter, RcptParameter};
 
-/// Only the addresses must be there. What is not known is refused, because it may be a demand.
+/// Only the addresses are required. Unknown fields are refused, because they may be demands.
 #[derive(Serialize, Deserialize)]
 #[serde(rename = "Envelope", deny_unknown_fields)]
 struct EnvelopeFields {
@@ -35,7 +35,7 @@ struct EnvelopeFields {
     recipient_parameters: Vec<OfRecipient>,
 }
 
-/// A parameter of RCPT: of one recipient by its position from 0, or of all.
+/// A parameter of RCPT: for one recipient, by its position from 0, or for all.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OfRecipient {

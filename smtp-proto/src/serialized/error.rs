@@ -1,4 +1,4 @@
-//! Errors and their causes, which are written and not read.
+//! Errors and their causes. They are written, but not read.
 
 use alloc::string::ToString;
 
@@ -23,10 +23,10 @@ impl Serialize for Error {
     }
 }
 
-/// `kind`, one word, and `text`; then what this kind has: the `reply` that decided, a limit, an extension.
+/// `kind`, one word, and `text`. Then the fields of this kind: the `reply` that decided, a limit, an extension.
 impl Serialize for Cause {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // Some formats want to know beforehand.
+        // Some formats need the number of fields in advance.
         let own = match self {
             Self::LimitExceeded { .. } => 3,
             Self::TooLarge { .. } => 2,
@@ -63,7 +63,7 @@ impl Serialize for Cause {
     }
 }
 
-/// The name of the variant, as a word for programs.
+/// The name of the variant, as one word for programs.
 const fn kind(cause: &Cause) -> &'static str {
     match cause {
         Cause::Rejected(_) => "rejected",

@@ -1,8 +1,8 @@
-//! How the engine's types are written and read by serde (feature `serde`). The words of plain enumerations are beside
-//! them; what has a rule to keep is here, and is built anew by the calls that keep it when it is read.
+//! How serde writes and reads the engine's types (feature `serde`). Plain enumerations have their words beside them.
+//! Types with rules are here: when they are read, they are built by the calls that check these rules.
 //!
-//! Errors and reports are written and not read: their words are for people, and may change. Credentials, and whatever
-//! may hold them, are neither.
+//! Errors and reports are written but not read, because their words are for people and may change. Credentials, and
+//! types that may hold them, are not written either.
 
 mod envelope;
 mod error;

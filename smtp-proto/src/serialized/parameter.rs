@@ -1,4 +1,4 @@
-//! Parameters of MAIL and RCPT. One that is read is made by its own call, so that it can be nothing else.
+//! Parameters of MAIL and RCPT. A parameter that is read is made by its own call, which checks it.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -19,12 +19,12 @@ struct Fields {
     /// `NAME` or `NAME=VALUE`.
     text: String,
     need: Need,
-    /// The EHLO keyword of one that the engine does not know, where that is not its name.
+    /// The EHLO keyword, if the engine does not know the parameter and the keyword differs from its name.
     #[serde(default)]
     offered_by: Option<String>,
 }
 
-/// `text`, as it is sent, `need`, and `offered_by` where that is not the name.
+/// `text` as it is sent, `need`, and `offered_by` if it differs from the name.
 impl<K> Serialize for Parameter<K> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let keyword = self.extension().err();
@@ -53,7 +53,7 @@ impl<'de> Deserialize<'de> for RcptParameter {
     }
 }
 
-/// Makes a parameter of its name and value. The value is not what the parameter writes: `None`.
+/// Makes a parameter from its name and value. `None` if the parameter never writes such a value.
 type Make<K> = fn(&str, Option<&str>) -> Result<Option<Parameter<K>>, String>;
 
 impl Fields {
@@ -178,7 +178,7 @@ fn orcpt(value: &str) -> Result<Option<RcptParameter>, String> {
     let Some((addr_type, address)) = value.split_once(';') else {
         return Ok(None);
     };
-    // An address beyond ASCII has an escape at least.
+    // An address beyond ASCII has at least one escape.
     if addr_type == "utf-8" && address.contains('\\') {
         return match from_unicode_xtext(address) {
             Some(address) => {
@@ -197,7 +197,7 @@ fn orcpt(value: &str) -> Result<Option<RcptParameter>, String> {
     }
 }
 
-/// RFC 3461 section 4, as `push_xtext` writes it.
+/// Reverses `push_xtext` (RFC 3461 section 4).
 fn from_xtext(xtext: &str) -> Option<String> {
     let mut pieces = xtext.split('+');
     let mut text: Vec<u8> = pieces.next()?.into();
@@ -208,7 +208,7 @@ fn from_xtext(xtext: &str) -> Option<String> {
     String::from_utf8(text).ok()
 }
 
-/// RFC 6533 section 3, as `push_unicode_xtext` writes it.
+/// Reverses `push_unicode_xtext` (RFC 6533 section 3).
 fn from_unicode_xtext(xtext: &str) -> Option<String> {
     let mut pieces = xtext.split("\\x{");
     let mut text: String = pieces.next()?.into();

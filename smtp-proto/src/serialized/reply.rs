@@ -29,7 +29,7 @@ impl<'de> Deserialize<'de> for ReplyCode {
     }
 }
 
-/// Text, as `5.1.1`.
+/// Text such as `5.1.1`.
 impl Serialize for EnhancedCode {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -49,7 +49,7 @@ impl<'de> Deserialize<'de> for EnhancedCode {
     }
 }
 
-/// `code`, `enhanced` and `text`. The text is what the server sent: a string where it is UTF-8, else a list of octets.
+/// `code`, `enhanced` and `text`. The text is what the server sent: a string if it is UTF-8, else a list of octets.
 /// `enhanced` follows from the text, and is not read.
 impl Serialize for Reply {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

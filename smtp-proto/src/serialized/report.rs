@@ -1,4 +1,4 @@
-//! Reports, which are written and not read.
+//! Reports. They are written, but not read.
 
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
@@ -8,7 +8,7 @@ use crate::event::{Failure, Report, Results};
 use crate::mailbox::Mailbox;
 use crate::reply::Reply;
 
-/// `outcome`, which is null where everybody got the message, and `recipients` in the order of the envelope.
+/// `outcome`, which is null if everybody got the message, and `recipients` in the order of the envelope.
 impl Serialize for Report {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut fields = serializer.serialize_struct("Report", 2)?;
@@ -18,7 +18,7 @@ impl Serialize for Report {
     }
 }
 
-/// A list of `mailbox`, `reply` and `error`, of which one is null.
+/// A list of `mailbox`, `reply` and `error`. Either `reply` or `error` is null.
 impl Serialize for Results<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]

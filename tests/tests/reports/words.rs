@@ -96,12 +96,12 @@ fn errors_of_the_opening_name_the_command() {
                 &[GREETING, auth[0], auth[1]],
                 nothing_but("501 no\r\n"),
             ),
-            "auth: AUTH PLAIN: the server sent a challenge where none belongs \
+            "auth: AUTH PLAIN: the server sent an unexpected challenge \
              (not the message's fault, mend it before you send again)",
         ),
         (
             opening(with(password), &[GREETING, "250 mx\r\n"], nothing),
-            "auth: credentials were given, and the server offers no AUTH (not the message's fault, mend it before you send again)",
+            "auth: credentials were given, but the server does not offer AUTH (not the message's fault, mend it before you send again)",
         ),
     ] {
         assert_eq!(line, said);

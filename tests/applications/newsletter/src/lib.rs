@@ -15,7 +15,7 @@ pub const SENDER: &str = "newsletter@example.org";
 pub enum Confirmation {
     /// It is on its way.
     Sent,
-    /// There is no such mailbox: tell whoever has typed the address.
+    /// There is the mailbox does not exist: tell whoever has typed the address.
     NoSuchMailbox,
     /// Try again in a minute.
     Later,
