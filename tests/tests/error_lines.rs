@@ -595,7 +595,7 @@ fn certificates_in_pem() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "local: client_certificate_pem: the private key cannot be read: there is none, or it is encrypted (mend it before you \
+        "local: client_certificate_pem: the private key cannot be read: it is missing or encrypted (mend it before you \
          send again)"
     );
 }

@@ -1,5 +1,5 @@
-//! The addresses of one host, for both adapters: their order, how long each one may take, and what is said
-//! when none could be connected to. Nothing here does I/O.
+//! The addresses of one host, for both adapters: their order, the time for each, and the error if all fail. Nothing
+//! here does I/O.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use crate::error::Error;
 
-/// The least time for one address, where so much is left: one SYN that is lost is sent again after a second.
+/// The least time for one address, if that much is left. One lost SYN is sent again after a second.
 const LEAST_SHARE: Duration = Duration::from_secs(2);
 
-/// The addresses that could not be connected to, in the order in which they were tried. One without an error
-/// was not tried, because the time to connect was over.
+/// The addresses that could not be connected to, in the order of the attempts. An address without an error was not
+/// tried, because the time to connect was over.
 pub type Failures = Vec<(SocketAddr, Option<io::Error>)>;
 
-/// Puts the address families in turn, beginning with that of the first address (RFC 8305 section 4). Within a
-/// family the order is the resolver's. So one family that leads nowhere delays the other but little.
+/// Alternates the address families, beginning with that of the first address (RFC 8305 section 4). Within a family,
+/// the resolver's order stays. So a family that leads nowhere hardly delays the other.
 pub fn interleave(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let mut addresses = addresses.peekable();
     let is_v4 = addresses.peek().is_some_and(SocketAddr::is_ipv4);
@@ -30,16 +30,15 @@ pub fn interleave(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr
     mixed
 }
 
-/// How long the next address may take, where `count` addresses have not been tried and this time is left for
-/// them. Those that fail at once leave their time to the others. `None` if the time is over. That is so below a
-/// millisecond, the unit in which the system waits.
+/// How long the next address may take, if `count` addresses share the time that is left. Addresses that fail at once
+/// leave their time to the others. `None` if less than a millisecond is left: the system waits in milliseconds.
 pub fn share(left: Duration, count: usize) -> Option<Duration> {
     let count = u32::try_from(count).unwrap_or(u32::MAX).max(1);
     (left >= Duration::from_millis(1)).then(|| (left / count).max(LEAST_SHARE).min(left))
 }
 
-/// The addresses that are left to try after a session at this one has failed. Those before it come last: they may have
-/// been slow to answer, and not dead.
+/// The addresses to try after a session at this one has failed. Those before it come last: they may have been slow,
+/// and not dead.
 pub fn others(addresses: &[SocketAddr], failed: SocketAddr) -> Vec<SocketAddr> {
     let position = addresses.iter().position(|&address| address == failed);
     let (before, after) = addresses.split_at(position.unwrap_or(addresses.len()));
@@ -49,15 +48,15 @@ pub fn others(addresses: &[SocketAddr], failed: SocketAddr) -> Vec<SocketAddr> {
         .collect()
 }
 
-/// What to say when no address of the host could be connected to.
+/// The error if no address of the host could be connected to.
 pub fn unreachable(host: &str, failures: Failures) -> Error {
     let line = |(address, error): &(SocketAddr, Option<io::Error>)| match error {
         Some(error) => format!("{address}: {error}"),
         None => format!("{address}: not tried"),
     };
     let why = match &failures[..] {
-        [] => format!("{host}: it has no address of the local address's family"),
-        // The host is given as an address.
+        [] => format!("{host}: it has no address of the same family as the local address"),
+        // The host is given as an address, so name it once.
         [one] if one.0.ip().to_string() == host => line(one),
         failures => {
             let lines: Vec<_> = failures.iter().map(line).collect();
@@ -73,7 +72,7 @@ mod tests {
     use super::*;
     use io::ErrorKind::{ConnectionRefused, TimedOut};
 
-    /// By their last number: up to 9 they are IPv4, above IPv6.
+    /// Addresses by their last number: up to 9 they are IPv4, above IPv6.
     fn addresses(numbers: &[u16]) -> Vec<SocketAddr> {
         let address = |&n| match n {
             0..10 => SocketAddr::from(([192, 0, 2, n as u8], 25)),
@@ -158,7 +157,7 @@ mod tests {
         assert!(
             error
                 .to_string()
-                .contains("no address of the local address's family"),
+                .contains("no address of the same family as the local address"),
             "{error}"
         );
     }

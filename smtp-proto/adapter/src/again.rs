@@ -1,4 +1,4 @@
-//! Which messages of a delivery over several sessions may be sent once more, in another one.
+//! Which messages of a delivery over several sessions may be sent again, in another session.
 
 use smtp_proto::error::Retry;
 use smtp_proto::{Cause, Error, Outcome, Report, Stage};
@@ -8,10 +8,10 @@ use smtp_proto::{Cause, Error, Outcome, Report, Stage};
 pub(crate) enum Again {
     /// It has its result.
     No,
-    /// The server was not asked, because the session had ended or was used up.
+    /// The server was not asked, because the session had ended or its limit was reached.
     Freely,
-    /// The server was asked, and the session ended before the end of the message was given to the transport. Another
-    /// server than the first may count it as one more try, so that one is enough.
+    /// The server was asked, but the session ended before the transport was given the end of the message. It is sent
+    /// once more only, because a server may count each attempt.
     Once,
 }
 
@@ -35,12 +35,12 @@ pub(crate) fn not_asked(error: &Error) -> bool {
     error.outcome == Outcome::NotAttempted && error.retry() == Retry::Now
 }
 
-/// Whether the session had ended, or ended with a 421, before the end of the message was given to the transport. Nobody
+/// Whether the session had ended, or ended with a 421, before the transport was given the end of the message. Nobody
 /// was refused by name, and nobody has the message.
 pub(crate) fn was_cut_off(error: &Error) -> bool {
     match &error.cause {
         Cause::Disconnected | Cause::Transport(_) => error.outcome != Outcome::InDoubt,
-        // One that answers the end of the data is about this message.
+        // A reply to the end of the data is about this message.
         Cause::Rejected(reply) => {
             matches!(reply.code().get(), 221 | 421)
                 && error.stage != Stage::EndOfMessage
@@ -80,7 +80,7 @@ mod tests {
                 vec![refused(Stage::Rcpt, 421), lost(Stage::Body, Transient)],
                 Again::Once,
             ),
-            // Somebody has it, or was refused by name.
+            // At least one recipient has it, or was refused by name.
             (
                 vec![Ok(reply(250)), lost(Stage::Mail, NotAttempted)],
                 Again::No,

@@ -1,8 +1,8 @@
-//! The span of a caller for `tracing`, in the threads and tasks that work for it.
+//! The caller's `tracing` span, for the threads and tasks that work for it.
 
-/// The span that was current where it is made. Without the feature `tracing` it is nothing.
+/// The span that was current at its creation. Without the feature `tracing` it is empty.
 ///
-/// A thread of its own is in no span. So what it tells outside a session would be told nowhere.
+/// A new thread is not in any span. Events outside a session would otherwise be in none.
 ///
 /// ```
 /// use smtp_adapter::Caller;
@@ -35,7 +35,7 @@ impl Caller {
         f()
     }
 
-    /// The same future, which is polled in the span. While it waits, the span is not entered.
+    /// The same future, polled in the span. While it waits, the span is not entered.
     pub fn poll_in_scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
         #[cfg(feature = "tracing")]
         return tracing::Instrument::instrument(future, self.span);

@@ -1,4 +1,4 @@
-//! What a certificate says, in words for the person who reads an error line.
+//! A certificate in words, for the person who reads an error line.
 
 use rustls::CertificateError;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -9,7 +9,7 @@ use x509_parser::prelude::FromDer;
 
 use crate::handshake::{plain, plain_text, words};
 
-/// The most names that an error line has room for, and the most characters of one of them.
+/// The most names in an error line, and the most characters of one name.
 const NAMES: usize = 5;
 const NAME: usize = 100;
 
@@ -36,7 +36,7 @@ const TRUST_ISSUER: &str = "trust that issuer (trust_pem)";
 const SEND: &str = "have the server send it, trust it (trust_pem)";
 pub(crate) const NAME_IT: &str = "give the name that it is for (server_name)";
 
-/// Why the server is not verified by this certificate, which came with these intermediate ones.
+/// Why this certificate does not verify the server. `intermediates` came with it.
 pub(crate) fn problem(
     error: &rustls::Error,
     certificate: &CertificateDer<'_>,
@@ -65,7 +65,7 @@ pub(crate) fn problem(
                 NAME_IT,
             )
         }
-        // webpki says so of an authority's own certificate in place of a server's.
+        // webpki reports this if a server uses the certificate of an authority.
         CertificateError::UnknownIssuer | CertificateError::Other(_)
             if parsed.issuer() == parsed.subject() =>
         {
@@ -103,7 +103,7 @@ pub(crate) fn problem(
         }
         CertificateError::ExpiredContext { not_after, .. } => {
             let end = seconds(*not_after);
-            // The dates of the certificates between count as well.
+            // The dates of the intermediate certificates count as well.
             let which = intermediates
                 .iter()
                 .filter(|_| parsed.validity().not_after.timestamp() != end)
@@ -143,7 +143,7 @@ pub(crate) fn problem(
     }
 }
 
-/// The same where the certificate is not at hand.
+/// The same without the certificate.
 pub(crate) fn described(problem: &CertificateError) -> String {
     match problem {
         CertificateError::NotValidForNameContext {
@@ -181,7 +181,7 @@ pub(crate) fn described(problem: &CertificateError) -> String {
     }
 }
 
-/// What else can be wrong with a certificate.
+/// Other problems of a certificate, in words.
 fn reason(problem: &CertificateError) -> String {
     match problem {
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
@@ -195,7 +195,7 @@ fn reason(problem: &CertificateError) -> String {
     }
 }
 
-/// The issuer to which the chain leads that the server has sent, and how many certificates there are between.
+/// The last issuer of the chain that the server has sent, and how many certificates lead to it.
 fn last_issuer(
     certificate: &X509Certificate<'_>,
     between: &[X509Certificate<'_>],
@@ -214,7 +214,7 @@ fn seconds(time: UnixTime) -> i64 {
     i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// The day, as in `2021-12-31`, in UTC.
+/// The day in UTC, such as `2021-12-31`.
 fn date(timestamp: i64) -> String {
     match x509_parser::time::ASN1Time::from_timestamp(timestamp) {
         Ok(time) => time.to_datetime().date().to_string(),
@@ -226,7 +226,7 @@ fn on(timestamp: i64) -> String {
     format!("on {}", date(timestamp))
 }
 
-/// Whether it can be read at all.
+/// Whether it can be parsed.
 pub(crate) fn is_certificate(certificate: &CertificateDer<'_>) -> bool {
     X509Certificate::from_der(certificate).is_ok()
 }
@@ -247,7 +247,7 @@ pub(crate) fn check_dates(
     }
 }
 
-/// The names that the certificate is for.
+/// The names in the certificate.
 fn names(certificate: &X509Certificate<'_>) -> String {
     let extension = certificate.subject_alternative_name().ok().flatten();
     let all = extension
@@ -264,7 +264,7 @@ fn list(names: Vec<String>) -> String {
     }
 }
 
-/// Words of a stranger's, not too many.
+/// Text of a stranger, made printable and short.
 fn printable(text: &[u8]) -> String {
     let text = Printable(text).to_string();
     match text.char_indices().nth(NAME) {
@@ -273,7 +273,7 @@ fn printable(text: &[u8]) -> String {
     }
 }
 
-/// Whether others may be signed with it.
+/// Whether it may sign other certificates.
 pub(crate) fn is_authority(certificate: &CertificateDer<'_>) -> bool {
     X509Certificate::from_der(certificate).is_ok_and(|(_, parsed)| parsed.is_ca())
 }

@@ -1,5 +1,5 @@
-//! What a session is between its engine and its stream, whatever the stream is: octets gathered, events
-//! taken, reports kept. No I/O and no clock.
+//! The half of a session between its engine and its stream: octets gathered, events taken, reports kept. No I/O and
+//! no clock.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,28 +16,27 @@ use crate::error::{Error, copy_io, outcome_of};
 use crate::observe::Watch;
 use crate::terms::SessionTerms;
 
-/// Octets that are gathered before they are written, so that an envelope, or the end of a body with its
-/// dot, is one packet and one system call where it can be.
+/// Octets that are gathered before they are written. So an envelope, or the end of a body with its dot, can be one
+/// packet and one system call.
 const GATHER: usize = 32 * 1024;
 
-/// Messages that a bulk delivery submits at a time where neither their envelopes nor their bodies wait for a
-/// reply.
+/// Messages that a bulk delivery submits at a time, if neither envelopes nor bodies wait for a reply.
 const EAGER_WINDOW: usize = 16;
 
-/// How long to listen to a server that takes nothing any more: why it has gone is often there to be read.
+/// How long to read from a server that takes nothing any more: its last reply often says why it has gone.
 pub const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// As good as never, for timeouts that a clock could not be asked to wait for.
+/// As good as never. A clock cannot wait for longer timeouts.
 pub const FOREVER: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 
 /// The half of a pump that both adapters share.
 pub struct Driver {
     /// The engine.
     pub engine: Connection,
-    /// Gathered, and not written.
+    /// Gathered, but not written yet.
     pub out: Vec<u8>,
-    /// It may be credentials: until the session is ready, and after a request until the session is idle again. XCLIENT
-    /// leads to another login.
+    /// `out` may hold credentials: until the session is ready, and after a request until the session is idle again.
+    /// XCLIENT leads to another login.
     may_hold_secret: bool,
     /// Mail can be sent.
     pub ready: bool,
@@ -45,57 +44,55 @@ pub struct Driver {
     pub handshake_due: bool,
     /// The server has shown that it does not take overlapping envelopes.
     pub overlap_broken: bool,
-    /// What the operating system said when the connection was lost.
+    /// The operating system's error when the connection was lost.
     pub io: Option<io::Error>,
-    /// How long the stream may take nothing.
+    /// How long the stream may accept no octets.
     pub block_timeout: Duration,
     /// How long QUIT may take to go out.
     pub quit_timeout: Duration,
-    /// Messages that a bulk delivery submits at a time: the one under way, and the one whose envelope may
-    /// follow it in the same batch, or more where bodies do so too. It bounds the memory, whatever the number
-    /// of messages.
+    /// Messages that a bulk delivery submits at a time: the current one, and the one whose envelope may follow in the
+    /// same batch. It is more if bodies follow too. It bounds the memory for any number of messages.
     pub window: usize,
-    /// The envelope of the next message may go out with the end of one.
+    /// The envelope of the next message may go out with the end of the message before.
     pub overlaps: bool,
-    /// Messages that were submitted, and those of them that are not finished.
+    /// How many messages were submitted, and how many of them are not finished.
     pub submitted: u64,
     unfinished: usize,
     /// For whom the server takes us.
     client: Client,
     /// Between two messages of a bulk delivery, so that each does not make buffers of its own.
     keeps_buffers: bool,
-    /// The message whose body was wanted last, and how many bodies were wanted by then.
+    /// The last message whose body was wanted, and how many bodies were wanted so far.
     pub body: Option<(MessageId, u64)>,
-    /// Octets of a body that become a chunk when there are enough of them, and how many of them the engine
-    /// has taken.
+    /// Octets of a body that become a chunk once there are enough, and how many of them the engine has taken.
     chunk: Vec<u8>,
     chunk_at: usize,
-    /// They are to go out although there are not enough of them.
+    /// The octets of `chunk` must go out, even if they are few.
     chunk_due: bool,
-    /// What an error line about the handshake says depends on it.
+    /// An error line about the handshake depends on it.
     #[cfg(feature = "rustls")]
     handshake: Option<crate::handshake::Handshake>,
-    /// For the handshake, until it begins.
+    /// The settings for the handshake, until it begins.
     #[cfg(feature = "rustls")]
     pub tls_settings: Option<crate::tls::TlsSettings>,
     /// How the session is encrypted, if it is.
     #[cfg(feature = "rustls")]
     pub tls_info: Option<crate::tls::TlsInfo>,
-    /// Of the session, in this process.
+    /// The number of the session in this process.
     pub number: u64,
-    /// Boxed, because most sessions have none.
+    /// Boxed, because few sessions are watched.
     watch: Option<Box<Watch>>,
     finished: VecDeque<(MessageId, Report)>,
-    /// The request whose answer is waited for. The others' answers are of no interest to anybody.
+    /// The request whose answer the caller waits for. Other answers are dropped.
     asked: Option<RequestId>,
-    /// Boxed, because it is there for a moment and the session for long.
+    /// Boxed, because it exists only for a moment.
     answer: Option<Box<Result<Reply, smtp_proto::Error>>>,
-    /// Boxed, because it is there for a moment and the session for long.
+    /// Boxed, because it exists only for a moment.
     closed: Option<Box<Result<(), smtp_proto::Error>>>,
 }
 
 impl Driver {
-    /// A session on a stream that is connected now, which is the origin of its clock.
+    /// A session on a stream that is connected now. Its clock starts now.
     pub fn new(terms: SessionTerms) -> Self {
         let config = terms.config;
         Self {
@@ -143,12 +140,12 @@ impl Driver {
         self.closed.is_some()
     }
 
-    /// Whether the session has ended in good order, or is about to be told so: it is worth closing well.
+    /// Whether the session has ended properly, or QUIT was sent: its stream should be closed properly too.
     pub fn ends_well(&self) -> bool {
         self.closed.as_ref().is_some_and(|result| result.is_ok()) || self.engine.has_quit()
     }
 
-    /// Why it has ended.
+    /// Why the session has ended.
     pub fn end(&self) -> smtp_proto::Error {
         match self.closed.as_deref() {
             Some(Err(error)) => error.clone(),
@@ -156,7 +153,7 @@ impl Driver {
         }
     }
 
-    /// The same, with what is known of the session.
+    /// Why it has ended, with what is known of the session.
     pub fn ended(&mut self) -> Error {
         let end = self.end();
         self.explain(Error::new(end))
@@ -172,7 +169,7 @@ impl Driver {
         )
     }
 
-    /// Submits a message, or gives the envelope back for its report.
+    /// Submits a message, or returns the envelope for its report.
     pub fn submit(&mut self, envelope: Envelope) -> Result<MessageId, (Misuse, Envelope)> {
         let id = self.engine.try_submit(envelope)?;
         self.submitted += 1;
@@ -194,13 +191,13 @@ impl Driver {
             && !self.engine.has_quit()
     }
 
-    /// Whether this session has had as many messages as one may have, or as the server takes.
+    /// Whether this session has sent as many messages as it may, or as the server takes.
     pub fn is_used_up(&self, most: u64) -> bool {
         self.submitted >= most || self.engine.is_used_up()
     }
 
-    /// Whether a message is under way although nobody holds it: its transaction was leaked. Reports that nobody has
-    /// taken are forgotten.
+    /// Whether a message is under way that nobody holds, because its transaction was leaked. Drops reports that
+    /// nobody has taken.
     pub fn has_leaked(&mut self) -> bool {
         self.finished.clear();
         self.keep_buffers(false);
@@ -221,7 +218,7 @@ impl Driver {
         report
     }
 
-    /// The TLS handshake is done. The engine is told by the pump.
+    /// The TLS handshake is done. The pump tells the engine.
     #[cfg(feature = "rustls")]
     pub fn encrypted(&mut self, info: crate::tls::TlsInfo) {
         if let Some(watch) = &self.watch {
@@ -237,25 +234,25 @@ impl Driver {
         false
     }
 
-    /// The stream has failed, or has ended, which is an [`io::ErrorKind::UnexpectedEof`].
+    /// The stream has failed, or has ended ([`io::ErrorKind::UnexpectedEof`]).
     pub fn lose(&mut self, now: Instant, error: io::Error) {
         #[cfg(feature = "rustls")]
         let Some(error) = self.lose_tls(now, error) else {
             return;
         };
-        // rustls: the server closed without saying so in TLS, as many do.
+        // rustls reports that the server closed without the closing alert of TLS, as many servers do.
         if error.kind() != io::ErrorKind::UnexpectedEof {
             self.io.get_or_insert(error);
         }
         self.engine.handle_eof(now);
     }
 
-    /// The same as far as it is about TLS. Else the error is returned.
+    /// The same for an error about TLS. Any other error is returned.
     #[cfg(feature = "rustls")]
     fn lose_tls(&mut self, now: Instant, error: io::Error) -> Option<io::Error> {
         use crate::handshake::{tls_error, words};
         let tls = tls_error(&error);
-        // The server may refuse the client's certificate after the handshake is over for us.
+        // The server may refuse the client's certificate after our handshake is over.
         if let Some(handshake) = self.handshake
             && self.tls_info.is_some()
         {
@@ -265,7 +262,7 @@ impl Driver {
             };
             if self.engine.handle_tls_failed(cause).is_ok() {
                 match error.kind() {
-                    // What a write has found after it explains less.
+                    // A later error of a write explains less.
                     _ if tls.is_some() => self.io = None,
                     io::ErrorKind::UnexpectedEof => {}
                     _ => {
@@ -286,7 +283,7 @@ impl Driver {
         None
     }
 
-    /// Whether a message has ended, or the body of one is wanted.
+    /// Whether a message has ended, or wants its body.
     pub fn wants_caller(&self) -> bool {
         self.has_report() || self.engine.wants_body()
     }
@@ -305,7 +302,7 @@ impl Driver {
         self.finished.pop_front().map(|(_, report)| report)
     }
 
-    /// Makes a request. From here on its answer alone is waited for.
+    /// Sends a request. From now on, the caller waits for its answer only.
     pub fn request(&mut self, request: Request) -> Result<(), Misuse> {
         let client = Client::after(&request, self.client);
         let id = self.engine.request(request)?;
@@ -329,12 +326,12 @@ impl Driver {
         }
     }
 
-    /// Nobody waits for an answer any more.
+    /// The caller does not wait for an answer any more.
     pub fn forget_answer(&mut self) {
         (self.asked, self.answer) = (None, None);
     }
 
-    /// Why no more of the body of this message is wanted, for whoever writes it. The report stays to be taken.
+    /// Why this message does not want more of its body, for the writer of the body. The report stays available.
     pub fn body_refused(&self, message: MessageId) -> io::Error {
         let error = match self.finished.front() {
             Some((id, report)) if *id == message => Error::from_report(report.clone()),
@@ -349,7 +346,7 @@ impl Driver {
         io::Error::new(io::ErrorKind::BrokenPipe, error)
     }
 
-    /// A report to its reader: an error where the message reached nobody.
+    /// The result for the caller: an error if the message reached nobody.
     pub fn judge(&mut self, report: Option<Report>) -> Result<Report, Error> {
         match report {
             Some(report) if report.recipients.iter().any(Result::is_ok) => Ok(report),
@@ -358,9 +355,9 @@ impl Driver {
         }
     }
 
-    /// Gathers what the engine offers, and as much of `body` as is wanted and as there is room for. Where it
-    /// travels in chunks of unknown number, enough for a whole one are gathered first, so that their sizes do
-    /// not depend on how the body is cut. Returns how many octets of `body` were used.
+    /// Gathers the engine's octets, and as much of `body` as is wanted and fits. If the number of chunks is unknown,
+    /// it first collects octets for a whole one. So the sizes of chunks do not depend on how the body is cut. Returns
+    /// how many octets of `body` were used.
     pub fn gather(&mut self, now: Instant, body: &[u8]) -> usize {
         let Some(size) = self
             .engine
@@ -375,7 +372,7 @@ impl Driver {
                 let more = size.saturating_sub(self.chunk.len()).min(body.len() - used);
                 self.chunk.extend_from_slice(&body[used..used + more]);
                 used += more;
-                // A full one waits for what follows it: if nothing does, it is the last.
+                // A full chunk waits for the octets after it: if none come, it is the last.
                 if used == body.len() && !self.chunk_due {
                     self.take(now, &[]);
                     return used;
@@ -388,7 +385,7 @@ impl Driver {
         }
     }
 
-    /// Gathers the rest of the chunk, which may be the last of the body. Whether that is all of it.
+    /// Gathers the rest of the chunk, which may be the last of the body. Returns whether all of it is gathered.
     fn send_chunk(&mut self, now: Instant, is_last: bool) -> bool {
         let chunk = std::mem::take(&mut self.chunk);
         let rest = &chunk[self.chunk_at..];
@@ -406,18 +403,18 @@ impl Driver {
         sent
     }
 
-    /// Sends what waits for a chunk to be full, with the next octets that are gathered.
+    /// Sends the octets that wait for a full chunk, when octets are gathered next.
     pub fn flush_chunk(&mut self) {
         self.chunk_due = !self.chunk.is_empty();
     }
 
-    /// Whether nothing waits for a chunk to be full.
+    /// Whether no octets wait for a full chunk.
     pub fn has_no_chunk(&self) -> bool {
         self.chunk.is_empty() || !self.engine.wants_body()
     }
 
-    /// Ends the body, as far as that is possible now. Whether it has ended: else something must be written, or
-    /// a reply waited for.
+    /// Ends the body as far as possible now. Returns whether it has ended. If not, something must be written first,
+    /// or a reply must come.
     pub fn end_body(&mut self, now: Instant) -> bool {
         if !self.has_no_chunk() && !self.send_chunk(now, true) && self.engine.wants_body() {
             return false;
@@ -431,7 +428,7 @@ impl Driver {
         if self.may_hold_secret
             && let Some(transmit) = self.engine.poll_transmit(now, &[][..])
         {
-            // A buffer that grows is copied, and the old copy keeps the secret. So it is made large enough first.
+            // A buffer that grows is copied, and the old copy keeps the secret. So make it large enough first.
             let octets = transmit.parts()[0].len();
             self.out.reserve(octets.min(room));
         }
@@ -439,7 +436,7 @@ impl Driver {
             .poll_transmit_onto(now, body, &mut (&mut self.out).limit(room))
     }
 
-    /// The caller cannot give the rest of the body, for this reason.
+    /// The caller cannot give the rest of the body.
     pub fn fail_body(&mut self, error: &io::Error) {
         self.forget_chunk();
         let _ = self.engine.fail_body(
@@ -458,12 +455,12 @@ impl Driver {
         self.out.len() >= GATHER
     }
 
-    /// All that was gathered has been written.
+    /// All gathered octets were written.
     pub fn written(&mut self) {
         self.forget_output();
     }
 
-    /// What was gathered is not kept, and wiped where it may be credentials.
+    /// Drops the gathered octets, and wipes them if they may be credentials.
     pub fn forget_output(&mut self) {
         if self.may_hold_secret {
             zeroize::Zeroize::zeroize(&mut self.out);
@@ -471,7 +468,7 @@ impl Driver {
         self.out.clear();
     }
 
-    /// Whether buffers are kept while the session is idle for a moment, as between two messages of a bulk delivery.
+    /// Whether an idle session keeps its buffers, as between two messages of a bulk delivery.
     pub fn keep_buffers(&mut self, yes: bool) {
         self.keeps_buffers = yes;
         self.take_events();
@@ -482,7 +479,7 @@ impl Driver {
         self.keeps_buffers && self.unfinished == 0 && self.engine.is_idle()
     }
 
-    /// A session that is idle, or has ended, keeps no buffer.
+    /// Frees the buffers of a session that is idle or has ended.
     fn release(&mut self) {
         if self.keeps_buffers {
             return;
@@ -494,9 +491,9 @@ impl Driver {
         }
     }
 
-    /// Takes the engine's events. A handshake is for the pump to do.
+    /// Takes the engine's events. The pump does a handshake.
     pub fn take_events(&mut self) {
-        // An engine that is idle, and has no more events, releases its buffers.
+        // An idle engine without events frees its buffers.
         while !self.is_between_messages()
             && let Some(event) = self.engine.poll_event()
         {
@@ -520,7 +517,7 @@ impl Driver {
                 Event::BodyWanted(id) => {
                     let number = self.body.map_or(0, |(_, number)| number);
                     self.body = Some((id, number + 1));
-                    // What is left of one that was refused.
+                    // Drops the rest of a body that was refused.
                     self.forget_chunk();
                 }
                 Event::Answered(id, answer) => {
@@ -536,7 +533,7 @@ impl Driver {
                     }
                     self.closed = Some(Box::new(result));
                     self.handshake_due = false;
-                    // A goodbye is worth sending yet; half a message is not.
+                    // QUIT is still worth sending. Half a message is not.
                     if !self.engine.has_quit() {
                         self.forget_output();
                     }
@@ -593,7 +590,7 @@ mod tests {
     use crate::{Peer, Server, Terms};
     use smtp_proto::{Channel, TlsPolicy};
 
-    /// The server says this, and all that there is to say is written.
+    /// The server sends this line, and all output is written.
     fn hear(driver: &mut Driver, line: &str) {
         let now = Instant::default();
         driver.engine.handle_input(now, line.as_bytes());
@@ -618,7 +615,7 @@ mod tests {
         hear(&mut driver, "250 nobody waits\r\n");
         assert!(!driver.has_answer());
 
-        // Nor is it taken for that of the next one.
+        // It is not taken for the answer to the next request either.
         driver.request(Request::noop()).unwrap();
         hear(&mut driver, "");
         driver.request(Request::noop()).unwrap();

@@ -1,22 +1,22 @@
-//! What `tls-server-end-point` (RFC 5929 section 4) makes of a certificate.
+//! The channel binding `tls-server-end-point` (RFC 5929 section 4) of a certificate.
 
 use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 
 const SEQUENCE: u8 = 0x30;
 const OBJECT_IDENTIFIER: u8 = 0x06;
-/// `[0]`, explicit.
+/// The DER tag of `[0]`, explicit.
 const FIRST: u8 = 0xa0;
 
-/// The certificate by the hash function of its signature, with SHA-256 for MD5 and SHA-1. None where
-/// the signature has no hash function, as that of Ed25519.
+/// The hash of the certificate, by the hash function of its signature. SHA-256 replaces MD5 and SHA-1. `None` if the
+/// signature does not name a hash function, as with Ed25519.
 pub(crate) fn hash(certificate: &[u8]) -> Option<Vec<u8>> {
     let (signed, _) = element(certificate, SEQUENCE)?;
     let (_, behind) = element(signed, SEQUENCE)?;
     let (algorithm, _) = element(behind, SEQUENCE)?;
     let (name, parameters) = element(algorithm, OBJECT_IDENTIFIER)?;
     match name {
-        // 1.2.840.113549.1.1: PKCS #1 with a hash function, and PSS, which names it in its parameters
-        // and means SHA-1 where it names none.
+        // 1.2.840.113549.1.1: PKCS #1 with a hash function, and PSS. The parameters of PSS name it, and the default
+        // is SHA-1.
         [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, kind] => match kind {
             4 | 5 | 11 => digest::<Sha256>(certificate),
             12 => digest::<Sha384>(certificate),
@@ -61,7 +61,7 @@ fn digest<D: Digest>(certificate: &[u8]) -> Option<Vec<u8>> {
     Some(D::digest(certificate).to_vec())
 }
 
-/// The contents of the first DER element, which must be of this kind, and what follows it.
+/// The contents of the first DER element, which must have this tag, and what follows the element.
 fn element(der: &[u8], kind: u8) -> Option<(&[u8], &[u8])> {
     let (&[found, first], rest) = der.split_first_chunk()?;
     let (length, rest) = match first {
@@ -84,10 +84,10 @@ fn element(der: &[u8], kind: u8) -> Option<(&[u8], &[u8])> {
 mod tests {
     use super::*;
 
-    /// A certificate as far as it is looked at.
+    /// The parts of a certificate that are read.
     fn certificate(algorithm: &[u8]) -> Vec<u8> {
         let algorithm = wrapped(SEQUENCE, algorithm);
-        // Long enough for a length of two octets.
+        // Long enough that its length takes two octets.
         wrapped(
             SEQUENCE,
             &[wrapped(SEQUENCE, &[0; 300]), algorithm, vec![3, 1, 0]].concat(),

@@ -12,9 +12,8 @@ use smtp_proto::parameter::ParameterError;
 use smtp_proto::request::RequestError;
 use smtp_proto::{Cause, Outcome, Report, Stage};
 
-/// Why a session could not be opened, or a message reached nobody: the engine's error, what the
-/// operating system said where it said something, and what became of each recipient where a message was
-/// under way.
+/// Why a session could not be opened, or a message reached nobody. It holds the engine's error, the operating
+/// system's error if there was one, and the report if a message was under way.
 ///
 /// `Display` is one line:
 ///
@@ -37,12 +36,12 @@ struct Inner {
     io: Option<io::Error>,
     report: Option<Report>,
     round_trips: u64,
-    /// There was a session, which has told it.
+    /// A session existed, and has reported it to `tracing`.
     #[cfg(feature = "tracing")]
     has_session: bool,
     #[cfg(feature = "rustls")]
     tls: Option<crate::tls::TlsInfo>,
-    /// What else belongs to it: what happened at the address that was tried before.
+    /// More about the error, such as the failure at the address before.
     remark: Option<String>,
 }
 
@@ -62,7 +61,7 @@ impl Error {
         }))
     }
 
-    /// Something on our side, before the server was asked.
+    /// An error on our side, before the server was asked.
     #[doc(hidden)]
     pub fn local(cause: Cause) -> Self {
         Self::new(smtp_proto::Error::new(
@@ -72,7 +71,7 @@ impl Error {
         ))
     }
 
-    /// The name of the host leads nowhere.
+    /// The name of the host cannot be resolved.
     #[doc(hidden)]
     pub fn unresolved(host: &str, io: io::Error) -> Self {
         Self::connect(
@@ -81,7 +80,7 @@ impl Error {
         )
     }
 
-    /// No connection.
+    /// The host cannot be connected to.
     pub(crate) fn connect(message: String, io: Option<io::Error>) -> Self {
         let cause = Cause::Transport(message.into());
         let error = smtp_proto::Error::new(Stage::Connect, Outcome::Transient, cause);
@@ -90,15 +89,15 @@ impl Error {
         error
     }
 
-    /// A message that reached nobody, or not all: the first failure that has the outcome of all speaks for them. Whether
-    /// somebody has it is said at the end.
+    /// A message that did not reach every recipient. The first failure with the outcome of the report speaks for all.
+    /// The end of the line tells how many recipients have it.
     #[doc(hidden)]
     pub fn from_report(report: Report) -> Self {
         let unexplained =
             smtp_proto::Error::new(Stage::Local, Outcome::Permanent, Cause::Disconnected);
         let outcome = report.outcome().unwrap_or(unexplained.outcome);
-        // The one that speaks for all is the one whose advice helps first. One that follows from another recipient's refusal
-        // explains nothing where that one is there.
+        // The failure whose advice helps first speaks for all. A failure that follows from another recipient's
+        // refusal only speaks alone.
         let rank = |error: &&smtp_proto::Error| {
             let advice = match error.retry() {
                 Retry::AskPerson => 0,
@@ -127,22 +126,22 @@ impl Error {
         error
     }
 
-    /// The same for a message that there was no session for: it can be sent again, whatever the server said
-    /// to us.
+    /// The same for a message without a session: it can be sent again, whatever the server has replied to the
+    /// session.
     #[doc(hidden)]
     pub fn not_attempted(mut self) -> Self {
         self.0.error.outcome = Outcome::NotAttempted;
         self
     }
 
-    /// The same, after another address of the host was tried, and failed with `first`.
+    /// The same after another address of the host was tried, and failed with `first`.
     #[doc(hidden)]
     pub fn after(mut self, address: SocketAddr, first: &Self) -> Self {
         self.0.remark = Some(format!("{address} before: {first}"));
         self
     }
 
-    /// The same for somebody else who is refused for it, because nobody tries again before this time has passed.
+    /// The same for another caller, who must wait: the pool opens no session until this time has passed.
     pub(crate) fn paused(mut self, time: Duration) -> Self {
         let seconds = time.as_secs();
         self.0.remark = Some(format!(
@@ -151,7 +150,7 @@ impl Error {
         self
     }
 
-    /// The same for somebody else, without the report.
+    /// A copy for another caller, without the report.
     pub(crate) fn copy(&self) -> Self {
         let inner = &self.0;
         Self(Box::new(Inner {
@@ -167,8 +166,8 @@ impl Error {
         }))
     }
 
-    /// Whether the session had ended, or ended with a 421, before the end of the message was given to the transport. So
-    /// the message may be sent in another session.
+    /// Whether the session had ended, or ended with a 421, before the transport was given the end of the message. If
+    /// so, the message may be sent in another session.
     #[doc(hidden)]
     pub fn was_cut_off(&self) -> bool {
         match &self.0.report {
@@ -209,7 +208,7 @@ impl Error {
         self
     }
 
-    /// Whether there was a session, which has told it.
+    /// Whether a session existed, and has reported it to `tracing`.
     #[cfg(feature = "tracing")]
     pub(crate) fn has_session(&self) -> bool {
         self.0.has_session
@@ -230,8 +229,8 @@ impl Error {
         &self.0.error.cause
     }
 
-    /// What it means for the message, and no more than holds for all of its recipients
-    /// ([`Report::outcome`]). Where a connector failed to connect, what it means for the next try.
+    /// What it means for the message. It claims no more than holds for all recipients ([`Report::outcome`]). If a
+    /// connector has failed, it is about the next attempt to connect.
     pub fn outcome(&self) -> Outcome {
         self.0.error.outcome
     }
@@ -246,7 +245,7 @@ impl Error {
         self.0.error.is_permanent()
     }
 
-    /// Whether the server may have delivered the message all the same.
+    /// Whether the server may have delivered the message nevertheless.
     pub fn is_in_doubt(&self) -> bool {
         self.0.error.is_in_doubt()
     }
@@ -257,8 +256,9 @@ impl Error {
         self.0.error.is_timeout() || io == Some(io::ErrorKind::TimedOut)
     }
 
-    /// Whether it is about the session, and says nothing about the message
-    /// ([`concerns_session`](smtp_proto::Error::concerns_session)). A queue must not return the message because of it.
+    /// Whether it is about the session, and not about the message
+    /// ([`concerns_session`](smtp_proto::Error::concerns_session)). A queue must not return the message because of
+    /// it.
     pub fn concerns_session(&self) -> bool {
         self.0.report.is_none() && self.0.error.concerns_session()
             || self.0.report.as_ref().is_some_and(|report| {
@@ -268,29 +268,29 @@ impl Error {
             })
     }
 
-    /// When to send the message again ([`retry`](smtp_proto::Error::retry)). Where the recipients of a message fare
-    /// differently, it is what helps one of them, and the report tells for each.
+    /// When to send the message again ([`retry`](smtp_proto::Error::retry)). If the recipients have different
+    /// results, it is what helps one of them. The report has the advice for each.
     pub fn retry(&self) -> Retry {
         self.0.error.retry()
     }
 
-    /// What became of each recipient, where a transaction had begun.
+    /// The result of each recipient, if a transaction had begun.
     pub fn report(&self) -> Option<&Report> {
         self.0.report.as_ref()
     }
 
-    /// How many round trips the session had made.
+    /// How many round trips the session had cost.
     pub fn round_trips(&self) -> u64 {
         self.0.round_trips
     }
 
-    /// How the session was encrypted, if it was.
+    /// How the session was encrypted. `None` if it was not.
     #[cfg(feature = "rustls")]
     pub fn tls_info(&self) -> Option<&crate::tls::TlsInfo> {
         self.0.tls.as_ref()
     }
 
-    /// What the operating system said, where it said something.
+    /// The operating system's error, if there was one.
     pub fn io_error(&self) -> Option<&io::Error> {
         self.0.io.as_ref()
     }
@@ -300,7 +300,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0.error)?;
         match (&self.0.io, &self.0.error.cause) {
-            // The cause names it already.
+            // The cause contains it already.
             (None, _) | (_, Cause::Transport(_)) => {}
             (Some(io), _) => write!(f, ": {io}")?,
         }
@@ -351,7 +351,7 @@ impl From<Error> for io::Error {
     }
 }
 
-/// The same error of the operating system, in its words.
+/// A copy of the operating system's error, with its text.
 pub(crate) fn copy_io(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(code) => io::Error::from_raw_os_error(code),
@@ -359,7 +359,7 @@ pub(crate) fn copy_io(error: &io::Error) -> io::Error {
     }
 }
 
-/// What a message comes to that could not be opened, or read to its end: another try helps, or not.
+/// Whether another try may help for a message that could not be opened, or read to its end.
 pub(crate) fn outcome_of(error: &io::Error) -> Outcome {
     use io::ErrorKind::{
         InvalidData, InvalidInput, NotFound, NotSeekable, PermissionDenied, Unsupported,

@@ -1,5 +1,4 @@
-//! What a failed TLS handshake means, in words for the person who reads an error line. The words of rustls are for
-//! programmers.
+//! A failed TLS handshake in words, for the person who reads an error line. The words of rustls are for programmers.
 
 use std::fmt::Debug;
 use std::io;
@@ -7,17 +6,17 @@ use std::io;
 use rustls::{AlertDescription, Error, InconsistentKeys, InvalidMessage, PeerIncompatible};
 use smtp_proto::Cause;
 
-/// What the words about a handshake depend on.
+/// Facts that decide the words about a handshake.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Handshake {
-    /// It begins with the first octet, and not after STARTTLS.
+    /// It begins with the first octet, without STARTTLS.
     pub(crate) is_implicit: bool,
-    /// We have a client certificate to show.
+    /// The client has a certificate to show.
     pub(crate) has_certificate: bool,
 }
 
 impl Handshake {
-    /// Why the handshake failed, where it is not about the server's certificate.
+    /// Why the handshake failed, for reasons other than the server's certificate.
     pub(crate) fn cause(self, error: &Error) -> Cause {
         match error {
             Error::InvalidMessage(InvalidMessage::InvalidContentType) if self.is_implicit => {
@@ -35,7 +34,7 @@ impl Handshake {
         }
     }
 
-    /// The server said no.
+    /// The server has sent an alert.
     fn refused(self, alert: AlertDescription) -> Cause {
         use AlertDescription as A;
         let name = alert_name(alert);
@@ -73,7 +72,7 @@ impl Handshake {
                 )
                 .into(),
             ),
-            // OpenSSL says so, too, under TLS 1.2 where it wants a client certificate.
+            // Under TLS 1.2, OpenSSL sends these too if it wants a client certificate.
             A::HandshakeFailure | A::InsufficientSecurity if !self.has_certificate => {
                 Cause::TlsFailed(
                     format!(
@@ -115,7 +114,7 @@ const NOTHING_IN_COMMON: &str =
     "the server finds no cipher suite, key exchange or signature algorithm in common with us";
 const NO_VERSION: &str = "the server has no TLS version in common with us";
 
-/// Whether a write has failed because the server takes nothing any more.
+/// Whether a write has failed because the server has closed the connection.
 pub fn is_gone(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
     matches!(
@@ -129,7 +128,7 @@ pub(crate) fn tls_error(error: &io::Error) -> Option<&Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// What rustls found, wherever in the session.
+/// The error of rustls in words, at any time in the session.
 pub(crate) fn words(error: &Error) -> String {
     use PeerIncompatible as P;
     match error {
@@ -157,18 +156,18 @@ pub(crate) fn words(error: &Error) -> String {
             )
         }
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            "the server sent what is not TLS (clear text, it seems)".into()
+            "the server sent something that is not TLS (clear text, it seems)".into()
         }
         Error::InvalidMessage(why) => {
-            format!("the server sent what is not valid TLS ({})", plain(why))
+            format!("the server sent invalid TLS ({})", plain(why))
         }
         Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
-            "the server sent a message of TLS that does not belong there".into()
+            "the server sent an unexpected message of TLS".into()
         }
         Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
             "the private key does not belong to the certificate".into()
         }
-        Error::DecryptError => "what the server sent cannot be decrypted".into(),
+        Error::DecryptError => "the server's data cannot be decrypted".into(),
         Error::InvalidCertificate(problem) => crate::certificate::described(problem),
         Error::General(why) => why.clone(),
         Error::Other(why) => plain_text(&why.to_string()),
@@ -176,12 +175,12 @@ pub(crate) fn words(error: &Error) -> String {
     }
 }
 
-/// The name of a variant as words, and nothing of what it holds: `NoKxGroupsInCommon` is "no kx groups in common".
+/// The name of a variant as words, without its fields: `NoKxGroupsInCommon` becomes "no kx groups in common".
 pub(crate) fn plain(variant: &impl Debug) -> String {
     plain_text(&format!("{variant:?}"))
 }
 
-/// The same for text that may be the name of a variant. Other text stays as it is.
+/// The same for text that may be the name of a variant. Other text stays unchanged.
 pub(crate) fn plain_text(text: &str) -> String {
     let end = text.find(|c: char| !c.is_ascii_alphanumeric());
     let name = match end {
@@ -202,7 +201,7 @@ pub(crate) fn plain_text(text: &str) -> String {
     words
 }
 
-/// As in RFC 8446 section 6 and RFC 5246 section 7.2.
+/// The names of RFC 8446 section 6 and RFC 5246 section 7.2.
 fn alert_name(alert: AlertDescription) -> String {
     let name = match alert {
         AlertDescription::UnknownCA => "unknown_ca",

@@ -1,16 +1,16 @@
-//! What the adapters `smtp-blocking` and `smtp-tokio` share around the engine of [`smtp_proto`]: how to reach
-//! a server and on which terms, TLS settings, errors, and the half of a session that does no I/O.
+//! The shared half of the adapters `smtp-blocking` and `smtp-tokio`, around the engine of [`smtp_proto`]. It has the
+//! server and its settings, TLS settings, errors, and the part of a session without I/O.
 //!
-//! Use one of the adapters. They export the types that their users see, [`Error`] and `TlsInfo`, under the
-//! same names. Everything else here is for the adapters alone, and may change with any release. So each
-//! adapter depends on exactly one version of this crate.
+//! Use one of the adapters. They export the types that their users see, [`Error`] and `TlsInfo`, under the same
+//! names. Everything else here is only for the adapters, and may change with any release. So each adapter depends on
+//! exactly one version of this crate.
 //!
-//! Nothing here opens a socket or reads a clock. From the system come the host's name, the trust store and
-//! random numbers.
+//! Nothing here opens a socket or reads a clock. It takes the host's name, the trust store and random numbers from
+//! the system.
 //!
 //! # Features
 //!
-//! `rustls`, `ring`, `scram`, `url` (all four default), `aws-lc-rs`, `idna`, `serde` and `tracing`, as the adapters
+//! `rustls`, `ring`, `scram`, `url` (all four default), `aws-lc-rs`, `idna`, `serde` and `tracing`. The adapters
 //! document them.
 
 mod addresses;

@@ -1,4 +1,4 @@
-//! The names of the server and of this host: how they are written, and which ones will do.
+//! The names of the server and of this host: how they are written, and which are acceptable.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use smtp_proto::ClientName;
 
 /// `host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address.
 pub(crate) fn split_server(server: &str) -> Result<(&str, Option<u16>), String> {
-    // Nothing of it is shown: a URL may hold a password.
+    // The error does not show the text: a URL may hold a password.
     if server.contains(['/', '@']) {
         return Err(
             "invalid server: it looks like a URL, which Server::from_url reads; write HOST, HOST:PORT or [IPV6]:PORT"
@@ -39,8 +39,8 @@ pub(crate) fn split_server(server: &str) -> Result<(&str, Option<u16>), String> 
     }
 }
 
-/// The name of a host as DNS and certificates have it. IDNA maps full-width forms to ASCII, so that `/` or `@` could
-/// come out of a name that has none. Such a name is refused. An underscore is not, because hosts have it.
+/// The name of a host as DNS and certificates have it. IDNA maps full-width forms to ASCII, so a name may become one
+/// with `/` or `@`. Such a result is refused. An underscore is accepted, because hosts use it.
 pub(crate) fn to_ascii(name: &str) -> Result<Cow<'_, str>, String> {
     match name.is_ascii() {
         true => Ok(Cow::Borrowed(name)),
@@ -56,13 +56,13 @@ pub(crate) fn to_ascii(name: &str) -> Result<Cow<'_, str>, String> {
     }
 }
 
-/// The name of this host, where it is one that servers accept in EHLO; else the address literal.
+/// The name of this host, if servers accept it in EHLO. Otherwise the address literal.
 pub(crate) fn default_client_name(host: &str, local: Option<IpAddr>) -> ClientName {
-    // `ClientName` takes an underscore too, for whoever chooses such a name. Exim refuses it by default.
+    // `ClientName` accepts an underscore too, for callers that choose one. Exim refuses it by default.
     let is_plain = host
         .chars()
         .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.');
-    // Nor is a name that ends in a number one: it would be read as an address.
+    // A name that ends in a number is not accepted either: it would be read as an address.
     let last = host.rsplit('.').next().unwrap_or_default();
     let is_number = last.bytes().all(|octet| octet.is_ascii_digit());
     match ClientName::parse(host) {
@@ -141,7 +141,7 @@ mod tests {
             let expected = format!("\"{name}\" is not a domain name");
             assert_eq!(to_ascii(&name), Err(expected), "{c}");
         }
-        // To "a/c", to a space with an accent, to nothing, and to brackets.
+        // They map to "a/c", to a space with an accent, to nothing, and to brackets.
         for name in [
             "\u{2100}.example",
             "good.example\u{a8}x",

@@ -1,4 +1,4 @@
-//! Who watches a session: the application's observer, and what it is told.
+//! The observer of a session, and what it is told.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,10 +11,10 @@ use smtp_proto::{Config, MessageId, Report, event::Trace};
 #[cfg(feature = "tracing")]
 use crate::span::{self, SessionSpan};
 
-/// Is called for each step of the conversation.
+/// A function that is called for each step of the conversation.
 pub(crate) type Observer = Arc<dyn Fn(&Observation<'_>) + Send + Sync>;
 
-/// One step of a conversation, and the session in which it was taken, for [`Server::observe`](crate::Server::observe).
+/// One step of a conversation, and its session, for [`Server::observe`](crate::Server::observe).
 ///
 /// ```
 /// use smtp_adapter::{Server, smtp_proto::event::Trace};
@@ -41,7 +41,7 @@ impl<'a> Observation<'a> {
         self.session
     }
 
-    /// Where the other end is.
+    /// The other end of the session.
     pub fn peer(&self) -> &'a Peer {
         self.peer
     }
@@ -52,20 +52,20 @@ impl<'a> Observation<'a> {
     }
 }
 
-/// Where the other end of a session is. `Display` is the address.
+/// The other end of a session. `Display` is its address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Peer {
-    /// Here on the network.
+    /// A host on the network.
     Address(SocketAddr),
-    /// At this Unix socket.
+    /// A Unix socket.
     Unix(PathBuf),
-    /// At the other end of a stream that the application has connected, and that has no address.
+    /// The other end of a stream from the application, whose address is unknown.
     Unknown,
 }
 
 impl Peer {
-    /// The address, where it is one of the network.
+    /// The network address, if it has one.
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
             Self::Address(address) => Some(*address),
@@ -84,7 +84,7 @@ impl fmt::Display for Peer {
     }
 }
 
-/// What a session needs, to be watched. Without anybody who watches there is nothing.
+/// The observers of a session. Without any, it does not exist.
 pub struct Watch {
     session: u64,
     peer: Peer,
@@ -94,7 +94,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// The watch over a session, where somebody observes it.
+    /// Begins to watch a session, if it has an observer.
     #[cfg(not(feature = "tracing"))]
     pub(crate) fn begin(
         session: u64,
@@ -111,7 +111,7 @@ impl Watch {
         }))
     }
 
-    /// The watch over a session, for whoever observes it and whoever collects its span.
+    /// Begins to watch a session, for its observer and for the subscriber of its span.
     #[cfg(feature = "tracing")]
     pub(crate) fn begin(
         session: u64,
@@ -134,7 +134,7 @@ impl Watch {
         }))
     }
 
-    /// Whether the steps of the conversation are of interest.
+    /// Whether anybody wants the steps of the conversation.
     pub(crate) fn wants_steps(&self) -> bool {
         #[cfg(feature = "tracing")]
         if self.span.wants_steps() {
@@ -143,7 +143,7 @@ impl Watch {
         self.observer.is_some()
     }
 
-    /// A step of the conversation was taken.
+    /// Reports a step of the conversation.
     pub(crate) fn step(&self, trace: &Trace) {
         let tell = || {
             if let Some(observer) = &self.observer {
@@ -163,7 +163,7 @@ impl Watch {
         });
     }
 
-    /// Mail can be sent, inside TLS or not.
+    /// Mail can be sent, with or without TLS.
     pub(crate) fn ready(&self, is_encrypted: bool) {
         #[cfg(feature = "tracing")]
         self.span.ready(is_encrypted);
@@ -178,7 +178,7 @@ impl Watch {
         let _ = info;
     }
 
-    /// What became of a message. One that could not be submitted has no number.
+    /// Reports the result of a message. A message that could not be submitted has no number.
     pub(crate) fn finished(&self, id: Option<MessageId>, report: &Report) {
         #[cfg(feature = "tracing")]
         self.span.finished(id, report);
@@ -197,7 +197,7 @@ impl Watch {
     }
 }
 
-/// Tells that no session came about, where none was there to tell it. For `inspect_err`.
+/// Reports an error for which no session could report. For `inspect_err`.
 pub fn tell_unopened(error: &crate::Error) {
     #[cfg(feature = "tracing")]
     if !error.has_session() {
@@ -215,7 +215,7 @@ impl fmt::Debug for Watch {
     }
 }
 
-/// A number for the next session.
+/// The number for the next session.
 pub(crate) fn next_number() -> u64 {
     static NUMBERS: AtomicUsize = AtomicUsize::new(1);
     NUMBERS.fetch_add(1, Ordering::Relaxed) as u64

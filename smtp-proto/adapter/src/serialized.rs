@@ -1,12 +1,13 @@
-//! How errors and facts about TLS are written by serde (feature `serde`). They are not read: their words are for people.
+//! How serde writes errors and facts about TLS (feature `serde`). They are not read, because their words are for
+//! people.
 
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
 use crate::error::Error;
 
-/// As the engine's error: `stage`, `outcome`, `retry`, `concerns_session`, `recipient`, `command`, `cause`, and the whole
-/// line as `text`. Then the `report`, `round_trips`, and `tls` where TLS is built in.
+/// The fields of the engine's error: `stage`, `outcome`, `retry`, `concerns_session`, `recipient`, `command`,
+/// `cause`, and the whole line as `text`. Then `report`, `round_trips`, and `tls` if TLS is built in.
 impl Serialize for Error {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let error = self.error();

@@ -1,4 +1,4 @@
-//! How to reach a server, and on which terms: plain data, the same for both adapters.
+//! How to reach a server, and the settings of its sessions: plain data, the same for both adapters.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,13 +19,13 @@ use crate::names::split_server;
 use crate::observe::{Observation, Observer};
 use crate::to_server::ToServer;
 
-/// How to reach a server, and the terms of the sessions with it. `Session::connect` opens one.
+/// How to reach a server, and the settings of its sessions. `Session::connect` opens one.
 ///
-/// The defaults: port 25 (465 for implicit TLS, 24 for LMTP), the system's choice of local address, the
-/// host's name in EHLO, opportunistic TLS (required with credentials), no credentials, PIPELINING
-/// where it is offered, 30 seconds to connect and the timeouts of RFC 5321 from there on.
+/// The defaults are port 25 (465 for implicit TLS, 24 for LMTP) and the host's name in EHLO. TLS is opportunistic, or
+/// required with credentials. PIPELINING is used if it is offered. Connecting may take 30 seconds, and then the
+/// timeouts of RFC 5321 apply.
 ///
-/// Keep it, and open each session with it: the settings of TLS are made once, and sessions resume.
+/// Keep it, and open each session with it. Its TLS settings are built once, so that later sessions can resume.
 ///
 /// ```
 /// use smtp_adapter::Server;
@@ -34,7 +34,7 @@ use crate::to_server::ToServer;
 /// // Submission: the password goes to smtp.example.org, inside TLS, or nowhere.
 /// let submission = Server::new("smtp.example.org:465").credentials(Credentials::password("alice", "s3cret"));
 ///
-/// // A mail exchanger: encrypted where it can be, and delivered where it cannot.
+/// // A mail exchanger: encrypted if possible, else delivered in the clear.
 /// let exchanger = Server::new("mx.example.net").retry_in_clear(true);
 ///
 /// // A local mail store.
@@ -45,34 +45,34 @@ use crate::to_server::ToServer;
 pub struct Server {
     /// As the caller wrote it.
     pub(crate) name: String,
-    /// The Unix socket to connect to, instead.
+    /// The Unix socket to connect to, instead of `name`.
     #[cfg(unix)]
     pub(crate) unix: Option<PathBuf>,
     pub(crate) local_v4: Option<Ipv4Addr>,
     pub(crate) local_v6: Option<Ipv6Addr>,
     pub(crate) connect_timeout: Duration,
     pub(crate) retry_in_clear: bool,
-    /// The name to check.
+    /// The name that its certificate must have.
     pub(crate) server_name: Option<String>,
-    /// When to encrypt, where the caller has said so.
+    /// When to encrypt. `None` if the caller has not decided.
     pub(crate) tls: Option<TlsPolicy>,
-    /// A server that is not verified may be accepted, whatever the policy.
+    /// Accepts a server that is not verified, under every policy.
     pub(crate) accept_any: bool,
     #[cfg(feature = "rustls")]
     pub(crate) tls_shared: Arc<crate::tls::SharedTls>,
-    /// For tests, instead of a random one.
+    /// Replaces the random nonce in tests.
     pub(crate) fixed_nonce: Option<[u8; 18]>,
     pub(crate) observer: Option<Observer>,
-    /// For EHLO.
+    /// The name in EHLO.
     pub(crate) client_name: Option<ClientName>,
-    /// The rest of the engine's configuration, under a name that is replaced when it is known.
+    /// The rest of the engine's configuration. The name in it is replaced later.
     pub(crate) config: Config,
 }
 
 impl Server {
-    /// For this server: a host name or an IP address, with `:port` or without (`mx.example.net`,
-    /// `192.0.2.1:2525`, `[2001:db8::1]:25`); a [`SocketAddr`](std::net::SocketAddr); or a host and a port. A host name
-    /// is resolved when a session is opened.
+    /// A server by its address: a host name or an IP address, with or without `:port` (`mx.example.net`,
+    /// `192.0.2.1:2525`, `[2001:db8::1]:25`), a [`SocketAddr`](std::net::SocketAddr), or a host and a port. A host
+    /// name is resolved when a session is opened.
     ///
     /// ```
     /// use std::net::SocketAddr;
@@ -86,7 +86,7 @@ impl Server {
         server.to_server().into_owned()
     }
 
-    /// For the server that is written so.
+    /// A server with this text as its address.
     pub(crate) fn named(name: String) -> Self {
         let placeholder = ClientName::from(IpAddr::from([127, 0, 0, 1]));
         Self {
@@ -109,7 +109,7 @@ impl Server {
         }
     }
 
-    /// For the server behind this Unix socket, usually with [`lmtp`](Self::lmtp).
+    /// A server at this Unix socket, usually with [`lmtp`](Self::lmtp).
     #[cfg(unix)]
     pub fn unix(path: impl Into<PathBuf>) -> Self {
         let mut server = Self::named(String::new());
@@ -117,8 +117,7 @@ impl Server {
         server
     }
 
-    /// Connects from this local address. Call it once more for the other family: without, only the addresses of
-    /// this family are connected to.
+    /// Connects from this local address, and only to addresses of its family. Call it again for the other family.
     #[must_use]
     pub fn bind(mut self, local: IpAddr) -> Self {
         match local {
@@ -128,31 +127,36 @@ impl Server {
         self
     }
 
-    /// The name for EHLO. By default it is the host's name, where that has a dot and each label consists of
-    /// letters, digits and inner hyphens. Servers refuse other names, such as `shop_1.shop_internal`. For a
-    /// host with such a name it is the address literal of the local end.
+    /// The name for EHLO. By default it is the host's name, if it has a dot, and labels of letters, digits and inner
+    /// hyphens. Servers refuse other names, such as `shop_1.shop_internal`. Otherwise the default is the address
+    /// literal of the local end.
     #[must_use]
     pub fn client_name(mut self, name: ClientName) -> Self {
         self.client_name = Some(name);
         self
     }
 
-    /// When to encrypt. Where this is not said, it is from the first octet on port 465; where the server offers
-    /// it for credentials with [`permit_in_clear`](smtp_proto::Credentials::permit_in_clear) and on a Unix socket;
-    /// always, for other credentials; and else where the server offers it.
+    /// When to encrypt. The default depends on the other settings:
+    ///
+    /// | if | the default is |
+    /// |---|---|
+    /// | the port is 465 | [`Implicit`](smtp_proto::TlsPolicy::Implicit) |
+    /// | it has credentials on a network | [`Required`](smtp_proto::TlsPolicy::Required), or `Opportunistic` with [`permit_in_clear`](smtp_proto::Credentials::permit_in_clear) |
+    /// | else | [`Opportunistic`](smtp_proto::TlsPolicy::Opportunistic) |
     ///
     /// [`Required`](smtp_proto::TlsPolicy::Required) and [`Implicit`](smtp_proto::TlsPolicy::Implicit) verify the
-    /// server: its certificate must be trusted, and for the name that was connected to or
-    /// [`server_name`](Self::server_name). Where none of the three was chosen, credentials with
-    /// [`permit_unverified`](smtp_proto::Credentials::permit_unverified) do without.
+    /// server. Its certificate must be trusted, and be for the name that was connected to or
+    /// [`server_name`](Self::server_name). If you have called neither `tls` nor
+    /// `server_name`, credentials with [`permit_unverified`](smtp_proto::Credentials::permit_unverified) accept any
+    /// certificate.
     #[must_use]
     pub fn tls(mut self, policy: TlsPolicy) -> Self {
         self.tls = Some(policy);
         self
     }
 
-    /// Accepts any server, if `false`, whatever the policy: the session is encrypted, and somebody in between
-    /// may read it. Credentials are not sent to such a server, unless
+    /// `false` accepts any server, under every policy. The session is encrypted, but somebody in between may read it.
+    /// Credentials are not sent to such a server, unless
     /// [`permit_unverified`](smtp_proto::Credentials::permit_unverified) permits that as well.
     #[must_use]
     pub fn verify(mut self, yes: bool) -> Self {
@@ -160,9 +164,9 @@ impl Server {
         self
     }
 
-    /// The name that the server's certificate must be for, whatever the policy, instead of the one that is
-    /// connected to. Under [`Opportunistic`](smtp_proto::TlsPolicy::Opportunistic) and without it, a server that is
-    /// not verified ends nothing, as between mail servers.
+    /// The name that the server's certificate must have, under every policy, instead of the name that is connected
+    /// to. Without it, [`Opportunistic`](smtp_proto::TlsPolicy::Opportunistic) accepts a server that is not verified,
+    /// as mail servers do.
     #[must_use]
     pub fn server_name(mut self, name: impl AsRef<str>) -> Self {
         self.server_name = Some(name.as_ref().into());
@@ -171,11 +175,11 @@ impl Server {
         self
     }
 
-    /// Trusts these certificates, in PEM, beside the system's: as authorities, and as a server's own. A server
-    /// that shows one of them needs no authority, but its name and its dates count.
+    /// Trusts these certificates, in PEM, in addition to the system's. Each may be an authority, or a server's own. A
+    /// server with such a certificate needs no authority, but its name and its dates still count.
     ///
     /// # Errors
-    /// Text without a certificate, or that is not PEM.
+    /// The text does not contain a certificate, or is not PEM.
     #[cfg(feature = "rustls")]
     pub fn trust_pem(mut self, pem: &[u8]) -> Result<Self, Error> {
         let more = local("trust_pem", crate::tls::parse_pem(pem))?;
@@ -183,12 +187,12 @@ impl Server {
         Ok(self)
     }
 
-    /// Shows the server this certificate, in PEM with those that lead to its authority, where it asks for
-    /// one. With [`Credentials::external`] it is also how to log in.
+    /// The client certificate, in PEM, followed by those that lead to its authority. It is shown if the server asks
+    /// for one. With [`Credentials::external`] it also logs in.
     ///
     /// # Errors
-    /// Text without a certificate or a private key, or that is not PEM. Whether the two belong together is
-    /// found out when connecting.
+    /// The text does not contain a certificate or a private key, or is not PEM. Whether the two belong together is
+    /// checked when a session is opened.
     #[cfg(feature = "rustls")]
     pub fn client_certificate_pem(mut self, chain: &[u8], key: &[u8]) -> Result<Self, Error> {
         let identity = crate::tls::Identity::parse_pem(chain, key);
@@ -199,12 +203,12 @@ impl Server {
 
     /// Uses these settings of rustls, with the application's own verifier, provider and client certificates.
     ///
-    /// Its verifier decides, under every policy: a server that it refuses ends the session. So a server that has
-    /// these settings takes no [`verify(false)`](Self::verify), [`trust_pem`](Self::trust_pem) or
-    /// [`client_certificate_pem`](Self::client_certificate_pem): a session ends with an error that says so.
+    /// The verifier in it decides, under every policy: a server that it refuses ends the session. So it cannot be
+    /// combined with [`verify(false)`](Self::verify), [`trust_pem`](Self::trust_pem) or
+    /// [`client_certificate_pem`](Self::client_certificate_pem). Opening a session is then an error.
     ///
-    /// The server counts as verified, because it is the application that verifies it. A SCRAM-PLUS mechanism is not
-    /// bound to a TLS 1.2 connection then.
+    /// The server counts as verified, because the application verifies it. SCRAM-PLUS does not bind to a TLS 1.2
+    /// connection then.
     #[cfg(feature = "rustls")]
     #[must_use]
     pub fn rustls_config(mut self, config: Arc<rustls::ClientConfig>) -> Self {
@@ -212,8 +216,8 @@ impl Server {
         self
     }
 
-    /// When an opportunistic handshake has failed, connects once more and stays in the clear, as mail
-    /// transfer agents do. Never with credentials, and never where the certificate was refused.
+    /// After an opportunistic handshake has failed, connects again without TLS, as mail servers do. It never does
+    /// with credentials, or if the certificate was refused.
     #[must_use]
     pub fn retry_in_clear(mut self, yes: bool) -> Self {
         self.retry_in_clear = yes;
@@ -227,8 +231,8 @@ impl Server {
         self
     }
 
-    /// The nonce of SCRAM instead of a random one. For tests alone: where it is known, or used again,
-    /// SCRAM is not safe.
+    /// A fixed nonce for SCRAM instead of a random one, for tests only. SCRAM is not safe if the nonce is known, or
+    /// used twice.
     #[doc(hidden)]
     #[must_use]
     pub fn fixed_nonce(mut self, octets: Option<[u8; 18]>) -> Self {
@@ -236,48 +240,46 @@ impl Server {
         self
     }
 
-    /// Speaks LMTP (RFC 2033) instead of SMTP.
+    /// Uses LMTP (RFC 2033) instead of SMTP.
     #[must_use]
     pub fn lmtp(mut self) -> Self {
         self.config.protocol = Protocol::Lmtp;
         self
     }
 
-    /// Sends one command at a time even where PIPELINING is offered, if `false`.
+    /// `false` sends one command at a time, even if PIPELINING is offered.
     #[must_use]
     pub fn pipelining(mut self, yes: bool) -> Self {
         self.config.pipelining = yes;
         self
     }
 
-    /// Sends the next envelope in one batch with the end of the data before it: one round trip for
-    /// each message of a bulk delivery instead of two. Only for a server that is known to take it;
-    /// what happens with one that does not is told at
-    /// [`Config::overlap`](smtp_proto::Config::overlap).
+    /// Sends the next envelope in one batch with the end of the data before it. A message of a bulk delivery then
+    /// costs one round trip instead of two. Use it only for a server that is known to take it.
+    /// [`Config::overlap`](smtp_proto::Config::overlap) tells what other servers do.
     #[must_use]
     pub fn overlap(mut self, yes: bool) -> Self {
         self.config.overlap = yes;
         self
     }
 
-    /// When a body goes out by BDAT (RFC 3030) instead of DATA; where it is offered, by default.
+    /// When a body goes out by BDAT (RFC 3030) instead of DATA. By default, if it is offered.
     #[must_use]
     pub fn chunking(mut self, chunking: Chunking) -> Self {
         self.config.chunking = chunking;
         self
     }
 
-    /// The most octets of one chunk, where the size of a message is not known in advance; 65,536 by
-    /// default. So many are gathered before they are sent.
+    /// The most octets of one chunk, if the size of a message is not known in advance; 65,536 by default. The adapter
+    /// gathers that many before it sends a chunk.
     #[must_use]
     pub fn chunk_size(mut self, octets: usize) -> Self {
         self.config.chunk_size = octets;
         self
     }
 
-    /// In a bulk delivery, takes a refusal of further recipients of a message (452, or 4.5.3 and the like)
-    /// for the number of recipients that the server takes in one transaction, and sends the message to the
-    /// rest in the next one. False by default.
+    /// Learns in a bulk delivery how many recipients one transaction takes, if the server refuses further ones (452,
+    /// or 4.5.3 and the like). The next transaction then has the rest. False by default.
     #[must_use]
     pub fn learn_limits(mut self, yes: bool) -> Self {
         self.config.learn_limits = yes;
@@ -291,9 +293,8 @@ impl Server {
         self
     }
 
-    /// How long to wait for the TCP connection, all addresses of the server together, or for that to a Unix socket;
-    /// 30 seconds by default. The clock starts when the name is resolved: name resolution is the system's and
-    /// keeps its own time.
+    /// How long to wait for a connection, over all addresses of the server together; 30 seconds by default. The clock
+    /// starts after the name is resolved, because the system has its own timeout for that.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout.min(FOREVER);
@@ -307,7 +308,7 @@ impl Server {
         self
     }
 
-    /// How much a server may make us keep.
+    /// How much memory a server may use up.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.config.limits = limits;
@@ -315,7 +316,7 @@ impl Server {
     }
 
     /// Calls `observer` for each step of the conversation, without credentials and bodies. An [`Observation`] has the
-    /// step, the number of the session, and where the other end is.
+    /// step, the number of the session, and the other end.
     #[must_use]
     pub fn observe(mut self, observer: impl Fn(&Observation<'_>) + Send + Sync + 'static) -> Self {
         self.observer = Some(Arc::new(observer));
@@ -325,7 +326,7 @@ impl Server {
 
 #[cfg(feature = "rustls")]
 impl Server {
-    /// Changes the settings of TLS. What was made of the earlier ones is not used any more.
+    /// Changes the TLS settings. The settings built from the earlier ones are not used any more.
     fn renew_tls(&mut self, change: impl FnOnce(&mut crate::tls::SharedTls)) {
         let mut tls = self.tls_shared.renewed();
         change(&mut tls);
@@ -344,7 +345,7 @@ fn local<T>(setter: &str, result: Result<T, String>) -> Result<T, Error> {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What is not a server's name may be a URL, with a password in it.
+        // Text that is not a server's name may be a URL with a password.
         let name = split_server(&self.name).map(|_| &*self.name);
         f.debug_struct("Server")
             .field("name", &name.unwrap_or_default())

@@ -1,5 +1,5 @@
-//! A session for `tracing`: its span, and the events in it. The span is entered for one event at a time, and never while
-//! somebody waits.
+//! A session for `tracing`: its span, and the events in it. The span is entered for one event at a time, and never
+//! during a wait.
 
 use std::io;
 
@@ -8,21 +8,21 @@ use tracing::{Level, Span, debug, enabled, field, info, warn};
 
 use crate::observe::Peer;
 
-/// One word for both adapters.
+/// The target of all events, the same for both adapters.
 const TARGET: &str = "smtp";
 
 /// The span of a session.
 pub(crate) struct SessionSpan {
     span: Span,
-    /// Somebody else has encrypted the stream.
+    /// The application has encrypted the stream.
     is_tls_outside: bool,
 }
 
 impl SessionSpan {
-    /// A child of the current span. Of a session that many callers use it is a root instead: a child would keep the
-    /// span of the first caller open, and tell there what the others send.
+    /// The span is a child of the current one. For a session that many callers share, it is a root instead. A child
+    /// would keep the first caller's span open, and report there what the others send.
     pub(crate) fn new(session: u64, config: &Config, is_shared: bool) -> Self {
-        // Of the level of its failures, so that whoever wants them alone is told their session.
+        // It has the level of its failures. So a subscriber for failures alone also gets the session.
         macro_rules! span {
             ($($parent:tt)*) => {
                 tracing::span!(
@@ -52,12 +52,12 @@ impl SessionSpan {
         }
     }
 
-    /// Whether somebody collects it.
+    /// Whether a subscriber collects it.
     pub(crate) fn is_collected(&self) -> bool {
         !self.span.is_disabled()
     }
 
-    /// Where the other end is.
+    /// Records the other end.
     pub(crate) fn set_peer(&self, peer: &Peer) {
         self.span.record("peer", field::display(peer));
     }
@@ -67,12 +67,12 @@ impl SessionSpan {
         self.span.in_scope(f)
     }
 
-    /// Whether somebody collects commands and replies.
+    /// Whether a subscriber collects commands and replies.
     pub(crate) fn wants_steps(&self) -> bool {
         self.within(|| enabled!(target: TARGET, Level::DEBUG))
     }
 
-    /// Mail can be sent, inside TLS or not.
+    /// Mail can be sent, with or without TLS.
     pub(crate) fn ready(&self, is_encrypted: bool) {
         if !is_encrypted && !self.is_tls_outside {
             self.span.record("tls", "none");
@@ -87,7 +87,7 @@ impl SessionSpan {
         self.span.record("verified", info.verified_name.is_some());
     }
 
-    /// What became of a message.
+    /// Reports the result of a message.
     pub(crate) fn finished(&self, id: Option<MessageId>, report: &Report) {
         let message_number = id.map(MessageId::get);
         let accepted = report.recipients.iter().filter(|r| r.is_ok()).count();
@@ -116,8 +116,8 @@ impl SessionSpan {
     }
 }
 
-/// The failures of a report: the first recipient, counted from 1, how many in a row have failed so, and why. Of a
-/// thousand recipients in a lost session there is one.
+/// The failures of a report: the first recipient, counted from 1, how many in a row failed alike, and why. A lost
+/// session with a thousand recipients is one entry.
 fn runs(report: &Report) -> impl Iterator<Item = (usize, usize, &Error)> {
     let mut first = 0;
     report
@@ -131,7 +131,7 @@ fn runs(report: &Report) -> impl Iterator<Item = (usize, usize, &Error)> {
         })
 }
 
-/// A step of the conversation, in the current span.
+/// Reports a step of the conversation, in the current span.
 pub(crate) fn step(trace: &Trace) {
     match trace {
         Trace::Sent(command) => debug!(target: TARGET, %command, "sent"),
@@ -144,7 +144,7 @@ pub(crate) fn step(trace: &Trace) {
     }
 }
 
-/// The connection failed before a session began, so that only the caller's span can tell it.
+/// Reports a connection that failed before a session began. It has only the caller's span.
 pub(crate) fn unopened(error: &crate::Error) {
     warn!(target: TARGET, %error, "no session");
 }

@@ -1,4 +1,4 @@
-//! The terms of one session: what to connect to, what to agree on, and whether to encrypt. Nothing here does I/O.
+//! The terms of one session: the address to connect to, the settings, and whether to encrypt. Nothing here does I/O.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -13,30 +13,30 @@ use crate::names::{default_client_name, split_server, to_ascii};
 use crate::observe::{Peer, Watch, next_number};
 use crate::server::Server;
 
-/// What an adapter reads from a [`Server`].
+/// The view of a [`Server`] for an adapter.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'a> {
     server: &'a Server,
-    /// The adapter is built with TLS. The other one may be built without.
+    /// This adapter is built with TLS. Another one in the same program may not be.
     has_tls: bool,
-    /// The second try, without TLS.
+    /// This is the second attempt, without TLS.
     in_clear: bool,
-    /// Many callers use the session, one after the other.
+    /// Many callers share the session, one after the other.
     is_shared: bool,
 }
 
-/// What one session needs, once its stream is connected.
+/// Everything that one session needs, once its stream is connected.
 #[derive(Debug)]
 pub struct SessionTerms {
     /// The engine's configuration.
     pub config: Config,
     /// For SCRAM.
     pub nonce: Option<Nonce>,
-    /// Of the session, in this process.
+    /// The number of the session in this process.
     pub number: u64,
-    /// Who watches it, if anybody does.
+    /// The observers of the session, if any.
     pub watch: Option<Box<Watch>>,
-    /// For the handshake, unless there is to be none.
+    /// The settings for the handshake, unless TLS is not used.
     #[cfg(feature = "rustls")]
     pub tls: Option<crate::tls::TlsSettings>,
 }
@@ -52,7 +52,8 @@ impl<'a> Terms<'a> {
         }
     }
 
-    /// The same for a session that many callers use, one after the other. So it is not part of what one of them does.
+    /// The same for a session that many callers share, one after the other. It does not belong to the span of one of
+    /// them.
     #[must_use]
     pub fn shared(self) -> Self {
         Self {
@@ -83,26 +84,26 @@ impl<'a> Terms<'a> {
         });
         if lmtp && port == 25 {
             return Err(local(
-                "LMTP must not be spoken on port 25 (RFC 2033 section 5)".into(),
+                "LMTP must not be used on port 25 (RFC 2033 section 5)".into(),
             ));
         }
         let host = to_ascii(host).map_err(|why| local(format!("invalid server: {why}")))?;
         Ok((host, port))
     }
 
-    /// The host to connect to; empty where the server's name is not one.
+    /// The host to connect to. Empty if the server's name is not valid.
     #[cfg(feature = "rustls")]
     fn host(&self) -> &'a str {
         split_server(&self.server.name).map_or("", |(host, _)| host)
     }
 
-    /// Whether this address can be reached from the local addresses that were chosen.
+    /// Whether the chosen local addresses can reach this address.
     pub fn suits(&self, address: SocketAddr) -> bool {
         let is_any = self.server.local_v4.is_none() && self.server.local_v6.is_none();
         is_any || self.local_for(address).is_some()
     }
 
-    /// The local address to connect from to this one.
+    /// The local address from which to connect to this one.
     pub fn local_for(&self, address: SocketAddr) -> Option<IpAddr> {
         match address {
             SocketAddr::V4(_) => self.server.local_v4.map(IpAddr::V4),
@@ -110,7 +111,7 @@ impl<'a> Terms<'a> {
         }
     }
 
-    /// When to encrypt: as the caller has said, or as suits what is to be sent.
+    /// When to encrypt: the caller's policy, or the default for the other settings.
     fn policy(&self, channel: &Channel) -> TlsPolicy {
         let server = self.server;
         let port = split_server(&server.name).ok().and_then(|(_, port)| port);
@@ -131,7 +132,7 @@ impl<'a> Terms<'a> {
     #[cfg(feature = "rustls")]
     fn must_verify(&self, policy: TlsPolicy) -> bool {
         let server = self.server;
-        // Where it is the credentials that make the policy, they also say whom they would go to.
+        // If the policy follows from the credentials, they also decide who gets them.
         let chosen = server.tls.is_some() || server.server_name.is_some();
         let permitted = server
             .config
@@ -142,7 +143,7 @@ impl<'a> Terms<'a> {
         !server.accept_any && strict && (chosen || !permitted)
     }
 
-    /// The application's own settings of TLS take the place of ours.
+    /// Checks that the application's own TLS settings are not combined with ours.
     #[cfg(feature = "rustls")]
     fn check_own_tls(&self) -> Result<(), Error> {
         let setter = match self.server.tls_shared.set_beside_own() {
@@ -155,20 +156,20 @@ impl<'a> Terms<'a> {
         )))
     }
 
-    /// Whether sessions will be encrypted, so that the settings of TLS are worth being made in advance.
+    /// Whether sessions will be encrypted. If so, building the TLS settings in advance pays off.
     #[cfg(feature = "rustls")]
     pub fn may_encrypt(&self) -> bool {
         self.has_tls && self.policy(&Channel::Network) != TlsPolicy::Never
     }
 
-    /// Reads what the settings of TLS need from the disk, once for all sessions. Not for an async thread.
+    /// Reads what the TLS settings need from the disk, once for all sessions. Do not call it on an async thread.
     #[cfg(feature = "rustls")]
     pub fn preparation(&self) -> Option<impl FnOnce() + Send + use<>> {
         let tls = self.server.tls_shared.clone();
         (self.may_encrypt() && !tls.is_prepared()).then_some(move || tls.prepare())
     }
 
-    /// What to say when the Unix socket could not be connected to.
+    /// The error if the Unix socket could not be connected to.
     pub fn no_socket(path: &std::path::Path, error: std::io::Error) -> Error {
         Error::connect(
             format!("no connection to {}: {error}", path.display()),
@@ -181,7 +182,7 @@ impl<'a> Terms<'a> {
         self.server.config.credentials.is_some()
     }
 
-    /// Whether a stream that is encrypted already suits the policy: these facts are all that is known of its server.
+    /// Whether a stream that is already encrypted suits the policy. Only these facts are known of its server.
     fn check_facts(&self, facts: &TlsFacts) -> Result<(), Error> {
         let policy = self.policy(&Channel::Network);
         let demanded = self.server.tls.is_some() && policy != TlsPolicy::Opportunistic
@@ -199,7 +200,7 @@ impl<'a> Terms<'a> {
         )))
     }
 
-    /// The terms under which to try once more, where the first try failed with this error.
+    /// The terms for another attempt without TLS, if this error permits it.
     pub fn in_clear(&self, error: &Error) -> Option<Self> {
         let retry = self.server.retry_in_clear
             && self.policy(&Channel::Network) == TlsPolicy::Opportunistic
@@ -219,11 +220,11 @@ impl<'a> Terms<'a> {
         })
     }
 
-    /// Whether another address of the host is worth a try, where the session at one of them failed with this
-    /// error: the server did not greet us, or not well (RFC 5321 section 5.1). So it is where implicit TLS failed, which
-    /// comes before the greeting, but not where the certificate was refused.
+    /// Whether to try another address of the host after this error: the server did not greet us, or not with success
+    /// (RFC 5321 section 5.1). A failure of implicit TLS counts too, because it comes before the greeting. A refused
+    /// certificate does not count.
     pub fn leads_to_next_address(&self, error: &Error) -> bool {
-        // `Connect` is the stage of implicit TLS, which comes before the greeting.
+        // `Connect` is also the stage of implicit TLS.
         matches!(error.stage(), Stage::Greeting | Stage::Connect)
             && matches!(
                 error.cause(),
@@ -235,8 +236,7 @@ impl<'a> Terms<'a> {
             )
     }
 
-    /// What the session needs, on a stream of this kind with these two ends. Where the other one is does not matter
-    /// unless somebody watches.
+    /// The terms of a session on a stream of this kind, between these two ends. The peer is only used by observers.
     pub fn session(
         &self,
         channel: Channel,
@@ -276,9 +276,9 @@ impl<'a> Terms<'a> {
         })
     }
 
-    /// The policy, as far as this adapter can keep it.
+    /// The policy, or an error if this adapter cannot keep it.
     fn encryption(&self, channel: &Channel) -> Result<TlsPolicy, Error> {
-        // A stream that is encrypted already.
+        // The stream is already encrypted.
         if let Channel::Tls(facts) = channel {
             return self.check_facts(facts).map(|()| TlsPolicy::Never);
         }
@@ -291,7 +291,7 @@ impl<'a> Terms<'a> {
                 "TLS is required, and this is built without it (feature rustls)".into(),
             ));
         }
-        // Not by choice, so that the credentials may not go where they might after a choice.
+        // The clear text is not the caller's choice, so fewer mechanisms may run.
         let credentials = self.server.config.credentials.as_ref();
         let withheld = credentials.is_some_and(|credentials| !credentials.permits_clear());
         match withheld && *channel == Channel::Network {
@@ -305,7 +305,7 @@ impl<'a> Terms<'a> {
         Ok(None)
     }
 
-    /// A new one for each session, where it may be needed.
+    /// A new nonce for each session that may need one.
     #[cfg(feature = "scram")]
     fn nonce(&self) -> Result<Option<Nonce>, Error> {
         if self.server.config.credentials.is_none() {

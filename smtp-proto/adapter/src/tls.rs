@@ -1,4 +1,4 @@
-//! TLS by rustls: the settings that the sessions with a server share, and what a handshake has come to.
+//! TLS by rustls: the settings that the sessions with a server share, and the result of a handshake.
 
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -21,27 +21,27 @@ use crate::verifier::{ACCEPT_ANY, Findings, NO_KEY, TrustStore, Untrusted, Verif
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TlsInfo {
-    /// As in `TLSv1.3`.
+    /// The version, such as `TLSv1.3`.
     pub version: String,
-    /// As in `TLS13_AES_256_GCM_SHA384`.
+    /// The cipher suite, such as `TLS13_AES_256_GCM_SHA384`.
     pub cipher_suite: String,
-    /// The name for which the server was verified: its certificate is trusted, valid now and for this name, and
-    /// it has the key.
+    /// The name for which the server was verified. Its certificate is trusted, valid now and for this name, and the
+    /// server has its key.
     pub verified_name: Option<String>,
-    /// Else why it was not verified.
+    /// Why the server was not verified, if it was not.
     pub unverified: Option<Arc<str>>,
-    /// The session goes on from an earlier one with this server, which was verified.
+    /// Whether the session resumes an earlier one with this server, which was verified.
     pub is_resumed: bool,
-    /// The server's certificate, and those after it that lead to its authority.
+    /// The server's certificate, and those that lead to its authority.
     pub peer_certificates: Arc<[CertificateDer<'static>]>,
 }
 
-/// What the handshake needs to know.
+/// The settings of one handshake.
 #[derive(Clone, Debug)]
 pub struct TlsSettings {
     /// For rustls.
     pub config: Arc<ClientConfig>,
-    /// For rustls; sent as SNI where it is a domain name.
+    /// The name for rustls. A domain name is also sent as SNI.
     pub name: ServerName<'static>,
     judge: Judge,
     is_implicit: bool,
@@ -61,12 +61,12 @@ fn unreadable(error: &pem::Error) -> &'static str {
         pem::Error::MissingSectionEnd { .. } => "its END line is missing",
         pem::Error::IllegalSectionStart { .. } => "its BEGIN line is not complete",
         pem::Error::Base64Decode(_) => "it is not base64",
-        pem::Error::NoItemsFound => "there is none, or it is encrypted",
+        pem::Error::NoItemsFound => "it is missing or encrypted",
         _ => "it is too large",
     }
 }
 
-/// Reads the certificates of a PEM file. One that is damaged is named by its number.
+/// Reads the certificates of a PEM file. The error names a damaged one by its number.
 pub(crate) fn parse_pem(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let certificates = CertificateDer::pem_slice_iter(pem).enumerate();
     let certificates = certificates.map(|(index, certificate)| {
@@ -86,7 +86,7 @@ pub(crate) fn parse_pem(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Stri
     }
 }
 
-/// Who the client is, where it says so by a certificate.
+/// The client's certificate and its key.
 pub(crate) struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -112,7 +112,7 @@ impl Clone for Identity {
 }
 
 impl Identity {
-    /// Reads the certificate with those that lead to its authority, and its private key.
+    /// Reads the certificate, those that lead to its authority, and its private key.
     pub(crate) fn parse_pem(chain: &[u8], key: &[u8]) -> Result<Self, String> {
         let key = PrivateKeyDer::from_pem_slice(key);
         let key =
@@ -124,23 +124,22 @@ impl Identity {
     }
 }
 
-/// The settings of TLS that the sessions with one server share. They are made once, when the first session needs
-/// them.
+/// The TLS settings that the sessions with one server share. They are built once, when the first session needs them.
 #[derive(Default)]
 pub struct SharedTls {
     trust: Arc<TrustStore>,
     identity: Option<Identity>,
-    /// The application's own settings, instead.
+    /// The application's own settings, which replace ours.
     own: Option<Arc<ClientConfig>>,
-    /// For sessions that a server ends which is not verified. They resume: each that there is was verified.
+    /// For sessions that end if the server is not verified. They may resume, because every earlier one was verified.
     strict: OnceLock<Made>,
 }
 
-/// Settings and who checks the server in them.
+/// Settings, and the verifier in them.
 type Made = (Arc<ClientConfig>, Arc<Verifier>);
 
 impl SharedTls {
-    /// The same without what was made of it.
+    /// The same, without the settings that were built.
     pub(crate) fn renewed(&self) -> Self {
         Self {
             trust: Arc::clone(&self.trust),
@@ -165,12 +164,12 @@ impl SharedTls {
         self.own = Some(own);
     }
 
-    /// Whether the application has given settings of its own.
+    /// Whether the application has given its own settings.
     pub(crate) fn is_own(&self) -> bool {
         self.own.is_some()
     }
 
-    /// What was set that the application's own settings do not have.
+    /// The name of a setting that cannot be combined with the application's own settings.
     pub(crate) fn set_beside_own(&self) -> Option<&'static str> {
         self.own.as_ref()?;
         match &self.identity {
@@ -179,7 +178,7 @@ impl SharedTls {
         }
     }
 
-    /// Whether nothing is left to be read from the disk.
+    /// Whether everything is read from the disk.
     pub(crate) fn is_prepared(&self) -> bool {
         self.own.is_some() || self.trust.chains.get().is_some()
     }
@@ -191,8 +190,8 @@ impl SharedTls {
         }
     }
 
-    /// For one session. `must_verify` says whether a server that is not verified ends the handshake, and
-    /// `is_implicit` whether that begins with the first octet.
+    /// The settings for one session. `must_verify`: a server that is not verified ends the handshake. `is_implicit`:
+    /// the handshake begins with the first octet.
     pub(crate) fn settings(
         &self,
         server_name: Option<&str>,
@@ -219,7 +218,7 @@ impl SharedTls {
             });
         }
         let (config, verifier) = match must_verify {
-            // What fails is not kept: the process may install its cryptography later.
+            // An error is not kept, because the process may install its cryptography later.
             true => match self.strict.get() {
                 Some(made) => made.clone(),
                 None => {
@@ -227,10 +226,10 @@ impl SharedTls {
                     self.strict.get_or_init(|| made).clone()
                 }
             },
-            // A resumed session would have no check of its own, so there is none.
+            // A resumed session would skip its own check, so it must not resume.
             false => self.make(name.clone(), Some(Mutex::default()))?,
         };
-        // rustls wants a name; nothing is sent of this one.
+        // rustls needs a name, but does not send this one.
         let name = name.or_else(|_| ServerName::try_from("unnamed.invalid"));
         Ok(TlsSettings {
             config,
@@ -282,7 +281,7 @@ impl std::fmt::Debug for SharedTls {
     }
 }
 
-/// The cryptography of the process, where it has chosen one; else ring's.
+/// The cryptography that the process has installed, or ring's.
 fn provider() -> Result<Arc<CryptoProvider>, String> {
     if let Some(provider) = CryptoProvider::get_default() {
         return Ok(Arc::clone(provider));
@@ -299,7 +298,7 @@ fn provider() -> Result<Arc<CryptoProvider>, String> {
     );
 }
 
-/// The name that a certificate can be for.
+/// The name in the form that a certificate can have.
 fn name_of(name: &str) -> Result<ServerName<'static>, String> {
     let ascii = to_ascii(name)?;
     ServerName::try_from(&*ascii)
@@ -313,7 +312,7 @@ fn name_of(name: &str) -> Result<ServerName<'static>, String> {
 }
 
 impl TlsSettings {
-    /// What a failed handshake means for the session.
+    /// The cause of a failed handshake, for the session.
     pub fn cause(&self, error: &rustls::Error) -> Cause {
         let untrusted = |why: &str| {
             let advice = match &self.judge {
@@ -335,7 +334,7 @@ impl TlsSettings {
                 untrusted(&certificate::described(problem))
             }
             rustls::Error::NoCertificatesPresented => untrusted("it has no certificate"),
-            // What neither rustls nor the server says is from the application's verifier.
+            // If neither rustls nor the server has said it, it comes from the application's verifier.
             rustls::Error::General(_) | rustls::Error::Other(_) if self.is_judged_outside() => {
                 untrusted(&words(error))
             }
@@ -347,7 +346,7 @@ impl TlsSettings {
         matches!(self.judge, Judge::Application)
     }
 
-    /// What the words about the handshake depend on.
+    /// The facts that decide the words about the handshake.
     pub(crate) fn handshake(&self) -> Handshake {
         Handshake {
             is_implicit: self.is_implicit,
@@ -355,7 +354,7 @@ impl TlsSettings {
         }
     }
 
-    /// How the session is encrypted after the handshake, and what the engine may know of it.
+    /// How the session is encrypted, and the facts for the engine.
     pub fn established(&self, tls: &ClientConnection) -> (TlsInfo, TlsFacts) {
         let version = match tls.protocol_version() {
             Some(ProtocolVersion::TLSv1_2) => "TLSv1.2".into(),
@@ -366,7 +365,7 @@ impl TlsSettings {
             .negotiated_cipher_suite()
             .map(|suite| format!("{:?}", suite.suite()));
         let mut facts = TlsFacts::default();
-        // Without the signature, somebody in between could show the server's certificate as his own.
+        // Without the signature, an attacker could show the server's certificate as his own.
         let (is_signed, may_bind_end_point) = match &self.judge {
             Judge::Ours(verifier) => {
                 facts.problem = verifier.problem();
@@ -399,7 +398,7 @@ fn bind(
     #[cfg_attr(not(feature = "scram"), expect(unused_variables))] may_bind_end_point: bool,
     facts: &mut TlsFacts,
 ) {
-    // RFC 9266 section 2: unique under TLS 1.3, and without the extended master secret not under 1.2.
+    // RFC 9266 section 2: it is unique under TLS 1.3, and under TLS 1.2 only with the extended master secret.
     if tls.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
         facts.exporter = tls
             .export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""))

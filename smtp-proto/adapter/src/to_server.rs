@@ -1,4 +1,4 @@
-//! What can stand where a server is wanted: text, addresses, and a [`Server`] itself.
+//! The types that can be given as a server: text, addresses, and a [`Server`].
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::server::Server;
 
-/// What can stand where a server is wanted.
+/// A type that can be given as a server.
 ///
 /// | type | example |
 /// |---|---|
@@ -16,9 +16,9 @@ use crate::server::Server;
 /// | a socket address, an IP address | `SocketAddr::from(([192, 0, 2, 1], 25))` |
 /// | a [`Server`] | `Server::new("mx.example.net").retry_in_clear(true)` |
 ///
-/// Text is not a URL here: `Server::from_url` reads one.
+/// Text is not read as a URL. For a URL, call `Server::from_url`.
 ///
-/// Implement it for a type of your own, such as the settings of an application:
+/// Implement it for a type of your own, such as the settings of your application:
 ///
 /// ```
 /// use std::borrow::Cow;
@@ -35,7 +35,7 @@ use crate::server::Server;
 /// }
 /// ```
 pub trait ToServer {
-    /// The server. Text that is not a server's name is an error when a session is opened.
+    /// The server. If the text is not a server's name, opening a session is an error.
     fn to_server(&self) -> Cow<'_, Server>;
 }
 
@@ -96,7 +96,7 @@ impl<T: ToServer + ?Sized> ToServer for Arc<T> {
 impl<H: AsRef<str>> ToServer for (H, u16) {
     fn to_server(&self) -> Cow<'_, Server> {
         let (host, port) = (self.0.as_ref(), self.1);
-        // An IPv6 address, with its brackets or without.
+        // An IPv6 address, with or without brackets.
         let name = match host.contains(':') && !host.starts_with('[') {
             true => format!("[{host}]:{port}"),
             false => format!("{host}:{port}"),

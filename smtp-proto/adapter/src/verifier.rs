@@ -1,4 +1,4 @@
-//! Whom to trust, and the check of a server's certificate. No I/O but for the system's trust store.
+//! Whom to trust, and the check of a server's certificate. The only I/O is reading the system's trust store.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -16,11 +16,11 @@ use crate::handshake::words;
 #[derive(Debug, Default)]
 pub(crate) struct TrustStore {
     pub(crate) given: Vec<CertificateDer<'static>>,
-    /// Made of them when they are wanted first.
+    /// Built when they are first needed.
     pub(crate) chains: OnceLock<Arc<WebPkiServerVerifier>>,
 }
 
-/// The system's trust store, which is read once in the life of the process. What cannot be read of it is left out.
+/// The system's trust store, which is read once in the life of the process. Unreadable parts are left out.
 fn system_roots() -> &'static RootCertStore {
     static ROOTS: OnceLock<RootCertStore> = OnceLock::new();
     ROOTS.get_or_init(|| {
@@ -39,7 +39,7 @@ impl TrustStore {
             return Ok(chains);
         }
         let mut roots = system_roots().clone();
-        // A server's own certificate vouches for itself alone.
+        // A server's own certificate only vouches for itself.
         for (index, anchor) in self.given.iter().enumerate() {
             if certificate::is_authority(anchor) {
                 roots.add(anchor.clone()).map_err(|error| {
@@ -59,29 +59,28 @@ impl TrustStore {
     }
 }
 
-/// Checks the server, always. Whether a server that does not pass ends the handshake is the policy's business, and
-/// what was found is the engine's to know.
+/// Checks every server. The policy decides whether a failed check ends the handshake. The engine gets the result.
 #[derive(Debug)]
 pub(crate) struct Verifier {
     pub(crate) trust: Arc<TrustStore>,
     /// The name that the certificate must show, or why it cannot be used.
     pub(crate) name: Result<ServerName<'static>, String>,
     pub(crate) provider: Arc<CryptoProvider>,
-    /// Of the one session that this is for, where a server that is not verified ends nothing. Without it each failure
-    /// ends the handshake, so that it can be for many sessions: who passed is verified.
+    /// The findings of one session, if a server that is not verified may go on. With `None`, each failure ends the
+    /// handshake. Many sessions can then share it, because a server that passes is verified.
     pub(crate) findings: Option<Mutex<Findings>>,
 }
 
-/// What was found of the server.
+/// What was found out about the server.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Findings {
-    /// Of its certificate: nothing as long as none was shown, else why it is not trusted.
+    /// About its certificate: `None` before one was shown, and an error if it is not trusted.
     pub(crate) certificate: Option<Result<(), Arc<str>>>,
-    /// The handshake was signed with the key of that certificate.
+    /// Whether the key of that certificate signed the handshake.
     pub(crate) is_signed: bool,
 }
 
-/// Why the server is not verified, on its way through rustls.
+/// Why the server is not verified. It passes through rustls.
 #[derive(Debug)]
 pub(crate) struct Untrusted(pub(crate) String);
 
@@ -157,17 +156,17 @@ impl Verifier {
     }
 }
 
-/// Why a server is not verified that shows the certificate of another one.
+/// Why a server with the certificate of another one is not verified.
 pub(crate) const NO_KEY: &str = "it did not show that it has the key of its certificate";
 
 pub(crate) const GIVE_ANCHORS: &str = "give certificates to trust (trust_pem)";
 
-/// What else can be done about a server that is not verified.
+/// Another way to deal with a server that is not verified.
 pub(crate) const ACCEPT_ANY: &str =
     "accept any server (verify(false), and for a password Credentials::permit_unverified)";
 
-/// A certificate that the caller gave is trusted as the server's own, although it may be that of an authority, as
-/// `openssl req -x509` makes it. Its name and its dates still count.
+/// A certificate that the caller gave is trusted as the server's own, even if it is an authority's, as `openssl req
+/// -x509` makes it. Its name and its dates still count.
 fn check_given(
     certificate: &CertificateDer<'_>,
     name: &ServerName<'_>,

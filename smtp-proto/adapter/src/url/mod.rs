@@ -1,7 +1,7 @@
-//! A [`Server`] from a URL: what an application keeps in one line of its configuration.
+//! A [`Server`] from a URL, which fits on one line of an application's configuration.
 //!
-//! No error shows anything of the URL but the name of a parameter. [`Problem`] holds no other text, so that a password
-//! that was written wrongly cannot get out.
+//! No error shows any part of the URL but the name of a parameter. [`Problem`] cannot hold other text. So a password
+//! that was not encoded cannot get out.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,13 +20,13 @@ mod parameters;
 use parameters::Settings;
 
 impl Server {
-    /// Reads a URL, as `smtps://alice:s3cret@smtp.example.org`.
+    /// Reads a URL such as `smtps://alice:s3cret@smtp.example.org`.
     ///
-    /// It begins with `smtp://`, `smtps://`, `lmtp://`, `lmtps://`, `smtp+unix:/` or `lmtp+unix:/`. `USER:PASSWORD@` stands
-    /// before the host, where there is somebody to log in, with `%40` for `@` and the like. Parameters stand after a `?`.
-    /// The manual of `smtp-blocking` has them all, under *A server from a URL*.
+    /// It begins with `smtp://`, `smtps://`, `lmtp://`, `lmtps://`, `smtp+unix:/` or `lmtp+unix:/`. To log in, write
+    /// `USER:PASSWORD@` before the host, with `%40` for `@` and so on. Parameters follow a `?`. The manual of
+    /// `smtp-blocking` lists them under *A server from a URL*.
     ///
-    /// With a user, TLS is required on a network and the server verified, unless the URL says otherwise by name.
+    /// With a user on a network, TLS is required and the server verified, unless the URL permits less by name.
     ///
     /// ```
     /// use smtp_adapter::Server;
@@ -48,13 +48,13 @@ impl Server {
     /// ```
     ///
     /// # Errors
-    /// What is not such a URL. The error says what is wrong and where. It shows nothing of the URL but the name of a
-    /// parameter that is not known.
+    /// The text is not such a URL. The error names the mistake and its place. It shows no part of the URL but the
+    /// name of an unknown parameter.
     pub fn from_url(url: impl AsRef<str>) -> Result<Self, Error> {
         read(url.as_ref()).map_err(|problem| local(format!("server URL: {problem}")))
     }
 
-    /// Reads the URL in this environment variable, as [`from_url`](Self::from_url) does. A good name is `SMTP_URL`.
+    /// Reads the URL from this environment variable, as [`from_url`](Self::from_url) does. A good name is `SMTP_URL`.
     ///
     /// ```no_run
     /// let server = smtp_adapter::Server::from_env("SMTP_URL")?;
@@ -62,8 +62,8 @@ impl Server {
     /// ```
     ///
     /// # Errors
-    /// The variable is not set, is empty, or holds something else than such a URL. The error names it, and does not
-    /// show what it holds.
+    /// The variable is not set, is empty, or does not hold such a URL. The error names the variable, and does not
+    /// show its value.
     pub fn from_env(name: impl AsRef<str>) -> Result<Self, Error> {
         let name = name.as_ref();
         #[expect(
@@ -75,10 +75,10 @@ impl Server {
     }
 }
 
-/// What an environment variable holds.
+/// Reads the value of an environment variable.
 fn from_variable(name: &str, value: Result<String, std::env::VarError>) -> Result<Server, Error> {
-    const EXAMPLE: &str = "set it to a URL, as smtps://USER:PASSWORD@smtp.example.org";
-    // Somebody may give the URL itself for the name of a variable.
+    const EXAMPLE: &str = "set it to a URL such as smtps://USER:PASSWORD@smtp.example.org";
+    // A caller may pass the URL itself as the name of a variable.
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if name.is_empty() || !name.chars().all(is_name) {
         return Err(local(
@@ -122,17 +122,17 @@ impl TryFrom<&str> for Server {
     }
 }
 
-/// What is wrong with a URL. It holds nothing of the URL but the name of a parameter.
+/// The mistake in a URL. It holds no part of the URL but the name of a parameter.
 #[derive(Debug, PartialEq, Eq)]
 enum Problem {
     Plain(&'static str),
     /// At this octet, counted from 1.
     At(usize, &'static str),
-    /// With this parameter, counted from 1.
+    /// In this parameter, counted from 1.
     Parameter(usize, &'static str),
-    /// There is no parameter of this name.
+    /// The parameter has an unknown name.
     Unknown(String, &'static str),
-    /// With the value of this parameter.
+    /// In the value of this parameter.
     Value(&'static str, &'static str),
 }
 
@@ -160,7 +160,9 @@ impl From<ParseError> for Problem {
             ParseErrorKind::InvalidPctEncodedOctet => {
                 "is a % without two hexadecimal digits after it; write % itself as %25"
             }
-            ParseErrorKind::InvalidIpv6Addr => "does not begin an IPv6 address, as [2001:db8::1]",
+            ParseErrorKind::InvalidIpv6Addr => {
+                "does not begin an IPv6 address such as [2001:db8::1]"
+            }
             ParseErrorKind::UnexpectedChar => UNREADABLE,
         };
         Self::At(error.index() + 1, what)
@@ -170,7 +172,7 @@ impl From<ParseError> for Problem {
 const UNREADABLE: &str = "and what follows cannot be read; in a user or a password, write @ as %40, / as %2F, ? as %3F, # as \
      %23, a space as %20 and the like";
 
-/// What the scheme says.
+/// The protocol and the transport of a scheme.
 #[derive(Clone, Copy)]
 struct Scheme {
     is_lmtp: bool,
@@ -207,7 +209,7 @@ fn read(url: &str) -> Result<Server, Problem> {
     if !url.contains(':') {
         return Err(UNKNOWN_SCHEME.into());
     }
-    // The parser takes the beginning of a login that is not complete for a host and a port, and would point there.
+    // The parser takes the beginning of an incomplete login for a host and a port, and would report an error there.
     let never = |c: char| c.is_control() || " \"<>\\^`{|}".contains(c);
     if let Some(index) = url.find(never) {
         return Err(Problem::At(index + 1, UNREADABLE));
@@ -238,9 +240,9 @@ fn read(url: &str) -> Result<Server, Problem> {
                 );
             }
             if scheme.is_lmtp && port == Some(25) {
-                return Err("LMTP must not be spoken on port 25 (RFC 2033 section 5)".into());
+                return Err("LMTP must not be used on port 25 (RFC 2033 section 5)".into());
             }
-            // RFC 6409 section 3.1: who logs in submits.
+            // RFC 6409 section 3.1: a client that logs in submits mail.
             let submits = credentials.is_some() && !scheme.is_lmtp && !scheme.is_implicit;
             let submits = submits && settings.tls != Some(TlsPolicy::Implicit);
             match port.or(submits.then_some(587)) {
@@ -252,20 +254,20 @@ fn read(url: &str) -> Result<Server, Problem> {
     settings.apply(scheme, server.credentials(credentials))
 }
 
-/// The text of a part, decoded. It may be a secret.
+/// The decoded text of a part. It may be a secret.
 fn decoded<E: Encoder>(part: &EStr<E>) -> Result<Zeroizing<String>, Problem> {
     let text = part.decode().to_string().map_err(|octets| {
         drop(Zeroizing::new(octets));
-        "what stands there as % and digits is not UTF-8"
+        "the octets written as % and digits are not UTF-8"
     })?;
     let text = Zeroizing::new(text.into_owned());
     match text.contains(char::is_control) {
-        true => Err("it has a control character, as CR, LF or NUL".into()),
+        true => Err("it has a control character, such as CR, LF or NUL".into()),
         false => Ok(text),
     }
 }
 
-/// Who logs in.
+/// The login in a URL.
 #[derive(Default)]
 struct Login {
     user: Option<Zeroizing<String>>,
@@ -278,13 +280,13 @@ impl Login {
             Some((user, password)) => (user, Some(password)),
             None => (login, None),
         };
-        // As curl writes it.
+        // curl writes the mechanism like this.
         if user.as_str().to_ascii_lowercase().contains(";auth=") {
-            return Err("the mechanism stands with the user; write it as ?auth=MECHANISM".into());
+            return Err("the mechanism follows the user; write it as ?auth=MECHANISM".into());
         }
         if user.is_empty() {
             return Err(match password.is_some_and(|password| !password.is_empty()) {
-                true => "it has a password and no user; write USER:PASSWORD@ before the host",
+                true => "it has a password without a user; write USER:PASSWORD@ before the host",
                 false => "it has an empty user; write USER:PASSWORD@ before the host, or leave out the @",
             }
             .into());
@@ -300,11 +302,12 @@ impl Login {
 }
 
 fn host_and_port(authority: Option<IAuthority<'_>>) -> Result<(String, Option<u16>), Problem> {
-    let authority = authority.ok_or("it has no host; write // before the host, as smtp://HOST")?;
+    let authority =
+        authority.ok_or("it has no host; write // before the host, as in smtp://HOST")?;
     let host = match authority.host_parsed() {
         Host::Ipv4 { .. } | Host::Ipv6 { .. } => authority.host().into(),
         Host::IpvFuture { .. } => {
-            return Err("what stands in brackets is not an IPv6 address".into());
+            return Err("the text in brackets is not an IPv6 address".into());
         }
         Host::RegName(name) => {
             let name = decoded(name)?;
@@ -312,7 +315,7 @@ fn host_and_port(authority: Option<IAuthority<'_>>) -> Result<(String, Option<u1
                 return Err("it has no host".into());
             }
             if name.contains(|c: char| c.is_whitespace() || "/@:?#[]\\%".contains(c)) {
-                return Err("its host has a character that no host has".into());
+                return Err("its host has a character that is not allowed there".into());
             }
             String::clone(&name)
         }
@@ -333,18 +336,18 @@ fn unix_server<E: Encoder>(
     path: &EStr<E>,
 ) -> Result<Server, Problem> {
     if authority.is_some_and(|authority| !authority.host().is_empty() || authority.has_port()) {
-        return Err("a Unix socket has no host and no port; write lmtp+unix:/PATH".into());
+        return Err("a Unix socket does not have a host or a port; write lmtp+unix:/PATH".into());
     }
     let path = decoded(path)?;
     match path.starts_with('/') {
         true => Ok(Server::unix(&*path)),
-        false => Err("the path of a Unix socket begins with /, as lmtp+unix:/PATH".into()),
+        false => Err("the path of a Unix socket begins with /, as in lmtp+unix:/PATH".into()),
     }
 }
 
 #[cfg(not(unix))]
 fn unix_server<E: Encoder>(_: Option<IAuthority<'_>>, _: &EStr<E>) -> Result<Server, Problem> {
-    Err("this system has no Unix sockets".into())
+    Err("this system does not have Unix sockets".into())
 }
 
 #[cfg(test)]
@@ -352,7 +355,7 @@ mod tests {
     use super::*;
     use crate::Terms;
 
-    /// What a URL comes to: the server's name, and what `Debug` shows of the rest.
+    /// The server's name, and what `Debug` shows of the rest.
     fn server(url: &str) -> Server {
         url.parse().unwrap_or_else(|error| panic!("{url}: {error}"))
     }
@@ -474,7 +477,7 @@ mod tests {
         assert!(!credentials.permits_clear() && !credentials.permits_unverified());
     }
 
-    /// The credentials are what they are for whoever writes them in code: the engine sends the same octets.
+    /// The credentials equal those given in code: the engine sends the same octets.
     #[test]
     fn user_and_password_are_decoded() {
         use smtp_proto::{Channel, Connection, Credentials, Instant, TlsFacts};
@@ -554,16 +557,22 @@ mod tests {
                 "octet 18 and what follows cannot be read",
             ),
             ("smtp://a b", "octet 9 and what follows cannot be read"),
-            ("smtp://h%20.example", "a character that no host has"),
-            ("smtp://h%2e%2Fexample", "a character that no host has"),
+            (
+                "smtp://h%20.example",
+                "a character that is not allowed there",
+            ),
+            (
+                "smtp://h%2e%2Fexample",
+                "a character that is not allowed there",
+            ),
             (
                 "smtp://h.example/c.example",
                 "write the name for EHLO as ?ehlo=NAME",
             ),
             ("smtp://h.example#x", "write # as %23"),
-            ("smtp://a@h.example", "it has a user and no password"),
-            ("smtp://a:@h.example", "it has a user and no password"),
-            ("smtp://:b@h.example", "it has a password and no user"),
+            ("smtp://a@h.example", "it has a user without a password"),
+            ("smtp://a:@h.example", "it has a user without a password"),
+            ("smtp://:b@h.example", "it has a password without a user"),
             ("smtp://@h.example", "it has an empty user"),
             ("smtp://:@h.example", "it has an empty user"),
             (
@@ -617,7 +626,7 @@ mod tests {
             ("smtp://h.example?tls=on", "tls: write required"),
             (
                 "smtp://h.example?tls=never&tls=never",
-                "tls: it stands there twice",
+                "tls: it is given twice",
             ),
             (
                 "smtp://h.example/?pool=true",
@@ -651,17 +660,14 @@ mod tests {
             ),
             (
                 "smtp://a:b@h.example?auth=EXTERNAL",
-                "auth: EXTERNAL has no password",
+                "auth: EXTERNAL does not take a password",
             ),
-            (
-                "smtp://h.example?auth=PLAIN",
-                "auth: there is nobody to log in",
-            ),
+            ("smtp://h.example?auth=PLAIN", "auth: the user is missing"),
             (
                 "smtp://h.example?permit-in-clear=yes",
-                "permit-in-clear: there is nobody to log in",
+                "permit-in-clear: the user is missing",
             ),
-            ("lmtp://h.example:25", "LMTP must not be spoken on port 25"),
+            ("lmtp://h.example:25", "LMTP must not be used on port 25"),
             ("smtp://a:b@%00", "a control character"),
             #[cfg(unix)]
             ("lmtp+unix:run/lmtp", "begins with /"),
@@ -670,7 +676,7 @@ mod tests {
             #[cfg(unix)]
             (
                 "lmtp+unix://h.example/run/lmtp",
-                "a Unix socket has no host",
+                "a Unix socket does not have a host",
             ),
             #[cfg(unix)]
             ("lmtp+unix:/run%00", "a control character"),
@@ -678,7 +684,7 @@ mod tests {
             let said = problem(url).to_string();
             assert!(said.contains(words), "{url}: {said}");
         }
-        // In anything, whatever the control character is.
+        // No part may hold a control character.
         for octets in ["%0D", "%0A", "%0d%0a", "%00", "%7F", "%C2%85"] {
             for url in [
                 format!("smtp://a{octets}:b@h.example"),
@@ -691,7 +697,10 @@ mod tests {
             ] {
                 let said = problem(&url).to_string();
                 let is_said = said.contains("a control character");
-                assert!(is_said || said.contains("no Unix sockets"), "{url}: {said}");
+                assert!(
+                    is_said || said.contains("not have Unix sockets"),
+                    "{url}: {said}"
+                );
             }
         }
     }
@@ -741,14 +750,14 @@ mod tests {
 
     const SECRET: &str = "Zq7xVk9wJt2yGh5K";
 
-    /// Whether three characters of the secret in a row are in this text.
+    /// Whether the text contains three successive characters of the secret.
     fn shows_secret(text: &str) -> bool {
         let text = text.to_ascii_lowercase();
         let secret = SECRET.to_ascii_lowercase();
         (0..secret.len() - 2).any(|at| text.contains(&secret[at..at + 3]))
     }
 
-    /// Nothing that can be done with this URL shows the secret. Whether it is one is returned.
+    /// Nothing that can be done with this URL shows the secret. Returns whether the URL is valid.
     fn keeps_secret(url: &str) -> bool {
         let shown = match Server::try_from(url) {
             Ok(server) => {
@@ -766,7 +775,7 @@ mod tests {
             }
         };
         assert!(!shows_secret(&shown), "{url}: {shown}");
-        // Nor does whoever takes it for the name of a server. Some of them will do.
+        // Taking the URL for a server's name does not show it either. Some are valid names.
         if !url.len().is_multiple_of(8) {
             return false;
         }
@@ -778,7 +787,7 @@ mod tests {
         false
     }
 
-    /// A password that was not encoded ends the login too early, or the host, or the port.
+    /// A password that was not encoded ends the login, the host or the port too early.
     #[test]
     fn no_error_shows_a_password_that_is_not_encoded() {
         for password in [
@@ -819,7 +828,7 @@ mod tests {
         }
     }
 
-    /// Nor one of a good login, where something else is wrong.
+    /// An error about another part does not show the password of a valid login.
     #[test]
     fn no_error_about_something_else_shows_the_password() {
         for rest in [
@@ -850,7 +859,7 @@ mod tests {
         }
     }
 
-    /// Each change of one place, and many of two, to URLs with a secret in them.
+    /// Each change at one place, and many at two, of URLs with a secret.
     #[test]
     fn no_error_shows_the_password() {
         let urls = [
@@ -898,7 +907,7 @@ mod tests {
                 }
             }
         }
-        // There are many of both kinds, so that neither is untested.
+        // Both kinds are frequent, so both are tested.
         assert!(good > 500 && bad > 5_000, "{good} {bad}");
     }
 }

@@ -1,4 +1,4 @@
-//! The parameters of a URL, after its `?`: what they are called, and what they set.
+//! The parameters of a URL, after its `?`: their names, and what they set.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::{Login, Problem, Scheme, decoded};
 use crate::server::Server;
 
-/// What the parameters say.
+/// The settings that the parameters make.
 #[derive(Default)]
 pub(super) struct Settings {
     pub(super) tls: Option<TlsPolicy>,
@@ -28,7 +28,7 @@ pub(super) struct Settings {
 
 impl Settings {
     pub(super) fn read<E: Encoder>(&mut self, query: &EStr<E>) -> Result<(), Problem> {
-        // Then it is the end of a login, and nothing before it may be shown.
+        // The text before it may be a login, so it must not be shown.
         if query.as_str().contains('@') {
             return Err(
                 "it has an @ after the ?; in a password, write ? as %3F, and elsewhere @ as %40"
@@ -66,7 +66,7 @@ impl Settings {
                 &mut self.client_name,
                 "ehlo",
                 ClientName::parse(&value)
-                    .map_err(|_| "write a domain, or an address in brackets, as [192.0.2.1]"),
+                    .map_err(|_| "write a domain, or an address in brackets, such as [192.0.2.1]"),
             ),
             "auth" => once(&mut self.mechanisms, "auth", mechanisms(&value)),
             "permit-in-clear" => once(
@@ -115,7 +115,7 @@ impl Settings {
             (Kind::External, _, Some(_)) => {
                 return Err(Problem::Value(
                     "auth",
-                    "EXTERNAL has no password; write USER@ or nothing",
+                    "EXTERNAL does not take a password; write USER@ or nothing",
                 ));
             }
             (Kind::External, user, None) => {
@@ -131,7 +131,7 @@ impl Settings {
             (Kind::Token, Some(user), Some(token)) => Credentials::token(&**user, &**token),
             (_, Some(_), None) => {
                 return Err(
-                    "it has a user and no password; write USER:PASSWORD@ before the host".into(),
+                    "it has a user without a password; write USER:PASSWORD@ before the host".into(),
                 );
             }
             (_, None, _) => {
@@ -143,7 +143,7 @@ impl Settings {
                 return match needs.iter().find(|(_, given)| *given) {
                     Some((name, _)) => Err(Problem::Value(
                         name,
-                        "there is nobody to log in; write USER:PASSWORD@ before the host",
+                        "the user is missing; write USER:PASSWORD@ before the host",
                     )),
                     None => Ok(None),
                 };
@@ -206,7 +206,7 @@ impl Settings {
     }
 }
 
-/// Sets what was not set before.
+/// Sets a value that was not set before.
 fn once<T>(
     place: &mut Option<T>,
     name: &'static str,
@@ -214,7 +214,7 @@ fn once<T>(
 ) -> Result<(), Problem> {
     let value = value.map_err(|what| Problem::Value(name, what))?;
     match place.replace(value) {
-        Some(_) => Err(Problem::Value(name, "it stands there twice")),
+        Some(_) => Err(Problem::Value(name, "it is given twice")),
         None => Ok(()),
     }
 }
@@ -245,7 +245,7 @@ fn seconds(value: &str) -> Result<Duration, &'static str> {
     }
 }
 
-/// What a mechanism logs in with.
+/// The kind of credentials that a mechanism needs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Password,
@@ -296,7 +296,7 @@ fn mechanisms(value: &str) -> Result<Vec<&'static Mechanism>, &'static str> {
     value.split(',').map(known).collect()
 }
 
-/// What to say of a parameter that is not known. Some are, elsewhere.
+/// The advice for an unknown parameter. Some are known from other libraries.
 fn unknown(number: usize, name: &str) -> Problem {
     let what = match name {
         "secure" => "write smtps:// for TLS from the first octet",
