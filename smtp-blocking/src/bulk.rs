@@ -12,16 +12,16 @@ use crate::content::in_one_piece;
 use crate::pump::Pump;
 use crate::session::Session;
 
-/// A message of a bulk delivery: its envelope, how to open its content when it is wanted, and a [tag](Self::tag).
+/// A message of a bulk delivery: its envelope, a function that opens its content, and a [tag](Self::tag).
 #[derive(Clone, Debug)]
 pub struct Message<F, T = ()> {
-    /// Who sends it to whom.
+    /// The sender and the recipients.
     pub envelope: Envelope,
-    /// Opens the content. It is called once a recipient has been accepted, and not before (but under
-    /// [`Chunking::Eager`](crate::Chunking::Eager)); and once more, for the content from its beginning, for
-    /// each further transaction, where the server takes fewer recipients in one than there are.
+    /// Opens the content. It is called after a recipient has been accepted, or under
+    /// [`Chunking::Eager`](crate::Chunking::Eager) before. If the server takes fewer recipients in one transaction,
+    /// it is called again for each further transaction, and must open the content from its beginning.
     pub open: F,
-    /// The caller's own, which comes back with the report ([`Bulk::tagged`]).
+    /// The caller's own value, which comes back with the report ([`Bulk::tagged`]).
     pub tag: T,
 }
 
@@ -30,7 +30,7 @@ where
     F: FnMut() -> io::Result<R>,
     R: BufRead,
 {
-    /// A message with this content, which can be opened as often as it is wanted.
+    /// A message whose content can be opened repeatedly.
     pub fn new(envelope: Envelope, open: F) -> Self {
         Self {
             envelope: envelope.reopenable(true),
@@ -39,8 +39,8 @@ where
         }
     }
 
-    /// A message whose content can be opened only once, as that of a pipe. A server that takes fewer recipients in
-    /// one transaction is not given it.
+    /// A message whose content can be opened only once, such as a pipe. A server that takes fewer recipients in one
+    /// transaction does not get it.
     pub fn once(envelope: Envelope, open: F) -> Self {
         Self {
             envelope: envelope.reopenable(false),
@@ -51,8 +51,8 @@ where
 }
 
 impl<F, T> Message<F, T> {
-    /// The same with a tag: a row of a database, the name of a file, whatever the caller knows the message by. It comes
-    /// back with the report ([`Bulk::tagged`]).
+    /// Adds a tag, by which the caller knows the message: a row of a database, or the name of a file. It comes back
+    /// with the report ([`Bulk::tagged`]).
     ///
     /// ```
     /// use smtp_blocking::{Envelope, Message};
@@ -72,8 +72,8 @@ impl<F, T> Message<F, T> {
 }
 
 impl Message<()> {
-    /// A message that lies in memory: a slice, [`Bytes`](bytes::Bytes), or another [`Buf`] that can be cloned. Where it
-    /// lies in one piece its size is declared, unless the envelope declares one ([`Envelope::size_of`]).
+    /// A message in memory: a slice, [`Bytes`](bytes::Bytes), or another [`Buf`] that can be cloned. If it is in one
+    /// piece, its size is declared, unless the envelope declares one ([`Envelope::size_of`]).
     ///
     /// ```no_run
     /// use bytes::Bytes;
@@ -105,20 +105,22 @@ impl Message<()> {
 }
 
 impl Session {
-    /// Sends message after message, two round trips each, or one with
-    /// [`Server::overlap`](crate::Server::overlap). Each has its own report, in order, and a failure
-    /// of one does not touch the others. When the session is lost, the message under way is in doubt or
-    /// has failed, as its stage says, and those that were submitted after it are *not attempted*, safe to send
-    /// elsewhere. Then the reports end. The messages that were not submitted are still in the iterator, which
-    /// [`Bulk::into_messages`] gives back, and [`end`](Self::end) says why. The same when a message cannot be read,
-    /// because half a message cannot be taken back otherwise.
+    /// Sends many messages, one after the other. Each costs two round trips, or one with
+    /// [`Server::overlap`](crate::Server::overlap). Each has its own report, in order, and a failure does not affect
+    /// the others.
     ///
-    /// A message with more recipients than the server takes in one transaction, as it says by LIMITS (RFC
-    /// 9422) or shows where [`Server::learn_limits`](crate::Server::learn_limits) allows to learn from
-    /// it, is sent in several, and has one report.
+    /// If the session is lost, the current message is in doubt or has failed, as its stage says. Messages that were
+    /// submitted after it are *not attempted*, and safe to send elsewhere. Then the reports end.
+    /// [`Bulk::into_messages`] gives back the iterator with the messages that were not submitted, and
+    /// [`end`](Self::end) tells why. The same happens if a message cannot be read, because half a message can only be
+    /// taken back by closing the session.
     ///
-    /// The iterator may block: it is asked for the next message once the one before is reported. With overlap
-    /// it is asked before the end of that one is sent, which the next envelope goes out with.
+    /// The server may take fewer recipients in one transaction than a message has. It states that by LIMITS (RFC
+    /// 9422), or [`Server::learn_limits`](crate::Server::learn_limits) finds out. The message is then sent in several
+    /// transactions, with one report.
+    ///
+    /// The iterator may block. It is asked for the next message after the report of the one before. With overlap it
+    /// is asked earlier, because the next envelope goes out with the end of that message.
     ///
     /// ```no_run
     /// use std::{fs::File, io::BufReader};
@@ -158,36 +160,36 @@ impl Session {
     }
 }
 
-/// A bulk delivery: one report for each message that was submitted, in their order. It sends as it is asked for
-/// reports.
+/// A bulk delivery: an iterator with one report for each submitted message, in their order. It only sends while it is
+/// asked for reports.
 ///
-/// Dropped before its end, it closes the session if a message is under way.
+/// If it is dropped before its end while a message is under way, it closes the session.
 #[must_use = "nothing is sent before reports are asked for"]
 #[derive(Debug)]
 pub struct Bulk<'a, I, F, T = ()> {
     under_way: UnderWay<'a, F, T>,
     messages: I,
-    /// The last message came when it could not be submitted any more: why, its envelope and its tag.
+    /// A message that came too late to be submitted: the reason, its envelope and its tag.
     unsubmitted: Option<(Misuse, Envelope, T)>,
-    /// There are no more messages, or there is no more use for them.
+    /// The iterator is not asked any more.
     exhausted: bool,
     quit: bool,
 }
 
 impl<I, F, T> Bulk<'_, I, F, T> {
-    /// Ends the session after the last message, with QUIT. Its reply is not waited for.
+    /// Ends the session with QUIT after the last message. It does not wait for the reply to QUIT.
     pub fn and_quit(mut self) -> Self {
         self.quit = true;
         self
     }
 
-    /// Gives back what was not submitted: after the last report of a session that was lost, the messages for the
-    /// next one. Where reports are still to come, it closes the session, and their messages have none.
+    /// Gives back the messages that were not submitted. After the last report of a lost session, these are the
+    /// messages for the next one. If reports are still to come, it closes the session, and drops the reports.
     pub fn into_messages(self) -> I {
         self.messages
     }
 
-    /// The session, for what is known of it by now.
+    /// The session and its state.
     pub fn session(&self) -> &Session {
         self.under_way.session
     }
@@ -198,8 +200,8 @@ impl<I, F, T> Bulk<'_, I, F, T> {
 }
 
 impl<I: Iterator, F, T> Bulk<'_, I, F, T> {
-    /// Whether to ask for the next message, which may take long to come: only when everything that was gathered is
-    /// written. Where envelopes do not overlap, also only when the message before is reported.
+    /// Whether to ask for the next message, which may take long to come: only after all gathered octets are written.
+    /// Without overlap, the message before must also have its report.
     fn may_ask(&mut self) -> bool {
         let count = self.under_way.submitted.len();
         let driver = &self.under_way.session.pump.driver;
@@ -214,17 +216,17 @@ impl<I: Iterator, F, T> Bulk<'_, I, F, T> {
         }
         let pump = self.pump();
         pump.run_until(|_| true);
-        // An envelope that is to go out with its body waits for that one first.
+        // An envelope that goes out with its body must wait for that body.
         pump.driver.out.is_empty() && !pump.driver.is_closed()
     }
 
-    /// Whether it is known, without asking, that there are no more messages, or that they would come too late.
+    /// Whether there are certainly no more messages, or they would come too late.
     fn has_no_more(&self) -> bool {
         self.messages.size_hint().1 == Some(0)
             || matches!(self.unsubmitted, Some((Misuse::Closed, ..)))
     }
 
-    /// No more messages are asked for.
+    /// Stops asking for messages.
     fn exhaust(&mut self) {
         self.exhausted = true;
         if self.quit {
@@ -272,7 +274,7 @@ where
                     break;
                 };
                 if self.under_way.submitted.is_empty() {
-                    // It may have been long in coming.
+                    // The message may have taken long to come.
                     self.pump().look();
                 }
                 let Message {
@@ -289,11 +291,11 @@ where
                 }
             }
             let Some(&(first, ..)) = self.under_way.submitted.front() else {
-                // What is submitted is reported before what cannot be any more.
+                // Submitted messages are reported before one that came too late.
                 if let Some((misuse, envelope, tag)) = self.unsubmitted.take() {
                     return Some((tag, self.pump().driver.unsubmitted(misuse, envelope)));
                 }
-                // QUIT, where it is still to be sent.
+                // Sends QUIT, if it was not sent yet.
                 if self.quit {
                     self.pump().run_until(|_| false);
                 }
@@ -312,7 +314,7 @@ where
                 .iter_mut()
                 .find(|(id, ..)| Some(*id) == wanted)
             else {
-                // Nobody has the body that is wanted.
+                // The body that is wanted does not exist any more.
                 pump.abort("a message that was given up before is wanted");
                 continue;
             };
@@ -337,7 +339,7 @@ where
     }
 }
 
-/// What the session is at.
+/// The session, and the messages that have no report yet.
 #[derive(Debug)]
 struct UnderWay<'a, F, T> {
     session: &'a mut Session,

@@ -1,4 +1,4 @@
-//! How a session is opened: over TCP, a Unix socket, or a stream that is connected already.
+//! Opens a session: over TCP, a Unix socket, or a stream that is already connected.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -22,13 +22,13 @@ use crate::session::Session;
 use crate::stream::Transport;
 
 impl Session {
-    /// Resolves the server's name, connects to the first of its addresses that answers, or to the Unix socket,
-    /// and opens the session: greeting, EHLO, STARTTLS, AUTH.
+    /// Opens a session. It resolves the server's name and connects to its first address that answers, or to the Unix
+    /// socket. Then come greeting, EHLO, STARTTLS and AUTH.
     ///
-    /// The addresses are tried one after the other, IPv6 and IPv4 in turn. Each gets an equal share of the time
-    /// that is left of [`Server::connect_timeout`], and at least two seconds of it. Where the first one that answers
-    /// does not greet us, or greets us with a refusal, the next one is tried as well (RFC 5321 section 5.1), and no
-    /// third one.
+    /// The addresses are tried one after the other, alternating between IPv6 and IPv4. Each gets an equal share of
+    /// the time that [`Server::connect_timeout`] leaves, and at least two seconds of it. If the first one that
+    /// answers sends no greeting, or a refusal, the next one is tried too (RFC 5321 section 5.1). A third one is not
+    /// tried.
     ///
     /// ```no_run
     /// use smtp_blocking::{Credentials, Server, Session};
@@ -45,16 +45,16 @@ impl Session {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
-    /// The server may be given as its name or its address, too ([`ToServer`]). Keep a [`Server`] for more than one
-    /// session: the settings of TLS are made once for each.
+    /// The server may also be given by its name or address ([`ToServer`]). Keep a [`Server`] for several sessions,
+    /// because each `Server` builds its TLS settings once.
     ///
     /// # Errors
-    /// [`Stage`](crate::Stage) says how far it came.
+    /// The session could not be opened. [`Stage`](crate::Stage) says how far it came.
     pub fn connect(server: impl ToServer) -> Result<Self, Error> {
         Self::connect_on(terms(&server.to_server())).inspect_err(tell_unopened)
     }
 
-    /// For a pool, in which many callers use the session.
+    /// The same for a pool, where many callers share the session.
     pub(crate) fn connect_shared(server: &Server) -> Result<Self, Error> {
         Self::connect_on(terms(server).shared()).inspect_err(tell_unopened)
     }
@@ -75,8 +75,7 @@ impl Session {
         })
     }
 
-    /// The same over a stream that is connected already: a Unix socket, a proxy, a socket with options
-    /// of its own.
+    /// The same over a stream that is already connected: a Unix socket, a proxy, a socket with its own options.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -85,8 +84,8 @@ impl Session {
         open(terms(server), channel, stream).inspect_err(tell_unopened)
     }
 
-    /// The same over a stream that is encrypted already, by a proxy or a TLS library of the application's. These facts
-    /// say what is known of the server at its end: credentials and REQUIRETLS depend on them.
+    /// The same over a stream that is already encrypted, by a proxy or the application's own TLS library. The facts
+    /// say what is known of the server. Credentials and REQUIRETLS depend on them.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -112,7 +111,7 @@ fn open(
     Session::open(Pump::new(session, Box::new(stream)))
 }
 
-/// Where the other end of this stream is.
+/// The other end of this stream.
 fn peer(stream: &dyn std::any::Any) -> Peer {
     #[cfg(unix)]
     if let Some(stream) = stream.downcast_ref::<UnixStream>() {
@@ -144,7 +143,7 @@ fn connect_and_open(terms: Terms<'_>) -> Result<Session, Error> {
     open_any(terms, &host, &addresses)
 }
 
-/// Opens a session at the first address that answers, or at the one after it.
+/// Opens a session at the first address that answers, or at the next one.
 fn open_any(terms: Terms<'_>, host: &str, addresses: &[SocketAddr]) -> Result<Session, Error> {
     let deadline = Instant::now() + terms.connect_timeout();
     let connect = |time, addresses: &[_]| {
@@ -193,14 +192,14 @@ fn connect_to(terms: Terms<'_>, address: SocketAddr, timeout: Duration) -> io::R
         socket.bind(&SocketAddr::new(local, 0).into())?;
     }
     socket.connect_timeout(&address.into(), timeout)?;
-    // Each write is as large as it can be already; Nagle's algorithm would only hold the last part of a
-    // message back until the server's delayed acknowledgement.
+    // Each write is already as large as possible. Nagle's algorithm would only hold the last part of a message until
+    // the server's delayed acknowledgement.
     socket.set_tcp_nodelay(true)?;
     Ok(socket.into())
 }
 
-/// On Linux it is the time to write that bounds how long a connection waits for a server that accepts none. Other
-/// systems refuse it at once.
+/// On Linux, the write timeout bounds how long connecting to a busy Unix socket waits. Other systems refuse it at
+/// once.
 #[cfg(unix)]
 fn connect_to_unix(path: &Path, time: Duration) -> io::Result<UnixStream> {
     let address = SockAddr::unix(path)?;
@@ -208,7 +207,7 @@ fn connect_to_unix(path: &Path, time: Duration) -> io::Result<UnixStream> {
     let deadline = Instant::now() + time;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        // Zero would be for ever.
+        // Zero would mean no timeout.
         socket.set_write_timeout(Some(left.max(Duration::from_millis(1))))?;
         match socket.connect(&address) {
             Ok(()) => return Ok(OwnedFd::from(socket).into()),

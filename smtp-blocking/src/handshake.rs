@@ -1,5 +1,4 @@
-//! The TLS handshake on a blocking stream, one step at a time, so that its deadline is a deadline for all
-//! of it.
+//! The TLS handshake on a blocking stream, one step at a time. So one deadline holds for all of it.
 
 use std::io::{self, Write};
 
@@ -7,8 +6,7 @@ use rustls::ClientConnection;
 
 use crate::stream::Counted;
 
-/// One step of a handshake: writes once what is due, else flushes what was written, else reads once. `Ok(true)` when
-/// it is done.
+/// One step of a handshake: one write if octets are due, else a flush, else one read. `Ok(true)` when it is done.
 pub(crate) fn step(
     tls: &mut ClientConnection,
     stream: &mut Counted,
@@ -33,7 +31,7 @@ pub(crate) fn step(
         return Err(HandshakeError::Io(io::ErrorKind::UnexpectedEof.into()));
     }
     if let Err(error) = tls.process_new_packets() {
-        // The alert that says why.
+        // The alert tells the server why.
         stream.say(tls);
         return Err(HandshakeError::Tls(error));
     }

@@ -1,4 +1,4 @@
-//! A pool in the place of lettre's transport.
+//! A pool as a transport of lettre.
 
 use lettre::Transport;
 use lettre::address::Envelope;
@@ -7,14 +7,14 @@ use smtp_proto::Report;
 
 use crate::Pool;
 
-/// A [`Pool`] as lettre's [`Transport`]: an application changes the line that makes the transport, and no other.
+/// A [`Pool`] as lettre's [`Transport`]. An application only changes the line that makes its transport.
 ///
-/// As with lettre, either all recipients of a message are accepted, or it is sent to nobody. So callers that look at no
-/// report miss nothing: `Ok` means that everybody has it.
+/// As with lettre, a message is sent only if all its recipients are accepted. So `Ok` means that everybody has it,
+/// and a caller need not read the report.
 ///
 /// # Errors
-/// As [`Pool::send`]. An LMTP server answers for each recipient after the data, and may refuse some of them there. Then
-/// the others have the message all the same. The error says so, and its [report](Error::report) tells who they are.
+/// As [`Pool::send`]. An LMTP server answers for each recipient after the data, and may refuse some of them there.
+/// The others then have the message nevertheless. The error says so, and its [report](Error::report) names them.
 ///
 /// ```no_run
 /// use lettre::{Message, Transport};
@@ -31,8 +31,8 @@ use crate::Pool;
 pub struct LettreTransport(Pool);
 
 impl Pool {
-    /// This pool as lettre's transport. A [`Pool`] is one as well, wherever that is asked for by its trait; but
-    /// [`Pool::send`] hides the trait's method of the same name.
+    /// This pool as lettre's transport. A [`Pool`] implements the trait too, but [`Pool::send`] hides the trait's
+    /// method of the same name.
     pub fn for_lettre(&self) -> LettreTransport {
         LettreTransport(self.clone())
     }
@@ -68,7 +68,7 @@ impl Transport for LettreTransport {
     }
 }
 
-/// Our envelope. lettre's has no parameters, and a sender that may be null.
+/// lettre's envelope as ours. It has no parameters, and its sender may be null.
 fn translate(envelope: &Envelope) -> Result<smtp_proto::Envelope, Error> {
     let sender = envelope.from().map_or("", |address| address.as_ref());
     let recipients = envelope.to().iter().map(AsRef::<str>::as_ref);

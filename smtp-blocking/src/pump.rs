@@ -1,5 +1,5 @@
-//! The pump between the engine and a blocking stream: what the engine offers is gathered into one write,
-//! what arrives is handed to it, and its deadlines become the stream's timeouts.
+//! The pump between the engine and a blocking stream. It gathers the engine's octets into one write, and gives it the
+//! octets that arrive. The engine's deadlines become the stream's timeouts.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -8,15 +8,15 @@ use smtp_adapter::{Driver, LAST_WORDS, SessionTerms};
 
 use crate::stream::{Stream, Transport};
 
-/// The longest that one system call may block. It is also what a stream's timeout stays at while all
-/// deadlines are farther away, which saves two system calls for each reply.
+/// The longest that one system call may block. While all deadlines are later, the stream's timeout stays at this
+/// value, which saves two system calls for each reply.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// After so long without a read, what has arrived is taken before anything is written. It is never so long between
-/// the messages of one delivery.
+/// After such a pause without a read, waiting input is read before anything is written. Within one delivery, pauses
+/// are shorter.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Octets that are read at a time, onto the stack, so that an idle session keeps no buffer.
+/// Octets that are read at a time, onto the stack. So an idle session keeps no buffer.
 const READ: usize = 2048;
 
 pub(crate) struct Pump {
@@ -25,7 +25,7 @@ pub(crate) struct Pump {
     origin: Instant,
     /// The stream's timeout.
     armed: Option<Duration>,
-    /// When something was read, or looked for, last.
+    /// When the stream was last read, or checked for input.
     heard: Instant,
 }
 
@@ -44,7 +44,7 @@ impl Pump {
         smtp_proto::Instant::from_origin(self.origin.elapsed())
     }
 
-    /// Ends the session at once; what was gathered and not written is not sent any more.
+    /// Ends the session at once. Octets that were gathered but not written are dropped.
     pub(crate) fn abort(&mut self, reason: &str) {
         let _ = self.driver.engine.abort(reason);
         self.take_events();
@@ -58,7 +58,7 @@ impl Pump {
             self.transmit(&[]);
             self.take_events();
             if self.driver.is_closed() || done(self) {
-                // The reply to QUIT is not waited for, but QUIT is sent. What a body follows goes out with it.
+                // QUIT is sent, but its reply is not waited for. If a body follows it, both go out together.
                 if !self.driver.engine.wants_body() {
                     self.flush();
                 }
@@ -68,8 +68,8 @@ impl Pump {
         }
     }
 
-    /// Gathers what the engine offers and as much of `body` as is wanted, and writes when there is no more
-    /// room. Returns how many octets of `body` were used: all of them while it is wanted.
+    /// Gathers the engine's octets, and as much of `body` as is wanted. It writes when the buffer is full. Returns
+    /// how many octets of `body` were used: all of them, as long as it is wanted.
     pub(crate) fn transmit(&mut self, body: &[u8]) -> usize {
         let mut used = 0;
         loop {
@@ -79,13 +79,13 @@ impl Pump {
             } else if used == body.len() || !self.driver.engine.wants_body() {
                 return used;
             } else {
-                // As many chunks are unanswered as may be.
+                // The limit of unanswered chunks is reached.
                 self.receive();
             }
         }
     }
 
-    /// Sends what there is of the body.
+    /// Sends the octets of the body so far.
     pub(crate) fn flush_body(&mut self) {
         self.driver.flush_chunk();
         loop {
@@ -97,7 +97,7 @@ impl Pump {
         }
     }
 
-    /// Ends the body that is wanted, if one is.
+    /// Ends the body, if one is wanted.
     pub(crate) fn end_body(&mut self) {
         while !self.driver.end_body(self.now()) {
             match self.driver.is_full() {
@@ -107,7 +107,7 @@ impl Pump {
         }
     }
 
-    /// Writes what was gathered.
+    /// Writes the gathered octets.
     pub(crate) fn flush(&mut self) {
         if self.driver.out.is_empty() && !self.driver.is_closed() {
             return;
@@ -123,9 +123,9 @@ impl Pump {
     }
 
     fn write_out(&mut self) {
-        // What the stream has accepted, and of that what the engine knows to be written.
+        // How much the stream has accepted, and how much of that the engine knows to be written.
         let (mut accepted, mut settled) = (0, 0);
-        // Of the socket, when TLS last held nothing back, and when the socket last took something.
+        // The socket's count when TLS last held nothing back, and the time when the socket last took an octet.
         let (mut before, mut progress) = (self.stream.socket.octets, Instant::now());
         while accepted < self.driver.out.len() || !self.stream.is_flushed() {
             let is_closed = self.driver.is_closed();
@@ -143,7 +143,7 @@ impl Pump {
                 before = self.stream.socket.octets;
             }
             if is_closed {
-                // Only QUIT can be left of a session that has its results already, and it is not worth a long wait.
+                // A session that has its results can only have QUIT left, which is not worth a long wait.
                 if result.is_err() || progress.elapsed() >= self.driver.quit_timeout {
                     break;
                 }
@@ -156,14 +156,14 @@ impl Pump {
                 if self.on_write_error(error) {
                     break;
                 }
-                // That it does go out is for us to see: the engine waits for nothing before.
+                // The engine has no deadline before the octets are out, so check it here.
                 if progress.elapsed() >= self.driver.block_timeout {
                     self.lose(io::ErrorKind::TimedOut.into());
                     return self.take_events();
                 }
             }
         }
-        // Some transports gather until they are flushed.
+        // Some transports hold octets until they are flushed.
         while accepted > 0
             && let Err(error) = self.stream.flush()
         {
@@ -177,8 +177,8 @@ impl Pump {
         }
     }
 
-    /// Tells the engine what has become of so many octets that the stream has accepted, and returns how many of them
-    /// are written. Where TLS holds some back, all were given as soon as anything was.
+    /// Tells the engine about this many octets that the stream has accepted. Returns how many of them are written. If
+    /// TLS holds some back, all count as given as soon as one octet has left.
     fn settle(&mut self, octets: usize, before: u64) -> usize {
         let now = self.now();
         if self.stream.is_flushed() {
@@ -205,7 +205,7 @@ impl Pump {
             }
             _ => {
                 let mut error = error;
-                // Why the server has gone is often there to be read: a 421, say.
+                // The server's last reply, such as a 421, often says why it has gone.
                 if self.stream.socket.transport.set_timeout(LAST_WORDS).is_ok() {
                     let start = Instant::now();
                     let mut input = [0; READ];
@@ -213,9 +213,9 @@ impl Pump {
                         let now = self.now();
                         match self.stream.read(&mut input) {
                             Ok(Some(n @ 1..)) => self.driver.engine.handle_input(now, &input[..n]),
-                            // Half a record.
+                            // An incomplete TLS record.
                             Ok(None) => {}
-                            // An alert of TLS.
+                            // A TLS alert.
                             Err(why) if why.kind() == io::ErrorKind::InvalidData => {
                                 error = why;
                                 break;
@@ -249,27 +249,27 @@ impl Pump {
         self.take_events();
     }
 
-    /// Whoever leaks a transaction leaves a body open, into which the next message would go: that ends the session.
+    /// A leaked transaction leaves its body open, and the next message would go into that body. So the session ends.
     pub(crate) fn end_leaked(&mut self) {
         if self.driver.has_leaked() {
             self.abort("a transaction was leaked before it was finished");
         }
     }
 
-    /// What each call on a session begins with.
+    /// Begins each call on a session.
     pub(crate) fn start(&mut self) {
         self.end_leaked();
         self.look();
     }
 
-    /// Takes what has arrived on a session after a pause: a 421, say, which answers nothing that is said now.
+    /// Reads what has arrived on a session after a pause. It may be a 421, which does not answer the next command.
     pub(crate) fn look(&mut self) {
         if self.heard.elapsed() >= PAUSE && !self.driver.is_closed() {
             self.read_what_is_there();
         }
     }
 
-    /// Reads without waiting, where the transport can.
+    /// Reads without waiting, if the transport can.
     fn read_what_is_there(&mut self) {
         match self.stream.socket.transport.set_nonblocking(true) {
             Ok(true) => {}
@@ -293,11 +293,11 @@ impl Pump {
         }
         self.read();
         self.take_events();
-        // The deadline holds while the server sends, one octet at a time or more.
+        // The deadline also holds while the server sends octets, even one at a time.
         self.handle_timeout();
     }
 
-    /// Reads once, and hands what there is to the engine. Whether something has arrived.
+    /// Reads once, and gives the octets to the engine. Returns whether any have arrived.
     fn read(&mut self) -> bool {
         let mut input = [0; READ];
         let result = self.stream.read(&mut input);
@@ -320,7 +320,7 @@ impl Pump {
         false
     }
 
-    /// Gives the stream the engine's deadline. Returns whether there is time left.
+    /// Sets the stream's timeout from the engine's deadline. Returns whether time is left.
     fn arm(&mut self) -> bool {
         let now = self.now();
         let left = self
@@ -330,7 +330,7 @@ impl Pump {
             .map_or(LONGEST_WAIT, |deadline| deadline - now);
         if left.is_zero() {
             self.handle_timeout();
-            // It was not too late: something was there.
+            // The deadline has not passed: octets were waiting.
             return !self.driver.is_closed()
                 && self.driver.engine.poll_timeout().is_none_or(|at| at > now);
         }
@@ -360,7 +360,7 @@ impl Pump {
             self.driver.take_events();
         }
         if self.driver.is_closed() {
-            // What is left to say is not worth a wait.
+            // The last octets are not worth a wait.
             let _ = self
                 .stream
                 .socket

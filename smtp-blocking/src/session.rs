@@ -1,4 +1,4 @@
-//! An open session, and the transaction that runs in it.
+//! An open session, and the transaction in it.
 
 use std::io::{self, BufRead, Write};
 
@@ -13,9 +13,9 @@ use smtp_proto::{
 use crate::content::{Content, OfBuf};
 use crate::pump::Pump;
 
-/// A session in which mail can be sent: greeting, EHLO, TLS and AUTH are done.
+/// A session that can send mail: greeting, EHLO, TLS and AUTH are done.
 ///
-/// A transaction that fails does not end it; a lost connection does, and every later call says so.
+/// A failed transaction does not end the session. A lost connection does, and then every later call returns an error.
 #[derive(Debug)]
 pub struct Session {
     pub(crate) pump: Pump,
@@ -30,12 +30,12 @@ impl Session {
         }
     }
 
-    /// Begins a message from `sender` to `recipients`, and returns when its body is wanted, which is as
-    /// soon as one recipient is accepted.
+    /// Begins a message from `sender` to `recipients`. It returns when the server wants the body, after at least one
+    /// recipient is accepted.
     ///
     /// # Errors
-    /// An address is none, nobody was accepted ([`Error::report`] says why for each), or the session is
-    /// lost. In one that had ended before, the message is not attempted.
+    /// An address is invalid, nobody was accepted ([`Error::report`] has the reason for each), or the session is
+    /// lost. If it was lost before, the message is *not attempted*.
     pub fn transaction<A, R>(&mut self, sender: A, recipients: R) -> Result<Transaction<'_>, Error>
     where
         A: ToMailbox,
@@ -44,7 +44,7 @@ impl Session {
         self.begin(Envelope::new(sender, recipients)?)
     }
 
-    /// The same for an envelope that declares more: a size, 8-bit content, all recipients or none.
+    /// The same for an envelope with more declarations, such as a size, 8-bit content, or all recipients or none.
     ///
     /// # Errors
     /// As [`transaction`](Self::transaction).
@@ -74,17 +74,17 @@ impl Session {
         }
     }
 
-    /// Sends a whole message: octets or text as `&message`, a file in a [`BufReader`](io::BufReader), any other reader
-    /// as `&mut reader` ([`Content`] has the list). A reader is sent in constant memory. The size of what lies in memory
-    /// is declared, unless the envelope declares one.
+    /// Sends a whole message. [`Content`] lists the types that it may have.
+    ///
+    /// The size of octets or text in memory is declared, unless the envelope declares one:
     ///
     /// A message in memory to more recipients than the server takes in one transaction is sent in several, as by
     /// [`send_all`](Self::send_all). A reader can be read once, so that it is refused then.
     ///
     /// ```no_run
-    /// use smtp_blocking::{Envelope, Server, Session};
+    /// use smtp_blocking::{Envelope, Session};
     ///
-    /// let mut session = Session::connect(&Server::new("mx.example.net"))?;
+    /// let mut session = Session::connect("mx.example.net")?;
     /// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
     /// let report = session.send(envelope, "Subject: hello\r\n\r\nHello, Bob.\r\n")?;
     /// for failure in report.failures() {
@@ -93,15 +93,45 @@ impl Session {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
+    /// A file is sent in constant memory, and so is any other reader. `&mut reader` lends one:
+    ///
+    /// ```no_run
+    /// # use smtp_blocking::{Envelope, Session};
+    /// # let mut session = Session::connect("mx.example.net")?;
+    /// # let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
+    /// use std::{fs::File, io::BufReader};
+    ///
+    /// let report = session.send(envelope, BufReader::new(File::open("message.eml")?))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// A builder such as [mail-builder](https://docs.rs/mail-builder) composes a message in memory:
+    ///
+    /// ```no_run
+    /// # use smtp_blocking::{Envelope, Session};
+    /// # let mut session = Session::connect("mx.example.net")?;
+    /// # let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
+    /// use mail_builder::MessageBuilder;
+    ///
+    /// let message = MessageBuilder::new()
+    ///     .from("alice@example.org")
+    ///     .to("bob@example.net")
+    ///     .subject("hello")
+    ///     .text_body("Hello, Bob.")
+    ///     .write_to_vec()?;
+    /// let report = session.send(envelope, message)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
-    /// The message reached nobody: [`Error::report`] says what became of each recipient. One that
-    /// reached somebody is a [`Report`], with the errors of the others in it.
+    /// The message reached nobody. [`Error::report`] has the result of each recipient. A message that reached at least
+    /// one is a [`Report`], which holds the errors of the others.
     pub fn send(&mut self, envelope: Envelope, message: impl Content) -> Result<Report, Error> {
         self.send_then(envelope, message, false)
     }
 
-    /// Sends a whole message that is a [`Buf`] of any kind, such as a chain of header and body. Its size is declared
-    /// where it lies in one piece.
+    /// Sends a whole message that is any [`Buf`], such as a chain of header and body. If it is in one piece, its size
+    /// is declared.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -142,7 +172,7 @@ impl Session {
         }
     }
 
-    /// Sends the last message, and ends the session with QUIT, whose reply is not waited for.
+    /// Sends the last message, and ends the session with QUIT. It does not wait for the reply to QUIT.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -156,8 +186,8 @@ impl Session {
         result
     }
 
-    /// Says a command outside a transaction, and returns the reply to it, whatever its class: a mailbox that
-    /// VRFY does not find is an answer too.
+    /// Sends a command outside a transaction, and returns its reply. A refusal is a reply too, for example to VRFY
+    /// for an unknown mailbox.
     ///
     /// ```no_run
     /// use smtp_blocking::{Request, Server, Session};
@@ -168,9 +198,8 @@ impl Session {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
-    /// # Errors
-    /// The server does not offer what the request needs, or the session is lost. In one that had ended before, the
-    /// request is not attempted.
+    /// The server does not offer what the request needs, or the session is lost. If it was lost before, the request
+    /// is *not attempted*.
     pub fn request(&mut self, request: Request) -> Result<Reply, Error> {
         self.pump.start();
         if self.pump.driver.is_closed() {
@@ -184,8 +213,8 @@ impl Session {
         self.pump.driver.take_answer()
     }
 
-    /// Ends the session: says QUIT and closes, without waiting for the reply, which decides nothing.
-    /// Dropping a session closes it without QUIT.
+    /// Ends the session: sends QUIT and closes, without waiting for the reply, which decides nothing. Dropping a
+    /// session closes it without QUIT.
     pub fn quit(mut self) {
         self.say_quit();
     }
@@ -197,20 +226,20 @@ impl Session {
         }
     }
 
-    /// Whether another message can be sent. What the server has said meanwhile is read first, without waiting.
+    /// Whether another message can be sent. Input from the server is read first, without waiting.
     pub fn is_usable(&mut self) -> bool {
         self.pump.start();
         !self.pump.driver.is_closed()
     }
 
-    /// Why the session has ended, if it has: the error that a message which comes now would have.
+    /// Why the session has ended, if it has. The next message would have this error.
     pub fn end(&self) -> Option<smtp_proto::Error> {
         let driver = &self.pump.driver;
         driver.is_closed().then(|| driver.end())
     }
 
-    /// The number of this session, as [`Server::observe`](crate::Server::observe) has it. Each session of this process
-    /// has its own, from 1.
+    /// The number of this session, which [`Server::observe`](crate::Server::observe) reports too. Each session of
+    /// this process has its own, from 1.
     pub fn number(&self) -> u64 {
         self.pump.driver.number
     }
@@ -221,18 +250,19 @@ impl Session {
     }
 
     /// Whether the server has shown that it does not take overlapping envelopes
-    /// ([`Server::overlap`](crate::Server::overlap)). The session has ended then, and the next one should go without.
+    /// ([`Server::overlap`](crate::Server::overlap)). If so, the session has ended. Open the next one without
+    /// overlap.
     pub fn overlap_is_broken(&self) -> bool {
         self.pump.driver.overlap_broken
     }
 
-    /// How many replies so far had to be waited for one after the other, each to something that was said
-    /// only when the one before had come; the greeting counts, the handshakes of TCP and TLS do not.
+    /// How many round trips the session has cost so far: replies to a command that was only sent after the reply
+    /// before. The greeting counts. The handshakes of TCP and TLS do not.
     pub fn round_trips(&self) -> u64 {
         self.pump.driver.engine.round_trips()
     }
 
-    /// How the session is encrypted, if it is.
+    /// How the session is encrypted. `None` if it is not.
     #[cfg(feature = "rustls")]
     pub fn tls_info(&self) -> Option<&crate::TlsInfo> {
         self.pump.driver.tls_info.as_ref()
@@ -240,7 +270,7 @@ impl Session {
 }
 
 impl Pump {
-    /// Sends `message` while the body is wanted.
+    /// Sends `message` as long as the body is wanted.
     pub(crate) fn send_body(&mut self, message: &mut impl BufRead) -> io::Result<()> {
         while self.driver.engine.wants_body() {
             let used = match message.fill_buf() {
@@ -255,11 +285,11 @@ impl Pump {
     }
 }
 
-/// A message whose body is wanted: write it, then [`finish`](Self::finish).
+/// A message whose body the server wants. Write it, then call [`finish`](Self::finish).
 ///
-/// Line ends and dots are the engine's business: write the message as it is. Dropping a transaction
-/// that is not finished closes the session, because that is the only way not to send half a message. After one that
-/// was leaked ([`std::mem::forget`]), the next call on the session closes it.
+/// Write the message as it is: the engine converts line ends and dots. Dropping an unfinished transaction closes the
+/// session, so that the server does not deliver half a message. After a leaked one ([`std::mem::forget`]), the next
+/// call on the session closes it.
 #[derive(Debug)]
 #[must_use = "a transaction that is dropped ends the session"]
 pub struct Transaction<'a> {
@@ -269,7 +299,7 @@ pub struct Transaction<'a> {
 }
 
 impl Transaction<'_> {
-    /// The recipients that were refused by now, and why.
+    /// The recipients that were refused so far, and why.
     pub fn failures(&self) -> impl Iterator<Item = event::Failure<'_>> {
         self.session.pump.driver.engine.refused(self.id)
     }
@@ -289,7 +319,7 @@ impl Transaction<'_> {
         self.done = true;
         let id = self.id;
         let pump = &mut self.session.pump;
-        // Where no body is wanted any more, the report is there already, and says why.
+        // If the body is not wanted any more, the report is already there and has the reason.
         pump.end_body();
         pump.run_until(|pump| pump.driver.has_report());
         let report = pump.driver.take_report(id);
@@ -310,7 +340,7 @@ impl Transaction<'_> {
 }
 
 impl Write for Transaction<'_> {
-    /// Fails when the server has ended the transaction. The error is an [`Error`], and says why;
+    /// Fails if the server has ended the transaction. The error contains an [`Error`] with the reason.
     /// [`finish`](Transaction::finish) still has the report.
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
         if octets.is_empty() {

@@ -1,31 +1,31 @@
-//! What octets travel over: any connected stream, plain or inside TLS.
+//! The stream of a session: any connected stream, plain or inside TLS.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, TcpStream};
 use std::time::Duration;
 
-/// A connected stream whose reads and writes can be bounded in time: a [`TcpStream`], a Unix socket, or
-/// your own (a proxy's stream, say).
+/// A connected stream with timeouts for reads and writes: a [`TcpStream`], a Unix socket, or your own, such as a
+/// proxy's stream.
 pub trait Transport: Read + Write + Send {
-    /// Bounds each later read and write to about this time. One that takes longer must fail with
+    /// Bounds each later read and write to about this time. A call that takes longer must fail with
     /// [`io::ErrorKind::WouldBlock`] or [`io::ErrorKind::TimedOut`].
     ///
     /// # Errors
-    /// Those of the operating system. A session cannot keep its deadlines then, and ends.
+    /// An error of the operating system. The session then ends, because it cannot keep its deadlines.
     fn set_timeout(&self, timeout: Duration) -> io::Result<()>;
 
-    /// Makes each later read and write return at once, or wait again. Returns whether it can: with one that can, what
-    /// has arrived on a session that was idle is read before anything is written, so that a server that has said
-    /// 421 meanwhile is not mistaken for one that answers. By default it cannot.
+    /// Makes each later read and write return at once, or wait again. Returns whether the transport supports it;
+    /// false by default. If it does, waiting input of an idle session is read before anything is written. So an
+    /// earlier 421 is not taken for the answer to the next command.
     ///
     /// # Errors
-    /// Those of the operating system; the session ends.
+    /// An error of the operating system. The session then ends.
     fn set_nonblocking(&self, nonblocking: bool) -> io::Result<bool> {
         let _ = nonblocking;
         Ok(false)
     }
 
-    /// The address of our end, from which the EHLO name is made where the host has no domain name.
+    /// The address of our end. If the host has no domain name, it becomes the name in EHLO.
     fn local_ip(&self) -> Option<IpAddr> {
         None
     }
@@ -58,7 +58,7 @@ impl Transport for std::os::unix::net::UnixStream {
     }
 }
 
-/// What stands in the place of a transport that was closed.
+/// Replaces a transport that was closed.
 struct Gone;
 
 impl Read for Gone {
@@ -83,19 +83,19 @@ impl Transport for Gone {
     }
 }
 
-/// A socket that counts the octets which it was given, and fails where it takes none.
+/// A socket that counts the octets it was given, and fails if it takes none.
 pub(crate) struct Counted {
     pub(crate) transport: Box<dyn Transport>,
     pub(crate) octets: u64,
-    /// In a handshake a write that fails is passed over: why the server has gone is often there to be read, an alert
-    /// that it has sent in the middle of our flight.
+    /// During a handshake, a failed write is ignored. The server may have sent an alert before it closed, which
+    /// explains more.
     #[cfg(feature = "rustls")]
     pub(crate) in_handshake: bool,
 }
 
 #[cfg(feature = "rustls")]
 impl Counted {
-    /// Writes the last words of TLS, as far as that is possible without waiting.
+    /// Writes the last records of TLS, as far as possible without waiting.
     pub(crate) fn say(&mut self, tls: &mut rustls::ClientConnection) {
         let _ = tls.write_tls(self).and_then(|_| self.flush());
     }
@@ -147,8 +147,8 @@ impl Stream {
         }
     }
 
-    /// Reads at most once from the socket, so that the deadlines hold while the server sends one octet at a time.
-    /// `None` where octets have come, and under TLS they are not a whole record yet.
+    /// Reads at most once from the socket, so that deadlines hold even if the server sends one octet at a time.
+    /// `None` if the octets do not complete a TLS record yet.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         #[cfg(feature = "rustls")]
         if let Some(tls) = &mut self.tls {
@@ -157,7 +157,7 @@ impl Stream {
             }
             tls.read_tls(&mut self.socket)?;
             if let Err(error) = tls.process_new_packets() {
-                // The alert that says why.
+                // The alert tells the server why.
                 self.socket.say(tls);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
@@ -175,7 +175,7 @@ impl Stream {
         self.socket.write(octets)
     }
 
-    /// Whether TLS holds nothing back: what was written is with the operating system.
+    /// Whether TLS holds nothing back, so that the operating system has all octets.
     pub(crate) fn is_flushed(&self) -> bool {
         #[cfg(feature = "rustls")]
         if let Some(tls) = &self.tls {
@@ -184,7 +184,7 @@ impl Stream {
         true
     }
 
-    /// Pushes out some of what TLS holds back, by one write.
+    /// Writes once some of the octets that TLS holds back.
     pub(crate) fn push(&mut self) -> io::Result<()> {
         #[cfg(feature = "rustls")]
         if let Some(tls) = &mut self.tls {
@@ -193,12 +193,12 @@ impl Stream {
         Ok(())
     }
 
-    /// Flushes the transport, where it holds something back itself.
+    /// Flushes a transport that holds octets back itself.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         self.socket.flush()
     }
 
-    /// Closes the connection, without a goodbye.
+    /// Closes the connection, without the closing alert of TLS.
     pub(crate) fn hang_up(&mut self) {
         self.socket.transport = Box::new(Gone);
         #[cfg(feature = "rustls")]
@@ -207,7 +207,7 @@ impl Stream {
         }
     }
 
-    /// Says goodbye in TLS, as far as that is possible without waiting.
+    /// Sends the closing alert of TLS, as far as possible without waiting.
     pub(crate) fn close(&mut self) {
         #[cfg(feature = "rustls")]
         if let Some(tls) = &mut self.tls {
@@ -217,7 +217,7 @@ impl Stream {
     }
 }
 
-/// What TLS has decrypted by now. `None` if nothing is there yet.
+/// The octets that TLS has decrypted so far. `None` if there are none yet.
 #[cfg(feature = "rustls")]
 fn take_plaintext(
     tls: &mut rustls::ClientConnection,

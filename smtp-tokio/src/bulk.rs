@@ -16,16 +16,16 @@ use crate::in_memory::InMemory;
 use crate::pump::Pump;
 use crate::session::Session;
 
-/// A message of a bulk delivery: its envelope, how to open its content when it is wanted, and a [tag](Self::tag).
+/// A message of a bulk delivery: its envelope, a function that opens its content, and a [tag](Self::tag).
 #[derive(Clone, Debug)]
 pub struct Message<F, T = ()> {
-    /// Who sends it to whom.
+    /// The sender and the recipients.
     pub envelope: Envelope,
-    /// Opens the content. It is called once a recipient has been accepted, and not before (but under
-    /// [`Chunking::Eager`](crate::Chunking::Eager)); and once more, for the content from its beginning, for
-    /// each further transaction, where the server takes fewer recipients in one than there are.
+    /// Opens the content. It is called after a recipient has been accepted, or under
+    /// [`Chunking::Eager`](crate::Chunking::Eager) before. If the server takes fewer recipients in one transaction,
+    /// it is called again for each further transaction, and must open the content from its beginning.
     pub open: F,
-    /// The caller's own, which comes back with the report ([`Bulk::next_tagged`]).
+    /// The caller's own value, which comes back with the report ([`Bulk::next_tagged`]).
     pub tag: T,
 }
 
@@ -35,7 +35,7 @@ where
     O: Future<Output = io::Result<R>>,
     R: AsyncBufRead,
 {
-    /// A message with this content, which can be opened as often as it is wanted.
+    /// A message whose content can be opened repeatedly.
     pub fn new(envelope: Envelope, open: F) -> Self {
         Self {
             envelope: envelope.reopenable(true),
@@ -44,8 +44,8 @@ where
         }
     }
 
-    /// A message whose content can be opened only once, as that of a pipe. A server that takes fewer recipients in
-    /// one transaction is not given it.
+    /// A message whose content can be opened only once, such as a pipe. A server that takes fewer recipients in one
+    /// transaction does not get it.
     pub fn once(envelope: Envelope, open: F) -> Self {
         Self {
             envelope: envelope.reopenable(false),
@@ -56,8 +56,8 @@ where
 }
 
 impl<F, T> Message<F, T> {
-    /// The same with a tag: a row of a database, the name of a file, whatever the caller knows the message by. It comes
-    /// back with the report ([`Bulk::next_tagged`]).
+    /// Adds a tag, by which the caller knows the message: a row of a database, or the name of a file. It comes back
+    /// with the report ([`Bulk::next_tagged`]).
     ///
     /// ```
     /// use smtp_tokio::{Envelope, Message};
@@ -77,8 +77,8 @@ impl<F, T> Message<F, T> {
 }
 
 impl Message<()> {
-    /// A message that lies in memory: a slice, [`Bytes`](bytes::Bytes), or another [`Buf`] that can be cloned. Where it
-    /// lies in one piece its size is declared, unless the envelope declares one ([`Envelope::size_of`]).
+    /// A message in memory: a slice, [`Bytes`](bytes::Bytes), or another [`Buf`] that can be cloned. If it is in one
+    /// piece, its size is declared, unless the envelope declares one ([`Envelope::size_of`]).
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), smtp_tokio::Error> {
@@ -113,20 +113,22 @@ impl Message<()> {
 }
 
 impl Session {
-    /// Sends message after message, two round trips each, or one with
-    /// [`Server::overlap`](crate::Server::overlap). Each has its own report, in order, and a failure
-    /// of one does not touch the others. When the session is lost, the message under way is in doubt or
-    /// has failed, as its stage says, and those that were submitted after it are *not attempted*, safe to send
-    /// elsewhere. Then the reports end. The messages that were not submitted are still in the stream, which
-    /// [`Bulk::into_messages`] gives back, and [`end`](Self::end) says why. The same when a message cannot be read,
-    /// because half a message cannot be taken back otherwise.
+    /// Sends many messages, one after the other. Each costs two round trips, or one with
+    /// [`Server::overlap`](crate::Server::overlap). Each has its own report, in order, and a failure does not affect
+    /// the others.
     ///
-    /// A message with more recipients than the server takes in one transaction, as it says by LIMITS (RFC
-    /// 9422) or shows where [`Server::learn_limits`](crate::Server::learn_limits) allows to learn from
-    /// it, is sent in several, and has one report.
+    /// If the session is lost, the current message is in doubt or has failed, as its stage says. Messages that were
+    /// submitted after it are *not attempted*, and safe to send elsewhere. Then the reports end.
+    /// [`Bulk::into_messages`] gives back the stream with the messages that were not submitted, and
+    /// [`end`](Self::end) tells why. The same happens if a message cannot be read, because half a message can only be
+    /// taken back by closing the session.
     ///
-    /// Messages are taken from the stream as they can be sent, and the next one is not waited for while
-    /// one is under way.
+    /// The server may take fewer recipients in one transaction than a message has. It states that by LIMITS (RFC
+    /// 9422), or [`Server::learn_limits`](crate::Server::learn_limits) finds out. The message is then sent in several
+    /// transactions, with one report.
+    ///
+    /// Messages are taken from the stream when they can be sent. A message that is under way does not wait for the
+    /// next one.
     ///
     /// ```no_run
     /// use smtp_tokio::{Envelope, Message, Server, Session};
@@ -173,22 +175,22 @@ impl Session {
     }
 }
 
-/// A bulk delivery: a stream of one report for each message that was submitted, in their order. It sends as it is
-/// asked for reports, so that whoever is slow to take them slows it down. A future of [`next`](Self::next) may be
-/// dropped at any time without harm.
+/// A bulk delivery: a stream with one report for each submitted message, in their order. It only sends while it is
+/// asked for reports, so a slow reader slows it down. A future of [`next`](Self::next) may be dropped at any time
+/// without harm.
 ///
-/// Dropped before its end, it closes the session if a message is under way.
+/// If it is dropped before its end while a message is under way, it closes the session.
 #[must_use = "nothing is sent before reports are asked for"]
 pub struct Bulk<'a, S, F, O, R, T = ()> {
     under_way: UnderWay<'a, F, T>,
-    /// The session was idle: what has arrived is read first, after one turn of the reactor.
+    /// The session was idle, so waiting input is read first, after one turn of the reactor.
     look: Option<Look>,
     messages: Pin<Box<S>>,
-    /// The last message came when it could not be submitted any more: why, its envelope and its tag.
+    /// A message that came too late to be submitted: the reason, its envelope and its tag.
     unsubmitted: Option<(Misuse, Envelope, T)>,
-    /// There are no more messages, or there is no more use for them.
+    /// The stream is not asked any more.
     exhausted: bool,
-    /// What is being sent, and for which of the bodies that were wanted.
+    /// The content that is being sent, and the number of the wanted body that it is for.
     content: Option<(u64, Content<O, R>)>,
     quit: bool,
 }
@@ -201,19 +203,19 @@ enum Content<O, R> {
 }
 
 impl<S, F, O, R, T> Bulk<'_, S, F, O, R, T> {
-    /// Ends the session after the last message, with QUIT. Its reply is not waited for.
+    /// Ends the session with QUIT after the last message. It does not wait for the reply to QUIT.
     pub fn and_quit(mut self) -> Self {
         self.quit = true;
         self
     }
 
-    /// Gives back what was not submitted: after the last report of a session that was lost, the messages for the
-    /// next one. Where reports are still to come, it closes the session, and their messages have none.
+    /// Gives back the messages that were not submitted. After the last report of a lost session, these are the
+    /// messages for the next one. If reports are still to come, it closes the session, and drops the reports.
     pub fn into_messages(self) -> Pin<Box<S>> {
         self.messages
     }
 
-    /// The session, for what is known of it by now.
+    /// The session and its state.
     pub fn session(&self) -> &Session {
         self.under_way.session
     }
@@ -230,13 +232,13 @@ where
     O: Future<Output = io::Result<R>>,
     R: AsyncBufRead,
 {
-    /// The next report; none after the last message.
+    /// The next report. `None` after the last message.
     pub async fn next(&mut self) -> Option<Report> {
         let tagged = self.next_tagged().await;
         tagged.map(|(_, report)| report)
     }
 
-    /// The next report, with the [tag](Message::tag) of its message; none after the last message. The future may be
+    /// The next report, with the [tag](Message::tag) of its message. `None` after the last message. The future may be
     /// dropped at any time without harm.
     ///
     /// ```no_run
@@ -275,18 +277,18 @@ where
         loop {
             let waits_for_messages = self.poll_submit(cx).is_pending();
             let Some(&(id, ..)) = self.under_way.submitted.front() else {
-                // What is submitted is reported before what cannot be any more.
+                // Submitted messages are reported before one that came too late.
                 if let Some((misuse, envelope, tag)) = self.unsubmitted.take() {
                     let report = self.pump().driver.unsubmitted(misuse, envelope);
                     return Poll::Ready(Some((tag, report)));
                 }
                 if waits_for_messages {
-                    // The server may say something meanwhile, or go.
+                    // Meanwhile the server may send something, or close.
                     ready!(self.pump().poll_progress(cx));
                     continue;
                 }
                 if self.quit {
-                    // QUIT, where it is still to be sent.
+                    // Sends QUIT, if it was not sent yet.
                     ready!(self.pump().poll_until(cx, &mut |_| false));
                 }
                 return Poll::Ready(None);
@@ -309,7 +311,7 @@ where
         }
     }
 
-    /// Submits messages as long as there is room and some are there. Ready when no more can be submitted now.
+    /// Submits messages while there is room and the stream has some. Ready when no more can be submitted now.
     fn poll_submit(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.exhausted
             && self.unsubmitted.is_none()
@@ -339,7 +341,7 @@ where
         Poll::Ready(())
     }
 
-    /// Opens the content of the body that is wanted, and sends it.
+    /// Opens and sends the content of the wanted body.
     fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some((wanted, number)) = self.under_way.session.pump.driver.body else {
             return Poll::Ready(Ok(()));
@@ -356,7 +358,7 @@ where
                     Some((_, open, _)) => {
                         self.content = Some((number, Content::Opening(Box::pin(open()))));
                     }
-                    // Nobody has the body that is wanted.
+                    // The body that is wanted does not exist any more.
                     None => return Poll::Ready(Err(io::ErrorKind::NotFound.into())),
                 },
                 Some(Content::Opening(opening)) => match opening.as_mut().poll(cx)? {
@@ -394,7 +396,7 @@ where
     }
 }
 
-/// A stream by a function that polls it.
+/// A stream from a function that polls it.
 struct Tagged<P>(P);
 
 impl<P, T> Stream for Tagged<P>
@@ -416,7 +418,7 @@ impl<S, F, O, R, T> std::fmt::Debug for Bulk<'_, S, F, O, R, T> {
     }
 }
 
-/// What the session is at.
+/// The session, and the messages that have no report yet.
 struct UnderWay<'a, F, T> {
     session: &'a mut Session,
     submitted: VecDeque<(MessageId, F, T)>,
@@ -436,13 +438,13 @@ impl<F, T> Drop for UnderWay<'_, F, T> {
 #[derive(Clone, Debug)]
 pub struct Iter<I>(I);
 
-/// Makes a stream of an iterator.
+/// Makes a stream from an iterator.
 pub fn iter<I: IntoIterator>(items: I) -> Iter<I::IntoIter> {
     Iter(items.into_iter())
 }
 
 impl<I> Iter<I> {
-    /// The iterator, with what is left of it. From what [`Bulk::into_messages`] gives back it is
+    /// The iterator, with its remaining items. For the result of [`Bulk::into_messages`], call
     /// `std::pin::Pin::into_inner(rest).into_inner()`.
     ///
     /// ```

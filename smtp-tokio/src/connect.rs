@@ -1,4 +1,4 @@
-//! How a session is opened: over TCP, a Unix socket, or a stream that is connected already.
+//! Opens a session: over TCP, a Unix socket, or a stream that is already connected.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,12 +18,12 @@ use crate::race::race;
 use crate::session::Session;
 
 impl Session {
-    /// Resolves the server's name, connects to the first of its addresses that answers, or to the Unix socket,
-    /// and opens the session: greeting, EHLO, STARTTLS, AUTH.
+    /// Opens a session. It resolves the server's name and connects to its first address that answers, or to the Unix
+    /// socket. Then come greeting, EHLO, STARTTLS and AUTH.
     ///
-    /// The addresses are raced (RFC 8305): IPv6 and IPv4 in turn, a new attempt each 250 ms, or at once when one has
-    /// failed, all of them within [`Server::connect_timeout`]. Where the one that answers does not greet us, or greets
-    /// us with a refusal, the next one is tried as well (RFC 5321 section 5.1), and no third one.
+    /// The addresses are raced (RFC 8305), alternating between IPv6 and IPv4. A new attempt begins every 250 ms, or
+    /// at once after a failure. All end within [`Server::connect_timeout`]. If the one that answers sends no
+    /// greeting, or a refusal, the next one is tried too (RFC 5321 section 5.1). A third one is not tried.
     ///
     /// ```no_run
     /// use smtp_tokio::{Credentials, Server, Session};
@@ -43,18 +43,18 @@ impl Session {
     /// # }
     /// ```
     ///
-    /// The server may be given as its name or its address, too ([`ToServer`]). Keep a [`Server`] for more than one
-    /// session: the settings of TLS are made once for each.
+    /// The server may also be given by its name or address ([`ToServer`]). Keep a [`Server`] for several sessions,
+    /// because each `Server` builds its TLS settings once.
     ///
     /// # Errors
-    /// [`Stage`](crate::Stage) says how far it came.
+    /// The session could not be opened. [`Stage`](crate::Stage) says how far it came.
     pub async fn connect(server: impl ToServer) -> Result<Self, Error> {
         Self::connect_on(terms(&server.to_server()))
             .await
             .inspect_err(tell_unopened)
     }
 
-    /// For a pool, in which many callers use the session.
+    /// The same for a pool, where many callers share the session.
     pub(crate) async fn connect_shared(server: &Server) -> Result<Self, Error> {
         Self::connect_on(terms(server).shared())
             .await
@@ -85,8 +85,7 @@ impl Session {
         }
     }
 
-    /// The same over a stream that is connected already: a Unix socket, a proxy, a socket with options
-    /// of its own.
+    /// The same over a stream that is already connected: a Unix socket, a proxy, a socket with its own options.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -102,8 +101,8 @@ impl Session {
             .inspect_err(tell_unopened)
     }
 
-    /// The same over a stream that is encrypted already, by a proxy or a TLS library of the application's. These facts
-    /// say what is known of the server at its end: credentials and REQUIRETLS depend on them.
+    /// The same over a stream that is already encrypted, by a proxy or the application's own TLS library. The facts
+    /// say what is known of the server. Credentials and REQUIRETLS depend on them.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -125,11 +124,11 @@ fn terms(server: &Server) -> Terms<'_> {
     Terms::new(server, cfg!(feature = "rustls"))
 }
 
-/// Reads the trust store, if it was not read before, and not on this thread.
+/// Reads the trust store on another thread, if it was not read before.
 async fn prepare(terms: Terms<'_>) {
     #[cfg(feature = "rustls")]
     if let Some(preparation) = terms.preparation() {
-        // If it fails, the handshake finds out.
+        // If it fails, the handshake reports it.
         let _ = tokio::task::spawn_blocking(preparation).await;
     }
     #[cfg(not(feature = "rustls"))]
@@ -144,7 +143,7 @@ where
     Session::open(Pump::new(session, Box::new(stream))).await
 }
 
-/// Where the other end of this stream is.
+/// The other end of this stream.
 fn peer(stream: &dyn std::any::Any) -> Peer {
     #[cfg(unix)]
     if let Some(stream) = stream.downcast_ref::<tokio::net::UnixStream>() {
@@ -175,7 +174,7 @@ async fn connect_and_open(terms: Terms<'_>) -> Result<Session, Error> {
     open_any(terms, &host, &addresses).await
 }
 
-/// Opens a session at the address that answers first, or at the one after it.
+/// Opens a session at the address that answers first, or at the next one.
 async fn open_any(
     terms: Terms<'_>,
     host: &str,
@@ -228,8 +227,8 @@ async fn connect_to(terms: Terms<'_>, address: SocketAddr) -> io::Result<TcpStre
     if let Some(local) = terms.local_for(address) {
         socket.bind(SocketAddr::new(local, 0))?;
     }
-    // Each write is as large as it can be already; Nagle's algorithm would only hold the last part of a
-    // message back until the server's delayed acknowledgement.
+    // Each write is already as large as possible. Nagle's algorithm would only hold the last part of a message until
+    // the server's delayed acknowledgement.
     socket.set_nodelay(true)?;
     socket.connect(address).await
 }

@@ -1,4 +1,4 @@
-//! What can be sent as a message.
+//! The types that can be sent as a message.
 
 use std::io::Cursor;
 use std::ops::DerefMut;
@@ -10,18 +10,18 @@ use tokio::io::{AsyncBufRead, AsyncRead, BufReader};
 
 use crate::in_memory::InMemory;
 
-/// A message as it is given to [`Session::send`](crate::Session::send): octets that lie in memory, or a reader.
+/// A message for [`Session::send`](crate::Session::send): octets in memory, or a reader.
 ///
-/// | what | how it is given |
+/// | message | how to give it |
 /// |---|---|
-/// | octets or text | `&message`, whatever it is kept in: `&[u8]`, `&str`, `&Vec<u8>`, `&Bytes` |
-/// | the same, given away | `Vec<u8>`, `String`, [`Bytes`], `Arc<[u8]>` |
+/// | octets or text | `&message` of any such type: `&[u8]`, `&str`, `&Vec<u8>`, `&Bytes` |
+/// | owned octets or text | `Vec<u8>`, `String`, [`Bytes`], `Arc<[u8]>` |
 /// | a file, a pipe, a socket | in a [`BufReader`] |
-/// | any other [`AsyncBufRead`] | `&mut reader`, or in a `Box`; pinned, where it is not `Unpin` |
+/// | any other [`AsyncBufRead`] | `&mut reader`, or a `Box` of it; pinned if it is not `Unpin` |
 ///
-/// A message in memory has a size that is known: it is declared to the server ([`Envelope::size_of`]), which may refuse
-/// it before it is sent, and where the server offers CHUNKING the message goes out as one chunk. An envelope that
-/// declares a size keeps it. A reader is sent in constant memory.
+/// The size of a message in memory is declared to the server ([`Envelope::size_of`]), unless the envelope declares
+/// one. The server may then refuse the message before it is sent. With CHUNKING, the message goes out as one chunk. A
+/// reader is sent in constant memory.
 ///
 /// ```no_run
 /// use smtp_tokio::{Envelope, Server, Session};
@@ -45,13 +45,13 @@ use crate::in_memory::InMemory;
     note = "give octets or text as `&message`, a file as `BufReader::new(file)`, any other `AsyncBufRead` as `&mut reader`"
 )]
 pub trait Content {
-    /// What reads it.
+    /// The reader of the message.
     type Reader: AsyncBufRead;
 
-    /// All of it, where it lies in memory.
+    /// All octets, if they are in memory.
     fn in_memory(&self) -> Option<&[u8]>;
 
-    /// Reads it from its beginning.
+    /// A reader from the beginning of the message.
     fn into_reader(self) -> Self::Reader;
 }
 
@@ -178,7 +178,7 @@ impl<R: AsyncRead> Content for BufReader<R> {
     }
 }
 
-/// Octets of a [`Buf`]: their size is known where they lie in one piece.
+/// The octets of a [`Buf`]. Their size is known if they are in one piece.
 pub(crate) struct OfBuf<B>(pub(crate) B);
 
 impl<B: Buf> Content for OfBuf<B> {
@@ -193,7 +193,7 @@ impl<B: Buf> Content for OfBuf<B> {
     }
 }
 
-/// All octets, where they lie in one piece.
+/// All octets, if they are in one piece.
 pub(crate) fn in_one_piece(octets: &impl Buf) -> Option<&[u8]> {
     Some(octets.chunk()).filter(|chunk| chunk.len() == octets.remaining())
 }

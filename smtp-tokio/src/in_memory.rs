@@ -1,4 +1,4 @@
-//! A message in memory, as the reader that a session sends from.
+//! A reader for a message in memory.
 
 use std::io;
 use std::pin::Pin;
@@ -7,14 +7,14 @@ use std::task::{Context, Poll};
 use bytes::Buf;
 use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
 
-/// A reader of the octets of a [`Buf`], which lie in memory: [`Bytes`](bytes::Bytes), a chain of slices.
+/// A reader of the octets of a [`Buf`] in memory, such as [`Bytes`](bytes::Bytes) or a chain of slices.
 #[derive(Clone, Debug)]
 pub struct InMemory<B>(Box<B>);
 
 impl<B> InMemory<B> {
     /// A reader of these octets.
     pub fn new(octets: B) -> Self {
-        // What is in a box can be moved, so that nothing is asked of `B`.
+        // The box can be moved, so `B` need not be `Unpin`.
         Self(Box::new(octets))
     }
 }

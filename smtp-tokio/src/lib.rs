@@ -1,10 +1,5 @@
 //! SMTP and LMTP for tokio: the engine of [`smtp_proto`] with connections, TLS and timeouts.
 //!
-//! [`send_mail`] forwards one message. [`Server`] says how to reach a server, and [`Session::connect`] opens a session with it;
-//! [`Session::send`] sends a message that lies in memory, or any reader in constant memory ([`Content`]), [`Session::transaction`]
-//! gives a [`Transaction`] to write it into, and [`Session::send_all`] takes a stream of messages and
-//! gives a stream of reports. A [`Pool`] keeps sessions open, and shares them. The names are those of `smtp-blocking`.
-//!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), smtp_tokio::Error> {
@@ -17,34 +12,48 @@
 //! # }
 //! ```
 //!
+//! | to | use |
+//! |---|---|
+//! | send one message | [`send_mail`] |
+//! | set TLS, a login, timeouts | [`Server`], [`Credentials`] |
+//! | send several messages to one server | [`Session::connect`], [`Session::send`] |
+//! | send a file, or any reader | [`Session::send`], [`Content`] |
+//! | write a message piece by piece | [`Session::transaction`] |
+//! | send many messages in a row | [`Session::send_all`] |
+//! | share sessions among tasks | [`Pool`] |
+//!
+//! The names are those of `smtp-blocking`.
+//!
 //! # Runtimes and streams
 //!
-//! No task is spawned, and everything is `Send`. The system's trust store is read once in the life of the process, on a
-//! thread for blocking work. A current-thread runtime will do, with its timer (and I/O
-//! driver, for TCP) enabled. [`Session::connect_over`] takes any `AsyncRead + AsyncWrite`: a Unix socket
-//! for LMTP, a proxy's stream, `tokio::io::duplex`.
+//! The crate spawns a task only in [`Pool::send_all`]. Everything is `Send`. It runs on a current-thread runtime too,
+//! with the timer enabled, and for TCP the I/O driver. The system's trust store is read once in the life of the
+//! process, on a thread for blocking work. [`Session::connect_over`] takes any `AsyncRead + AsyncWrite`: a Unix
+//! socket for LMTP, a proxy's stream, `tokio::io::duplex`.
 //!
-//! It reads while it writes, so that a refusal in the middle of a large body stops the body.
+//! A session reads while it writes, so a refusal in the middle of a large body stops the body.
 //!
 //! # What happens when a future is dropped
 //!
-//! | dropped before it is done | what is left |
+//! | dropped before it is done | what remains |
 //! |---|---|
 //! | [`Session::connect`] | nothing; the connection is closed |
-//! | [`Session::begin`], [`Session::transaction`], [`Session::send`], a [`Transaction`] | a closed session: the server was told a part of something. [`Session::is_usable`] says so |
-//! | a write into a [`Transaction`], its flush | the transaction, as if the octets had not been given |
-//! | [`Session::request`] | the session; the reply is read later, and nobody sees it |
+//! | [`Session::begin`], [`Session::transaction`], [`Session::send`], a [`Transaction`] | a closed session, because the server has received only a part of something; [`Session::is_usable`] tells |
+//! | a write into a [`Transaction`], its flush | the transaction, without these octets |
+//! | [`Session::request`] | the session; its reply is read and dropped later |
 //! | [`Bulk::next`] | the delivery, which goes on with the next call |
 //! | a [`Bulk`] with a message under way | a closed session |
 //! | [`Session::quit`] | nothing; the connection is closed |
 //!
-//! A connection is never left in a state that nobody knows.
+//! A connection is never left in an unknown state.
 //!
 //! # Trust, deadlines, features
 //!
-//! As in `smtp-blocking`, which has the same TLS settings and errors: credentials go to a verified server or nowhere;
-//! every reply has a deadline; and the features are the same, with the same spans and events for `tracing`, and the same URLs. Computing what a SCRAM server asks for keeps the thread for that
-//! long: some milliseconds, and at most what [`Limits::scram_iterations`] allows.
+//! These are as in `smtp-blocking`. Credentials go to a verified server or nowhere. Every reply has a deadline. TLS
+//! settings, errors, features, URLs, and the spans and events for `tracing` are the same.
+//!
+//! The computation for a SCRAM server blocks the thread for some milliseconds, and at most as long as
+//! [`Limits::scram_iterations`] allows.
 
 mod bulk;
 mod connect;
@@ -79,16 +88,17 @@ pub use smtp_proto::{
     envelope, error, event, parameter, reply, request,
 };
 
-/// Sends one message: connects to `server` (port 25 where none is given), encrypts where the server
-/// offers it, logs in where credentials are given, sends, and says QUIT.
+/// Sends one message. It connects to `server` (port 25 by default), encrypts if the server offers it, logs in if
+/// credentials are given, sends the message, and sends QUIT.
 ///
-/// With credentials TLS is required, and the server is verified by the name in `server`. Without, a server that is
-/// not verified ends nothing, as between mail servers. A [`Server`] is taken as it is; these credentials replace its own.
+/// With credentials, TLS is required, and the server is verified by the name in `server`. Without them, a server that
+/// is not verified is accepted, as mail servers do. A [`Server`] keeps its settings, but these credentials replace its
+/// own.
 ///
 /// # Errors
-/// The message reached nobody. [`Error::report`] says what became of each recipient, once the
-/// transaction had begun. Where no session came about, the outcome is [`Outcome::NotAttempted`], even if
-/// the server refused us for good: that says nothing about the message.
+/// The message reached nobody. [`Error::report`] has the result of each recipient, if the transaction had begun. If a
+/// session could not be opened, the outcome is [`Outcome::NotAttempted`], even after a permanent refusal: it is not
+/// about the message.
 pub async fn send_mail<A, R>(
     server: impl ToServer,
     sender: A,

@@ -1,7 +1,6 @@
-//! The pump between the engine and an asynchronous stream. It is made of `poll_…` functions over one
-//! state, so that a future that is dropped between two polls loses nothing: octets count as
-//! gathered when they are in the buffer, as written when the stream has them, as received when they are handed to the
-//! engine, and all of it is kept here.
+//! The pump between the engine and an asynchronous stream. It consists of `poll_…` functions over one state. So a
+//! future that is dropped between two polls loses nothing. Octets are gathered once they are in the buffer, written
+//! once the stream has them, and received once the engine has them.
 
 use std::future::Future;
 use std::io;
@@ -16,31 +15,31 @@ use tokio::time::{Instant, Sleep};
 
 use crate::stream::{AsyncStream, Stream};
 
-/// After so long without a read, what has arrived is taken before anything is written. It is never so long between
-/// the messages of one delivery.
+/// After such a pause without a read, waiting input is read before anything is written. Within one delivery, pauses
+/// are shorter.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Octets that are read at a time, onto the stack, so that an idle session keeps no buffer.
+/// Octets that are read at a time, onto the stack. So an idle session keeps no buffer.
 const READ: usize = 2048;
 
 pub(crate) struct Pump {
     pub(crate) driver: Driver,
-    /// None during the handshake, and when the session is over.
+    /// `None` during the handshake, and after the end of the session.
     stream: Option<Stream>,
-    /// How much of what was gathered the stream has accepted, and how much of that is not known to be written.
+    /// How much of the gathered octets the stream has accepted, and how much of that is not known to be written.
     accepted: usize,
     unsettled: usize,
     /// Octets were accepted since the stream was last flushed.
     unflushed: bool,
     origin: Instant,
     sleep: Pin<Box<Sleep>>,
-    /// When the stream must have taken something of what was gathered.
+    /// The deadline for the stream to take some of the gathered octets.
     write_by: Option<Instant>,
-    /// A write has failed, and until then the server's last words are waited for.
+    /// A write has failed. Until this time, the server's last reply is waited for.
     read_until: Option<Instant>,
-    /// There is a goodbye to say.
+    /// The session ends properly, so the closing alert of TLS is sent.
     ends_well: bool,
-    /// When something was read, or looked for, last.
+    /// When the stream was last read, or checked for input.
     heard: Instant,
 }
 
@@ -66,15 +65,15 @@ impl Pump {
         smtp_proto::Instant::from_origin(self.origin.elapsed())
     }
 
-    /// Ends the session at once; what was gathered and not written is not sent any more.
+    /// Ends the session at once. Octets that were gathered but not written are dropped.
     pub(crate) fn abort(&mut self, reason: &str) {
         let _ = self.driver.engine.abort(reason);
         self.take_events();
         self.stream = None;
     }
 
-    /// Gathers what the engine offers, and as much of `body` as is wanted and as there is room for.
-    /// Returns how many octets of `body` were used.
+    /// Gathers the engine's octets, and as much of `body` as is wanted and fits. Returns how many octets of `body`
+    /// were used.
     pub(crate) fn transmit(&mut self, body: &[u8]) -> usize {
         match self.read_until {
             None => self.driver.gather(self.now(), body),
@@ -82,15 +81,15 @@ impl Pump {
         }
     }
 
-    /// Whether everything gathered is out, and no part of the body waits for the rest of a chunk.
+    /// Whether all gathered octets are written, and no part of the body waits for a full chunk.
     pub(crate) fn is_flushed(&self) -> bool {
         let out = self.driver.out.is_empty() && !self.unflushed && self.driver.has_no_chunk();
         self.driver.is_closed() || out
     }
 
-    /// Ends the body that is wanted, if one is. Ready when its end is gathered.
+    /// Ends the body, if one is wanted. Ready when its end is gathered.
     pub(crate) fn poll_end_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // While last words are waited for, nothing is said any more.
+        // After a failed write, nothing more is sent.
         while self.read_until.is_some() || !self.driver.end_body(self.now()) {
             if self.driver.is_closed() {
                 return Poll::Ready(());
@@ -123,7 +122,7 @@ impl Pump {
         }
     }
 
-    /// Writes, reads and looks at the clock, whatever is possible now. Ready when something has changed.
+    /// Writes, reads and checks the clock, as far as possible now. Ready when something has changed.
     pub(crate) fn poll_progress(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let wrote =
             (!self.driver.out.is_empty() || self.unflushed) && self.poll_write(cx).is_ready();
@@ -136,7 +135,7 @@ impl Pump {
         }
     }
 
-    /// Writes what was gathered. Ready when it is out, or never will be.
+    /// Writes the gathered octets. Ready when they are out, or can never go out.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(stream) = &mut self.stream else {
             return Poll::Ready(());
@@ -165,7 +164,7 @@ impl Pump {
                 }
                 Poll::Pending => {
                     settle(stream, &mut self.driver, &mut self.unsettled, self.origin);
-                    // That they do go out is for us to see: the engine waits for nothing before.
+                    // The engine has no deadline before the octets are out, so check it here.
                     self.write_by
                         .get_or_insert_with(|| Instant::now() + self.driver.block_timeout);
                     return Poll::Pending;
@@ -193,21 +192,21 @@ impl Pump {
         Poll::Ready(())
     }
 
-    /// Whoever leaks a transaction leaves a body open, into which the next message would go: that ends the session.
+    /// A leaked transaction leaves its body open, and the next message would go into that body. So the session ends.
     pub(crate) fn end_leaked(&mut self) {
         if self.driver.has_leaked() {
             self.abort("a transaction was leaked before it was finished");
         }
     }
 
-    /// What each call on a session begins with.
+    /// Begins each call on a session.
     pub(crate) async fn start(&mut self) {
         self.end_leaked();
         self.look().await;
     }
 
-    /// Takes what has arrived on a session after a pause: a 421, say, which answers nothing that is said now. The
-    /// reactor has one turn first, without which nothing would be seen.
+    /// Reads what has arrived on a session after a pause. It may be a 421, which does not answer the next command.
+    /// The reactor gets one turn first, because it would not see the input otherwise.
     async fn look(&mut self) {
         if self.has_paused() {
             tokio::task::yield_now().await;
@@ -219,7 +218,7 @@ impl Pump {
         }
     }
 
-    /// Whether a look is due.
+    /// Whether the stream must be checked for input.
     pub(crate) fn has_paused(&self) -> bool {
         self.heard.elapsed() >= PAUSE && !self.driver.is_closed()
     }
@@ -232,7 +231,7 @@ impl Pump {
         self.heard = Instant::now();
     }
 
-    /// Nothing more can be said; but why the server has gone is often there to be read: a 421, say.
+    /// Nothing more can be sent. But the server's last reply, such as a 421, often says why it has gone.
     fn on_write_error(&mut self, error: io::Error) {
         self.driver.io.get_or_insert(error);
         self.read_until = Some(Instant::now() + LAST_WORDS);
@@ -259,7 +258,7 @@ impl Pump {
         Poll::Ready(())
     }
 
-    /// The time at which the engine, or the writing of what it said, runs out of it.
+    /// The deadline of the engine, or of writing its octets.
     fn deadline(&self) -> Option<Instant> {
         let engine = self
             .driver
@@ -286,14 +285,14 @@ impl Pump {
                     self.driver.lose(now, io::ErrorKind::UnexpectedEof.into());
                     return Poll::Ready(());
                 }
-                // It has passed if one more read finds nothing.
+                // The deadline has passed if one more read finds nothing.
                 match self.poll_read(cx) {
                     Poll::Ready(()) => self.take_events(),
                     Poll::Pending => self.driver.engine.handle_timeout(self.now()),
                 }
                 return Poll::Ready(());
             }
-            // A timer that fires early is cheaper than one that is set anew for each reply.
+            // A timer that fires early is cheaper than a new one for each reply.
             let armed = self.sleep.deadline();
             if armed > deadline || self.sleep.is_elapsed() || armed <= self.origin {
                 self.sleep.as_mut().reset(deadline);
@@ -302,7 +301,7 @@ impl Pump {
         }
     }
 
-    /// Sends the goodbye, if there is one, and closes. The reply to QUIT is not waited for.
+    /// Sends the closing alert, if it is due, and closes. The reply to QUIT is not waited for.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.ends_well |= self.driver.ends_well();
         if self.stream.is_none() || !self.ends_well {
@@ -325,14 +324,14 @@ impl Pump {
         Poll::Ready(())
     }
 
-    /// Sends QUIT as far as that can be written at once, and closes.
+    /// Sends QUIT, as far as it can be written at once, and closes.
     pub(crate) fn leave_at_once(&mut self) {
         if self.driver.engine.quit().is_err() {
             return;
         }
         self.transmit(&[]);
         self.take_events();
-        // What is left of this task's budget does not count: it is not waited for.
+        // It does not wait, so the task's budget must not stop it.
         let goodbye = tokio::task::unconstrained(std::future::poll_fn(|cx| {
             let written = self.poll_write(cx).is_ready();
             if let (true, Some(stream)) = (written, &mut self.stream) {
@@ -409,8 +408,8 @@ impl Pump {
     }
 }
 
-/// Tells the engine what has become of the octets that the stream has accepted. Where TLS holds some back, all were
-/// given as soon as anything was.
+/// Tells the engine about the octets that the stream has accepted. If TLS holds some back, all count as given as soon
+/// as one octet has left.
 fn settle(stream: &mut Stream, driver: &mut Driver, unsettled: &mut usize, origin: Instant) {
     let now = || smtp_proto::Instant::from_origin(origin.elapsed());
     if stream.is_flushed() {

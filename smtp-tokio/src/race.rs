@@ -1,4 +1,4 @@
-//! Which address of a host answers first (RFC 8305 section 5).
+//! Connects to the address of a host that answers first (RFC 8305 section 5).
 
 use std::future::poll_fn;
 use std::io;
@@ -11,8 +11,7 @@ use std::time::Duration;
 use smtp_adapter::Failures;
 use tokio::time::{Instant, sleep, timeout};
 
-/// How long an attempt stays alone before the next one begins beside it: the Connection Attempt Delay of RFC 8305
-/// section 5.
+/// How long an attempt runs alone before the next one begins: the Connection Attempt Delay of RFC 8305 section 5.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// An attempt that has begun.
@@ -21,8 +20,8 @@ enum Attempt<F> {
     Failed(io::Error),
 }
 
-/// Connects to the first of these addresses that answers. It begins with the first one, and goes on to the next
-/// one after [`ATTEMPT_DELAY`], or at once when an attempt fails. When it ends or is dropped, so are all attempts.
+/// Connects to the first of these addresses that answers. It begins with the first one. The next one follows after
+/// [`ATTEMPT_DELAY`], or at once after a failure. When the race ends or is dropped, all attempts are dropped.
 pub(crate) async fn race<T, F: Future<Output = io::Result<T>>>(
     addresses: &[SocketAddr],
     connect_timeout: Duration,
@@ -87,7 +86,7 @@ mod tests {
 
     const ALWAYS: u64 = 1_000_000;
 
-    /// What becomes of one address, so many milliseconds after its attempt began.
+    /// The fate of one address, this many milliseconds after its attempt began.
     #[derive(Clone, Copy)]
     enum Fate {
         Answers(u64),
@@ -97,7 +96,7 @@ mod tests {
     use Fate::{Answers, IsDead, Refuses};
 
     struct Outcome {
-        /// The address that answered, from 0; or what is said of each one.
+        /// The address that answered, from 0, or the error of each address.
         result: Result<usize, Vec<Option<io::ErrorKind>>>,
         /// When each attempt began, and when the race ended, in milliseconds.
         begun: Vec<u64>,

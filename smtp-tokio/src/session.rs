@@ -1,4 +1,4 @@
-//! An open session, and the transaction that runs in it.
+//! An open session, and the transaction in it.
 
 use std::future::poll_fn;
 use std::io;
@@ -17,12 +17,13 @@ use crate::Error;
 use crate::content::{Content, OfBuf};
 use crate::pump::Pump;
 
-/// A session in which mail can be sent: greeting, EHLO, TLS and AUTH are done.
+/// A session that can send mail: greeting, EHLO, TLS and AUTH are done.
 ///
-/// A transaction that fails does not end it; a lost connection does, and every later call says so. A
-/// future of [`begin`](Self::begin), [`transaction`](Self::transaction) or [`send`](Self::send) that is
-/// dropped before it is done closes it, because the server has been told a part of something;
-/// [`is_usable`](Self::is_usable) says whether it still stands.
+/// A failed transaction does not end the session. A lost connection does, and then every later call returns an error.
+///
+/// A dropped future of [`begin`](Self::begin), [`transaction`](Self::transaction) or [`send`](Self::send) closes the
+/// session, because the server has received only a part of something. [`is_usable`](Self::is_usable) tells whether
+/// the session still works.
 #[derive(Debug)]
 pub struct Session {
     pub(crate) pump: Pump,
@@ -37,12 +38,12 @@ impl Session {
         }
     }
 
-    /// Begins a message from `sender` to `recipients`, and returns when its body is wanted, which is as
-    /// soon as one recipient is accepted.
+    /// Begins a message from `sender` to `recipients`. It returns when the server wants the body, after at least one
+    /// recipient is accepted.
     ///
     /// # Errors
-    /// An address is none, nobody was accepted ([`Error::report`] says why for each), or the session is
-    /// lost. In one that had ended before, the message is not attempted.
+    /// An address is invalid, nobody was accepted ([`Error::report`] has the reason for each), or the session is
+    /// lost. If it was lost before, the message is *not attempted*.
     pub async fn transaction<A, R>(
         &mut self,
         sender: A,
@@ -56,7 +57,7 @@ impl Session {
         self.begin(envelope).await
     }
 
-    /// The same for an envelope that declares more: a size, 8-bit content, all recipients or none.
+    /// The same for an envelope with more declarations, such as a size, 8-bit content, or all recipients or none.
     ///
     /// # Errors
     /// As [`transaction`](Self::transaction).
@@ -75,7 +76,7 @@ impl Session {
             .driver
             .submit(envelope)
             .map_err(|(misuse, _)| Error::local(misuse.into()))?;
-        // From here on its drop ends the session.
+        // From here on, dropping it ends the session.
         let mut transaction = Transaction {
             session: self,
             id,
@@ -93,19 +94,19 @@ impl Session {
         }
     }
 
-    /// Sends a whole message: octets or text as `&message`, a file in a [`BufReader`](tokio::io::BufReader), any other
-    /// reader as `&mut reader` ([`Content`] has the list). A reader is sent in constant memory. The size of what lies in
-    /// memory is declared, unless the envelope declares one. It reads what the server says while it writes, so that
-    /// a refusal in the middle of a large body stops the body.
+    /// Sends a whole message. [`Content`] lists the types that it may have. It reads replies while it writes, so a
+    /// refusal in the middle of a large body stops the body.
+    ///
+    /// The size of octets or text in memory is declared, unless the envelope declares one:
     ///
     /// A message in memory to more recipients than the server takes in one transaction is sent in several, as by
     /// [`send_all`](Self::send_all). A reader can be read once, so that it is refused then.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-    /// use smtp_tokio::{Envelope, Server, Session};
+    /// use smtp_tokio::{Envelope, Session};
     ///
-    /// let mut session = Session::connect(&Server::new("mx.example.net")).await?;
+    /// let mut session = Session::connect("mx.example.net").await?;
     /// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
     /// let report = session.send(envelope, "Subject: hello\r\n\r\nHello, Bob.\r\n").await?;
     /// for failure in report.failures() {
@@ -115,9 +116,39 @@ impl Session {
     /// # }
     /// ```
     ///
+    /// A file is sent in constant memory, and so is any other reader. `&mut reader` lends one:
+    ///
+    /// ```no_run
+    /// # use smtp_tokio::{Envelope, Session};
+    /// # async fn example(mut session: Session, envelope: Envelope) -> Result<(), Box<dyn std::error::Error>> {
+    /// use tokio::{fs::File, io::BufReader};
+    ///
+    /// let report = session.send(envelope, BufReader::new(File::open("message.eml").await?)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A builder such as [mail-builder](https://docs.rs/mail-builder) composes a message in memory:
+    ///
+    /// ```no_run
+    /// # use smtp_tokio::{Envelope, Session};
+    /// # async fn example(mut session: Session, envelope: Envelope) -> Result<(), Box<dyn std::error::Error>> {
+    /// use mail_builder::MessageBuilder;
+    ///
+    /// let message = MessageBuilder::new()
+    ///     .from("alice@example.org")
+    ///     .to("bob@example.net")
+    ///     .subject("hello")
+    ///     .text_body("Hello, Bob.")
+    ///     .write_to_vec()?;
+    /// let report = session.send(envelope, message).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
-    /// The message reached nobody: [`Error::report`] says what became of each recipient. One that
-    /// reached somebody is a [`Report`], with the errors of the others in it.
+    /// The message reached nobody. [`Error::report`] has the result of each recipient. A message that reached at least
+    /// one is a [`Report`], which holds the errors of the others.
     pub async fn send(
         &mut self,
         envelope: Envelope,
@@ -126,8 +157,8 @@ impl Session {
         self.send_then(envelope, message, false).await
     }
 
-    /// Sends a whole message that is a [`Buf`] of any kind, such as a chain of header and body. Its size is declared
-    /// where it lies in one piece.
+    /// Sends a whole message that is any [`Buf`], such as a chain of header and body. If it is in one piece, its size
+    /// is declared.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -171,7 +202,7 @@ impl Session {
         }
     }
 
-    /// Sends the last message, and ends the session with QUIT, whose reply is not waited for.
+    /// Sends the last message, and ends the session with QUIT. It does not wait for the reply to QUIT.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -185,8 +216,8 @@ impl Session {
         result
     }
 
-    /// Says a command outside a transaction, and returns the reply to it, whatever its class: a mailbox that
-    /// VRFY does not find is an answer too.
+    /// Sends a command outside a transaction, and returns its reply. A refusal is a reply too, for example to VRFY
+    /// for an unknown mailbox.
     ///
     /// ```no_run
     /// use smtp_tokio::{Request, Server, Session};
@@ -200,8 +231,8 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// The server does not offer what the request needs, or the session is lost. In one that had ended before, the
-    /// request is not attempted.
+    /// The server does not offer what the request needs, or the session is lost. If it was lost before, the request
+    /// is *not attempted*.
     pub async fn request(&mut self, request: Request) -> Result<Reply, Error> {
         self.pump.start().await;
         if self.pump.driver.is_closed() {
@@ -217,8 +248,8 @@ impl Session {
         waiting.0.driver.take_answer()
     }
 
-    /// Ends the session: says QUIT and closes, without waiting for the reply, which decides nothing.
-    /// Dropping a session closes it without QUIT.
+    /// Ends the session: sends QUIT and closes, without waiting for the reply, which decides nothing. Dropping a
+    /// session closes it without QUIT.
     pub async fn quit(mut self) {
         self.say_quit().await;
     }
@@ -230,20 +261,20 @@ impl Session {
         }
     }
 
-    /// Whether another message can be sent. What the server has said meanwhile is read first, without waiting.
+    /// Whether another message can be sent. Input from the server is read first, without waiting.
     pub async fn is_usable(&mut self) -> bool {
         self.pump.start().await;
         !self.pump.driver.is_closed()
     }
 
-    /// Why the session has ended, if it has: the error that a message which comes now would have.
+    /// Why the session has ended, if it has. The next message would have this error.
     pub fn end(&self) -> Option<smtp_proto::Error> {
         let driver = &self.pump.driver;
         driver.is_closed().then(|| driver.end())
     }
 
-    /// The number of this session, as [`Server::observe`](crate::Server::observe) has it. Each session of this process
-    /// has its own, from 1.
+    /// The number of this session, which [`Server::observe`](crate::Server::observe) reports too. Each session of
+    /// this process has its own, from 1.
     pub fn number(&self) -> u64 {
         self.pump.driver.number
     }
@@ -254,18 +285,19 @@ impl Session {
     }
 
     /// Whether the server has shown that it does not take overlapping envelopes
-    /// ([`Server::overlap`](crate::Server::overlap)). The session has ended then, and the next one should go without.
+    /// ([`Server::overlap`](crate::Server::overlap)). If so, the session has ended. Open the next one without
+    /// overlap.
     pub fn overlap_is_broken(&self) -> bool {
         self.pump.driver.overlap_broken
     }
 
-    /// How many replies so far had to be waited for one after the other, each to something that was said
-    /// only when the one before had come; the greeting counts, the handshakes of TCP and TLS do not.
+    /// How many round trips the session has cost so far: replies to a command that was only sent after the reply
+    /// before. The greeting counts. The handshakes of TCP and TLS do not.
     pub fn round_trips(&self) -> u64 {
         self.pump.driver.engine.round_trips()
     }
 
-    /// How the session is encrypted, if it is.
+    /// How the session is encrypted. `None` if it is not.
     #[cfg(feature = "rustls")]
     pub fn tls_info(&self) -> Option<&crate::TlsInfo> {
         self.pump.driver.tls_info.as_ref()
@@ -282,8 +314,8 @@ impl Drop for Waiting<'_> {
 }
 
 impl Pump {
-    /// Sends `message` while the body is wanted. Ready when all of it is gathered or it is not wanted
-    /// any more; what the server says meanwhile is heard.
+    /// Sends `message` as long as the body is wanted. Ready when all of it is gathered, or it is not wanted any more.
+    /// Meanwhile it reads the server's replies.
     pub(crate) fn poll_body(
         &mut self,
         cx: &mut Context<'_>,
@@ -307,11 +339,11 @@ impl Pump {
     }
 }
 
-/// A message whose body is wanted: write it, then [`finish`](Self::finish).
+/// A message whose body the server wants. Write it, then call [`finish`](Self::finish).
 ///
-/// Line ends and dots are the engine's business: write the message as it is. Dropping a transaction
-/// that is not finished closes the session, because that is the only way not to send half a message. After one that
-/// was leaked ([`std::mem::forget`]), the next call on the session closes it.
+/// Write the message as it is: the engine converts line ends and dots. Dropping an unfinished transaction closes the
+/// session, so that the server does not deliver half a message. After a leaked one ([`std::mem::forget`]), the next
+/// call on the session closes it.
 #[derive(Debug)]
 #[must_use = "a transaction that is dropped ends the session"]
 pub struct Transaction<'a> {
@@ -321,7 +353,7 @@ pub struct Transaction<'a> {
 }
 
 impl Transaction<'_> {
-    /// The recipients that were refused by now, and why.
+    /// The recipients that were refused so far, and why.
     pub fn failures(&self) -> impl Iterator<Item = event::Failure<'_>> {
         self.session.pump.driver.engine.refused(self.id)
     }
@@ -341,7 +373,7 @@ impl Transaction<'_> {
     pub async fn finish(mut self) -> Result<Report, Error> {
         let id = self.id;
         let pump = &mut self.session.pump;
-        // Where no body is wanted any more, the report is there already, and says why.
+        // If the body is not wanted any more, the report is already there and has the reason.
         poll_fn(|cx| pump.poll_end_body(cx)).await;
         pump.run_until(|pump| pump.driver.has_report()).await;
         let report = pump.driver.take_report(id);
@@ -364,7 +396,7 @@ impl Transaction<'_> {
 }
 
 impl AsyncWrite for Transaction<'_> {
-    /// Fails when the server has ended the transaction. The error is an [`Error`], and says why;
+    /// Fails if the server has ended the transaction. The error contains an [`Error`] with the reason.
     /// [`finish`](Transaction::finish) still has the report.
     fn poll_write(
         self: Pin<&mut Self>,
@@ -400,7 +432,7 @@ impl AsyncWrite for Transaction<'_> {
         Poll::Ready(Ok(()))
     }
 
-    /// Flushes. The message ends with [`finish`](Transaction::finish) alone, which says what became of it.
+    /// Flushes. Only [`finish`](Transaction::finish) ends the message and returns its report.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_flush(cx)
     }

@@ -1,4 +1,4 @@
-//! What octets travel over: any asynchronous stream, plain or inside TLS.
+//! The stream of a session: any asynchronous stream, plain or inside TLS.
 
 use std::io;
 use std::pin::Pin;
@@ -6,17 +6,17 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What a session can run over.
+/// A stream that a session can use.
 pub(crate) trait AsyncStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> AsyncStream for T {}
 
-/// A stream that counts the octets which it was given, and fails where it takes none.
+/// A stream that counts the octets it was given, and fails if it takes none.
 pub(crate) struct Counted {
     stream: Box<dyn AsyncStream>,
     octets: u64,
-    /// In a handshake a write that fails is passed over: why the server has gone is often there to be read, an alert
-    /// that it has sent in the middle of our flight.
+    /// During a handshake, a failed write is ignored. The server may have sent an alert before it closed, which
+    /// explains more.
     #[cfg(feature = "rustls")]
     in_handshake: bool,
 }
@@ -27,7 +27,7 @@ pub(crate) enum Stream {
     #[cfg(feature = "rustls")]
     Encrypted {
         tls: Box<tokio_rustls::client::TlsStream<Counted>>,
-        /// What the stream below had been given when TLS last held nothing back.
+        /// The count of the stream below when TLS last held nothing back.
         before: u64,
     },
 }
@@ -64,7 +64,7 @@ impl Stream {
         stream
     }
 
-    /// Whether TLS holds nothing back: what was written is with the operating system.
+    /// Whether TLS holds nothing back, so that the operating system has all octets.
     pub(crate) fn is_flushed(&self) -> bool {
         match self {
             Self::Plain(_) => true,
@@ -73,7 +73,7 @@ impl Stream {
         }
     }
 
-    /// Whether anything has gone out since TLS last held nothing back.
+    /// Whether any octet has left since TLS last held nothing back.
     pub(crate) fn has_moved(&self) -> bool {
         match self {
             Self::Plain(_) => true,
@@ -82,7 +82,7 @@ impl Stream {
         }
     }
 
-    /// TLS holds nothing back now.
+    /// Records that TLS holds nothing back now.
     pub(crate) fn begin_count(&mut self) {
         #[cfg(feature = "rustls")]
         if let Self::Encrypted { tls, before } = self {
