@@ -33,9 +33,11 @@ impl Session {
     /// ```no_run
     /// use smtp_blocking::{Credentials, Server, Session};
     ///
-    /// let server = Server::new("smtp.example.org:587").credentials(Credentials::password("alice", "s3cret"));
+    /// let server = Server::new("smtp.example.org:587")
+    ///     .credentials(Credentials::password("alice", "s3cret"));
     /// let mut session = Session::connect(&server)?;
-    /// let mut transaction = session.transaction("alice@example.org", ["bob@example.net", "carol@example.net"])?;
+    /// let recipients = ["bob@example.net", "carol@example.net"];
+    /// let mut transaction = session.transaction("alice@example.org", recipients)?;
     /// for failure in transaction.failures() {
     ///     eprintln!("{failure}");
     /// }

@@ -21,7 +21,8 @@ use crate::Pool;
 /// use smtp_blocking::{Credentials, Pool, Server};
 ///
 /// # fn example(message: Message) -> Result<(), smtp_blocking::Error> {
-/// let server = Server::new("smtp.example.org:465").credentials(Credentials::password("alice", "s3cret"));
+/// let server = Server::new("smtp.example.org:465")
+///     .credentials(Credentials::password("alice", "s3cret"));
 /// let mailer = Pool::new(server).for_lettre();
 /// mailer.send(&message)?;
 /// # Ok(())

@@ -2,7 +2,8 @@
 //!
 //! ```no_run
 //! let message = "Subject: hello\r\n\r\nHello, Bob.\r\n";
-//! let report = smtp_blocking::send_mail("mx.example.net", "alice@example.org", ["bob@example.net"], message, None)?;
+//! let (sender, recipients) = ("alice@example.org", ["bob@example.net"]);
+//! let report = smtp_blocking::send_mail("mx.example.net", sender, recipients, message, None)?;
 //! for failure in report.failures() {
 //!     eprintln!("{failure}"); // a recipient that did not get it, and why
 //! }
@@ -68,7 +69,8 @@
 //! use smtp_blocking::{Server, Credentials, TlsPolicy};
 //!
 //! // Submission: the password goes to smtp.example.org, inside TLS, or nowhere.
-//! let submission = Server::new("smtp.example.org:465").credentials(Credentials::password("alice", "s3cret"));
+//! let submission = Server::new("smtp.example.org:465")
+//!     .credentials(Credentials::password("alice", "s3cret"));
 //!
 //! // A mail exchanger: encrypted if possible, else delivered in the clear.
 //! let exchanger = Server::new("mx.example.net").retry_in_clear(true);
@@ -84,14 +86,15 @@
 //! declares what a message needs beyond that:
 //!
 //! ```no_run
-//! use smtp_blocking::{Envelope, Recipient, Server, Session, parameter::{MailParameter, Notify, RcptParameter, Ret}};
+//! use smtp_blocking::parameter::{MailParameter, Notify, RcptParameter, Ret};
+//! use smtp_blocking::{Envelope, Recipient, Session};
 //!
 //! let bob = Recipient::new("bob@example.net")?
 //!     .parameter(RcptParameter::notify(Notify::SUCCESS | Notify::FAILURE).required());
 //! let envelope = Envelope::new("alice@example.org", [bob])?
 //!     .parameter(MailParameter::ret(Ret::Headers))
 //!     .parameter(MailParameter::envelope_id("QQ314159")?);
-//! Session::connect(&Server::new("mx.example.net"))?.send_last(envelope, "Subject: x\r\n\r\n")?;
+//! Session::connect("mx.example.net")?.send_last(envelope, "Subject: x\r\n\r\n")?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -269,7 +272,8 @@ pub use stream::Transport;
 ///
 /// ```no_run
 /// let message = "Subject: hello\r\n\r\nHello, Bob.\r\n";
-/// let report = smtp_blocking::send_mail("mx.example.net", "alice@example.org", &["bob@example.net"], message, None)?;
+/// let (sender, recipients) = ("alice@example.org", ["bob@example.net"]);
+/// let report = smtp_blocking::send_mail("mx.example.net", sender, recipients, message, None)?;
 /// for failure in report.failures() {
 ///     eprintln!("{failure}");
 /// }

@@ -20,13 +20,6 @@
 //! a clock, start a thread or draw random numbers. So it runs in any event loop, on bare metal and under a fuzzer, and
 //! behaves the same in all of them. The crates `smtp-blocking` and `smtp-tokio` add connections and TLS.
 //!
-//! ```text
-//!  application ──submit / finish_body / quit──▶ ┌────────────┐ ──poll_transmit──▶ socket
-//!              ◀─────────poll_event──────────── │ Connection │ ◀──handle_input─── socket
-//!    clock ──────handle_timeout(now)──────────▶ │            │ ──poll_timeout───▶ timer
-//!                                               └────────────┘
-//! ```
-//!
 //! | to | see |
 //! |---|---|
 //! | send a message | [`Connection::submit`], and [a session](#a-session-step-by-step) below |
@@ -35,6 +28,13 @@
 //! | read the result | [`Event`], [`Report`], [`Error`] |
 //!
 //! # A session, step by step
+//!
+//! ```text
+//!  application ──submit / finish_body / quit──▶ ┌────────────┐ ──poll_transmit──▶ socket
+//!              ◀─────────poll_event──────────── │ Connection │ ◀──handle_input─── socket
+//!    clock ──────handle_timeout(now)──────────▶ │            │ ──poll_timeout───▶ timer
+//!                                               └────────────┘
+//! ```
 //!
 //! ```
 //! use smtp_proto::*;
@@ -55,7 +55,10 @@
 //! // The envelope is one batch, and one recipient is enough to go on.
 //! assert_eq!(
 //!     sent(&mut engine, b""),
-//!     b"MAIL FROM:<alice@example.org>\r\nRCPT TO:<bob@example.net>\r\nRCPT TO:<carol@example.net>\r\nDATA\r\n"
+//!     b"MAIL FROM:<alice@example.org>\r\n\
+//!       RCPT TO:<bob@example.net>\r\n\
+//!       RCPT TO:<carol@example.net>\r\n\
+//!       DATA\r\n"
 //! );
 //! engine.handle_input(now, b"250 ok\r\n250 ok\r\n550 5.1.1 who?\r\n354 go on\r\n");
 //! assert!(matches!(engine.poll_event(), Some(Event::BodyWanted(_))));

@@ -30,9 +30,11 @@ impl Session {
     /// use tokio::fs::File;
     ///
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-    /// let server = Server::new("smtp.example.org:587").credentials(Credentials::password("alice", "s3cret"));
+    /// let server = Server::new("smtp.example.org:587")
+    ///     .credentials(Credentials::password("alice", "s3cret"));
     /// let mut session = Session::connect(&server).await?;
-    /// let mut transaction = session.transaction("alice@example.org", ["bob@example.net", "carol@example.net"]).await?;
+    /// let recipients = ["bob@example.net", "carol@example.net"];
+    /// let mut transaction = session.transaction("alice@example.org", recipients).await?;
     /// for failure in transaction.failures() {
     ///     eprintln!("{failure}");
     /// }

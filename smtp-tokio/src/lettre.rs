@@ -22,7 +22,8 @@ use crate::Pool;
 /// use smtp_tokio::{Credentials, Pool, Server};
 ///
 /// # async fn example(message: Message) -> Result<(), smtp_tokio::Error> {
-/// let server = Server::new("smtp.example.org:465").credentials(Credentials::password("alice", "s3cret"));
+/// let server = Server::new("smtp.example.org:465")
+///     .credentials(Credentials::password("alice", "s3cret"));
 /// let mailer = Pool::new(server).for_lettre();
 /// mailer.send(message).await?;
 /// # Ok(())

@@ -6,8 +6,12 @@
 //! # let receiver = smtp_tests::receiver::Receiver::start(Default::default()).unwrap();
 //! # let server = receiver.local_addr().to_string();
 //! let message = "Subject: hello\r\n\r\nHello, Bob.\r\n";
-//! let report = smtp_tokio::send_mail(&server, "alice@example.org", &["bob@example.net"], message, None).await?;
-//! assert!(report.is_success());
+//! let (sender, recipients) = ("alice@example.org", ["bob@example.net"]);
+//! let report = smtp_tokio::send_mail(&server, sender, recipients, message, None).await?;
+//! for failure in report.failures() {
+//!     eprintln!("{failure}"); // a recipient that did not get it, and why
+//! }
+//! # assert!(report.is_success());
 //! # Ok(())
 //! # }
 //! ```

@@ -1,6 +1,14 @@
 //! The shared half of the adapters `smtp-blocking` and `smtp-tokio`, around the engine of [`smtp_proto`]. It has the
 //! server and its settings, TLS settings, errors, and the part of a session without I/O.
 //!
+//! ```
+//! use smtp_adapter::{Server, smtp_proto::Credentials};
+//!
+//! let server = Server::new("smtp.example.org:587")
+//!     .credentials(Credentials::password("alice", "s3cret"));
+//! // `Session::connect(&server)` of smtp-blocking or smtp-tokio opens a session with it.
+//! ```
+//!
 //! Use one of the adapters. They export the types that their users see, [`Error`] and `TlsInfo`, under the same
 //! names. Everything else here is only for the adapters, and may change with any release. So each adapter depends on
 //! exactly one version of this crate.

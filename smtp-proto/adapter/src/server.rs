@@ -32,7 +32,8 @@ use crate::to_server::ToServer;
 /// use smtp_adapter::smtp_proto::{Credentials, TlsPolicy};
 ///
 /// // Submission: the password goes to smtp.example.org, inside TLS, or nowhere.
-/// let submission = Server::new("smtp.example.org:465").credentials(Credentials::password("alice", "s3cret"));
+/// let submission = Server::new("smtp.example.org:465")
+///     .credentials(Credentials::password("alice", "s3cret"));
 ///
 /// // A mail exchanger: encrypted if possible, else delivered in the clear.
 /// let exchanger = Server::new("mx.example.net").retry_in_clear(true);
