@@ -1,9 +1,9 @@
-//! Sends one message, and says what became of each recipient.
+//! Sends one message, and prints the result of each recipient.
 //!
 //! ```console
 //! $ cargo run -p smtp-blocking --example one_message
 //! bob@example.net has it: 250 2.0.0 Ok: stored as 0001
-//! refused.carol@example.net has it not: rcpt: RCPT TO:<refused.carol@example.net>: server said 550 5.1.1 <refused.carol@example.net> no such user here (permanent, do not send again unchanged)
+//! refused.carol@example.net did not get it: rcpt: RCPT TO:<refused.carol@example.net>: server said 550 5.1.1 <refused.carol@example.net> no such user here (permanent, do not send again unchanged)
 //! ```
 //!
 //! `SMTP_URL=smtp://mx.example.net` in the environment names another server.
@@ -21,13 +21,13 @@ fn send(server: &Server) -> Result<(), Box<dyn Error>> {
     for (mailbox, result) in &report {
         match result {
             Ok(reply) => println!("{mailbox} has it: {reply}"),
-            Err(error) => println!("{mailbox} has it not: {error}"),
+            Err(error) => println!("{mailbox} did not get it: {error}"),
         }
     }
     Ok(())
 }
 
-/// Where no server is named, one inside this program takes the mail.
+/// By default, a server inside this program takes the mail.
 fn run() -> Result<(), Box<dyn Error>> {
     match std::env::var("SMTP_URL") {
         Ok(url) => send(&Server::from_url(url)?),

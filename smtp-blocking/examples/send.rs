@@ -1,4 +1,4 @@
-//! Forwards messages, and says exactly what became of them. `--help` tells the rest.
+//! Forwards messages, and reports exactly what became of them. `--help` has the details.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     run.conclude()
 }
 
-/// Errors are those before there was a connection.
+/// An error is one before the connection.
 fn forward(options: &Arc<Options>, run: &mut Run<'_>) -> Result<(), smtp_proto::Error> {
     if !run.has_more() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Connecting, and the intermediate level of session and transaction, against the receiving server.
+//! Connecting, and the level of session and transaction, against the receiving server.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use smtp_blocking::{
 };
 use smtp_tests::receiver::{Options, Receiver, make_client_certificate};
 
-/// Its certificate is trusted, and so it is given credentials.
+/// The settings for a receiver whose certificate is trusted, so that it gets credentials.
 fn trusting(receiver: &Receiver) -> Server {
     let server = Server::new(receiver.local_addr().to_string());
     server
@@ -59,7 +59,7 @@ fn one_call_forwards_one_message() {
     assert_eq!(error.report().unwrap().recipients.len(), 1);
 }
 
-/// Two slices in a row: what is in memory need not be in one piece.
+/// Two slices in a row: a message in memory may have several pieces.
 #[test]
 fn messages_in_memory_arrive() {
     let (receiver, server) = receiver();
@@ -93,7 +93,7 @@ fn a_transaction_is_written_into() {
     assert!(report.recipients[0].is_ok() && report.recipients[1].is_err());
     assert_eq!(receiver.stored(0), MESSAGE);
 
-    // Nobody accepted: the session goes on, by way of RSET.
+    // Nobody was accepted, so the session goes on after RSET.
     let error = session
         .transaction("a@example.org", ["refused@example.net"])
         .unwrap_err();
@@ -126,7 +126,7 @@ fn a_body_that_is_refused_says_why_to_its_writer() {
     let inner = error.get_ref().unwrap().downcast_ref();
     let inner: &smtp_blocking::Error = inner.unwrap();
     assert_eq!(inner.outcome(), Outcome::Permanent);
-    // It says so as often as it is asked.
+    // Each later write fails too.
     assert!(transaction.write_all(b"more").is_err());
     let report = transaction.finish().unwrap_err();
     assert_eq!(report.report(), inner.report());
@@ -151,7 +151,7 @@ fn long_local_parts_are_sent() {
     );
 }
 
-/// Who is refused for good, and who for now, has the receiver's mailbox in its name.
+/// The receiver's mailbox name decides between a permanent and a temporary refusal.
 #[test]
 fn an_error_says_no_more_than_holds_for_all_recipients() {
     let (_receiver, server) = receiver();
@@ -193,7 +193,7 @@ fn a_message_without_a_session_is_not_attempted() {
             stream.unwrap().write_all(b"554 5.7.1 not you\r\n").unwrap();
         }
     });
-    // It is the session that the server refuses for good, and not the message.
+    // The server refuses the session permanently, and not the message.
     let error = Session::connect(Server::new(&server)).unwrap_err();
     assert_eq!(
         (error.stage(), error.outcome()),
@@ -286,7 +286,7 @@ fn a_message_that_cannot_be_read_is_not_delivered() {
             .wait_for_messages(1, Duration::from_millis(300))
             .is_empty()
     );
-    // No chunk was open: the session goes on.
+    // No chunk was open, so the session goes on.
     assert!(session.is_usable());
     assert!(
         session
@@ -335,7 +335,7 @@ fn the_client_says_who_and_where_it_is() {
         .map(|message| message.client_name)
         .collect();
     assert_eq!(names[1], "client.example.org");
-    // The host's full name, or where it has none the address it comes from.
+    // The host's full name, or the address that it comes from.
     assert!(
         names[0] == "[127.0.0.1]" || names[0].contains('.'),
         "{}",
@@ -407,7 +407,7 @@ fn a_failed_handshake_ends_the_session_unless_told_otherwise() {
     assert!(session.tls_info().is_none());
     session.quit();
 
-    // Not where TLS is required, and not with credentials.
+    // Not with required TLS, and not with credentials.
     let credentials = Credentials::password("u", "p").permit_in_clear();
     for server in [
         Server::new(&server).tls(TlsPolicy::Required),
@@ -450,8 +450,7 @@ fn the_conversation_is_shown_without_secrets() {
     assert!(!lines.contains("AGFsaWNlAHMzY3JldA=="), "{lines}");
 }
 
-/// The receiver refuses any other binding than that of its own end, and "y" from a client that has not
-/// seen its offer.
+/// The receiver refuses any binding but that of its own end. It refuses "y" from a client that has seen its offer.
 #[test]
 fn scram_is_bound_to_the_tls_connection() {
     for (tls12, version) in [(false, "TLSv1.3"), (true, "TLSv1.2")] {
@@ -486,7 +485,7 @@ fn scram_is_bound_to_the_tls_connection() {
                 lines.into_iter().find(|line| line.contains("334")).unwrap()
             })
             .collect();
-        // They hold our nonce, which is a new one each time.
+        // They contain our nonce, which is new each time.
         assert_ne!(challenges[0], challenges[1]);
 
         let (session, _) = with(Credentials::password("alice", "wrong"));
@@ -558,7 +557,7 @@ fn timeouts_without_end_are_no_panic() {
     assert_eq!(receiver.stored(0), MESSAGE);
 }
 
-/// What is known of the server decides: the password, and a message that needs TLS, go to one that was verified.
+/// The facts of the stream decide: a password, and a message that needs TLS, only go to a verified server.
 #[test]
 fn a_stream_that_is_encrypted_already_says_so() {
     use smtp_blocking::parameter::MailParameter;
@@ -603,7 +602,7 @@ fn a_stream_that_is_encrypted_already_says_so() {
     }
 }
 
-/// Half a message is not sent: the server sees the end of the connection, although the session is still held.
+/// Half a message is not sent: the server sees the end of the connection, even while the session is still held.
 #[test]
 fn a_dropped_transaction_closes_the_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

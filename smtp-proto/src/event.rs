@@ -133,7 +133,7 @@ pub enum Trace {
 /// for (mailbox, result) in &report {
 ///     match result {
 ///         Ok(reply) => println!("{mailbox} has it: {reply}"),
-///         Err(error) => println!("{mailbox} has not: {error}"),
+///         Err(error) => println!("{mailbox} did not get it: {error}"),
 ///     }
 /// }
 /// let failure = report.failures().next().unwrap();

@@ -1,4 +1,4 @@
-//! Forwards messages, and says exactly what became of them. `--help` tells the rest.
+//! Forwards messages, and reports exactly what became of them. `--help` has the details.
 
 use std::io;
 use std::pin::Pin;
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         }
     };
     let code = runtime.block_on(run());
-    // Do not wait for a read of a pipe that nobody wants any more.
+    // Do not wait for a read of a pipe that is not needed any more.
     runtime.shutdown_background();
     code
 }
@@ -45,7 +45,7 @@ async fn run() -> ExitCode {
     run.conclude()
 }
 
-/// Errors are those before there was a connection.
+/// An error is one before the connection.
 async fn forward(options: &Arc<Options>, run: &mut Run<'_>) -> Result<(), smtp_proto::Error> {
     if !run.has_more() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Sends a message with an attachment, and shows how far it has come.
+//! Sends a message with an attachment, and shows its progress.
 //!
 //! ```console
 //! $ cargo run -p smtp-tokio --example tokio_attachment_with_progress
@@ -31,7 +31,7 @@ async fn send(server: &Server) -> Result<(), Box<dyn Error>> {
 
     let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
     let bar = ProgressBar::new(message.len() as u64);
-    // The server is told the size, and may refuse the message before it is sent.
+    // The envelope declares the size, so that the server may refuse the message before it is sent.
     let envelope = envelope.size_of(&message);
     let reader = BufReader::new(bar.wrap_async_read(message.as_slice()));
     let report = Session::connect(server)
@@ -46,7 +46,7 @@ async fn send(server: &Server) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Where no server is named, one inside this program takes the mail.
+/// By default, a server inside this program takes the mail.
 async fn run() -> Result<(), Box<dyn Error>> {
     match std::env::var("SMTP_URL") {
         Ok(url) => send(&Server::from_url(url)?).await,

@@ -16,13 +16,13 @@ use smtp_tests::receiver::Receiver;
 use smtp_tokio::{Envelope, Message, Server, Session};
 
 async fn send(server: &Server) -> Result<(), Box<dyn Error>> {
-    // The number of an order, and who has placed it.
+    // The number of an order, and its customer.
     let customer = |order| match order {
         7 => (order, "refused.7@example.net".to_owned()),
         _ => (order, format!("customer.{order}@example.net")),
     };
     let orders: Vec<(u32, String)> = (1..=100).map(customer).collect();
-    // An address that cannot be used is an error before anything is sent.
+    // An invalid address is an error before anything is sent.
     let mut messages = Vec::new();
     for (order, customer) in &orders {
         let text = format!("Subject: your order {order}\r\n\r\nIt is on its way.\r\n");
@@ -40,7 +40,7 @@ async fn send(server: &Server) -> Result<(), Box<dyn Error>> {
             println!("order {order}: {failure}");
         }
     }
-    // The session was lost, and these were not begun: another session may have them.
+    // The session was lost before these were begun. Another session may send them.
     for (order, _) in &orders[reported..] {
         println!("order {order}: not attempted");
     }
@@ -48,7 +48,7 @@ async fn send(server: &Server) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Where no server is named, one inside this program takes the mail.
+/// By default, a server inside this program takes the mail.
 async fn run() -> Result<(), Box<dyn Error>> {
     match std::env::var("SMTP_URL") {
         Ok(url) => send(&Server::from_url(url)?).await,

@@ -1,4 +1,4 @@
-//! Submits a message to one's own provider: over TLS, to a server that is verified, after a login.
+//! Submits a message to your own provider: over TLS, to a verified server, after a login.
 //!
 //! ```console
 //! $ cargo run -p smtp-tokio --example tokio_submission
@@ -28,13 +28,13 @@ async fn submit(server: &Server) -> Result<(), Box<dyn Error>> {
     for (mailbox, result) in &report {
         match result {
             Ok(reply) => println!("{mailbox} has it: {reply}"),
-            Err(error) => println!("{mailbox} has it not: {error}"),
+            Err(error) => println!("{mailbox} did not get it: {error}"),
         }
     }
     Ok(())
 }
 
-/// Where no server is named, one inside this program takes the mail.
+/// By default, a server inside this program takes the mail.
 async fn run() -> Result<(), Box<dyn Error>> {
     if let Ok(url) = var("SMTP_URL") {
         return submit(&Server::from_url(url)?).await;

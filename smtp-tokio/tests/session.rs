@@ -1,5 +1,4 @@
-//! What is the tokio adapter's own: streams of any kind, time that is paused, futures that move between
-//! threads.
+//! Features of the tokio adapter: streams of any kind, paused time, and futures that move between threads.
 
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use smtp_tokio::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Its certificate is trusted, and so it is given credentials.
+/// The settings for a receiver whose certificate is trusted, so that it gets credentials.
 fn trusting(receiver: &Receiver) -> Server {
     let server = Server::new(receiver.local_addr().to_string());
     server
@@ -52,7 +51,7 @@ async fn sessions_move_between_threads() {
     assert!(receiver.messages()[0].tls);
 }
 
-/// Two slices in a row: what is in memory need not be in one piece.
+/// Two slices in a row: a message in memory may have several pieces.
 #[tokio::test]
 async fn messages_in_memory_arrive() {
     let (receiver, server) = receiver();
@@ -115,7 +114,7 @@ async fn long_local_parts_are_sent() {
     );
 }
 
-/// Who is refused for good, and who for now, has the receiver's mailbox in its name.
+/// The receiver's mailbox name decides between a permanent and a temporary refusal.
 #[tokio::test]
 async fn an_error_says_no_more_than_holds_for_all_recipients() {
     let (_receiver, server) = receiver();
@@ -148,7 +147,7 @@ async fn a_message_without_a_session_is_not_attempted() {
             stream.write_all(b"554 5.7.1 not you\r\n").await.unwrap();
         }
     });
-    // It is the session that the server refuses for good, and not the message.
+    // The server refuses the session permanently, and not the message.
     let error = Session::connect(&Server::new(&server)).await.unwrap_err();
     assert_eq!(
         (error.stage(), error.outcome()),
@@ -210,7 +209,7 @@ async fn a_leaked_transaction_does_not_take_the_next_message() {
     }
 }
 
-/// In paused time the whole of RFC 5321's five minutes pass at once.
+/// In paused time, the five minutes of RFC 5321 pass at once.
 #[test]
 fn deadlines_are_the_runtimes_own() {
     let test = || {
@@ -226,7 +225,7 @@ fn deadlines_are_the_runtimes_own() {
 async fn a_drip_every_minute() {
     let (client, mut server) = tokio::io::duplex(64);
     tokio::spawn(async move {
-        // A drip every minute gains nothing.
+        // One octet a minute does not move the deadline.
         while server.write_all(b"2").await.is_ok() {
             tokio::time::sleep(Duration::from_secs(60)).await;
         }
@@ -243,7 +242,7 @@ async fn a_drip_every_minute() {
     assert_eq!(start.elapsed().as_secs(), 300);
 }
 
-/// A stream of 16 octets, which fills at every turn.
+/// A stream of 16 octets, which is full at every turn.
 #[tokio::test]
 async fn any_stream_will_do() {
     let (client, mut server) = tokio::io::duplex(16);
@@ -344,7 +343,7 @@ async fn scram_is_bound_to_the_tls_connection() {
             (Stage::Auth, Outcome::Permanent),
             "{error}"
         );
-        // Without TLS there is nothing to bind it to.
+        // Without TLS, a binding is not possible.
         let error = Session::connect(&with("s3cret").tls(TlsPolicy::Never))
             .await
             .unwrap_err();
@@ -391,7 +390,7 @@ async fn timeouts_without_end_are_no_panic() {
     assert_eq!(receiver.stored(0), MESSAGE);
 }
 
-/// Where the clock stands still, whatever is waited for is too late.
+/// In paused time, a reply that is waited for comes too late.
 #[tokio::test(start_paused = true)]
 async fn a_stub_answers_while_the_clock_stands_still() {
     let (stub, start) = (Receiver::stub(), tokio::time::Instant::now());

@@ -1,6 +1,6 @@
-//! How fast the parts are: bodies on the wire beside a plain copy of the same octets, replies, addresses,
-//! and a whole transaction. `cargo bench -p smtp-tests --bench speed`, then a filter if wanted. What is
-//! counted rather than timed is in `examples/counts.rs`.
+//! The speed of the parts: bodies on the wire beside a plain copy of the same octets, replies, addresses, and a whole
+//! transaction. Run `cargo bench -p smtp-tests --bench speed`, with a filter if you like. `examples/counts.rs` has
+//! the figures that are counted instead of timed.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ fn say(engine: &mut Connection, reply: &[u8]) {
     }
 }
 
-/// Hands everything that the engine has to send, and all of `body`, to `write`.
+/// Gives all octets of the engine, and all of `body`, to `write`.
 fn transmit(engine: &mut Connection, body: &[u8], mut write: impl FnMut(&[u8])) {
     let mut rest = body;
     while let Some(transmit) = engine.poll_transmit(Instant::default(), rest) {
@@ -53,19 +53,19 @@ fn transmit(engine: &mut Connection, body: &[u8], mut write: impl FnMut(&[u8])) 
 const ENVELOPE_REPLIES: &[u8] =
     b"250 2.1.0 Ok\r\n250 2.1.5 Ok\r\n250 2.1.5 Ok\r\n250 2.1.5 Ok\r\n250 2.1.5 Ok\r\n250 2.1.5 Ok\r\n354 go on\r\n";
 
-/// Brings the session to where the body is wanted.
+/// Brings the session to the point where the body is wanted.
 fn begin(engine: &mut Connection, envelope: Envelope) {
     engine.submit(envelope).unwrap();
     transmit(engine, &[], |octets| _ = black_box(octets));
     say(engine, ENVELOPE_REPLIES);
 }
 
-/// Bodies on their way to the socket. `copied` is into a buffer, as the adapters do it, and is what
-/// `memcpy` is to be compared with; `scanned` only decides what goes out.
+/// Bodies on their way to the socket. `copied` fills a buffer, as the adapters do; compare it with `memcpy`.
+/// `scanned` only finds the octets that go out.
 mod body {
     use super::*;
 
-    /// Octets: more than the fast caches hold would measure the memory.
+    /// In octets. A larger body would not fit into the fast caches, and would measure the memory.
     const SIZE: usize = 64 * 1024;
 
     #[derive(Debug)]
@@ -144,7 +144,7 @@ mod body {
             });
     }
 
-    /// What the scan saves when the caller declares 7-bit text is nothing: each octet is looked at then.
+    /// Declaring 7-bit text does not save time: each octet is then examined.
     #[divan::bench]
     fn scanned_seven_bit(bencher: Bencher<'_, '_>) {
         let body = load::body(SIZE);
@@ -169,7 +169,7 @@ mod reply {
     const EHLO: &[u8] = b"250-mx.example.net at your service\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-8BITMIME\r\n\
         250-STARTTLS\r\n250-ENHANCEDSTATUSCODES\r\n250-AUTH PLAIN LOGIN CRAM-MD5\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n250 DSN\r\n";
 
-    /// Decodes one reply that comes in pieces of at most so many octets.
+    /// Decodes one reply in pieces of at most this many octets.
     fn decode(bencher: Bencher<'_, '_>, reply: &[u8], piece: usize) {
         let mut decoder = Decoder::new(ReplyLimits::default());
         bencher

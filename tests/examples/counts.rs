@@ -1,5 +1,5 @@
-//! Counts what a delivery costs: round trips, heap allocations, octets of memory; and measures the
-//! adapters beside a hand-written loop. Speed of the parts is in `cargo bench -p smtp-tests`.
+//! Counts the cost of a delivery: round trips, heap allocations, octets of memory. It also measures the adapters
+//! beside a hand-written loop. `cargo bench -p smtp-tests` has the speed of the parts.
 //!
 //! ```console
 //! $ cargo run --release -p smtp-tests --example counts                  # round trips, allocations, sizes
@@ -8,9 +8,9 @@
 //! $ cargo run --release -p smtp-tests --example counts -- --sessions 10000
 //! ```
 //!
-//! `--run` makes one quiet delivery for tools that count from outside; the peer is another process, and
-//! those tools see the client alone. (callgrind counts a copy by `rep movsb` as one instruction for each
-//! octet, which no processor does; the tunable turns that off.)
+//! `--run` makes one delivery without output, for tools that count from outside. The peer is another process, so
+//! those tools only see the client. (callgrind counts a copy by `rep movsb` as one instruction for each octet, unlike
+//! any processor. The tunable turns that copy off.)
 //!
 //! ```console
 //! $ cargo build --release -p smtp-tests --example counts
@@ -33,16 +33,16 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Stats, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Counts what a delivery costs.
+/// Counts the cost of a delivery.
 #[derive(Parser)]
 struct Options {
-    /// Deliver to a server that answers so many milliseconds late, and measure the time.
+    /// Deliver to a server that answers this many milliseconds late, and measure the time.
     #[arg(long, value_name = "MS")]
     delay_ms: Option<u64>,
     /// Measure both adapters beside calls of write and read.
     #[arg(long)]
     floor: bool,
-    /// Open so many sessions at the same time, and deliver 10 messages in each.
+    /// Open this many sessions at the same time, and deliver 10 messages in each.
     #[arg(long, value_name = "N")]
     sessions: Option<u64>,
     /// Deliver once, and print nothing.
@@ -62,7 +62,7 @@ struct Options {
     octets: usize,
 }
 
-/// What delivers.
+/// The code that delivers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Face {
     Engine,
@@ -115,7 +115,7 @@ impl Options {
         for way in &Way::ALL[1..] {
             let way = *way;
             for face in [Face::Floor, Face::Blocking, Face::Tokio] {
-                // The floor knows DATA alone.
+                // The floor only implements DATA.
                 if face == Face::Floor && !matches!(way, Way::Bulk | Way::Overlap) {
                     continue;
                 }
@@ -224,7 +224,7 @@ fn deliver(face: Face, peer: &PeerProcess, load: Load, on_report: impl FnMut()) 
                 _ => floor.deliver(messages, recipients, &body),
             }
             .expect("a delivery");
-            // The greeting, EHLO, and what is written above.
+            // The greeting, EHLO, and the writes above.
             2 + match load.way {
                 Way::Overlap => 1 + messages as u64,
                 _ => 2 * messages as u64,
@@ -294,7 +294,7 @@ fn allocations() {
     let envelope = load::envelope(5);
     let after = ALLOCATOR.stats();
     drop(envelope);
-    // Each address is text first, which is one allocation that is not the envelope's.
+    // Each address is text first. That allocation is not the envelope's.
     println!(
         "{:19} {:12.2} {:12.2}",
         "making an envelope",
@@ -364,7 +364,7 @@ fn sizes() {
         .expect("a runtime");
     runtime.block_on(async {
         let server = smtp_tokio::Server::new(peer.server()).tls(TlsPolicy::Never);
-        // The first one of a runtime is not typical.
+        // The first session of a runtime is not typical.
         drop(smtp_tokio::Session::connect(&server).await);
         let before = heap();
         let mut session = smtp_tokio::Session::connect(&server)
@@ -384,7 +384,7 @@ fn sizes() {
     println!("The tokio session shares its runtime's timers and the registration of its socket.");
 }
 
-/// The heap of an engine alone: when the session is open, and after 10 messages.
+/// The heap of an engine alone: after the session is open, and after 10 messages.
 fn idle_engine(body: &[u8]) -> (usize, usize) {
     use smtp_proto::{ClientName, Config, Connection, Instant};
     let now = Instant::default();

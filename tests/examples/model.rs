@@ -1,4 +1,4 @@
-//! Plays random conversations against the judge, and prints what it found and what was met.
+//! Plays random conversations against the judge, and prints its findings and what was met.
 //!
 //! ```console
 //! $ cargo run --release -p smtp-tests --example model -- --seeds 1000000

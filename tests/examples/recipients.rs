@@ -1,11 +1,11 @@
-//! What a message costs for each recipient, as it has more of them: the cost must stay the same in every mode.
+//! The cost of a message for each recipient, for growing numbers of recipients. It must stay the same in every mode.
 //!
 //! ```console
 //! $ cargo run --release -p smtp-tests --example recipients
 //! $ cargo run --release -p smtp-tests --example recipients -- LMTP 1000    # one mode, to count its instructions
 //! ```
 //!
-//! `.ci/linear` counts instructions, which are the same whatever else the machine does.
+//! `.ci/linear` counts instructions, which do not depend on the load of the machine.
 
 use std::time::{Duration, Instant as Clock};
 
@@ -13,17 +13,17 @@ use smtp_proto::{
     ClientName, Config, Connection, Envelope, Event, Instant, Outcome, Protocol, TlsPolicy,
 };
 
-/// How a server takes recipients.
+/// The way in which a server takes recipients.
 #[derive(Clone, Copy)]
 struct Mode {
     name: &'static str,
     lmtp: bool,
     /// RCPTMAX of LIMITS.
     stated: Option<usize>,
-    /// More than so many are answered 452.
+    /// After this many, further ones are answered 452.
     learnt: Option<usize>,
     refuses: bool,
-    /// Each recipient has a domain of its own.
+    /// Each recipient has its own domain.
     domains: bool,
     /// SMTPUTF8 is offered.
     utf8: bool,
@@ -123,7 +123,7 @@ fn main() {
     );
     for mode in MODES {
         let each = COUNTS.map(|count| {
-            // The best of several, for small ones are soon done.
+            // The best of several runs, because small ones are short.
             let runs = (100_000 / count).min(20);
             let best = (0..runs.max(1))
                 .map(|_| deliver(mode, count))

@@ -2,33 +2,33 @@
 //!
 //! # Map
 //!
-//! | folder | what is in it |
+//! | folder | content |
 //! |---|---|
 //! | [`transcript`] | conversations as text: the format, its parser, results in words |
 //! | [`play`] | plays a transcript on the engine and on both adapters |
 //! | [`servers`] | every server that a test talks to |
 //! | [`fuzzing`] | the bodies of the fuzz targets, and the judge of random conversations |
 //! | [`walk`] | the exhaustive search through the engine's states |
-//! | [`measure`] | loads of mail for the benchmarks, and the least that they can cost |
+//! | [`measure`] | loads of mail for the benchmarks, and their least cost |
 //! | [`send`] | the `send` tool, in the folder `cli` |
-//! | [`watchdog`] | what may hang runs under it |
+//! | [`watchdog`] | for tests that may hang |
 //!
-//! # Which server is for what
+//! # Which server to use
 //!
-//! | for | take | it talks over |
+//! | for | use | it talks over |
 //! |---|---|---|
-//! | the tests of an application | [`receiver::Receiver::new`]: it keeps what it takes, refuses, delays and cuts as it is told | TCP, TLS, a Unix socket |
-//! | the same without any socket: unit tests | [`receiver::Receiver::stub`]: `connect_over` with its [`stream`](receiver::Receiver::stream) | memory |
+//! | the tests of an application | [`receiver::Receiver::new`]: it keeps its messages, and refuses, delays and cuts as a test tells it | TCP, TLS, a Unix socket |
+//! | unit tests, without a socket | [`receiver::Receiver::stub`]: `connect_over` with its [`stream`](receiver::Receiver::stream) | memory |
 //! | one rule of the protocol, octet for octet | a transcript in `tests/corpus`; [`play::scripted`] plays the server's part to both adapters | virtual time, TCP, TLS |
 //! | each rule of the engine, in conversations at random | [`fuzzing::model`], a judge that keeps its own books | virtual time |
 //! | each state of the engine, and each step from it | [`walk`], which is exhaustive within its alphabet | virtual time |
 //! | input that nobody has thought of | [`fuzzing`] | virtual time |
-//! | speed, round trips, and failures at a chosen moment | [`servers::fast`]: it takes everything at once, and holds replies back | TCP, in a process of its own |
-//! | who is trusted: certificates with flaws, logins | [`servers::tls`] | TCP with TLS |
+//! | speed, round trips, and failures at a chosen moment | [`servers::fast`]: it takes everything at once, and can hold replies back | TCP, in a process of its own |
+//! | trust: certificates with flaws, logins | [`servers::tls`] | TCP with TLS |
 //! | a host that is down, a closed port | [`servers::dead`] | nothing |
-//! | what servers in the world do | [`servers::real`], which installs Postfix, Exim and Dovecot and puts them to the same tests | TCP, TLS, Unix sockets |
+//! | the behaviour of real servers | [`servers::real`], which installs Postfix, Exim and Dovecot and runs the same tests on them | TCP, TLS, Unix sockets |
 //!
-//! `tests/applications/newsletter` shows the first two in use.
+//! `tests/applications/newsletter` uses the first two.
 
 mod cli;
 pub mod fuzzing;

@@ -4,14 +4,14 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-/// How long something may take before it is taken to hang. It is ample on a busy machine.
+/// How long a task may take before it counts as hanging. It is ample on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
-/// Runs `task` on a thread of its own. `None` if it takes longer than [`LIMIT`]. The thread is left to itself
-/// then: an adapter whose deadline does not work may turn in a loop that nothing interrupts.
+/// Runs `task` on its own thread. `None` if it takes longer than [`LIMIT`]. The thread is then left alone, because a
+/// broken adapter may loop without an end.
 ///
 /// # Panics
-/// Where `task` does.
+/// `task` panics.
 pub fn within_limit<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     within(LIMIT, task)
 }

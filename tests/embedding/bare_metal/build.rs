@@ -1,4 +1,4 @@
-//! Tells the linker what memory the board has.
+//! Tells the linker about the memory of the board.
 
 use std::env::var;
 use std::path::Path;

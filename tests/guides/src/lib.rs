@@ -1,4 +1,4 @@
-//! The pages under `docs/`, so that every snippet is compiled as it stands there, and run where it can be.
+//! The pages under `docs/`. Each snippet is compiled unchanged, and run if possible.
 
 /// `docs/extensions.md`.
 #[doc = include_str!("../../../docs/extensions.md")]

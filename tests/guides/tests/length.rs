@@ -1,4 +1,4 @@
-//! What a page claims about the length of its snippets.
+//! A page's claim about the length of its snippets.
 
 /// The mailer of a web application takes no more lines than with lettre, imports and all.
 #[test]

@@ -15,7 +15,7 @@ fn pages() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Files of this repository. A link with a scheme leads out of it.
+/// Links to files of this repository. A link with a scheme leads elsewhere.
 #[test]
 fn each_link_leads_to_a_file() {
     let pages = pages();

@@ -1,4 +1,4 @@
-//! What each package has in common.
+//! Rules for all packages.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The folders of all packages, which the workspace lists, and that of the fuzzer.
+/// The folders of all packages: those of the workspace, and the fuzzer's.
 fn packages() -> Vec<String> {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
     let list = manifest.split("\nmembers = [").nth(1).unwrap();
@@ -17,7 +17,7 @@ fn packages() -> Vec<String> {
     packages
 }
 
-/// The names belong to others on the registry: README says what to do instead.
+/// The names belong to others on the registry. README tells what to do instead.
 #[test]
 fn no_package_is_published() {
     let packages = packages();
@@ -31,7 +31,7 @@ fn no_package_is_published() {
     }
 }
 
-/// A package that others depend on is also taken out of this repository alone.
+/// A package that others depend on may be used outside of this repository.
 #[test]
 fn each_package_for_others_has_the_licences() {
     for name in ["LICENSE-MIT", "LICENSE-APACHE"] {

@@ -1,9 +1,9 @@
-//! What the table of SECURITY.md names as proof is there.
+//! The proofs in the table of SECURITY.md exist.
 
 use std::fs;
 use std::path::Path;
 
-/// In its last column: `test` in `file`, and links to transcripts. Several tests may share a file.
+/// The last column has `test` in `file`, and links to transcripts. Several tests may share a file.
 #[test]
 fn each_proof_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -41,7 +41,7 @@ fn each_proof_is_there() {
     }
 }
 
-/// A function of this name that the test runner calls: its attribute is on the line before.
+/// Whether the file has a test function of this name, with its attribute on the line before.
 fn has_test(source: &str, name: &str) -> bool {
     let lines: Vec<_> = source.lines().map(str::trim).collect();
     lines

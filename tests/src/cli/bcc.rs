@@ -1,4 +1,4 @@
-//! A message without its Bcc fields, whose recipients stand in the envelope alone (RFC 5322 section 3.6.3).
+//! A message without its Bcc fields. Their recipients are in the envelope only (RFC 5322 section 3.6.3).
 
 use std::io::{self, BufRead, Read};
 use std::pin::Pin;
@@ -12,19 +12,19 @@ const NAMES: [&[u8]; 2] = [b"bcc", b"resent-bcc"];
 /// The most octets of a line (RFC 5322 section 2.1.1), and so of a name with the space after it.
 const LINE: usize = 998;
 
-/// Reads a message without its Bcc and Resent-Bcc fields. The body goes through as it is, and no more than one read
-/// of the header is kept.
+/// Reads a message without its Bcc and Resent-Bcc fields. The body goes through unchanged. Only one read of the
+/// header is kept.
 #[derive(Debug)]
 pub struct WithoutBcc<R> {
     source: R,
     header: Header,
-    /// What stays of the header, of which so many octets were taken.
+    /// What stays of the header, and how many octets of it were taken.
     kept: Vec<u8>,
     taken: usize,
 }
 
 impl<R> WithoutBcc<R> {
-    /// Of the message that `source` gives.
+    /// Reads the message from `source`.
     pub fn new(source: R) -> Self {
         Self {
             source,
@@ -34,7 +34,7 @@ impl<R> WithoutBcc<R> {
         }
     }
 
-    /// Whether what was kept of the header is taken, and more may follow.
+    /// Whether the kept part of the header is taken, and more may follow.
     fn wants_header(&mut self) -> bool {
         if self.has_kept() {
             return false;
@@ -119,29 +119,29 @@ impl<R: AsyncBufRead + Unpin> AsyncRead for WithoutBcc<R> {
 enum At {
     #[default]
     LineStart,
-    /// In what may be the name of a field that goes.
+    /// In what may be the name of a removed field.
     Name,
     Line,
     Body,
 }
 
-/// Where in the header we are. CR, LF and CRLF all end a line, because each leaves as CRLF.
+/// The place in the header. CR, LF and CRLF all end a line, because each is sent as CRLF.
 #[derive(Debug, Default)]
 struct Header {
     at: At,
-    /// The field goes, with the lines that continue it.
+    /// The field is removed, with the lines that continue it.
     goes: bool,
-    /// The octet before was CR, and a LF would belong to it.
+    /// The octet before was CR, so an LF belongs to it.
     after_cr: bool,
-    /// What may be such a name.
+    /// The octets that may be such a name.
     name: Vec<u8>,
 }
 
 impl Header {
-    /// Takes octets up to the end of the header, and says how many. No octets are the end of the message.
+    /// Takes octets up to the end of the header, and returns how many. No octets mean the end of the message.
     fn take(&mut self, octets: &[u8], kept: &mut Vec<u8>) -> usize {
         if octets.is_empty() {
-            // It was no name, because no colon followed.
+            // It was not a name, because no colon followed.
             kept.append(&mut self.name);
             self.at = At::Body;
         }
@@ -187,7 +187,7 @@ impl Header {
     /// Takes one octet of a line that may begin with a name.
     fn name(&mut self, octet: u8, kept: &mut Vec<u8>) {
         (self.at, self.goes) = (At::Name, false);
-        // Space before the colon is obsolete syntax, and is read all the same (RFC 5322 section 4.5).
+        // Space before the colon is obsolete syntax, but must be read (RFC 5322 section 4.5).
         let name = self.name.trim_ascii_end();
         let is_whole = NAMES.iter().any(|known| known.eq_ignore_ascii_case(name));
         let is_space = matches!(octet, b' ' | b'\t');
@@ -227,7 +227,7 @@ mod tests {
 
     use super::*;
 
-    /// The same, of a whole message and line by line.
+    /// The same for a whole message, line by line.
     fn expected(message: &[u8]) -> Vec<u8> {
         let (mut rest, mut kept, mut goes) = (message, Vec::new(), false);
         while !rest.is_empty() {
@@ -302,7 +302,7 @@ mod tests {
         }
     }
 
-    /// Every message of up to five of these, however it is cut, for both kinds of reading.
+    /// Every message of up to five of these pieces, with every cut, for both kinds of reading.
     #[test]
     fn it_is_the_same_however_the_message_is_cut() {
         let parts = ["Bcc", "resent-", ":", " ", "\r", "\n", "x"];
@@ -331,7 +331,7 @@ mod tests {
         }
     }
 
-    /// A name with more space after it than a line may have is not shown either.
+    /// A name with more space after it than a line may have is removed too.
     #[test]
     fn a_name_that_never_ends_goes() {
         let message = format!("Bcc{}: b\r\nTo: a\r\n\r\n", " ".repeat(3_000));
@@ -340,7 +340,7 @@ mod tests {
         }
     }
 
-    /// However long its header and its body.
+    /// However long its header and its body are.
     #[test]
     fn a_long_message_is_not_kept() {
         const READ: usize = 64 * 1024;

@@ -1,4 +1,4 @@
-//! The command line becomes options, or a refusal.
+//! The command line becomes options, or an error.
 
 use std::env::VarError;
 use std::ffi::OsString;
@@ -12,20 +12,20 @@ use super::options::Options;
 use super::output::say;
 
 impl Options {
-    /// The options of the command line; without any, those of the sample.
+    /// The options of the command line. Without arguments, those of the sample.
     ///
     /// # Errors
-    /// The exit code, when usage or help was printed.
+    /// The exit code, if usage or help was printed.
     pub fn parse_args() -> Result<Self, ExitCode> {
         let mut args: Vec<OsString> = std::env::args_os().collect();
         let given = args.get(1..).unwrap_or_default();
-        // Without any, and with --json alone.
+        // Without arguments, or with --json alone.
         if given.iter().all(|arg| arg == "--json") {
             let sample = "--from alice@example.org --to bob@example.net --data (sample)";
             let transcript = given.is_empty().then_some("--transcript");
             args.extend(sample.split(' ').chain(transcript).map(Into::into));
         }
-        // With a value it is a bad option, and all the same somebody waits for an object.
+        // `--json=VALUE` is a bad option, but its user waits for an object nevertheless.
         let wants_json = args.iter().any(|arg| name_of(arg) == b"--json");
         Self::try_parse_from(&args)
             .map_err(|error| without_password(error, &args))
@@ -42,8 +42,7 @@ impl Options {
             })
     }
 
-    /// Refuses a user without a password, and settings of a login that is none; EXTERNAL and ANONYMOUS
-    /// need neither.
+    /// Refuses a user without a password, and settings without a login. EXTERNAL and ANONYMOUS need neither.
     fn with_whole_login(mut self) -> Result<Self, clap::Error> {
         if let Some(path) = &self.auth_password_file {
             let bad = |problem: &dyn fmt::Display| {
@@ -83,13 +82,13 @@ fn usage(kind: ErrorKind, message: impl fmt::Display) -> clap::Error {
     Options::command().error(kind, message)
 }
 
-/// An option without its value.
+/// The name of an option, without its value.
 fn name_of(arg: &OsString) -> &[u8] {
     let mut parts = arg.as_encoded_bytes().split(|&octet| octet == b'=');
     parts.next().unwrap_or_default()
 }
 
-/// The shell cuts a password with a space in two, and the second half is then an argument that nobody knows.
+/// The shell splits a password at a space. The second half is then an unknown argument, and must not be shown.
 fn without_password(error: clap::Error, args: &[OsString]) -> clap::Error {
     let has_password = args.iter().any(|arg| name_of(arg) == b"--auth-password");
     match error.kind() {
@@ -102,7 +101,7 @@ fn without_password(error: clap::Error, args: &[OsString]) -> clap::Error {
     }
 }
 
-/// What is wrong, without the usage after it.
+/// The error, without the usage after it.
 fn in_one_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let lines = text.lines().map(str::trim);
@@ -110,7 +109,7 @@ fn in_one_line(error: &clap::Error) -> String {
     lines.join(" ")
 }
 
-/// The object for a command line that cannot be used: no message was attempted.
+/// The object for an invalid command line: no message was attempted.
 fn bad_usage(error: &str) -> Value {
     json!({
         "outcome": "refused",

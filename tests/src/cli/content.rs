@@ -1,13 +1,13 @@
-//! What a look at a message finds, which its envelope declares.
+//! The content of a message, which its envelope declares.
 
 use std::io::{self, Read};
 
 use smtp_proto::{Envelope, envelope::BodyType};
 
-/// What a look at a file has found.
+/// What reading a file has found.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Content {
-    /// Octets as they are read, and as they are sent, with CRLF line ends (RFC 1870).
+    /// Octets as read, and as sent, with CRLF line ends (RFC 1870).
     pub(super) octets: u64,
     size: u64,
     is_eight_bit: bool,
@@ -58,7 +58,7 @@ mod tests {
 
     use super::*;
 
-    /// Octets of this body in chunks.
+    /// How many octets of this body go out in chunks.
     fn sent(mut body: &[u8]) -> u64 {
         let mut encoder = BodyEncoder::chunked(BodyPolicy::default(), true);
         let mut octets = 0;
@@ -70,7 +70,7 @@ mod tests {
         (octets + encoder.finish().unwrap().len()) as u64
     }
 
-    /// Reads give at most so many octets.
+    /// A reader that gives at most this many octets at a time.
     struct Cut<'a>(&'a [u8], usize);
 
     impl Read for Cut<'_> {
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn a_look_at_a_file_counts_what_the_engine_sends() {
         let octets = [b'\r', b'\n', b'.', b'x'];
-        // Every file of up to five of these.
+        // Every file of up to five of these pieces.
         let mut files = vec![vec![]];
         let mut from = 0;
         for _ in 0..5 {

@@ -1,4 +1,4 @@
-//! The envelope that all messages have in common.
+//! The envelope that all messages share.
 
 use smtp_proto::parameter::{MailParameter, RcptParameter, Ret};
 use smtp_proto::{Envelope, Error};
@@ -8,7 +8,7 @@ use super::parameters::{mail_parameter, notify, rcpt_parameter};
 use super::refusal::{bad_flag, refused};
 
 impl Options {
-    /// What all messages have in common.
+    /// The envelope that all messages share.
     pub(super) fn envelope(&self) -> Result<Envelope, Error> {
         let from = self.from.as_deref().unwrap_or_default();
         let envelope = Envelope::new(from, &self.to).map_err(|error| refused(error.into()))?;

@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
-/// The path of a `send` example, which is built here: tests of one package do not build another's
-/// examples, and the two share a name.
+/// The path of a `send` example, which is built here. The tests of one package do not build another's examples, and
+/// the two share a name.
 pub fn example(package: &'static str) -> PathBuf {
     static BUILT: Mutex<Vec<(&str, PathBuf)>> = Mutex::new(Vec::new());
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -25,8 +25,8 @@ pub fn example(package: &'static str) -> PathBuf {
         "--message-format=json",
     ];
     let mut cargo = Command::new(cargo);
-    // What cargo tells a test of its package would make build scripts run anew, and with them the build
-    // of everything above, now and in the next run of cargo.
+    // The variables that cargo sets for a test would make build scripts run again, and rebuild everything above them,
+    // now and in the next run.
     for (name, _) in std::env::vars_os() {
         let of_package = ["CARGO_PKG_", "CARGO_MANIFEST_"];
         if of_package
@@ -49,7 +49,7 @@ pub fn example(package: &'static str) -> PathBuf {
     let mut executable =
         executable.filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?)));
     let executable = executable.next_back().expect("cargo names what it built");
-    // The other example's build replaces it; this copy stays.
+    // The other example's build replaces this file, so make a copy.
     let path = executable.with_file_name(format!("send-of-{package}-{}", std::process::id()));
     std::fs::copy(&executable, &path).expect("the example can be copied");
     built.push((package, path.clone()));

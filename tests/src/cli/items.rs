@@ -18,7 +18,7 @@ use super::source::{FileId, Once, RegularFile, Seen, Source, Stream, file_id};
 use super::verdict::Ending;
 use crate::play::bulk::not_attempted;
 
-/// What is forwarded when nothing is named.
+/// The message that is sent if none is named.
 const SAMPLE: &str = "\
 From: Alice <alice@example.org>\r
 To: Bob <bob@example.net>\r
@@ -35,8 +35,8 @@ The line above is one dot. In a chunk it means nothing; behind DATA the engine w
 ";
 
 impl Options {
-    /// Opens each `--data` and looks at it, and makes the envelopes that declare what they hold. One that cannot
-    /// be sent is an error, and so is each of them where an address or a parameter is bad.
+    /// Opens and reads each `--data`, and makes the envelopes that declare the contents. A message that cannot be
+    /// sent is an error. If an address or a parameter is bad, all are errors.
     pub fn prepare(&self) -> Vec<Result<Item, Error>> {
         let envelope = self.envelope();
         let once: Vec<_> = self.data.iter().filter_map(|path| once_id(path)).collect();
@@ -46,7 +46,7 @@ impl Options {
             .collect()
     }
 
-    /// `once` are those of `--data` that can be read only once.
+    /// `once` are the files of `--data` that can only be read once.
     fn prepare_one(&self, path: &Path, envelope: Envelope, once: &[FileId]) -> Result<Item, Error> {
         let bad = |error| bad_file(path, &error);
         let item = |envelope, source, shown| Item {
@@ -71,10 +71,10 @@ impl Options {
             path.display().to_string()
         };
         let mut file = if is_stdin {
-            // Unlike `io::Stdin`, it does not take a stream that is not open for reading for an empty one.
+            // `io::Stdin` takes a stream that is not open for reading for an empty one. A file does not.
             File::from(io::stdin().as_fd().try_clone_to_owned().map_err(bad)?)
         } else {
-            // To open a FIFO is to wait for its writer, who may be waiting for another one to be read.
+            // Opening a FIFO waits for its writer. The writer may wait until another FIFO is read.
             let metadata = std::fs::metadata(path).map_err(bad)?;
             self.admit(&name, &metadata, metadata.is_file(), once)?;
             if !metadata.is_file() {
@@ -86,7 +86,7 @@ impl Options {
             }
             File::open(path).map_err(bad)?
         };
-        // The handle is looked at, so that what is found holds for what is sent.
+        // Checks the open file, so that the result holds for the octets that are sent.
         let metadata = file.metadata().map_err(bad)?;
         let may_reopen = metadata.is_file() && !is_stdin;
         self.admit(&name, &metadata, may_reopen, once)?;
@@ -121,7 +121,7 @@ impl Options {
         ))
     }
 
-    /// Refuses a directory, and what can be read only once where it is wanted more often.
+    /// Refuses a directory, and a file that can only be read once but is wanted more often.
     fn admit(
         &self,
         name: &str,
@@ -144,7 +144,7 @@ impl Options {
     }
 }
 
-/// Which file it is, where it can be read only once.
+/// The identity of a file that can only be read once.
 fn once_id(path: &Path) -> Option<FileId> {
     if path == Path::new("-") {
         let stdin = io::stdin().as_fd().try_clone_to_owned().ok()?;
@@ -159,18 +159,18 @@ fn once_id(path: &Path) -> Option<FileId> {
 pub struct Item {
     /// Declares what the message holds.
     pub envelope: Envelope,
-    /// Where it lies.
+    /// Its source.
     pub source: Source,
-    /// Its octets, where it is to be shown how many of them are sent.
+    /// Its octets, if a progress bar is to be shown.
     shown: Option<u64>,
-    /// Whether it is sent without its Bcc fields, as `envelope` declares it.
+    /// Whether it is sent without its Bcc fields. `envelope` declares it like that.
     pub strips_bcc: bool,
-    /// It could not be opened, and trying again would not help.
+    /// It could not be opened, and another try would not help.
     is_bad: Cell<bool>,
 }
 
 impl Item {
-    /// Shows what is sent of it.
+    /// Shows the progress of sending it.
     pub fn progress(&self) -> Progress {
         Progress::new(self.shown)
     }
@@ -190,12 +190,12 @@ impl Item {
         })
     }
 
-    /// Notes for [`ending`](Self::ending) whose fault it is where it could not be opened.
+    /// If it could not be opened, notes for [`ending`](Self::ending) whether the file is the reason.
     ///
     /// # Errors
-    /// Those that it is given.
+    /// The error that was given.
     pub fn opened<T>(&self, result: io::Result<T>) -> io::Result<T> {
-        // What is not among these may pass, as when too many files are open.
+        // Other errors may pass, such as too many open files.
         let is_bad = |error: &io::Error| {
             use io::ErrorKind::{InvalidData, NotFound, NotSeekable, PermissionDenied};
             matches!(
@@ -207,17 +207,17 @@ impl Item {
         result
     }
 
-    /// Whether it could be read only once, and was opened.
+    /// Whether it can only be read once, and was opened.
     pub(super) fn is_spent(&self) -> bool {
         matches!(&self.source, Source::Once(once) if once.is_taken())
     }
 
-    /// How a message ended that was not submitted, because the session had ended so.
+    /// The ending of a message that was not submitted, because the session had ended with this error.
     pub fn not_attempted(&self, end: Option<Error>) -> Ending {
         self.ending(not_attempted(&self.envelope, end))
     }
 
-    /// How the message ended. The engine knows that it could not be read, and not why.
+    /// The ending of the message. The engine knows that it could not be read, but not why.
     pub fn ending(&self, mut report: Report) -> Ending {
         let errors = report
             .recipients

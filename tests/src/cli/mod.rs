@@ -1,7 +1,7 @@
-//! The `send` examples' interface: flags in, a conversation, a JSON object and an exit code out. The
-//! adapters' examples differ only in how they send.
+//! The command line of the `send` examples: flags in, a conversation, a JSON object and an exit code out. The
+//! examples of the two adapters only differ in how they send.
 //!
-//! `use` points down the list in `ARCHITECTURE.md` only.
+//! `use` only points down the list in `ARCHITECTURE.md`.
 
 mod bcc;
 mod command_line;

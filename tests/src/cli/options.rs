@@ -1,4 +1,4 @@
-//! The flags, as they are given.
+//! The options of the command line.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,8 +9,8 @@ use smtp_proto::ClientName;
 
 /// Forwards one message to a mail server.
 ///
-/// Without --server and --unix, a small receiving server is started on a loopback port and the message is stored
-/// there; without any argument, a sample message is forwarded that way and the conversation shown.
+/// Without --server and --unix, a small receiving server is started on a loopback port, and stores the message.
+/// Without any argument, a sample message is sent to it, and the conversation is shown.
 ///
 /// Exit codes: 0 success, 64 usage, 65 bad input, 69 permanent failure, 75 temporary failure (or some
 /// recipients refused for now, or a server that takes no mail now), 76 the server broke the protocol, 77 refused by policy.
@@ -20,7 +20,7 @@ pub struct Options {
     /// The server; port 25 if none is given, 465 with implicit TLS, 24 with --lmtp.
     #[arg(long, value_name = "HOST[:PORT]")]
     pub server: Option<String>,
-    /// Connects to the server behind this Unix socket instead.
+    /// Connects to the server at this Unix socket instead.
     #[arg(long, value_name = "PATH", conflicts_with_all = ["server", "local_address"])]
     pub unix: Option<PathBuf>,
     /// The reverse-path; '<>' is the null reverse-path.
@@ -29,18 +29,18 @@ pub struct Options {
     /// A forward-path; may be given several times.
     #[arg(long, value_name = "ADDR", required = true)]
     pub to: Vec<String>,
-    /// The message; - is standard input. Several are sent one after another in one session, and each is
-    /// reported on a line: one that is bad does not stop the others. A pipe is read as it is sent, and only once.
+    /// The message; - is standard input. Several messages are sent in a row over one session, and each is reported on
+    /// a line. A bad one does not stop the others. A pipe is read while it is sent, and only once.
     #[arg(long, value_name = "FILE|-", required = true)]
     pub data: Vec<PathBuf>,
-    /// Leaves the fields Bcc and Resent-Bcc out of the header. Their recipients are not read: name them by --to.
+    /// Removes the fields Bcc and Resent-Bcc from the header. Their recipients are not read: name them by --to.
     #[arg(long)]
     pub strip_bcc: bool,
-    /// Sends all of it this often.
+    /// How often to send all messages.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: u32,
-    /// Sends each next envelope in one batch with the end of the message before; only for servers that
-    /// are known to take it.
+    /// Sends each next envelope in one batch with the end of the message before. Only for servers that are known to
+    /// take it.
     #[arg(long)]
     pub overlap: bool,
     /// When to send the message by BDAT, in chunks, instead of DATA.
@@ -49,23 +49,23 @@ pub struct Options {
     /// Sends nothing unless every recipient is accepted.
     #[arg(long)]
     pub all_or_nothing: bool,
-    /// How much of the message a report of failure returns. The three --dsn flags are sent where DSN is
-    /// offered.
+    /// How much of the message a report of failure returns. The three --dsn flags are sent if DSN is offered.
     #[arg(long, value_enum)]
     pub dsn_ret: Option<DsnRet>,
     /// The sender's own name of the message, which reports repeat.
     #[arg(long, value_name = "ID")]
     pub dsn_envid: Option<String>,
-    /// Of what is reported for each recipient: never, or a list of success, failure and delay.
+    /// Which events are reported for each recipient: never, or a list of success, failure and delay.
     #[arg(long, value_name = "LIST")]
     pub dsn_notify: Option<String>,
     /// Sends only over TLS with a verified server, here and on every later hop (REQUIRETLS).
     #[arg(long)]
     pub require_tls: bool,
-    /// Says that the header needs SMTPUTF8, though the addresses may not.
+    /// Declares that the header needs SMTPUTF8, even if the addresses do not.
     #[arg(long)]
     pub smtputf8: bool,
-    /// Adds a parameter to MAIL, without which the message is not sent; may be given several times.
+    /// Adds a parameter to MAIL. A server that does not offer it does not get the message. May be given several
+    /// times.
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub param: Vec<String>,
     /// The same for the RCPT of each recipient.
@@ -77,36 +77,36 @@ pub struct Options {
     /// Connects from this address.
     #[arg(long, value_name = "IP")]
     pub local_address: Option<IpAddr>,
-    /// Speaks LMTP.
+    /// Uses LMTP.
     #[arg(long)]
     pub lmtp: bool,
-    /// When to encrypt [default: implicit on port 465; required with a password, unless it may go in the clear
-    /// or over a Unix socket; else opportunistic]. Required and implicit verify the server.
+    /// When to encrypt. Required and implicit verify the server. [default: implicit on port 465; required with a
+    /// password on a network, unless it may go in the clear; else opportunistic].
     #[arg(long, value_enum)]
     pub tls: Option<Tls>,
-    /// Checks that the server's certificate is for this name, instead of the one that is connected to.
+    /// Checks that the server's certificate is for this name, instead of the name that is connected to.
     #[arg(long, value_name = "NAME")]
     pub tls_name: Option<String>,
-    /// Accepts any server, and sends it the password too: somebody in between can have it.
+    /// Accepts any server, and sends it the password too: an attacker in between can get it.
     #[arg(long)]
     pub tls_no_verify: bool,
-    /// Trusts these certificates as well as the system's.
+    /// Trusts these certificates in addition to the system's.
     #[arg(long, value_name = "PEM")]
     pub ca_file: Option<PathBuf>,
-    /// Shows the server this certificate, and those that lead to its authority, where it asks for one.
+    /// The client certificate, and those that lead to its authority. It is shown if the server asks for one.
     #[arg(long, value_name = "PEM", requires = "client_key")]
     pub client_cert: Option<PathBuf>,
     /// The private key of --client-cert.
     #[arg(long, value_name = "PEM", requires = "client_cert")]
     pub client_key: Option<PathBuf>,
-    /// Connects once more and stays in the clear, where an opportunistic handshake has failed. Never with a password.
+    /// Connects again without TLS after an opportunistic handshake has failed. Never with a password.
     #[arg(long)]
     pub retry_in_clear: bool,
-    /// Logs in as this user; for ANONYMOUS, the trace.
+    /// Logs in as this user. For ANONYMOUS, it is the trace.
     #[arg(long, value_name = "U")]
     pub auth_user: Option<String>,
-    /// The password, or the token of OAUTHBEARER and XOAUTH2. Everybody on this host can see it; without it and the
-    /// next flag, it is the environment's SMTP_PASSWORD.
+    /// The password, or the token of OAUTHBEARER and XOAUTH2. Everybody on this host can see it. Without this and the
+    /// next option, SMTP_PASSWORD of the environment is used.
     #[arg(long, value_name = "P", requires = "auth_user")]
     pub auth_password: Option<String>,
     /// Reads the password from the first line of this file.
@@ -117,7 +117,7 @@ pub struct Options {
         conflicts_with = "auth_password"
     )]
     pub auth_password_file: Option<PathBuf>,
-    /// Uses this mechanism and no other.
+    /// Uses only this mechanism.
     #[arg(long, value_enum, value_name = "M", ignore_case = true)]
     pub auth_mechanism: Option<AuthMechanism>,
     /// Acts as this identity.
@@ -144,7 +144,7 @@ pub struct Options {
     /// Shows the conversation.
     #[arg(long)]
     pub transcript: bool,
-    /// Says nothing but errors.
+    /// Prints only errors.
     #[arg(long)]
     pub quiet: bool,
 }
@@ -154,7 +154,7 @@ pub struct Options {
 pub enum Tls {
     /// Never.
     None,
-    /// Where the server offers STARTTLS.
+    /// If the server offers STARTTLS.
     Opportunistic,
     /// By STARTTLS or not at all.
     Required,
@@ -165,13 +165,13 @@ pub enum Tls {
 /// `--chunking`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Chunking {
-    /// Where the server offers CHUNKING.
+    /// If the server offers CHUNKING.
     Auto,
     /// Never.
     Never,
     /// By BDAT or not at all.
     Always,
-    /// Where it is offered, without waiting for an accepted recipient; only for trusted servers.
+    /// If it is offered, without waiting for an accepted recipient. Only for trusted servers.
     Eager,
 }
 
@@ -180,7 +180,7 @@ pub enum Chunking {
 pub enum DsnRet {
     /// All of it.
     Full,
-    /// Its header.
+    /// Only its header.
     Hdrs,
 }
 

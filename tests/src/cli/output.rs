@@ -1,11 +1,11 @@
-//! Lines on standard output, and of errors.
+//! Lines on standard output, and error lines.
 
 use std::fmt;
 use std::io::{self, Write};
 
 use super::progress::without_bars;
 
-/// Prints a line. That nobody reads any more (SIGPIPE) is no reason to stop sending mail.
+/// Prints a line. If nobody reads any more (SIGPIPE), it still sends the mail.
 pub fn say(line: fmt::Arguments<'_>) {
     without_bars(|| {
         let _ = writeln!(io::stdout(), "{line}");

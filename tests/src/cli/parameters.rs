@@ -1,11 +1,11 @@
-//! Parameters of MAIL and RCPT, as `--param` and `--rcpt-param` have them.
+//! Parameters of MAIL and RCPT, in the form of `--param` and `--rcpt-param`.
 
 use smtp_proto::Mailbox;
 use smtp_proto::parameter::{
     ByMode, MailParameter, Notify, ParameterError, RcptParameter, Ret, RrvsAction,
 };
 
-/// A value that a flag cannot have, in words.
+/// Why a flag cannot have this value.
 type BadValue = Box<dyn std::error::Error>;
 
 /// `NAME` or `NAME=VALUE`, for MAIL.
@@ -27,7 +27,7 @@ pub(super) fn mail_parameter(text: &str) -> Result<MailParameter, BadValue> {
                 "NT" => (ByMode::Notify, true),
                 _ => {
                     return Err(
-                        "BY is SECONDS;R or SECONDS;N, and a T behind it asks for a trace".into(),
+                        "BY is SECONDS;R or SECONDS;N, and a T after it asks for a trace".into(),
                     );
                 }
             };
@@ -66,7 +66,7 @@ pub(super) fn rcpt_parameter(text: &str) -> Result<RcptParameter, BadValue> {
                 Some((date, "R" | "r")) => {
                     RcptParameter::valid_since(date, Some(RrvsAction::Reject))?
                 }
-                Some(_) => return Err("RRVS is a date-time, and ;C or ;R behind it".into()),
+                Some(_) => return Err("RRVS is a date-time, and ;C or ;R after it".into()),
             }
         }
         _ => RcptParameter::raw(name, value).map_err(without_calls)?,
@@ -83,7 +83,7 @@ fn number<N: std::str::FromStr>(name: &str, text: &str) -> Result<N, BadValue> {
         .map_err(|_| format!("{name} needs a number, not \"{text}\"").into())
 }
 
-/// What the engine's own calls are good for, this program does by itself or by other flags.
+/// The engine's error names its own call. Here another option, or this program itself, does it.
 fn without_calls(error: ParameterError) -> BadValue {
     match error {
         ParameterError::HasOwnCall { name, .. } => {

@@ -1,4 +1,4 @@
-//! What is printed of each message, and of all of them.
+//! The output for each message, and for all of them.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -10,18 +10,18 @@ use super::options::Options;
 use super::output::{complain, say};
 use super::verdict::{Ending, Fate, SessionFacts, Verdict, overall};
 
-/// Prints what became of the messages, as the options ask for it.
+/// Prints the results of the messages, as the options ask.
 #[derive(Debug)]
 pub struct Printer<'a> {
     options: &'a Options,
     start: Instant,
     messages: u64,
-    /// How many of them came to each end, in the order of [`Fate::ALL`].
+    /// How many messages had each fate, in the order of [`Fate::ALL`].
     counts: [u64; Fate::ALL.len()],
-    /// Of each kind of failure, the first.
+    /// The first failure of each kind.
     failures: Vec<Verdict>,
     partial: bool,
-    /// The object of a message sent alone, which is to be the last line.
+    /// The object of a single message, which must be the last line.
     last_line: Option<Value>,
 }
 
@@ -44,7 +44,7 @@ impl<'a> Printer<'a> {
         self.options.repeat as usize
     }
 
-    /// One message has ended. In a bulk delivery it is printed at once.
+    /// A message has ended. In a bulk delivery, it is printed at once.
     pub fn message(&mut self, ending: &Ending, facts: &SessionFacts) {
         self.messages += 1;
         let (options, bulk) = (self.options, self.options.is_bulk());
@@ -120,7 +120,7 @@ impl<'a> Printer<'a> {
         }
     }
 
-    /// The session is over: what a bulk delivery came to, and the exit code.
+    /// The session is over. Prints the summary of a bulk delivery, and returns the exit code.
     pub fn conclude(self, facts: &SessionFacts) -> ExitCode {
         let decisive = Verdict::decisive(&self.failures);
         let outcome = overall(decisive, self.partial);
@@ -160,7 +160,7 @@ impl<'a> Printer<'a> {
     }
 }
 
-/// What became of the recipients, in one line. Those of whom the same is said stand together.
+/// The results of the recipients, in one line. Recipients with the same result are listed together.
 fn told(options: &Options, verdicts: &[Verdict]) -> String {
     let mut groups: Vec<(String, &str)> = Vec::new();
     for (address, verdict) in options.to.iter().zip(verdicts) {

@@ -1,28 +1,28 @@
-//! How far a long message has come: a bar on standard error, where that is a terminal.
+//! The progress of a long message: a bar on standard error, if that is a terminal.
 
 use std::sync::LazyLock;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-/// One for each message that is being sent. They are the last lines of the terminal, below what is printed.
+/// One bar for each message that is being sent. The bars are the last lines of the terminal.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
-/// Prints, while no bar stands where the lines go.
+/// Prints, while the bars are hidden.
 pub(super) fn without_bars(print: impl FnOnce()) {
     BARS.suspend(print);
 }
 
-/// Shows how much of a message has been sent. The bar goes with it.
+/// Shows how much of a message has been sent. Dropping it removes the bar.
 #[derive(Debug)]
 pub struct Progress {
     bar: Option<ProgressBar>,
 }
 
 impl Progress {
-    /// A message shorter than this shows none, in octets.
+    /// A shorter message has no bar. In octets.
     pub(super) const LONG: u64 = 1024 * 1024;
 
-    /// Of so many octets, where they are to be shown.
+    /// A bar for this many octets, if one is to be shown.
     pub(super) fn new(octets: Option<u64>) -> Self {
         let octets = octets.filter(|&octets| octets >= Self::LONG);
         Self {
@@ -37,7 +37,7 @@ impl Progress {
         }
     }
 
-    /// So many more octets are sent.
+    /// This many more octets were sent.
     pub fn advance(&mut self, octets: usize) {
         if let Some(bar) = &self.bar {
             bar.inc(octets as u64);

@@ -1,4 +1,4 @@
-//! What is refused before anything is sent, and errors in the words of the options.
+//! Errors before anything is sent, and errors in the words of the options.
 
 use std::fmt;
 use std::io;
@@ -20,7 +20,7 @@ pub(super) fn bad_file(path: &Path, error: &io::Error) -> Error {
     refused(Cause::Local(format!("{}: {error}", path.display()).into()))
 }
 
-/// What errors name for those who call the adapter, and the options that do it here.
+/// Names in the adapter's errors, and the options that replace them here.
 const OPTIONS: [(&str, &str); 7] = [
     (
         "(client_certificate_pem)",
@@ -37,11 +37,10 @@ const OPTIONS: [(&str, &str); 7] = [
     ("(TlsPolicy::Implicit,", "(--tls implicit,"),
 ];
 
-/// What comes after the reply to a BDAT that the server may not know.
+/// The text after the reply to a BDAT that the server may not know.
 const UNKNOWN_CHUNKS: &str = "; it offers CHUNKING and may not know it: set ";
 
-/// The line of an error, which tells a caller of functions what to do, for a user of options. What the server said in
-/// it stays as it is.
+/// The line of an error, with options instead of functions. The server's own words stay as they are.
 pub(super) fn for_users(error: &Error, line: &str) -> String {
     if error.reply().is_some() {
         let cause = error.cause.to_string();

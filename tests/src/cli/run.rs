@@ -1,4 +1,4 @@
-//! The messages in their order, over one session or more, and a line for each.
+//! The messages in their order, over one or more sessions, with a line for each.
 
 use smtp_proto::{Cause, Error, Outcome, Report, Stage};
 
@@ -11,22 +11,22 @@ use super::verdict::{Ending, SessionFacts};
 pub struct Run<'a> {
     printer: Printer<'a>,
     items: &'a [Result<Item, Error>],
-    /// All of them, as often as `--repeat` says.
+    /// The number of messages, including `--repeat`.
     count: usize,
-    /// So many are reported.
+    /// How many are reported.
     reported: usize,
-    /// Of the sessions before this one.
+    /// The facts of the earlier sessions.
     before: SessionFacts,
-    /// Of all sessions.
+    /// The facts of all sessions.
     facts: SessionFacts,
-    /// A message of this session is reported.
+    /// This session has reported a message.
     has_progress: bool,
-    /// What is left goes over another session.
+    /// The messages that are left go over another session.
     again: bool,
 }
 
 impl<'a> Run<'a> {
-    /// Of what [`Options::prepare`](super::Options::prepare) made.
+    /// A run over the result of [`Options::prepare`](super::Options::prepare).
     pub fn new(printer: Printer<'a>, items: &'a [Result<Item, Error>]) -> Self {
         Self {
             count: items.len() * printer.repeat(),
@@ -40,7 +40,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Whether a message is left that can be sent. Those before it are reported.
+    /// Whether a message is left that can be sent. The bad ones before it are reported.
     pub fn has_more(&mut self) -> bool {
         while self.reported < self.count {
             match &self.items[self.reported % self.items.len()] {
@@ -51,14 +51,14 @@ impl<'a> Run<'a> {
         false
     }
 
-    /// What is left and can be sent.
+    /// The messages that are left and can be sent.
     pub fn rest(&self) -> impl Iterator<Item = &'a Item> + use<'a> {
         let (items, count) = (self.items, self.count);
         (self.reported..count).filter_map(|n| items[n % items.len()].as_ref().ok())
     }
 
-    /// The next of [`rest`](Self::rest) has ended. Where it did not get its turn because a message before it ended
-    /// the session, it is left for another session, and this is false.
+    /// The next one of [`rest`](Self::rest) has ended. Returns false if an earlier message has ended the session.
+    /// This one is then left for another session.
     pub fn finished(&mut self, report: Report, facts: &SessionFacts) -> bool {
         let Some(item) = self.rest().next() else {
             return false;
@@ -80,7 +80,7 @@ impl<'a> Run<'a> {
         true
     }
 
-    /// The session has ended. What is left is reported, unless another session is to have it.
+    /// The session has ended. Reports the messages that are left, unless another session will send them.
     pub fn session_over(&mut self, end: Option<Error>, facts: &SessionFacts) {
         self.note(facts);
         self.again |= self.has_progress && end.as_ref().is_some_and(is_of_a_message);
@@ -91,18 +91,18 @@ impl<'a> Run<'a> {
         (self.again, self.has_progress) = (false, false);
     }
 
-    /// No session came about.
+    /// A session could not be opened.
     pub fn failed(&mut self, error: &smtp_adapter::Error) {
         self.note(&SessionFacts::failed(error));
         self.report_rest(|_| error.into());
     }
 
-    /// No session can be asked for.
+    /// The settings do not allow a session.
     pub fn refuse(&mut self, error: &Error) {
         self.report_rest(|_| error.clone().into());
     }
 
-    /// Prints what all came to, and gives the exit code.
+    /// Prints the summary, and returns the exit code.
     pub fn conclude(self) -> std::process::ExitCode {
         self.printer.conclude(&self.facts)
     }
@@ -129,7 +129,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Whether it was a message of ours that could not be sent to its end, and with it ended the session.
+/// Whether one of our messages could not be sent to its end, which ended the session.
 fn is_of_a_message(error: &Error) -> bool {
     error.stage == Stage::Body && matches!(error.cause, Cause::Local(_) | Cause::Body(_))
 }

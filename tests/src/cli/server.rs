@@ -1,4 +1,4 @@
-//! How the options describe the session with a server.
+//! The server and its session, from the options.
 
 use std::os::unix::net::SocketAddr;
 use std::path::Path;
@@ -11,17 +11,17 @@ use smtp_proto::{Cause, Channel, Credentials, Error, Timeouts, TlsPolicy};
 use super::options::{AuthMechanism, Chunking, Options, Tls};
 use super::refusal::{bad_file, refused};
 
-/// The server at this address, as the options describe the session with it. `own_pem` is the certificate of the
-/// receiving server, where it is ours.
+/// The server at this address, with the settings of the options. `own_pem` is the certificate of our own receiving
+/// server, if it is the target.
 ///
 /// # Errors
-/// A file of certificates that cannot be used.
+/// A file of certificates cannot be used.
 pub fn server_for(
     options: &Arc<Options>,
     address: &str,
     own_pem: Option<&str>,
 ) -> Result<Server, Error> {
-    // What stands before an @ may be a password, and is not shown.
+    // The text before an @ may be a password, so it is not shown.
     if address.contains('@') {
         let message =
             "--server is HOST or HOST:PORT; the user and the password have options of their own";
@@ -29,7 +29,7 @@ pub fn server_for(
     }
     let server = match &options.unix {
         Some(path) => {
-            // One that no socket can have.
+            // The path is not valid for a socket.
             SocketAddr::from_pathname(path).map_err(|error| bad_file(path, &error))?;
             Server::unix(path)
         }
@@ -58,7 +58,7 @@ pub fn server_for(
     if options.lmtp {
         server = server.lmtp();
     }
-    // We know our own server: its name is localhost and its certificate was made a moment ago.
+    // The name of our own server is localhost, and its certificate is new.
     if let Some(name) = options.tls_name.as_deref().or(own_pem.map(|_| "localhost")) {
         server = server.server_name(name);
     }
@@ -72,7 +72,7 @@ pub fn server_for(
             .map_err(|error| in_options(&error))?;
     }
     if options.tls_name.is_some() || options.client_cert.is_some() {
-        // A bad one is found now, and not when a server wants to encrypt.
+        // Reports a bad file now, and not when a server offers TLS.
         let channel = match options.unix {
             Some(_) => Channel::Local,
             None => Channel::Network,
@@ -88,7 +88,7 @@ pub fn server_for(
     Ok(server)
 }
 
-/// The adapter names its functions, and whoever reads this has options.
+/// Replaces the adapter's functions by options.
 fn in_options(error: &smtp_adapter::Error) -> Error {
     let error = error.error().clone();
     let Cause::Settings(text) = &error.cause else {
@@ -109,7 +109,7 @@ fn in_options(error: &smtp_adapter::Error) -> Error {
 }
 
 impl Options {
-    /// The engine's TLS policy, where one was chosen.
+    /// The engine's TLS policy, if one was chosen.
     pub fn tls_policy(&self) -> Option<TlsPolicy> {
         self.tls.map(|tls| match tls {
             Tls::None => TlsPolicy::Never,
@@ -119,7 +119,7 @@ impl Options {
         })
     }
 
-    /// Whether there is no session without TLS.
+    /// Whether a session needs TLS.
     pub(super) fn demands_tls(&self) -> bool {
         match self.tls {
             Some(tls) => matches!(tls, Tls::Required | Tls::Implicit),
@@ -134,7 +134,7 @@ impl Options {
         }
     }
 
-    /// The engine's way to send bodies.
+    /// The engine's setting for BDAT.
     pub fn chunking(&self) -> smtp_proto::Chunking {
         match self.chunking {
             Chunking::Auto => smtp_proto::Chunking::Auto,
@@ -157,7 +157,7 @@ impl Options {
         timeouts
     }
 
-    /// How to log in, if at all.
+    /// How to log in. `None` without a login.
     pub fn credentials(&self) -> Option<Credentials> {
         let user = self.auth_user.as_deref();
         let login = user.zip(self.auth_password.as_deref());
@@ -190,7 +190,7 @@ impl Options {
     /// The certificates of `--ca-file`.
     ///
     /// # Errors
-    /// A file that cannot be read.
+    /// A file cannot be read.
     pub fn ca_pem(&self) -> Result<Option<Vec<u8>>, Error> {
         let Some(path) = &self.ca_file else {
             return Ok(None);
@@ -233,7 +233,7 @@ mod tests {
             let flags = ["send"].into_iter().chain(flags).chain([seconds]);
             Options::try_parse_from(flags).unwrap().timeouts()
         };
-        // The server may have lost what overlaps, and the wait for that is short already.
+        // A server may have lost the overlapping commands. The timeout for them is short already.
         for (seconds, overlap) in [("0.5", 0.5), ("19", 19.0), ("20", 20.0), ("300", 20.0)] {
             let (timeouts, reply) = (timeouts(seconds), seconds.parse().unwrap());
             assert_eq!(timeouts.mail, Duration::from_secs_f64(reply));

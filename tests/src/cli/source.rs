@@ -1,4 +1,4 @@
-//! Where a message lies, and whether it is still what it was.
+//! The source of a message, and whether it has changed.
 
 use std::cell::RefCell;
 use std::fs::{File, Metadata};
@@ -6,14 +6,14 @@ use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Where a message lies.
+/// The source of a message.
 #[derive(Debug)]
 pub enum Source {
     /// Inside the program.
     Sample(&'static [u8]),
     /// In a file.
     File(RegularFile),
-    /// In what is no regular file, or on standard input.
+    /// In a file that is not regular, or on standard input.
     Once(Once),
 }
 
@@ -45,7 +45,7 @@ pub(super) fn file_id(metadata: &Metadata) -> FileId {
     (metadata.dev(), metadata.ino())
 }
 
-/// What is known of a regular file without reading it.
+/// The facts of a regular file that are known without reading it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Seen {
     id: FileId,
@@ -61,7 +61,7 @@ impl Seen {
     }
 }
 
-/// A file that was looked at, and is opened anew each time that it is sent.
+/// A file that was read once, and is opened again each time it is sent.
 #[derive(Debug)]
 pub struct RegularFile {
     pub(super) path: PathBuf,
@@ -69,39 +69,39 @@ pub struct RegularFile {
 }
 
 impl RegularFile {
-    /// Where it lies.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Takes what was opened there, if it is still the file whose size the envelope declares.
+    /// Checks that the opened file is still the one whose size the envelope declares.
     ///
     /// # Errors
-    /// It is another one, or it has grown or shrunk.
+    /// It is another file, or its size has changed.
     pub fn check(&self, opened: &Metadata) -> io::Result<()> {
         match Seen::of(opened) == self.seen {
             true => Ok(()),
             false => {
-                let message = format!("{} has changed since it was looked at", self.path.display());
+                let message = format!("{} has changed since it was read", self.path.display());
                 Err(io::Error::new(io::ErrorKind::InvalidData, message))
             }
         }
     }
 }
 
-/// A pipe or the like, which cannot be read again.
+/// A pipe or similar, which can only be read once.
 #[derive(Debug)]
 pub struct Once {
     name: String,
     stream: RefCell<Option<Stream>>,
 }
 
-/// Where it is.
+/// The stream, or its path.
 #[derive(Debug)]
 pub enum Stream {
-    /// It is open: standard input.
+    /// It is open, such as standard input.
     Open(File),
-    /// To be opened when it is wanted.
+    /// It is opened when it is needed.
     At(PathBuf),
 }
 

@@ -1,4 +1,4 @@
-//! Where the messages go: to a server that is named, or to our own.
+//! The target of the messages: the named server, or our own.
 
 use smtp_proto::{Cause, Error};
 
@@ -8,8 +8,7 @@ use super::refusal::refused;
 use crate::servers::receiver;
 
 impl Options {
-    /// The server to send to: the one that is named, or the example's own receiving server, which is
-    /// started.
+    /// The server to send to. Without a named one, it starts the example's own receiving server.
     ///
     /// # Errors
     /// The server cannot be started.
@@ -45,10 +44,10 @@ impl Options {
     }
 }
 
-/// Where the messages go.
+/// The target of the messages.
 #[derive(Debug)]
 pub struct Target {
-    /// As `--server` has it; empty where `--unix` says it.
+    /// The value of `--server`. Empty with `--unix`.
     pub address: String,
     receiver: Option<receiver::Receiver>,
 }
@@ -61,7 +60,7 @@ impl Target {
             .map(receiver::Receiver::certificate_pem)
     }
 
-    /// Says what our own receiving server has taken.
+    /// Prints what our own receiving server has taken.
     pub fn say_where(&self, options: &Options) {
         let messages = self
             .receiver

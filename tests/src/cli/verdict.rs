@@ -1,4 +1,4 @@
-//! What became of a message and of each recipient, in the words of the JSON object.
+//! The result of a message and of each recipient, in the words of the JSON object.
 
 use smtp_adapter::TlsInfo;
 use smtp_proto::error::Retry;
@@ -7,19 +7,19 @@ use smtp_proto::{Cause, Error, Outcome, Reply, Report, Stage};
 use super::options::Options;
 use super::refusal::for_users;
 
-/// What is known of the session, at its end.
+/// The facts about a session, at its end.
 #[derive(Clone, Debug, Default)]
 pub struct SessionFacts {
-    /// How it was encrypted, if it was.
+    /// How it was encrypted. `None` if it was not.
     pub tls: Option<TlsInfo>,
     /// Its round trips.
     pub round_trips: u64,
-    /// Overlap was chosen, and the server does not take it.
+    /// Overlap was chosen, but the server does not take it.
     pub overlap_broken: bool,
 }
 
 impl SessionFacts {
-    /// Of a session that did not come about.
+    /// The facts about a session that could not be opened.
     pub fn failed(error: &smtp_adapter::Error) -> Self {
         Self {
             tls: error.tls_info().cloned(),
@@ -29,8 +29,8 @@ impl SessionFacts {
     }
 }
 
-/// How a message ended: its report, or the error that left none, with the whole line about it where more
-/// is known than its `Display` says.
+/// The ending of a message: its report, or an error. The error may have a whole line that tells more than its
+/// `Display`.
 #[derive(Clone, Debug)]
 pub struct Ending(pub Result<Report, (Error, Option<String>)>);
 
@@ -68,7 +68,7 @@ impl Ending {
     }
 }
 
-/// What became of one recipient, in the words of the JSON object.
+/// The result of one recipient, in the words of the JSON object.
 #[derive(Clone, Debug)]
 pub(super) struct Verdict {
     pub(super) outcome: &'static str,
@@ -77,7 +77,7 @@ pub(super) struct Verdict {
     pub(super) maybe_delivered: bool,
     /// The server was not asked.
     not_attempted: bool,
-    /// It was the message or the command line that could not be sent, not a policy that forbade it.
+    /// The message or the command line is the reason, and not a policy.
     bad_input: bool,
     pub(super) line: String,
 }
@@ -99,20 +99,20 @@ impl Verdict {
         let tls_demanded = options.demands_tls();
         let outcome = match (&error.cause, error.outcome) {
             (Cause::AllOrNothing, _) => "refused",
-            // What kept it from being attempted was about something else.
+            // The reason that it was not attempted is not about this message.
             (_, Outcome::NotAttempted) => "temporary",
             (Cause::Protocol(_), _) => "protocol",
             (_, Outcome::InDoubt) => "temporary",
             (Cause::TlsFailed(_) | Cause::TlsMisconfigured(_), _) if tls_demanded => "refused",
             // The message could not be read to its end.
             (Cause::Local(_), Outcome::Transient) => "temporary",
-            // A server that takes no mail now. It says nothing about the message.
+            // A server that takes no mail now. It does not judge the message.
             (_, Outcome::Permanent) if error.retry() == Retry::Later => "temporary",
             (cause, _) if cause.is_refusal() => "refused",
             (_, Outcome::Permanent) => "permanent",
             _ => "temporary",
         };
-        // The server answered something else, if anything, and not this message.
+        // If the server has replied at all, it was not to this message.
         let is_unanswered = match error.outcome {
             Outcome::NotAttempted => true,
             Outcome::InDoubt => matches!(error.cause, Cause::Rejected(_)),
@@ -134,8 +134,8 @@ impl Verdict {
         self.outcome != "success"
     }
 
-    /// What it is as far as the exit code goes, in the order in which failures speak for others: first what is
-    /// in doubt, then what could still change, and bad input last.
+    /// Its rank among failures, for the exit code. Failures in doubt come first, then those that may still change,
+    /// and bad input last.
     pub(super) fn kind(&self) -> (bool, usize, bool) {
         let order = ["protocol", "temporary", "permanent", "refused"];
         let rank = order
@@ -145,12 +145,12 @@ impl Verdict {
         (!self.maybe_delivered, rank, self.bad_input)
     }
 
-    /// The failure that speaks for all.
+    /// The failure that decides for all.
     pub(super) fn decisive<'a>(failures: impl IntoIterator<Item = &'a Self>) -> Option<&'a Self> {
         failures.into_iter().min_by_key(|failure| failure.kind())
     }
 
-    /// The exit code of sysexits.h, where this failure speaks for all, and whether somebody got a message.
+    /// The exit code of sysexits.h, if this failure decides and some recipients may have the message.
     pub(super) fn exit_code(&self, is_partial: bool) -> u8 {
         match self.outcome {
             "temporary" => 75,
@@ -164,7 +164,7 @@ impl Verdict {
     }
 }
 
-/// One word for all, where this failure speaks for those that failed.
+/// One word for all, if this failure decides.
 pub(super) fn overall(decisive: Option<&Verdict>, is_partial: bool) -> &'static str {
     match decisive {
         None => "success",
@@ -173,7 +173,7 @@ pub(super) fn overall(decisive: Option<&Verdict>, is_partial: bool) -> &'static 
     }
 }
 
-/// What became of a message as a whole: the word for it, and what the summary counts.
+/// The fate of a whole message: its word, and its place in the summary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     Delivered,
@@ -202,7 +202,7 @@ impl Fate {
         };
         match decisive.outcome {
             _ if failures().count() < verdicts.len() => Self::PartlyDelivered,
-            // What is in doubt decides before all else.
+            // A doubt decides first.
             _ if decisive.maybe_delivered => Self::InDoubt,
             _ if failures().all(|failure| failure.not_attempted) => Self::NotAttempted,
             "temporary" | "protocol" => Self::Deferred,

@@ -1,5 +1,5 @@
-//! The floor: what the delivery of many messages over one session costs where nothing is decided, nothing
-//! is checked and nothing can go wrong. Hand-written calls of `write` and `read`, with the same octets.
+//! The floor: the least cost of many messages over one session, without decisions, checks or errors. It is
+//! hand-written calls of `write` and `read`, with the same octets.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -12,10 +12,10 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// Connects, and says EHLO.
+    /// Connects, and sends EHLO.
     ///
     /// # Errors
-    /// Those of the socket.
+    /// An error of the socket.
     pub fn connect(server: &str) -> io::Result<Self> {
         let stream = TcpStream::connect(server)?;
         stream.set_nodelay(true)?;
@@ -29,11 +29,11 @@ impl Floor {
         Ok(floor)
     }
 
-    /// Sends `messages` times the same message: its envelope in one write and its body in another. `body`
-    /// is as it goes over the wire, its dot included.
+    /// Sends the same message `messages` times: its envelope in one write and its body in another. `body` is in the
+    /// form of the wire, with its dot.
     ///
     /// # Errors
-    /// Those of the socket.
+    /// An error of the socket.
     pub fn deliver(&mut self, messages: usize, recipients: usize, body: &[u8]) -> io::Result<()> {
         let envelope = envelope(recipients);
         for _ in 0..messages {
@@ -48,7 +48,7 @@ impl Floor {
     /// The same with each body and the next envelope in one write.
     ///
     /// # Errors
-    /// Those of the socket.
+    /// An error of the socket.
     pub fn deliver_overlapping(
         &mut self,
         messages: usize,
@@ -67,7 +67,7 @@ impl Floor {
         self.read_lines(1)
     }
 
-    /// Reads replies of one line each, and nothing behind them.
+    /// Reads replies of one line each, and nothing after them.
     fn read_lines(&mut self, count: usize) -> io::Result<()> {
         let mut lines = 0;
         while lines < count {

@@ -1,5 +1,5 @@
-//! Loads of mail for the benchmarks, and the ways to deliver them: by the engine alone, by the blocking
-//! and by the tokio adapter.
+//! Loads of mail for the benchmarks, and ways to deliver them: by the engine alone, by the blocking adapter, and by
+//! the tokio adapter.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -27,8 +27,8 @@ pub fn envelope(recipients: usize) -> Envelope {
     Envelope::new(SENDER, (0..recipients).map(recipient)).expect("these are addresses")
 }
 
-/// A message of about so many octets: lines of 76 columns that end in CRLF, none of which begins with a
-/// dot, so that on the wire only [`END`] is added to it.
+/// A message of about this many octets: lines of 76 columns that end in CRLF. No line begins with a dot, so the wire
+/// adds only [`END`].
 pub fn body(octets: usize) -> Vec<u8> {
     let mut body = b"Subject: load\r\n\r\n".to_vec();
     let alphabet: Vec<u8> = (b'a'..=b'z')
@@ -45,23 +45,23 @@ pub fn body(octets: usize) -> Vec<u8> {
     body
 }
 
-/// What ends such a message on the wire.
+/// The end of such a message on the wire.
 pub const END: &[u8] = b".\r\n";
 
 /// How messages share sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Way {
-    /// A session for each message, and QUIT behind it.
+    /// A session for each message, with QUIT at its end.
     Single,
     /// All in one session.
     Bulk,
-    /// All in one session, each envelope behind the end of the message before it.
+    /// All in one session, each envelope after the end of the message before it.
     Overlap,
-    /// All in one session, by BDAT where the others use DATA.
+    /// All in one session, by BDAT instead of DATA.
     Chunks,
     /// The same, each body in one batch with its envelope.
     Eager,
-    /// The same, and each envelope behind the message before it.
+    /// The same, with each envelope after the message before it.
     EagerOverlap,
 }
 
@@ -102,19 +102,19 @@ impl fmt::Display for Way {
     }
 }
 
-/// The same message so many times.
+/// The same message, sent this many times.
 #[derive(Debug)]
 pub struct Load {
-    /// One for each message, made beforehand.
+    /// One for each message, made in advance.
     pub envelopes: Vec<Envelope>,
-    /// What each holds.
+    /// The body of each.
     pub body: Vec<u8>,
     /// How they share sessions.
     pub way: Way,
 }
 
 impl Load {
-    /// `messages` of about `octets` to so many recipients.
+    /// `messages` of about `octets`, to this many recipients.
     pub fn new(messages: usize, recipients: usize, octets: usize, way: Way) -> Self {
         Self {
             envelopes: vec![envelope(recipients); messages],
@@ -124,16 +124,15 @@ impl Load {
     }
 }
 
-/// What is called with each report that comes. It panics where the message was not delivered.
+/// Called for each report. It panics if the message was not delivered.
 fn delivered(report: &Report) {
     assert!(report.is_success(), "{:?}", report.recipients);
 }
 
-/// Delivers by the blocking adapter. Calls `on_report` at each report, and returns the number of round
-/// trips.
+/// Delivers by the blocking adapter. Calls `on_report` for each report, and returns the number of round trips.
 ///
 /// # Panics
-/// Something was not delivered.
+/// A message was not delivered.
 pub fn by_blocking(server: &str, load: Load, mut on_report: impl FnMut()) -> u64 {
     let Load {
         envelopes,
@@ -165,10 +164,10 @@ pub fn by_blocking(server: &str, load: Load, mut on_report: impl FnMut()) -> u64
     session.round_trips()
 }
 
-/// Delivers by the tokio adapter, in a runtime of one thread, and else as [`by_blocking`].
+/// Delivers by the tokio adapter, in a runtime of one thread, otherwise like [`by_blocking`].
 ///
 /// # Panics
-/// Something was not delivered.
+/// A message was not delivered.
 pub fn by_tokio(server: &str, load: Load, mut on_report: impl FnMut()) -> u64 {
     let Load {
         envelopes,
@@ -218,10 +217,10 @@ pub fn by_tokio(server: &str, load: Load, mut on_report: impl FnMut()) -> u64 {
     })
 }
 
-/// Delivers by the engine alone, to a peer in memory, and else as [`by_blocking`].
+/// Delivers by the engine alone, to a peer in memory, otherwise like [`by_blocking`].
 ///
 /// # Panics
-/// Something was not delivered, or the engine counts its round trips wrong.
+/// A message was not delivered, or the engine counts its round trips wrong.
 pub fn by_engine(load: Load, mut on_report: impl FnMut()) -> u64 {
     let Load {
         envelopes,
@@ -266,8 +265,7 @@ fn in_memory(
     let (mut round_trips, mut events) = (0, VecDeque::new());
     peer.greet(&mut replies);
     loop {
-        // What the peer says to all that it was told is one round trip.
-        // The reply to QUIT is not waited for.
+        // All replies to one batch are one round trip. The reply to QUIT is not waited for.
         if !replies.is_empty() && !engine.is_closed() {
             round_trips += 1;
             engine.handle_input(now, &replies);
@@ -304,7 +302,7 @@ fn in_memory(
             transmit(&mut engine, now, body, &mut wire);
             engine.finish_body().expect("the body is wanted");
             transmit(&mut engine, now, &[], &mut wire);
-            // The next body is wanted when its event was polled.
+            // The next body is wanted after its event was polled.
             take_events(&mut engine, &mut events);
         }
         peer.take(&wire, &mut replies);
@@ -316,7 +314,7 @@ fn take_events(engine: &mut Connection, events: &mut VecDeque<Event>) {
     events.extend(std::iter::from_fn(|| engine.poll_event()));
 }
 
-/// Takes what the engine has to send, and of `body` what it wants.
+/// Takes the engine's octets, and as much of `body` as it wants.
 fn transmit(
     engine: &mut Connection,
     now: smtp_proto::Instant,
@@ -332,25 +330,24 @@ fn transmit(
     }
 }
 
-/// What many sessions at the same time came to. A probe is whatever the caller measures.
+/// The result of many sessions at the same time. A probe is a measurement of the caller's.
 #[derive(Debug)]
 pub struct Sessions<P> {
-    /// Before the first of them, when all were open, and when all messages were delivered and all sessions
-    /// still open.
+    /// Three probes: before the first session, with all open, and with all messages delivered and all still open.
     pub probes: [P; 3],
-    /// How long it took to open them all, and then to deliver everything.
+    /// The time to open them all.
     pub opening: Duration,
-    /// The same for the messages.
+    /// The time to deliver all messages.
     pub delivery: Duration,
 }
 
-/// Connections that are being opened at the same time: more would overflow the queue of a listener.
+/// Connections that are opened at the same time. More would overflow the queue of a listener.
 const OPENING: usize = 512;
 
-/// Opens so many sessions in one runtime, and when all are open, delivers so many messages in each.
+/// Opens this many sessions in one runtime. When all are open, it delivers this many messages in each.
 ///
 /// # Errors
-/// The first failure of any.
+/// The first failure.
 pub fn many_sessions<P>(
     server: &str,
     sessions: usize,
@@ -417,7 +414,8 @@ struct Client {
 }
 
 impl Client {
-    /// One session: opened, told so, and when all are; then its messages, and the same again.
+    /// One session: it opens, reports that, and waits for all. Then it sends its messages, reports that, and waits
+    /// again.
     async fn run(
         &self,
         step: &mpsc::Sender<Result<(), String>>,
@@ -428,7 +426,7 @@ impl Client {
             .acquire()
             .await
             .map_err(|error| error.to_string())?;
-        // In boxes that are gone afterwards: only the session is to be measured.
+        // Boxes are gone afterwards, so that only the session is measured.
         let mut session = Box::pin(smtp_tokio::Session::connect(&self.server))
             .await
             .map_err(|error| error.to_string())?;
@@ -463,8 +461,8 @@ impl Client {
     }
 }
 
-/// How long the calling thread, which must be the first of its process, has run on a processor, from
-/// Linux's `/proc`; none elsewhere. Waiting, and being waited for, are not in it.
+/// The processor time of the calling thread, which must be the first of its process, from Linux's `/proc`. Waiting
+/// does not count. `None` on other systems.
 pub fn processor_time() -> Option<Duration> {
     let schedstat = std::fs::read_to_string("/proc/self/schedstat").ok()?;
     schedstat
@@ -475,7 +473,7 @@ pub fn processor_time() -> Option<Duration> {
         .map(Duration::from_nanos)
 }
 
-/// The resident memory of a process in octets, from Linux's `/proc`; none elsewhere.
+/// The resident memory of a process in octets, from Linux's `/proc`. `None` on other systems.
 pub fn resident(process: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status

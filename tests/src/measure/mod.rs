@@ -1,4 +1,4 @@
-//! What the benchmarks measure: loads of mail, each way to deliver them, and the least that it can cost.
+//! The subject of the benchmarks: loads of mail, each way to deliver them, and the least cost.
 
 pub mod floor;
 pub mod load;

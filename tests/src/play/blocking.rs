@@ -1,11 +1,11 @@
 //! Plays a transcript against the blocking adapter.
 //!
-//! Three things look different from here, and are translated:
+//! Three things differ here, and are translated:
 //!
-//! - A message or a request that is begun when the session is over has no report, only the session's error:
-//!   that must be one of a message that was not attempted.
-//! - The end of a session is seen by making one more request: a message would only be *not attempted*.
-//! - What the adapter has gathered of a body that turns out to be forbidden is not sent at all.
+//! - A message or a request that begins after the end of the session has no report, only the session's error. It must
+//!   be the error of a message that was not attempted.
+//! - The end of a session is found by one more request. A message would only be *not attempted*.
+//! - Gathered octets of a forbidden body are not sent at all.
 
 use std::io::BufReader;
 use std::net::TcpStream;
@@ -22,7 +22,7 @@ use crate::transcript::{Failure, Job, Message, Observed, Transcript};
 /// Plays a transcript, and checks all that it expects.
 ///
 /// # Errors
-/// The first difference: in what the client says to the server, or in what it reports.
+/// The first difference, in the client's octets or in its reports.
 pub fn play(transcript: &Transcript, way: Way) -> Result<(), Failure> {
     scripted::play(transcript, End::Whole, |socket, cues| {
         run_client(transcript, socket, way, cues)
@@ -56,8 +56,8 @@ fn run_client(
     traces.check(transcript, observed)
 }
 
-/// Sends each message when the one before is decided, and quits with the last. Returns the session,
-/// unless no message was the last, and it went with its quit.
+/// Sends each message after the one before is decided, and quits with the last. Returns the session, unless quit has
+/// consumed it.
 fn send_one_by_one(
     transcript: &Transcript,
     mut session: Session,
@@ -99,7 +99,7 @@ fn ask(session: &mut Session, request: Request) -> Option<Result<smtp_proto::Rep
     }
 }
 
-/// Returns the session if it has ended before.
+/// Returns the session if it had ended before.
 fn quit(mut session: Session) -> Option<Session> {
     if session.is_usable() {
         session.quit();
@@ -120,7 +120,7 @@ fn send_bulk(transcript: &Transcript, mut session: Session, observed: &mut Obser
     session
 }
 
-/// Sends when the conversation comes to it. Returns the session, unless it went with its quit.
+/// Sends when the conversation demands it. Returns the session, unless quit has consumed it.
 fn send_when_told(
     transcript: &Transcript,
     mut session: Session,
@@ -144,18 +144,18 @@ fn send_when_told(
     Some(session)
 }
 
-/// A reader of pieces so small that the dots and line ends of the body are cut apart.
+/// A reader of small pieces, so that dots and line ends of the body are cut apart.
 fn content(message: &Message) -> BufReader<&[u8]> {
     BufReader::with_capacity(7, &message.body)
 }
 
-/// How the session has ended, if it has.
+/// How the session has ended. `None` if it has not.
 fn end(mut session: Session) -> Option<Result<(), Error>> {
     if session.is_usable() {
         return None;
     }
     match session.end()? {
-        // It was we who ended it.
+        // The client has ended it.
         error if error.cause == Cause::Misuse(Misuse::Closed) => Some(Ok(())),
         error => Some(Err(error)),
     }

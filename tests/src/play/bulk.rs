@@ -5,19 +5,19 @@ use std::future::poll_fn;
 use futures_core::Stream;
 use smtp_proto::{Cause, Envelope, Error, Outcome, Report, Stage};
 
-/// What a bulk delivery came to.
+/// The result of a bulk delivery.
 #[derive(Debug)]
 pub struct Delivery {
-    /// One for each message; those that were not submitted are not attempted.
+    /// One for each message. Messages that were not submitted are not attempted.
     pub reports: Vec<Report>,
-    /// After the session was open.
+    /// Counted after the session was open.
     pub round_trips: u64,
-    /// As the session said at its end.
+    /// The session's answer at its end.
     pub overlap_broken: bool,
 }
 
 impl Delivery {
-    /// By smtp-blocking.
+    /// Delivers by smtp-blocking.
     pub fn by_blocking(
         mut session: smtp_blocking::Session,
         messages: &[(Envelope, Vec<u8>)],
@@ -39,7 +39,7 @@ impl Delivery {
         }
     }
 
-    /// By smtp-tokio.
+    /// Delivers by smtp-tokio.
     pub async fn by_tokio(
         mut session: smtp_tokio::Session,
         messages: &[(Envelope, Vec<u8>)],
@@ -67,7 +67,7 @@ impl Delivery {
     }
 }
 
-/// The report of a message that was not submitted, because the session had ended so.
+/// The report of a message that was not submitted, because the session had ended with this error.
 pub fn not_attempted(envelope: &Envelope, end: Option<Error>) -> Report {
     let unknown = || Error::new(Stage::Local, Outcome::NotAttempted, Cause::Disconnected);
     let error = end.unwrap_or_else(unknown);

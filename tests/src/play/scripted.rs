@@ -1,5 +1,5 @@
-//! The scripted server that the adapters' players share: it plays the server's part of a transcript on a
-//! loopback socket, with real pauses and real TLS handshakes, and checks the client's part.
+//! The scripted server of the adapters' players. It plays the server's part of a transcript on a loopback socket,
+//! with real pauses and real TLS handshakes. It checks the client's part.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -20,22 +20,22 @@ use crate::transcript::{Action, Failure, Message, Observed, Transcript, differen
 /// The name in the server's certificate.
 pub(crate) const SERVER_NAME: &str = "mx.example.net";
 
-/// How long the server waits for anything, so that a broken client cannot hang the tests. It is more
-/// than any timeout that a transcript lets pass.
+/// How long the server waits at most, so that a broken client cannot hang the tests. It is longer than any timeout in
+/// a transcript.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How the application sends its messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// Each when the one before is decided, by `Session::send` and `send_last`.
+    /// Each after the one before is decided, by `Session::send` and `send_last`.
     OneByOne,
     /// All by `Session::send_all`.
     Bulk,
 }
 
 impl Way {
-    /// Whether this transcript can be played this way: overlap and messages that are opened again exist in
-    /// bulk alone; cues, requests and messages that cannot be opened again one by one.
+    /// Whether this transcript can be played this way. Overlap and messages that are opened again need bulk. Cues,
+    /// requests and messages that cannot be opened again need one by one.
     pub fn suits(self, transcript: &Transcript) -> bool {
         match self {
             Self::OneByOne => {
@@ -54,7 +54,7 @@ impl Way {
 /// Plays a transcript with this client, and checks all that it expects.
 ///
 /// # Errors
-/// The first difference: in what the client says to the server, or in what it reports.
+/// The first difference, in the client's octets or in its reports.
 pub(crate) fn play(
     transcript: &Transcript,
     end: End,
@@ -87,7 +87,7 @@ pub(crate) fn play(
         });
         match (served, checked) {
             (Err(mut failure), Err(also)) => {
-                // What the client made of it often explains it.
+                // The client's result often explains the failure.
                 failure.message += &format!("\n  and then {also}");
                 Err(failure)
             }
@@ -96,22 +96,22 @@ pub(crate) fn play(
     })
 }
 
-/// What a server is told that plays for a client which may be cut off anywhere.
+/// How far a server must get with a client that may be cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// The conversation must be played to its end.
     Whole,
-    /// The client may go at any point, but what it says until then must be the beginning of its part.
+    /// The client may go at any point. Its octets until then must be the beginning of its part.
     Anywhere,
 }
 
-/// What the application is to do next.
+/// The application's next step.
 pub(crate) enum Cue {
     Submit,
     Quit,
 }
 
-/// The server, as a transcript describes the sessions with it.
+/// The server in the words of the adapters, with the settings of a transcript.
 pub(crate) fn server_of(transcript: &Transcript) -> Result<smtp_adapter::Server, Failure> {
     let config = transcript.config.clone();
     let mut server = smtp_adapter::Server::new(SERVER_NAME)
@@ -133,8 +133,8 @@ pub(crate) fn server_of(transcript: &Transcript) -> Result<smtp_adapter::Server,
     if let Some(name) = &transcript.server_name {
         server = server.server_name(name);
     }
-    // The server's certificate is trusted where the transcript says that it is verified, or must not be for
-    // its name alone.
+    // The server's certificate is trusted if the transcript expects it to be verified, or to be refused only for its
+    // name.
     match transcript.server_name.is_some() || transcript.tls_facts.verified {
         true => server
             .trust_pem(certificate().as_bytes())
@@ -143,7 +143,7 @@ pub(crate) fn server_of(transcript: &Transcript) -> Result<smtp_adapter::Server,
     }
 }
 
-/// Collects the conversation as the client shows it, in which no secret may be.
+/// Collects the conversation that the client shows. It must not contain secrets.
 #[derive(Clone, Default)]
 pub(crate) struct Traces(Arc<Mutex<Vec<Trace>>>);
 
@@ -180,7 +180,7 @@ impl Traces {
     }
 }
 
-/// The report of a message, also where its sender had an error.
+/// The report of a message, even if its sender got an error.
 pub(crate) fn report(message: &Message, result: Result<Report, smtp_adapter::Error>) -> Report {
     match result {
         Ok(report) => report,
@@ -192,7 +192,7 @@ pub(crate) fn report(message: &Message, result: Result<Report, smtp_adapter::Err
 }
 
 impl Observed {
-    /// What is seen where no session was opened, for this reason.
+    /// The observation if no session was opened, for this reason.
     pub(crate) fn unopened(transcript: &Transcript, error: &Error) -> Self {
         let messages = transcript.messages.iter();
         Self {
@@ -208,7 +208,7 @@ impl Observed {
     }
 }
 
-/// The report of a message that had none.
+/// The report of a message that did not get one.
 fn not_attempted(message: &Message, error: &Error) -> Report {
     Report::not_attempted(message.envelope.clone(), error)
 }
@@ -219,7 +219,7 @@ pub(crate) fn not_asked(error: &Error) -> Option<Result<Reply, Error>> {
     Report::not_attempted(envelope, error).recipients.pop()
 }
 
-/// The certificate in PEM, and the server's side of it; made once.
+/// The certificate in PEM, and the server's settings with it. Made once.
 fn identity() -> &'static (String, Arc<ServerConfig>) {
     static IDENTITY: OnceLock<(String, Arc<ServerConfig>)> = OnceLock::new();
     IDENTITY.get_or_init(|| {
@@ -260,12 +260,12 @@ fn serve(
     for (index, step) in transcript.steps.iter().enumerate() {
         let is_last = index + 1 == transcript.steps.len();
         let cue = |cue| {
-            // If nobody listens, the client has failed, and says so itself.
+            // If nobody listens, the client has failed, and reports that itself.
             let _ = cues.send(cue);
             Ok(())
         };
         let result = match &step.action {
-            // Of a body that is given up, not everything is sent: only its front.
+            // Only the front of an abandoned body is sent.
             Action::Client(expected) => {
                 let front_is_enough = anywhere || (transcript.ends_in_body() && is_last);
                 server.read(expected, front_is_enough)
@@ -288,8 +288,8 @@ fn serve(
                 result => result,
             },
             Action::TlsFailed => {
-                // A server whose TLS does not work: it says so by the alert internal_error. Before the handshake
-                // has begun, that would be something else: an injection.
+                // A server without working TLS sends the alert internal_error. Before the handshake has begun, that
+                // would be an injection.
                 server.deaf = true;
                 let begun = server.receive().or_else(|error| {
                     if anywhere {
@@ -335,12 +335,12 @@ impl<S: Read + Write + Send> Stream for S {}
 
 struct Server {
     socket: TcpStream,
-    /// The same socket, inside TLS after the handshake.
+    /// The socket, and inside TLS after the handshake.
     stream: Box<dyn Stream>,
     received: Vec<u8>,
     /// The client has closed.
     gone: bool,
-    /// What the client says does not matter any more.
+    /// The rest of the client's octets does not matter.
     deaf: bool,
 }
 
@@ -356,7 +356,7 @@ impl Server {
         })
     }
 
-    /// Reads more; false at the end.
+    /// Reads more. False at the end.
     fn receive(&mut self) -> io::Result<bool> {
         let mut buffer = [0; 4096];
         let result = self.stream.read(&mut buffer);
@@ -370,7 +370,7 @@ impl Server {
         Ok(n > 0)
     }
 
-    /// Reads exactly this, or its front before the end, if that is enough.
+    /// Reads exactly these octets, or only their front before the end, if that is enough.
     fn read(&mut self, expected: &[u8], front_is_enough: bool) -> Result<(), String> {
         while self.received.len() < expected.len()
             && self.received == expected[..self.received.len()]
@@ -397,8 +397,8 @@ impl Server {
         }
     }
 
-    /// Nothing more may have come than was read. What is still on its way is not seen here; it is
-    /// against the engine that batches are compared exactly.
+    /// Checks that no further octets have come. Octets that are still on their way are not seen here. The engine's
+    /// player compares batches exactly.
     fn expect_silence(&mut self) -> Result<(), String> {
         let blocking = |yes: bool| {
             self.socket
@@ -415,7 +415,7 @@ impl Server {
         }
     }
 
-    /// The client may be gone, rightly or not: what it says, and what it reports, tells.
+    /// The client may be gone. Its octets and its reports tell whether it should be.
     fn write(&mut self, octets: &[u8]) {
         let _ = self
             .stream
@@ -435,8 +435,8 @@ impl Server {
         Ok(())
     }
 
-    /// Ends our side. The client's octets are still read until it closes too: closing over unread ones
-    /// would reset the connection, and the client might lose what was said before.
+    /// Ends our side. It reads the client's octets until it closes too. Closing with unread octets would reset the
+    /// connection, and the client might lose the last reply.
     fn shut(&mut self) {
         self.deaf = true;
         let _ = self.socket.shutdown(Shutdown::Write);
@@ -455,7 +455,7 @@ impl Server {
                 {
                     return Err("the client does not close the connection".into());
                 }
-                // However it has gone: with a close_notify or without, or by a reset.
+                // It does not matter how it closed: with or without close_notify, or by a reset.
                 Ok(false) | Err(_) => return Ok(()),
             }
         }

@@ -1,4 +1,4 @@
-//! Plays a transcript against the tokio adapter, also with each of its awaits cancelled.
+//! Plays a transcript against the tokio adapter, and again with each of its awaits cancelled.
 //!
 //! What looks different from here than from the engine is translated as in
 //! [`blocking_player`](crate::play::blocking).
@@ -22,15 +22,14 @@ use crate::transcript::{Failure, Job, Message, Observed, Transcript};
 /// Plays a transcript, and checks all that it expects.
 ///
 /// # Errors
-/// The first difference: in what the client says to the server, or in what it reports.
+/// The first difference, in the client's octets or in its reports.
 pub fn play(transcript: &Transcript, way: Way) -> Result<(), Failure> {
     scripted::play(transcript, End::Whole, |socket, cues| {
         run_client(transcript, socket, way, cues, &Fuse::default(), false)
     })
 }
 
-/// Plays a transcript in bulk, and drops the future of each report as often as it has to wait: nothing
-/// may change by that.
+/// Plays a transcript in bulk, and drops the future of each report whenever it waits. That must not change anything.
 ///
 /// # Errors
 /// As [`play`].
@@ -40,12 +39,11 @@ pub fn play_with_dropped_futures(transcript: &Transcript) -> Result<(), Failure>
     })
 }
 
-/// Plays a transcript again and again, each time with the next of its awaits cancelled: the session must
-/// be closed then and say so, and what the server has heard must be the beginning of what it should hear.
-/// Returns how many awaits there were.
+/// Plays a transcript repeatedly, and cancels another one of its awaits each time. The session must then be closed,
+/// and say so. The server must have received the beginning of the expected octets. Returns the number of awaits.
 ///
 /// # Errors
-/// What else was found.
+/// Any other observation.
 pub fn play_with_each_await_cancelled(transcript: &Transcript) -> Result<usize, Failure> {
     for awaits in 0.. {
         let fuse = Fuse::after(awaits);
@@ -62,7 +60,7 @@ pub fn play_with_each_await_cancelled(transcript: &Transcript) -> Result<usize, 
 /// Cancels one await of many.
 #[derive(Default)]
 struct Fuse {
-    /// The awaits that are left before the one that is cancelled.
+    /// How many awaits come before the cancelled one.
     left: Cell<Option<usize>>,
     blown: Cell<bool>,
 }
@@ -79,7 +77,7 @@ impl Fuse {
         self.blown.get()
     }
 
-    /// The future's output, or nothing if it was dropped where it waited.
+    /// The future's output, or `None` if it was dropped while it waited.
     async fn run<T>(&self, future: impl Future<Output = T>) -> Option<T> {
         let mut future = pin!(future);
         poll_fn(|cx| match (future.as_mut().poll(cx), self.left.get()) {
@@ -145,8 +143,8 @@ fn run_client(
     })
 }
 
-/// Sends each message when the one before is decided, and quits with the last. Returns the session,
-/// unless no message was the last, and it went with its quit.
+/// Sends each message after the one before is decided, and quits with the last. Returns the session, unless quit has
+/// consumed it.
 async fn send_one_by_one(
     transcript: &Transcript,
     mut session: Session,
@@ -195,8 +193,7 @@ async fn submit(
                     .await
                 {
                     Some(result) => observed.reports.push(Some(report(message, result))),
-                    // Nothing of it was said: the future was dropped while it looked at what had
-                    // arrived before.
+                    // Nothing of it was sent. The future was dropped while it read earlier input.
                     None if session.is_usable().await => continue,
                     None => must_be_closed(transcript, session).await?,
                 }
@@ -213,7 +210,7 @@ async fn submit(
                 Some(result) => observed
                     .answers
                     .push(Some(result.map_err(|error| error.error().clone()))),
-                // It may be said again: unlike half a message, half a wait for an answer harms nobody.
+                // It may be sent again. Half a wait for an answer does no harm, unlike half a message.
                 None => observed.answers.push(None),
             }
         }
@@ -221,7 +218,7 @@ async fn submit(
     Ok(())
 }
 
-/// After a future was dropped that had begun to speak, the session says that it is closed, and why.
+/// After a dropped future that had begun to send, the session must be closed, and give the reason.
 async fn must_be_closed(transcript: &Transcript, session: &mut Session) -> Result<(), Failure> {
     match session
         .transaction("a@example.org", ["b@example.net"])
@@ -251,7 +248,7 @@ async fn send_bulk(
     loop {
         let next = match drop_futures {
             false => bulk.next().await,
-            // A new future for each poll.
+            // Each poll has a new future.
             true => poll_fn(|cx| pin!(bulk.next()).poll(cx)).await,
         };
         match next {
@@ -266,7 +263,7 @@ async fn send_bulk(
     session
 }
 
-/// Sends when the conversation comes to it. Returns the session, unless it went with its quit.
+/// Sends when the conversation demands it. Returns the session, unless quit has consumed it.
 async fn send_when_told(
     transcript: &Transcript,
     mut session: Session,
@@ -291,18 +288,18 @@ async fn send_when_told(
     Ok(Some(session))
 }
 
-/// A reader of pieces so small that the dots and line ends of the body are cut apart.
+/// A reader of small pieces, so that dots and line ends of the body are cut apart.
 fn content(message: &Message) -> BufReader<&[u8]> {
     BufReader::with_capacity(7, &message.body)
 }
 
-/// How the session has ended, if it has.
+/// How the session has ended. `None` if it has not.
 async fn end(mut session: Session) -> Option<Result<(), Error>> {
     if session.is_usable().await {
         return None;
     }
     match session.end()? {
-        // It was we who ended it.
+        // The client has ended it.
         error if error.cause == Cause::Misuse(Misuse::Closed) => Some(Ok(())),
         error => Some(Err(error)),
     }

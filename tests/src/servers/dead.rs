@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-/// A listener whose backlog is full. Linux drops each further SYN, so a connection to it is neither made nor
-/// refused, as with a host that is off. Other systems may refuse it.
+/// A listener whose backlog is full. Linux drops further SYNs, so a connection is neither made nor refused, as with a
+/// host that is off. Other systems may refuse it.
 #[derive(Debug)]
 pub struct Jammed {
     address: SocketAddr,
@@ -19,12 +19,12 @@ impl Jammed {
     /// Fills the backlog of a new listener on 127.0.0.1.
     ///
     /// # Errors
-    /// No socket, or a backlog that does not fill.
+    /// A socket cannot be made, or the backlog does not fill.
     pub fn start() -> io::Result<Self> {
         let (listener, address) = closed()?;
         listener.listen(0)?;
         let mut backlog = Vec::new();
-        // The kernel makes a connection over loopback at once, or not at all.
+        // The kernel accepts a connection over loopback at once, or not at all.
         while backlog.len() < 1_000 {
             match TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
                 Ok(stream) => backlog.push(stream),
@@ -47,7 +47,7 @@ impl Jammed {
     }
 }
 
-/// A Unix socket whose backlog is full, on Linux: whoever connects waits until it is accepted, and it never is.
+/// A Unix socket whose backlog is full. On Linux, connecting waits for an accept that never comes.
 #[cfg(unix)]
 #[derive(Debug)]
 pub struct JammedUnix {
@@ -58,10 +58,10 @@ pub struct JammedUnix {
 
 #[cfg(unix)]
 impl JammedUnix {
-    /// Fills the backlog of a new listener, whose path has this name in it.
+    /// Fills the backlog of a new listener, with this name in its path.
     ///
     /// # Errors
-    /// No socket, or a backlog that does not fill.
+    /// A socket cannot be made, or the backlog does not fill.
     pub fn start(name: &str) -> io::Result<Self> {
         let file = format!("smtp-tests-{}-{name}", std::process::id());
         let path = std::env::temp_dir().join(file);
@@ -86,7 +86,7 @@ impl JammedUnix {
         Err(io::Error::other("the backlog does not fill"))
     }
 
-    /// Where the socket is.
+    /// The path of the socket.
     pub fn path(&self) -> &std::path::Path {
         &self.path
     }
@@ -99,10 +99,10 @@ impl Drop for JammedUnix {
     }
 }
 
-/// An address on 127.0.0.1 at which connections are refused, and the socket that keeps it: it does not listen.
+/// An address on 127.0.0.1 that refuses connections, and the socket that reserves it without listening.
 ///
 /// # Errors
-/// No socket.
+/// A socket cannot be made.
 pub fn closed() -> io::Result<(Socket, SocketAddr)> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;

@@ -1,4 +1,4 @@
-//! The servers of the tests. The map in the [crate's root](crate) says which one is for what.
+//! The servers of the tests. The map in the [crate's root](crate) tells which one to use.
 
 pub mod dead;
 pub mod fast;

@@ -7,24 +7,24 @@ use sha2::{Digest, Sha256};
 
 const ITERATIONS: u32 = 4_096;
 
-/// What the TLS connection is known by: a kind (RFC 5929, RFC 9266) and its data.
+/// What identifies the TLS connection: a kind (RFC 5929, RFC 9266) and its data.
 pub(crate) type Binding = (&'static str, Vec<u8>);
 
-/// One exchange, once the client has spoken.
+/// One exchange, after the client's first message.
 pub(crate) struct Exchange {
-    /// What the server says to that.
+    /// The server's challenge.
     pub(crate) challenge: String,
-    /// What `c=` must hold.
+    /// The expected data of `c=`.
     header: Vec<u8>,
     nonce: String,
-    /// The client's first message without its header, the challenge, and the commas behind them.
+    /// The client's first message without its header, the challenge, and the commas after them.
     messages: String,
     salted: [u8; 32],
 }
 
 impl Exchange {
-    /// Takes the client's first message; nothing where it is not acceptable. `plus` says that the
-    /// mechanism is the one with channel binding, and `binding` is there where it could be.
+    /// Takes the client's first message. `None` if it is not acceptable. `plus`: the mechanism has a channel binding.
+    /// `binding`: the binding, if the connection has one.
     pub(crate) fn begin(
         first: &[u8],
         account: (&[u8], &[u8]),
@@ -36,7 +36,7 @@ impl Exchange {
         let (flag, identity, bare) = (fields.next()?, fields.next()?, fields.next()?);
         let data = match (flag, binding) {
             ("n", _) | ("y", None) if !plus => &[][..],
-            // "y" where we could: somebody has hidden our offer.
+            // The client sends "y" although we support it: somebody has hidden our offer.
             (flag, Some((kind, data))) if plus && flag.strip_prefix("p=") == Some(*kind) => data,
             _ => return None,
         };
@@ -67,7 +67,7 @@ impl Exchange {
         })
     }
 
-    /// Takes the client's proof. Returns ours, where theirs is right.
+    /// Takes the client's proof. Returns ours if theirs is right.
     pub(crate) fn finish(&self, last: &[u8]) -> Option<String> {
         let last = str::from_utf8(last).ok()?;
         let (without_proof, proof) = last.split_once(",p=")?;

@@ -1,5 +1,5 @@
-//! A server for the questions of trust: a certificate of one's choice, a real handshake, and its own books of what
-//! it was told. It takes every login and every message.
+//! A server for tests of trust: any certificate, a real handshake, and its own records. It accepts every login and
+//! every message.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -34,7 +34,7 @@ pub struct Making<'a> {
     pub names: &'a [&'a str],
     /// The last year in which it is valid.
     pub until: i32,
-    /// It is that of an authority, as `openssl req -x509` makes it.
+    /// It is an authority's, as `openssl req -x509` makes it.
     pub is_authority: bool,
 }
 
@@ -50,7 +50,7 @@ impl Making<'_> {
         parameters
     }
 
-    /// One that has signed itself.
+    /// A self-signed certificate.
     pub fn self_signed(&self) -> Identity {
         let key = KeyPair::generate().expect("ring makes keys");
         let certificate = self.parameters().self_signed(&key).expect("the key signs");
@@ -59,7 +59,7 @@ impl Making<'_> {
 }
 
 impl Making<'_> {
-    /// One that has signed itself, and another one that it has signed although it is no authority.
+    /// A self-signed certificate, and another one that it has signed without being an authority.
     pub fn self_signed_and_signing(&self, other: &Making<'_>) -> (Identity, Identity) {
         let key = KeyPair::generate().expect("ring makes keys");
         let parameters = self.parameters();
@@ -87,7 +87,7 @@ impl Identity {
         }
     }
 
-    /// Shown with this authority's certificate after it.
+    /// The same, sent with this authority's certificate after it.
     #[must_use]
     pub fn followed_by(mut self, authority: &Authority) -> Self {
         let mut certified = CertifiedKey::clone(&self.certified);
@@ -96,12 +96,12 @@ impl Identity {
         self
     }
 
-    /// For a server's settings.
+    /// The resolver for a server's settings.
     pub fn resolver(&self) -> Arc<dyn ResolvesServerCert> {
         Arc::new(Always(Arc::clone(&self.certified)))
     }
 
-    /// The same certificate with another key: an impostor has one, and not the other.
+    /// The same certificate with another key: an impostor has the certificate, but not its key.
     pub fn with_another_key(&self) -> Self {
         let key = KeyPair::generate().expect("ring makes keys");
         let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
@@ -115,7 +115,7 @@ impl Identity {
     }
 }
 
-/// Who signs certificates.
+/// An authority that signs certificates.
 #[derive(Debug)]
 pub struct Authority {
     /// Its own certificate in PEM.
@@ -125,14 +125,14 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// One with this name.
+    /// An authority with this name.
     pub fn new(name: &str) -> Self {
         let (parameters, key) = Self::parameters(name);
         let certificate = parameters.self_signed(&key).expect("the key signs");
         Self::with(&certificate, parameters, key)
     }
 
-    /// An intermediate one with this name, whose certificate is valid to the end of this year.
+    /// An intermediate authority with this name, whose certificate is valid to the end of this year.
     pub fn intermediate(&self, name: &str, until: i32) -> Self {
         let (mut parameters, key) = Self::parameters(name);
         parameters.not_before = date_time_ymd(2020, 1, 1);
@@ -196,7 +196,7 @@ impl ResolvesServerCert for Always {
     }
 }
 
-/// What the server was told.
+/// The server's records.
 #[derive(Clone, Debug, Default)]
 pub struct Books {
     /// Each command line, and whether it came inside TLS.
@@ -211,22 +211,22 @@ impl Books {
     }
 }
 
-/// How the server is reached.
+/// The settings of the server.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// Its certificate and key.
     pub identity: Identity,
     /// TLS from the first octet.
     pub implicit: bool,
-    /// Offers STARTTLS, where TLS is not there from the first octet.
+    /// Offers STARTTLS, if TLS is not implicit.
     pub starttls: bool,
-    /// TLS 1.2 and no other.
+    /// Only TLS 1.2.
     pub tls12: bool,
-    /// The mechanisms that it offers, inside TLS and outside.
+    /// The mechanisms that it offers, with and without TLS.
     pub mechanisms: &'static str,
 }
 
-/// A running server; it runs until the process ends.
+/// A running server. It runs until the process ends.
 #[derive(Debug)]
 pub struct TlsPeer {
     address: SocketAddr,
@@ -249,7 +249,7 @@ impl TlsPeer {
         Self::start_with(setup, Arc::new(config))
     }
 
-    /// The same with these settings of TLS; those of the setup do not count.
+    /// The same with these TLS settings, which replace those of the setup.
     pub fn start_with(setup: Setup, config: Arc<ServerConfig>) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
@@ -276,7 +276,7 @@ impl TlsPeer {
         self.address.port()
     }
 
-    /// What it was told by now.
+    /// The records so far.
     pub fn books(&self) -> Books {
         self.books
             .lock()
@@ -285,10 +285,10 @@ impl TlsPeer {
     }
 }
 
-/// The server's end of TLS with this certificate, on a connection whose handshake is to come.
+/// The server's end of TLS with this certificate, before the handshake.
 ///
 /// # Errors
-/// rustls does not like the certificate.
+/// rustls rejects the certificate.
 pub fn acceptor(
     identity: &Identity,
     socket: TcpStream,
@@ -311,7 +311,7 @@ fn serve(
     books: &Mutex<Books>,
     socket: &TcpStream,
 ) -> io::Result<()> {
-    // A client that hangs does not keep the thread for ever.
+    // A client that hangs does not block the thread forever.
     socket.set_read_timeout(Some(Duration::from_secs(30)))?;
     socket.set_nodelay(true)?;
     let encrypt = |socket: TcpStream| -> io::Result<Box<dyn Stream>> {

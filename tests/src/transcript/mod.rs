@@ -1,4 +1,4 @@
-//! Transcripts: whole conversations with a server, as text, and what must come of them.
+//! Transcripts: whole conversations with a server, as text, and their expected results.
 //!
 //! A transcript shows one rule of the protocol. The same file is played against the engine in virtual
 //! time ([`play::engine`](crate::play::engine)), and against both adapters over a socket
@@ -27,8 +27,8 @@
 //!
 //! # The head
 //!
-//! - `rule NAME` is what the file shows; the list of all rules is in `tests/transcripts.rs`.
-//! - `engine-only: REASON` keeps the file from the adapters. The tests count and name such files.
+//! - `rule NAME` names the rule that the file shows. `tests/transcripts.rs` lists all rules.
+//! - `engine-only: REASON` excludes the adapters. The tests count and name such files.
 //! - `config KEY=VALUE KEY ...` changes the defaults of the engine (the client's name is
 //!   `client.example`): `tls=never|opportunistic|required|implicit`, `server-name`, `pipelining=off`,
 //!   `overlap`, `lmtp`, `name`; `chunking=never|always|eager` (where it is offered, without the key),
@@ -40,47 +40,45 @@
 //!   `timeout.KIND=200ms`, where KIND is a field of [`Timeouts`](smtp_proto::Timeouts), or `reply` for all replies;
 //!   `limit.reply.line|lines|octets`, `limit.in-flight|messages|challenges|chunks|scram-iterations`;
 //!   `body.refuse-bare`, `body.allow-nul`, `body.refuse-long-lines`.
-//! - `message from=<A> to=<B>,<C> ATTRIBUTE ...` is a message, and the lines behind it that begin with `|`
-//!   are its body. A line `hold` among them keeps the rest of the body back until the server has said
-//!   something; where the body goes out in chunks, one ends there. Attributes are
-//!   `body=7bit|8bit|8bit-anyway|binary`, `size=N`, `exact-size=N`, `exact` (the size of the body that
-//!   follows), `all-or-nothing`, `smtputf8`, `reopenable`, and parameters of MAIL: `ret=full|hdrs`,
-//!   `envid=TEXT`, `by=SECONDS;R|N|RT|NT`, `mt-priority=N`, `holdfor=SECONDS`, `holduntil=DATE`, `requiretls`,
-//!   `prdr`, `auth=<A>`, and `param=NAME` or `param=NAME=VALUE` for any other, with `@KEYWORD` behind it
-//!   where another EHLO keyword offers it. The name of a parameter with a `!` behind it says that it is
-//!   required, and a `?` that it is said if it is offered; with neither, it is as the engine has it.
-//! - Parameters of one recipient stand behind its address, each after a `;`; those of all recipients are the
-//!   attribute `each=PARAMETER;PARAMETER`: `notify=never`, `notify=success+failure+delay`,
-//!   `orcpt=<A>`, `orcpt=TYPE:ADDRESS`, `rrvs=DATE`, `rrvs=DATE/C`, `rrvs=DATE/R`, and `param` as above.
-//! - `request WHAT` is a command outside a transaction, which takes its turn among the messages: `noop`,
-//!   `help [TOPIC]`, `vrfy TEXT`, `expn TEXT`, `etrn NODE`, `raw LINE`, `xclient NAME=VALUE ...` and
-//!   `xforward NAME=VALUE ...`, where the names are those of the attributes in lower case, and no value says
-//!   that it is not known.
+//! - `message from=<A> to=<B>,<C> ATTRIBUTE ...` is a message. The following lines that begin with `|` are its body.
+//!   A line `hold` among them keeps the rest of the body back until the server's next reply. If the body goes out in
+//!   chunks, a chunk ends there. Attributes are `body=7bit|8bit|8bit-anyway|binary`, `size=N`, `exact-size=N`,
+//!   `exact` (the size of the body that follows), `all-or-nothing`, `smtputf8`, `reopenable`, and parameters of MAIL.
+//!   These are `ret=full|hdrs`, `envid=TEXT`, `by=SECONDS;R|N|RT|NT`, `mt-priority=N`, `holdfor=SECONDS`,
+//!   `holduntil=DATE`, `requiretls`, `prdr`, `auth=<A>`, and `param=NAME` or `param=NAME=VALUE` for any other.
+//!   `@KEYWORD` after it names another EHLO keyword that offers it. A `!` after the name of a parameter makes it
+//!   required, and a `?` makes it sent if offered. Without them, the engine's default holds.
+//! - Parameters of one recipient follow its address, each after a `;`. Those of all recipients are the attribute
+//!   `each=PARAMETER;PARAMETER`: `notify=never`, `notify=success+failure+delay`, `orcpt=<A>`, `orcpt=TYPE:ADDRESS`,
+//!   `rrvs=DATE`, `rrvs=DATE/C`, `rrvs=DATE/R`, and `param` as above.
+//! - `request WHAT` is a command outside a transaction, in its order among the messages: `noop`, `help [TOPIC]`,
+//!   `vrfy TEXT`, `expn TEXT`, `etrn NODE`, `raw LINE`, `xclient NAME=VALUE ...` and `xforward NAME=VALUE ...`. Their
+//!   names are those of the attributes in lower case. An empty value means unknown.
 //!
 //! # The conversation
 //!
-//! - `S: TEXT` is a line of the server's. Lines that follow each other arrive at once.
-//! - `C: TEXT` is a line of the client's. Lines that follow each other are one batch: all of them, and
-//!   not one octet more, must be on offer before the next step. So a batch that is too long, too short or
-//!   too early fails.
-//! - `split` parts what the server says in two; the client must have nothing to say to the first part.
-//! - `pause 300ms` lets time pass. `eof` is the end of what the server says.
-//! - `tls` is a handshake that succeeds, `tls-failed` and `tls-untrusted` are handshakes that do not.
-//! - `submit` and `quit` are said by the application, `submit` for the next message or request. Without any
-//!   of them it submits all at once, and then quits.
-//! - `jam` stops the transport: the client has more to say than the batch before, and none of it is taken.
+//! - `S: TEXT` is a line from the server. Successive lines arrive at once.
+//! - `C: TEXT` is a line from the client. Successive lines are one batch: exactly these octets must be on offer
+//!   before the next step. So a batch that is too long, too short or too early fails.
+//! - `split` cuts the server's octets in two. The client must not send anything after the first part.
+//! - `pause 300ms` lets time pass. `eof` is the end of the server's octets.
+//! - `tls` is a handshake that succeeds. `tls-failed` and `tls-untrusted` are handshakes that fail.
+//! - `submit` and `quit` are calls of the application. `submit` is for the next message or request. Without them, the
+//!   application submits all at once, and then quits.
+//! - `jam` stops the transport. The client has more to send after the last batch, but the transport takes nothing.
 //!
-//! Text is taken as it stands, with these escapes: `\\`, `\r`, `\n`, `\0`, `\xNN`, `\s` for a space that
-//! an editor might remove, `\{N*TEXT}` for N times TEXT, and a `\` at the end of a line, which leaves out
-//! the CRLF. Blank lines and lines that begin with `#` mean nothing.
+//! Text is literal, with these escapes: `\\`, `\r`, `\n`, `\0`, `\xNN`, `\s` for a space that an editor might remove,
+//! and `\{N*TEXT}` for N times TEXT. A `\` at the end of a line leaves out the CRLF. Blank lines and lines that begin
+//! with `#` are ignored.
 //!
 //! # The expectations
 //!
-//! `expect ready` where the opening succeeds; `expect overlap-broken` where the engine says so; `expect
-//! MESSAGE RECIPIENT RESULT` for each, from 1, `*` for all recipients; `expect request NUMBER RESULT` for
-//! each, from 1; `expect closed RESULT`, or `expect open`. A result is `ok` (with the code and the enhanced
-//! code of the reply, where there is one), or an outcome, a stage and a cause, as [`describe`] writes them.
-//! That of a request is `answer` with the code and the enhanced code, whatever the code, where there is a
+//! `expect ready` if the opening succeeds. `expect overlap-broken` if the engine reports it. `expect MESSAGE
+//! RECIPIENT RESULT` for each, from 1, with `*` for all recipients. `expect request NUMBER RESULT` for each, from 1.
+//! `expect closed RESULT`, or `expect open`.
+//!
+//! A result is `ok`, with the code and the enhanced code of a reply. Otherwise it is an outcome, a stage and a cause,
+//! as [`describe`] writes them. The result of a request is `answer`, with the code and the enhanced code of any
 //! reply.
 
 use std::collections::BTreeSet;
@@ -101,30 +99,30 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-/// One conversation, and what must come of it.
+/// One conversation, and its expected results.
 #[derive(Debug)]
 pub struct Transcript {
     /// The file, below the corpus folder.
     pub name: String,
     /// The rules that it shows.
     pub rules: Vec<String>,
-    /// Why no adapter can play it, if none can.
+    /// Why adapters cannot play it, if they cannot.
     pub engine_only: Option<String>,
-    /// How the client is set up.
+    /// The client's configuration.
     pub config: Config,
-    /// For SCRAM.
+    /// The nonce for SCRAM.
     pub nonce: Option<[u8; 18]>,
     /// The name that the server's certificate must be valid for.
     pub server_name: Option<String>,
-    /// What the engine is told of its handshake.
+    /// The facts of the engine's handshake.
     pub tls_facts: TlsFacts,
     /// What the application sends.
     pub messages: Vec<Message>,
-    /// What it asks outside transactions.
+    /// Its requests outside transactions.
     pub requests: Vec<Request>,
     /// Both, in their order.
     pub jobs: Vec<Job>,
-    /// What happens, in order. No two neighbours are both the client's or both the server's words.
+    /// The steps, in order. Two neighbours are never both the client's or both the server's octets.
     pub steps: Vec<Step>,
     expected: Expected,
 }
@@ -141,11 +139,11 @@ pub enum Job {
 /// One message of a transcript.
 #[derive(Debug)]
 pub struct Message {
-    /// Sender, recipients and what is declared.
+    /// Sender, recipients and declarations.
     pub envelope: Envelope,
     /// The body as the application has it.
     pub body: Vec<u8>,
-    /// Where the application keeps the rest of the body back until the server speaks.
+    /// The places where the application keeps the rest of the body back until the server's next reply.
     pub holds: Vec<usize>,
     /// The envelope declares the size that the body has.
     exact: bool,
@@ -154,7 +152,7 @@ pub struct Message {
 /// One step of a conversation.
 #[derive(Debug)]
 pub struct Step {
-    /// Its line in the file, the first one where it has several.
+    /// Its line in the file, or the first one of several.
     pub line: usize,
     /// What happens.
     pub action: Action,
@@ -163,11 +161,11 @@ pub struct Step {
 /// What happens in one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// The client says exactly this.
+    /// The client sends exactly these octets.
     Client(Vec<u8>),
-    /// The server says this.
+    /// The server sends these octets.
     Server(Vec<u8>),
-    /// Time passes between two parts of what the server says.
+    /// Time passes between two parts of the server's octets.
     Split,
     /// This much time passes.
     Pause(Duration),
@@ -195,28 +193,28 @@ struct Expected {
     messages: Vec<Vec<Option<(usize, String)>>>,
     /// The same for each request.
     requests: Vec<Option<(usize, String)>>,
-    /// None where it stays open.
+    /// `None` if it stays open.
     closed: Option<(usize, String)>,
     /// The line of `expect closed` or `expect open`.
     end: Option<usize>,
 }
 
-/// What has come of a conversation.
+/// The observed results of a conversation.
 #[derive(Debug, Default)]
 pub struct Observed {
     /// Whether the opening succeeded.
     pub ready: bool,
     /// Whether the server was found not to take overlapping envelopes.
     pub overlap_broken: bool,
-    /// The report of each message, where there was one.
+    /// The report of each message, if it has one.
     pub reports: Vec<Option<Report>>,
-    /// The answer to each request, where there was one.
+    /// The answer to each request, if it has one.
     pub answers: Vec<Option<Result<Reply, Error>>>,
-    /// How the connection ended, where it has.
+    /// How the connection ended. `None` if it has not.
     pub closed: Option<Result<(), Error>>,
 }
 
-/// What is wrong, and where.
+/// A difference, and its place.
 #[derive(Clone, Debug)]
 pub struct Failure {
     /// The file and the line.
@@ -245,7 +243,7 @@ pub fn corpus_folder() -> PathBuf {
 /// All transcripts, sorted by name.
 ///
 /// # Errors
-/// A file that cannot be read, that is no transcript, or whose name does not end in `.txt`.
+/// A file cannot be read, is not a transcript, or its name does not end in `.txt`.
 pub fn read_corpus() -> Result<Vec<Transcript>, Failure> {
     let mut files = BTreeSet::new();
     let mut folders = vec![corpus_folder()];
@@ -280,7 +278,7 @@ impl Transcript {
     /// Reads a transcript.
     ///
     /// # Errors
-    /// Text that is none.
+    /// The text is not a transcript.
     pub fn parse(name: &str, text: &str) -> Result<Self, Failure> {
         let mut parser = Parser::default();
         let mut number = 0;
@@ -295,7 +293,7 @@ impl Transcript {
             .map_err(|message| at(name, number, message))
     }
 
-    /// Whether a body is to end the session in its middle, because it cannot be sent.
+    /// Whether a body must end the session in its middle, because it cannot be sent.
     pub fn ends_in_body(&self) -> bool {
         self.expected
             .closed
@@ -308,15 +306,14 @@ impl Transcript {
         at(&self.name, line, message)
     }
 
-    /// Whether the application speaks where the conversation says so, instead of at once.
+    /// Whether the application acts when the conversation says so, instead of at once.
     pub fn is_cued(&self) -> bool {
         self.steps
             .iter()
             .any(|step| matches!(step.action, Action::Submit | Action::Quit))
     }
 
-    /// Whether it shows what becomes of a message that cannot be opened again, where one that can would be
-    /// split.
+    /// Whether it shows a message that cannot be opened again, and would otherwise be split.
     pub fn must_not_split(&self) -> bool {
         let states_limits = |step: &Step| match &step.action {
             Action::Server(octets) => octets.windows(8).any(|word| word == b"RCPTMAX="),
@@ -330,8 +327,7 @@ impl Transcript {
                 .all(|message| message.envelope.is_reopenable())
     }
 
-    /// The responses of SASL, which nobody may find in a trace or an error: the argument of AUTH, and
-    /// what answers a 334.
+    /// The SASL responses: the argument of AUTH, and answers to a 334. They must not appear in a trace or an error.
     pub fn secrets(&self) -> Vec<String> {
         let mut secrets = Vec::new();
         let mut challenged = false;
@@ -354,7 +350,7 @@ impl Transcript {
         secrets
     }
 
-    /// Compares what has come of the conversation with what was to come.
+    /// Compares the observed results with the expected ones.
     ///
     /// # Errors
     /// Every difference.
@@ -440,7 +436,7 @@ fn at(name: &str, line: usize, message: String) -> Failure {
     }
 }
 
-/// What two pieces of the conversation differ in, line by line.
+/// The differences of two parts of the conversation, line by line.
 pub fn difference(expected: &[u8], actual: &[u8]) -> String {
     let list = |octets: &[u8]| {
         let lines = octets.split_inclusive(|&octet| octet == b'\n');

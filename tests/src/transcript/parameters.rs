@@ -6,7 +6,7 @@ use smtp_proto::{Mailbox, Request};
 
 use super::parse::{as_string, known, parse_number, text};
 
-/// The name, whether the parameter is required or said if offered, and the value.
+/// The name, the mark for required or if offered, and the value.
 fn parse_parameter(source: &str) -> Result<(&str, Option<char>, String), String> {
     let (name, value) = source.split_once('=').unwrap_or((source, ""));
     let need = name
@@ -20,7 +20,7 @@ fn parse_parameter(source: &str) -> Result<(&str, Option<char>, String), String>
     ))
 }
 
-/// `NAME`, or `NAME=VALUE`, each with the EHLO keyword behind it that offers it, if that is another one.
+/// `NAME` or `NAME=VALUE`, and the EHLO keyword that offers it, if it differs.
 fn parse_raw(source: &str) -> (&str, Option<&str>, Option<&str>) {
     let (source, keyword) = match source.rsplit_once('@') {
         Some((source, keyword)) => (source, Some(keyword)),

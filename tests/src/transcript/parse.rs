@@ -12,7 +12,7 @@ use super::parameters::{parse_mail_parameter, parse_rcpt_parameter, parse_reques
 use super::settings::config;
 use super::{Action, Expected, Job, Message, Step, Transcript};
 
-/// Reads line by line; everything is put together at the end, because settings come in any order.
+/// Reads line by line. Everything is assembled at the end, because settings may come in any order.
 #[derive(Default)]
 pub(super) struct Parser {
     commented: bool,
@@ -299,9 +299,9 @@ pub(super) fn as_string(octets: Vec<u8>) -> Result<String, String> {
     String::from_utf8(octets).map_err(|_| "this must be UTF-8".into())
 }
 
-/// A line with its CRLF, unless a `\` at its end leaves that out.
+/// A line with its CRLF, unless a `\` at its end leaves it out.
 pub(super) fn text_line(line: &str) -> Result<Vec<u8>, String> {
-    // An even number of backslashes is so many escaped ones.
+    // An even number of backslashes is a series of escaped ones.
     let backslashes = line.bytes().rev().take_while(|&b| b == b'\\').count();
     if backslashes % 2 == 1 {
         return text(&line[..line.len() - 1]);

@@ -1,5 +1,5 @@
-//! Both adapters in one program: `smtp-blocking` with TLS, and `smtp-tokio` without. Each does with a server that offers
-//! STARTTLS what it is built for.
+//! Both adapters in one program: `smtp-blocking` with TLS, and `smtp-tokio` without. With a server that offers
+//! STARTTLS, each does what its features allow.
 //!
 //! ```console
 //! $ cargo run -p smtp-unequal
@@ -55,7 +55,7 @@ fn main() {
     });
 }
 
-/// Starts a server that offers STARTTLS. Its address.
+/// Starts a server that offers STARTTLS, and returns its address.
 fn start_server() -> String {
     let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let private = PrivatePkcs8KeyDer::from(key.signing_key.serialize_der());
@@ -86,7 +86,7 @@ fn serve(socket: TcpStream, config: Arc<ServerConfig>) -> Option<()> {
     Some(())
 }
 
-/// Whether the client has asked for STARTTLS; else it has gone.
+/// Returns whether the client has sent STARTTLS. Otherwise it has gone.
 fn converse<S: Read + Write>(stream: &mut BufReader<S>, offer: &str) -> Option<bool> {
     let mut in_data = false;
     loop {

@@ -1,14 +1,14 @@
 //! Compose with another library, and send with this one. [mail-builder](https://docs.rs/mail-builder) and
-//! [lettre](https://docs.rs/lettre) make messages; each function here sends one. The octets go out as they were composed.
+//! [lettre](https://docs.rs/lettre) compose the messages. Each function here sends one, octet for octet.
 //!
-//! A message in memory has a known size, which is declared. A message that is written into a transaction takes no more
-//! memory than its builder does.
+//! The size of a message in memory is declared. A message that is written into a transaction needs no more memory
+//! than its builder.
 
 use mail_builder::MessageBuilder;
 use smtp_blocking::{Envelope, Error, Report, Session};
 
-/// Sends what mail-builder has composed. The envelope is the caller's own, so a recipient of a blind copy stands there, and
-/// not in the message.
+/// Sends a message that mail-builder has composed. The envelope is your own, so the recipients of blind copies are in
+/// it, and not in the message.
 ///
 /// # Errors
 /// It cannot be composed, or reaches nobody.
@@ -21,7 +21,7 @@ pub fn send_built(
     Ok(session.send(envelope, octets)?)
 }
 
-/// The same without the whole message in memory: it is written into the transaction, part by part.
+/// The same without the whole message in memory: the builder writes it into the transaction, part by part.
 ///
 /// # Errors
 /// It cannot be composed, or reaches nobody.
@@ -35,10 +35,10 @@ pub fn stream_built(
     Ok(transaction.finish()?)
 }
 
-/// The envelope that lettre has derived from the header, blind copies included.
+/// The envelope that lettre has derived from the header, with the recipients of blind copies.
 ///
 /// # Errors
-/// An address that lettre takes, and this library does not.
+/// lettre accepts an address that this library does not.
 pub fn envelope_of(message: &lettre::Message) -> Result<Envelope, Error> {
     let envelope = message.envelope();
     let sender = envelope.from().map_or("", AsRef::as_ref);

@@ -1,4 +1,4 @@
-//! What is composed arrives as it was composed, octet for octet: by DATA and by BDAT, from memory and as a stream.
+//! A composed message arrives octet for octet: by DATA and by BDAT, from memory and as a stream.
 
 use lettre::message::header;
 use lettre::message::{Attachment, MultiPart, SinglePart};
@@ -9,7 +9,7 @@ use smtp_blocking::{Envelope, Message, Server, Session, TlsPolicy};
 use smtp_compose::{envelope_of, send_built, send_lettre, send_lettre_async, stream_built};
 use smtp_tests::receiver::{Options, Receiver};
 
-/// Dots at the start of lines, a line end of its own at the end, and letters beyond ASCII.
+/// Dots at the start of lines, a line end at the end, and letters beyond ASCII.
 const TEXT: &str = "Hello Bob,\n.\n..\n.hidden\nGr\u{fc}\u{df}e\n";
 
 fn receiver(chunking: bool) -> (Receiver, Server) {
@@ -22,7 +22,7 @@ fn receiver(chunking: bool) -> (Receiver, Server) {
     (receiver, server)
 }
 
-/// Its boundary is given, because mail-builder makes another one each time.
+/// The boundary is fixed, because mail-builder makes a new one each time.
 fn built() -> MessageBuilder<'static> {
     let all: Vec<u8> = (0..=255).collect();
     MessageBuilder::new()
@@ -65,7 +65,7 @@ fn by_lettre() -> lettre::Message {
         .unwrap()
 }
 
-/// The octets are those, and the server was told how many.
+/// The server has these octets, and knew their number before.
 #[track_caller]
 fn took(receiver: &Receiver, index: usize, octets: &[u8], has_size: bool) {
     assert!(!octets.is_empty());
@@ -121,12 +121,12 @@ async fn lettre_by_both_adapters() {
         assert!(report.is_success());
         took(&receiver, 0, &octets, true);
         took(&receiver, 1, &octets, true);
-        // Of a blind copy nobody reads.
+        // The recipients of a blind copy are not in the message.
         assert!(!octets.escape_ascii().to_string().contains("carol"));
     }
 }
 
-/// A newsletter: each message composed for its reader, and known by him.
+/// A newsletter: each message is composed for its reader, who is its tag.
 #[test]
 fn many_by_one_session() {
     let (receiver, server) = receiver(true);

@@ -1,4 +1,4 @@
-//! A pool in the place of lettre's transport, whose callers look at no report.
+//! A pool as lettre's transport, for callers that do not read reports.
 
 use lettre::address::Envelope;
 use lettre::{AsyncTransport, Transport};
@@ -6,7 +6,7 @@ use smtp_tests::receiver::{Options, Receiver};
 
 const TEXT: &[u8] = b"Subject: test\r\n\r\nHello.\r\n";
 
-/// What each adapter came to, one after the other.
+/// The results of both adapters.
 fn send(
     receiver: &Receiver,
     to: &[&str],
@@ -24,7 +24,7 @@ fn send(
     ]
 }
 
-/// Who has the message, of each adapter.
+/// The recipients of each message, for both adapters.
 fn taken(receiver: &Receiver) -> Vec<Vec<String>> {
     let messages = receiver.messages();
     messages
@@ -41,7 +41,7 @@ fn lmtp() -> Receiver {
     Receiver::start(options).unwrap()
 }
 
-/// LMTP answers for each recipient after the data. The others have the message then.
+/// LMTP answers for each recipient after the data. The others then have the message.
 #[test]
 fn a_recipient_who_is_refused_after_the_data_is_an_error() {
     let receiver = lmtp();

@@ -1,7 +1,7 @@
-//! Mail to a domain: its MX records in the order of preference, all addresses of each host, TLS where it is offered, and
-//! once more in the clear where TLS fails (RFC 5321 section 5.1, RFC 7505).
+//! Mail to a domain: its MX records in the order of preference, all addresses of each host, and TLS if it is offered.
+//! If TLS fails, it tries again in the clear (RFC 5321 section 5.1, RFC 7505).
 //!
-//! `src/main.rs` shows it at work. The tests have a name server of their own ([`zone`]), and need no network:
+//! `src/main.rs` uses it. The tests have their own name server ([`zone`]), and need no network:
 //!
 //! ```console
 //! $ cargo test -p smtp-mx
@@ -20,9 +20,9 @@ use smtp_tokio::{Envelope, Report, Server, Session};
 /// Why a message has reached nobody.
 #[derive(Debug)]
 pub enum Error {
-    /// The domain takes no mail: it says so by a null MX (RFC 7505), or it does not exist. Return the message.
+    /// The domain takes no mail: it has a null MX (RFC 7505), or does not exist. Return the message.
     NoMail(String),
-    /// The name servers cannot say. Try again later.
+    /// The name servers do not answer. Try again later.
     Lookup(NetError),
     /// A host of the domain has refused the message, or no host could be reached.
     Smtp(smtp_tokio::Error),
@@ -40,18 +40,18 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The hosts that take mail for the domain, the one that it prefers first.
+/// The hosts that take mail for the domain, the preferred one first.
 ///
 /// # Errors
-/// It takes no mail, or the name servers cannot say.
+/// It takes no mail, or the name servers do not answer.
 pub async fn hosts(resolver: &TokioResolver, domain: &str) -> Result<Vec<Name>, Error> {
-    // The dot says that the name is complete: nothing is searched for under our own domain.
+    // The final dot makes the name complete, so it is not searched for under our own domain.
     let name = Name::from_utf8(format!("{domain}."));
     let name = name.map_err(|_| Error::NoMail(domain.to_owned()))?;
     let answer = match resolver.mx_lookup(name.clone()).await {
         Ok(answer) => answer,
         Err(error) if error.is_nx_domain() => return Err(Error::NoMail(domain.to_owned())),
-        // No MX: the domain is its own host (RFC 5321 section 5.1).
+        // Without an MX, the domain is its own host (RFC 5321 section 5.1).
         Err(error) if error.is_no_records_found() => return Ok(vec![name]),
         Err(error) => return Err(Error::Lookup(error)),
     };
@@ -64,13 +64,13 @@ pub async fn hosts(resolver: &TokioResolver, domain: &str) -> Result<Vec<Name>, 
     if records.iter().any(|(_, host)| host.is_root()) {
         return Err(Error::NoMail(domain.to_owned()));
     }
-    // A stable sort: hosts of the same preference stay in the order of the answer, which changes each time.
+    // A stable sort: hosts of the same preference keep the order of the answer, which changes each time.
     records.sort_by_key(|&(preference, _)| preference);
     Ok(records.into_iter().map(|(_, host)| host).collect())
 }
 
-/// Sends the message to the first host of the domain that takes it. The port is 25, but for tests. All recipients are of
-/// this domain.
+/// Sends the message to the first host of the domain that takes it. The port is 25, except in tests. All recipients
+/// belong to this domain.
 ///
 /// # Errors
 /// See [`Error`].
@@ -93,7 +93,7 @@ pub async fn deliver(
         for address in addresses.iter() {
             match attempt(SocketAddr::new(address, port), envelope.clone(), message).await {
                 Ok(report) => return Ok(report),
-                // It says nothing about the message, and nobody has it: another host may do better.
+                // The error is not about the message, and nobody has it. Another host may take it.
                 Err(error) if error.concerns_session() && !error.is_in_doubt() => {
                     println!("{host} at {address}: {error}");
                     last = Some(Error::Smtp(error));
@@ -105,7 +105,7 @@ pub async fn deliver(
     Err(last.unwrap_or_else(|| Error::NoMail(domain.to_owned())))
 }
 
-/// Sends it to this address: encrypted where that can be, and where the handshake fails, once more in the clear.
+/// Sends it to this address, encrypted if possible. If the handshake fails, it sends again in the clear.
 async fn attempt(
     address: SocketAddr,
     envelope: Envelope,

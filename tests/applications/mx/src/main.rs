@@ -7,8 +7,8 @@
 //! carol@example.com: example.com takes no mail (permanent)
 //! ```
 //!
-//! `MX_TO=bob@example.net` in the environment sends to that address, over the resolver of the system. Without it, a
-//! name server and a receiving server inside this program do.
+//! `MX_TO=bob@example.net` in the environment sends to that address, with the system's resolver. Without it, the name
+//! server and the receiving server are inside this program.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -26,13 +26,13 @@ async fn send(resolver: &TokioResolver, to: &str, port: u16) -> Result<(), Box<d
     for (mailbox, result) in &report {
         match result {
             Ok(reply) => println!("{mailbox} has it: {reply}"),
-            Err(error) => println!("{mailbox} has it not: {error}"),
+            Err(error) => println!("{mailbox} did not get it: {error}"),
         }
     }
     Ok(())
 }
 
-/// Where nobody is named, the first host of the domain is down, and the second one takes the mail.
+/// By default, the first host of the domain is down, and the second one takes the mail.
 async fn run() -> Result<(), Box<dyn Error>> {
     if let Ok(to) = std::env::var("MX_TO") {
         let resolver = TokioResolver::builder_tokio()?.build()?;

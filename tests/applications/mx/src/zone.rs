@@ -1,4 +1,4 @@
-//! A name server on a port of 127.0.0.1, which answers from a list: for tests, and for `src/main.rs`.
+//! A name server on a port of 127.0.0.1 that answers from a list, for tests and for `src/main.rs`.
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::{io, thread};
@@ -11,7 +11,7 @@ use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::rdata::{A, MX};
 use hickory_resolver::proto::rr::{Name, RData, Record};
 
-/// A record: a domain, and what it leads to.
+/// A record: a domain and its data.
 pub type Entry = (Name, RData);
 
 /// An MX record. The host `.` makes a null MX.
@@ -38,10 +38,11 @@ fn name(name: &str) -> Name {
     name
 }
 
-/// Starts a name server with these records, which lives as long as the process. Returns a resolver that asks it alone.
+/// Starts a name server with these records, which lives as long as the process. Returns a resolver that only asks
+/// this server.
 ///
 /// # Errors
-/// No socket or thread can be had.
+/// A socket or a thread is missing.
 pub fn resolver(entries: Vec<Entry>) -> Result<TokioResolver, NetError> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     let port = socket.local_addr()?.port();

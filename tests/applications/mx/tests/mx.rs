@@ -1,4 +1,4 @@
-//! Which host gets a message. The name server is in this process, and so are the hosts: no network is needed.
+//! Which host gets a message. The name server and the hosts are in this process, so a network is not needed.
 
 use smtp_mx::zone::{Entry, a, mx, resolver};
 use smtp_mx::{Error, deliver, hosts};
@@ -9,7 +9,7 @@ const UP: [u8; 4] = [127, 0, 0, 1];
 /// Nothing listens here.
 const DOWN: [u8; 4] = [127, 0, 0, 2];
 
-/// Sends a message to bob at this domain; the receiver is each host that is up.
+/// Sends a message to bob at this domain. Each host that is up is this receiver.
 async fn send(entries: Vec<Entry>, domain: &str, receiver: &Receiver) -> Result<Report, Error> {
     let resolver = resolver(entries).unwrap();
     let envelope = Envelope::new("alice@example.org", [format!("bob@{domain}")]).unwrap();
@@ -112,7 +112,7 @@ async fn a_message_goes_encrypted_where_it_can_and_else_in_the_clear() {
     }
 }
 
-/// What a host says about the message holds for all of them, and what is in doubt goes out once.
+/// A refusal of the message holds for all hosts, and a message in doubt is sent once.
 #[tokio::test]
 async fn a_refused_message_and_one_in_doubt_are_not_sent_to_the_next_host() {
     for in_doubt in [false, true] {

@@ -1,5 +1,5 @@
-//! Sends an issue to all subscribers, each in a message of its own, and says who has got it. When the session is lost,
-//! it goes on in another one, and nobody gets the issue twice.
+//! Sends an issue to all subscribers, each in its own message, and prints who has got it. After a lost session, it
+//! goes on in another one, and nobody gets the issue twice.
 //!
 //! ```console
 //! $ cargo run -p smtp-newsletter --example newsletter
@@ -42,7 +42,7 @@ fn send(server: &Server) -> Result<(), Box<dyn Error>> {
     }
     while !messages.is_empty() {
         let waiting = messages.len();
-        // No session at all ends the run. What is left is for the next one.
+        // If a session cannot be opened, the run ends. The next run sends the rest.
         let mut session = Session::connect(server)?;
         let mut reports = session.send_all(messages.clone()).and_quit();
         let mut again = Vec::new();
@@ -68,8 +68,8 @@ fn send(server: &Server) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Where no server is named, one inside this program takes the mail. It takes the third message, and the connection is
-/// lost before it can say so.
+/// By default, a server inside this program takes the mail. It accepts the third message, and then loses the
+/// connection before its reply.
 fn run() -> Result<(), Box<dyn Error>> {
     if let Ok(url) = std::env::var("SMTP_URL") {
         return send(&Server::from_url(url)?);

@@ -1,27 +1,27 @@
-//! A small application of its own: a newsletter. It confirms each subscription by `smtp-tokio`, in its web server, and
-//! sends its issues by `smtp-blocking`, in a nightly job.
+//! A small application: a newsletter. Its web server confirms each subscription by `smtp-tokio`. A nightly job sends
+//! its issues by `smtp-blocking`.
 //!
-//! Its tests, in `tests/`, use the stub and the receiving server as any application would:
+//! Its tests, in `tests/`, use the stub and the receiving server, as any application can:
 //!
 //! ```console
 //! $ cargo test -p smtp-newsletter
 //! ```
 
-/// The address that everything comes from.
+/// The sender of all messages.
 pub const SENDER: &str = "newsletter@example.org";
 
-/// What has become of a confirmation.
+/// The result of a confirmation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confirmation {
     /// It is on its way.
     Sent,
-    /// There is the mailbox does not exist: tell whoever has typed the address.
+    /// The mailbox does not exist: tell the person who has typed the address.
     NoSuchMailbox,
     /// Try again in a minute.
     Later,
 }
 
-/// Asks the subscriber to confirm, over a session that is open.
+/// Asks the subscriber to confirm, over an open session.
 pub async fn confirm(
     session: &mut smtp_tokio::Session,
     subscriber: &str,
@@ -41,23 +41,23 @@ pub async fn confirm(
     }
 }
 
-/// What has become of an issue.
+/// The result of an issue.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Issue {
-    /// Who gets it.
+    /// They get it.
     pub sent: Vec<String>,
-    /// Who is struck off the list.
+    /// They are removed from the list.
     pub gone: Vec<String>,
-    /// Who is sent it with the next run.
+    /// They get it with the next run.
     pub later: Vec<String>,
-    /// Who may have it, or not: nobody is sent it twice.
+    /// They may have it. Nobody gets it twice.
     pub in_doubt: Vec<String>,
 }
 
-/// Sends an issue to all subscribers, each in a message of its own.
+/// Sends an issue to all subscribers, each in its own message.
 ///
 /// # Errors
-/// The server cannot be reached, or does not let us in.
+/// The server cannot be reached, or refuses the session.
 pub fn send_issue(
     server: &smtp_blocking::Server,
     subscribers: &[&str],

@@ -1,4 +1,4 @@
-//! The newsletter's tests. No mail leaves the machine, nothing sleeps, and nothing is left behind.
+//! The newsletter's tests. Mail does not leave the machine, nothing sleeps, and no file stays.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use smtp_newsletter::{Confirmation, Issue, confirm, send_issue};
 use smtp_tests::receiver::{Options, Receiver, Step};
 use smtp_tokio::Session;
 
-/// A unit test without any socket.
+/// A unit test without a socket.
 #[tokio::test]
 async fn a_subscriber_is_asked_to_confirm() {
     let stub = Receiver::stub();
@@ -45,7 +45,7 @@ async fn a_mistyped_address_is_told_from_a_busy_server() {
     assert_eq!(stub.counts().messages, 1);
 }
 
-/// The same unit test could be written for the blocking adapter.
+/// The same unit test for the blocking adapter.
 #[test]
 fn a_stub_does_for_the_blocking_adapter() {
     let stub = Receiver::stub();
@@ -102,7 +102,7 @@ fn who_has_left_is_struck_off() {
     assert_eq!(issue, expected);
 }
 
-/// The server takes the second mail, and the connection is lost before it can say so.
+/// The server accepts the second message, and then loses the connection before its reply.
 #[test]
 fn nobody_gets_an_issue_twice() {
     let receiver = Receiver::new();
@@ -122,7 +122,7 @@ fn nobody_gets_an_issue_twice() {
     assert_eq!(mails[2].session, 2);
 }
 
-/// A server that stores files, on a Unix socket: both go with it.
+/// A server that stores files, on a Unix socket. Both are removed with it.
 #[test]
 fn files_go_with_the_server() {
     let options = Options {
@@ -138,7 +138,7 @@ fn files_go_with_the_server() {
     assert!(!path.exists());
 }
 
-/// Runs all the other tests, with an empty folder for what is temporary, and looks into it.
+/// Runs all other tests with an empty temporary folder, and checks that it stays empty.
 #[test]
 fn nothing_is_left_behind() {
     let folder = tempfile::tempdir().unwrap();

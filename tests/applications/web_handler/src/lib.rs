@@ -1,6 +1,7 @@
-//! A contact form: the handler of a web server sends each message over a [`Pool`], and answers by what its errors mean.
+//! A contact form. The handler of a web server sends each message over a [`Pool`], and translates errors into answers
+//! for the visitor.
 //!
-//! `src/main.rs` shows it at work.
+//! `src/main.rs` uses it.
 
 use axum::Form;
 use axum::Router;
@@ -12,12 +13,12 @@ use serde::Deserialize;
 use smtp_tokio::smtp_proto::error::Retry;
 use smtp_tokio::{Envelope, Error, Pool};
 
-/// What the form has.
+/// The fields of the form.
 #[derive(Debug, Deserialize)]
 pub struct Contact {
-    /// Who gets a copy.
+    /// The address for a copy.
     pub email: String,
-    /// What was written.
+    /// The visitor's text.
     pub text: String,
 }
 
@@ -32,7 +33,7 @@ async fn contact(
     State(pool): State<Pool>,
     Form(contact): Form<Contact>,
 ) -> Result<&'static str, Failure> {
-    // An address that cannot be used is refused here, so that nothing of the form can become a header or a command.
+    // An invalid address is refused here, so that no text of the form can become a header or a command.
     let envelope = Envelope::new("form@example.org", [&*contact.email]).map_err(Error::from)?;
     let to = &envelope.forward_paths()[0];
     let message = format!(
@@ -40,7 +41,7 @@ async fn contact(
          Content-Type: text/plain; charset=utf-8\r\n\r\n{}\r\n",
         contact.text
     );
-    // There is one recipient: without an error, it has the message.
+    // With one recipient, success means that it has the message.
     let _ = pool.send(envelope, message).await?;
     Ok("Thank you. A copy is on its way to you.\n")
 }
@@ -56,7 +57,8 @@ impl From<Error> for Failure {
 }
 
 impl IntoResponse for Failure {
-    /// The visitor learns what to do next, and no more. The operator learns why, by the events of the feature `tracing`.
+    /// The visitor learns only what to do next. The operator learns the reason, from the events of the feature
+    /// `tracing`.
     fn into_response(self) -> Response {
         let error = self.0;
         match error.retry() {
@@ -82,7 +84,7 @@ impl IntoResponse for Failure {
                 let text = "This address takes no mail. Please look whether it is right.\n";
                 (StatusCode::UNPROCESSABLE_ENTITY, text).into_response()
             }
-            // It may have been sent, or the login is wrong: the visitor cannot mend either.
+            // It may have been sent, or the login is wrong. The visitor cannot solve either.
             Retry::AskPerson => {
                 let text = "We do not know whether your message has reached us. We look into it.\n";
                 (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()

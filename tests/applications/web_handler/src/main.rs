@@ -1,4 +1,4 @@
-//! A contact form with a pool: what a visitor sees of each error. What the operator sees is on standard error.
+//! A contact form with a pool: the visitor's view of each error. Standard error has the operator's view.
 //!
 //! ```console
 //! $ cargo run -p smtp-web-handler
@@ -26,7 +26,7 @@ use smtp_web_handler::router;
 use tower::ServiceExt;
 use tracing_subscriber::filter::LevelFilter;
 
-/// What a visitor sees who writes from this address.
+/// The answer to a visitor with this address.
 async fn visit(router: &Router, email: &str) -> Result<(), Box<dyn Error>> {
     let request = Request::post("/contact")
         .header("content-type", "application/x-www-form-urlencoded")

@@ -1,4 +1,4 @@
-//! The board: its UART, its clock, its memory, and how much of that is used.
+//! The board: its UART, its clock, its memory, and how much memory is used.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::panic::PanicInfo;
@@ -12,11 +12,11 @@ use cortex_m_semihosting::{debug, hprintln};
 use embedded_alloc::LlffHeap;
 use smtp_proto::Instant;
 
-/// What the heap has.
+/// The size of the heap.
 const HEAP_SIZE: usize = 32 * 1024;
 /// The processor's clock, in ticks of a millisecond.
 const TICKS: u32 = 25_000;
-/// What an unused word of the stack holds.
+/// The content of an unused word of the stack.
 const UNUSED: u32 = 0xdead_beef;
 
 static MILLISECONDS: AtomicU32 = AtomicU32::new(0);
@@ -26,7 +26,7 @@ fn SysTick() {
     MILLISECONDS.fetch_add(1, Ordering::Relaxed);
 }
 
-/// The time since the start. It ends after 49 days, and the session before that.
+/// The time since the start. It wraps after 49 days, but a session ends before that.
 pub fn now() -> Instant {
     let milliseconds = MILLISECONDS.load(Ordering::Relaxed);
     Instant::from_origin(Duration::from_millis(milliseconds.into()))
@@ -41,7 +41,7 @@ impl Uart {
     const CONTROL: *mut u32 = 0x4000_4008 as *mut u32;
     const DIVIDER: *mut u32 = 0x4000_4010 as *mut u32;
 
-    /// Octet after octet, as there is room for them.
+    /// Writes one octet after the other, when there is room.
     pub fn write(&mut self, octets: &[u8]) {
         for &octet in octets {
             while self.state() & 1 != 0 {}
@@ -86,10 +86,10 @@ pub fn start() -> Uart {
     Uart(())
 }
 
-/// The words between the heap and what is in use of the stack.
+/// The words between the heap and the used part of the stack.
 fn free_stack() -> impl Iterator<Item = *mut u32> {
     let bottom = cortex_m_rt::heap_start() as usize + HEAP_SIZE;
-    // What this function and its caller still need.
+    // The room that this function and its caller still need.
     let top = cortex_m::register::msp::read() as usize - 256;
     (bottom..top).step_by(4).map(|address| address as *mut u32)
 }
@@ -116,7 +116,7 @@ unsafe impl GlobalAlloc for Counted {
     }
 }
 
-/// How much of the memory is used.
+/// Prints how much of the memory is used.
 pub fn print_figures() {
     // SAFETY: the linker has made these symbols. Only their addresses are taken.
     unsafe extern "C" {

@@ -1,5 +1,5 @@
-//! The engine on a microcontroller (Cortex-M4F), over a UART that leads to the server. There is no operating system, and
-//! no thread. The message lies in flash, and is written from there: nothing of it is copied.
+//! The engine on a microcontroller (Cortex-M4F), over a UART that leads to the server. It runs without an operating
+//! system and without threads. The message is in flash, and is written from there without a copy.
 //!
 //! `cargo run -p smtp-embedding --bin bare_metal` runs it under QEMU.
 #![cfg_attr(target_os = "none", no_std, no_main)]

@@ -1,4 +1,4 @@
-//! One session: what an application on the device would do.
+//! One session of an application on the device.
 
 use alloc::boxed::Box;
 use core::error::Error;
@@ -15,7 +15,8 @@ const MESSAGE: &[u8] = b"From: sensor@example.org\r\n\
     \r\n\
     It is 21.5 degrees.\r\n";
 
-/// What the device has for the heap. A server that says more than it should ends the session, and not the device.
+/// The limits for the device's heap. A server that sends more than it should ends the session, but does not exhaust
+/// the heap.
 fn config() -> Result<Config, Box<dyn Error>> {
     let mut config = Config::new(ClientName::parse("sensor.example.org")?);
     // A device with TLS would answer Event::StartTls by its handshake.
@@ -41,7 +42,7 @@ fn send(mut uart: Uart) -> Result<(), Box<dyn Error>> {
                     for (mailbox, result) in &report {
                         match result {
                             Ok(reply) => hprintln!("{} has it: {}", mailbox, reply),
-                            Err(error) => hprintln!("{} has it not: {}", mailbox, error),
+                            Err(error) => hprintln!("{} did not get it: {}", mailbox, error),
                         }
                     }
                 }
@@ -58,7 +59,7 @@ fn send(mut uart: Uart) -> Result<(), Box<dyn Error>> {
             body = &body[transmit.advance(written)..];
         }
         if engine.wants_body() && body.is_empty() {
-            // An error says that the server has refused the message meanwhile. The report tells.
+            // An error means that the server has refused the message meanwhile. The report has the reason.
             let _ = engine.finish_body();
         }
         if let Some(octet) = uart.read() {

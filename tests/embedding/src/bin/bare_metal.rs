@@ -32,7 +32,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let program = build()?;
-    // Where no server is named, one inside this program takes the mail.
+    // By default, a server inside this program takes the mail.
     let receiver = Receiver::new();
     let address = match std::env::var("SMTP_HOST") {
         Ok(host) => format!("{host}:25"),
@@ -63,7 +63,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Builds the program, for size.
+/// Builds the program, optimized for size.
 fn build() -> Result<PathBuf, Box<dyn Error>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -84,7 +84,7 @@ fn build() -> Result<PathBuf, Box<dyn Error>> {
         .current_dir(folder)
         .stderr(Stdio::inherit())
         .output()?;
-    // Cargo says where the program is.
+    // Cargo prints the path of the program.
     let lines = String::from_utf8_lossy(&output.stdout);
     let program = lines
         .split('"')

@@ -1,5 +1,5 @@
-//! The engine over io_uring, where a write is begun now and done later: an octet is *given* when its write is
-//! submitted, and *written* when the completion says so.
+//! The engine over io_uring, where a write begins now and completes later. An octet is *given* when its write is
+//! submitted, and *written* at its completion.
 //!
 //! ```console
 //! $ cargo run -p smtp-embedding --bin io_uring
@@ -7,8 +7,8 @@
 //! 5392678 octets in 91 completions
 //! ```
 //!
-//! It needs Linux 5.11. Where the kernel refuses io_uring, it says so, and nothing is sent. `SMTP_HOST=mx.example.net` in
-//! the environment names another server.
+//! It needs Linux 5.11. If the kernel refuses io_uring, it prints that and sends nothing. `SMTP_HOST=mx.example.net`
+//! in the environment names another server.
 
 #[cfg(not(target_os = "linux"))]
 fn main() {
@@ -43,10 +43,10 @@ mod linux {
         socket: TcpStream,
         engine: Connection,
         start: std::time::Instant,
-        /// What is received goes here. It is the kernel's while `is_receiving`.
+        /// The buffer for input. The kernel owns it while `is_receiving`.
         input: Box<[u8]>,
         is_receiving: bool,
-        /// What is sent, from `written` to `gathered`. It is the kernel's while `is_sending`.
+        /// The output, from `written` to `gathered`. The kernel owns it while `is_sending`.
         output: Box<[u8]>,
         written: usize,
         gathered: usize,
@@ -67,7 +67,7 @@ mod linux {
                             for (mailbox, result) in &report {
                                 match result {
                                     Ok(reply) => println!("{mailbox} has it: {reply}"),
-                                    Err(error) => println!("{mailbox} has it not: {error}"),
+                                    Err(error) => println!("{mailbox} did not get it: {error}"),
                                 }
                             }
                         }
@@ -90,7 +90,7 @@ mod linux {
             }
         }
 
-        /// Begins a write of what there is to send. Returns what is left of the body.
+        /// Begins a write of the octets to send. Returns the rest of the body.
         fn give<'b>(&mut self, mut body: &'b [u8]) -> io::Result<&'b [u8]> {
             let now = self.now();
             if self.written == self.gathered {
@@ -98,14 +98,14 @@ mod linux {
                 let (gathered, used) = self.engine.poll_transmit_into(now, part, &mut self.output);
                 (self.written, self.gathered, body) = (0, gathered, &body[used..]);
                 if self.engine.wants_body() && body.is_empty() {
-                    // An error says that the server has refused the message meanwhile. The report tells.
+                    // An error means that the server has refused the message meanwhile. The report has the reason.
                     let _ = self.engine.finish_body();
                 }
             }
             let rest = &self.output[self.written..self.gathered];
             if !rest.is_empty() {
                 self.is_sending = true;
-                // It may reach the server from here on, and be answered before the completion comes.
+                // It may reach the server from here on, and get a reply before the completion comes.
                 self.engine.handle_given(now, rest.len());
                 let (from, length) = (rest.as_ptr(), rest.len() as u32);
                 let send = opcode::Send::new(Fd(self.socket.as_raw_fd()), from, length);
@@ -115,14 +115,14 @@ mod linux {
         }
 
         fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
-            // SAFETY: the buffer of the entry is on the heap, and stays as it is until its completion has come. `settle`
+            // SAFETY: the buffer of the entry is on the heap, and stays unchanged until its completion. `settle`
             // waits for that before the session is dropped.
             #[expect(unsafe_code, reason = "the kernel is given an address")]
             let pushed = unsafe { self.ring.submission().push(entry) };
             pushed.map_err(io::Error::other)
         }
 
-        /// Submits what was begun, and waits for a completion or for the deadline.
+        /// Submits the entries, and waits for a completion or for the deadline.
         fn wait(&mut self) -> io::Result<()> {
             let left = self.engine.poll_timeout().map(|at| at - self.now());
             let time = left.map(Timespec::from);
@@ -131,7 +131,7 @@ mod linux {
                 arguments = arguments.timespec(time);
             }
             match self.ring.submitter().submit_with_args(1, &arguments) {
-                // The deadline has passed. Completions that have come meanwhile count before it.
+                // The deadline has passed. Completions that came before it count first.
                 Err(error) if error.raw_os_error() == Some(ETIME) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 result => drop(result?),
@@ -165,13 +165,13 @@ mod linux {
             Ok(())
         }
 
-        /// Ends what is under way, so that the kernel gives the buffers back.
+        /// Ends all operations, so that the kernel gives the buffers back.
         fn settle(mut self) -> io::Result<usize> {
-            // Where this fails the connection is gone already, and what was under way ends by itself.
+            // If this fails, the connection is gone already, and the operations end by themselves.
             let _ = self.socket.shutdown(Shutdown::Both);
             while self.is_receiving || self.is_sending {
                 if let Err(error) = self.wait() {
-                    // The kernel may still have the buffers: they stay.
+                    // The kernel may still use the buffers, so they must stay.
                     std::mem::forget(self);
                     return Err(error);
                 }
@@ -200,7 +200,7 @@ mod linux {
             }
             Err(error) => return Err(error.into()),
         };
-        // Where no server is named, one inside this program takes the mail.
+        // By default, a server inside this program takes the mail.
         let (receiver, socket) = match std::env::var("SMTP_HOST") {
             Ok(host) => (None, TcpStream::connect((host, 25))?),
             Err(_) => {
@@ -213,7 +213,7 @@ mod linux {
 
         let start = std::time::Instant::now();
         let mut config = Config::new(ClientName::from(socket.local_addr()?.ip()));
-        // STARTTLS is as in std_loop and mio, with rustls between the engine and the buffers.
+        // STARTTLS works as in std_loop and mio, with rustls between the engine and the buffers.
         config.tls = TlsPolicy::Never;
         let mut engine = Connection::new(config, Instant::default());
         let message = vec![b'x'; 5 << 20];

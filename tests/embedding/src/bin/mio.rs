@@ -26,7 +26,7 @@ use smtp_tests::receiver::Receiver;
 const SESSIONS: usize = 200;
 const MESSAGE: &[u8] = b"From: alice@example.org\r\nSubject: hello\r\n\r\nHello.\r\n";
 
-/// What all sessions have in common.
+/// The state that all sessions share.
 struct Shared {
     address: SocketAddr,
     name: ServerName<'static>,
@@ -46,9 +46,9 @@ struct Session<'a> {
     socket: TcpStream,
     tls: Option<ClientConnection>,
     in_handshake: bool,
-    /// What is left of the message.
+    /// The rest of the message.
     body: &'static [u8],
-    /// Gathered, and not in TLS and not in the socket. Inside TLS it stays empty.
+    /// Gathered octets that neither TLS nor the socket has taken. Inside TLS it stays empty.
     out: Vec<u8>,
     /// Octets of the engine that the socket has not taken.
     unwritten: usize,
@@ -76,7 +76,7 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Does what can be done without waiting. Returns whether the session is over.
+    /// Does everything that is possible without waiting. Returns whether the session is over.
     fn turn(&mut self) -> bool {
         loop {
             let result = self.read().and_then(|heard| {
@@ -97,7 +97,7 @@ impl<'a> Session<'a> {
         self.engine.is_closed()
     }
 
-    /// Whether anything has come.
+    /// Returns whether any octets have come.
     fn read(&mut self) -> io::Result<bool> {
         if self.engine.is_closed() {
             return Ok(false);
@@ -121,7 +121,7 @@ impl<'a> Session<'a> {
     fn decrypt(&mut self, now: Instant) {
         let Some(tls) = &mut self.tls else { return };
         if let Err(error) = tls.process_new_packets() {
-            // The alert that says why. It goes out, or it does not.
+            // Sends the alert with the reason, if possible.
             let _ = tls.write_tls(&mut self.socket);
             let failed = self
                 .engine
@@ -162,7 +162,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Whether anything has gone out.
+    /// Returns whether any octets have gone out.
     fn write(&mut self) -> io::Result<bool> {
         let now = self.shared.now();
         if self.unwritten == 0 && !self.in_handshake {
@@ -184,7 +184,7 @@ impl<'a> Session<'a> {
                 Err(error) => return Err(error),
             }
         }
-        // The socket has all of it, and TLS holds nothing back.
+        // The socket has all of them, and TLS holds nothing back.
         self.engine.handle_written(now, self.unwritten);
         self.unwritten = 0;
         if self.in_handshake && self.tls.as_ref().is_some_and(|tls| !tls.is_handshaking()) {
@@ -197,7 +197,7 @@ impl<'a> Session<'a> {
         Ok(moved)
     }
 
-    /// What the engine has to send, as much as is written at a time.
+    /// Gathers the engine's octets, as many as one write takes.
     fn gather(&mut self, now: Instant) -> io::Result<usize> {
         let mut buffer = [0; 16 * 1024];
         let part = BodyPart::Last(self.body);
@@ -214,7 +214,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Whether the socket has nothing, or takes nothing, or is not connected yet.
+/// Whether the socket would block, or is not connected yet.
 fn is_later(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -254,7 +254,7 @@ fn send(shared: &Shared) -> Result<(), Box<dyn Error>> {
             let Some(session) = &mut sessions[number] else {
                 continue;
             };
-            // One that is late is over only if nothing has come meanwhile.
+            // A late session is over only if no input has come meanwhile.
             let mut is_over = session.turn();
             session.engine.handle_timeout(now);
             is_over |= session.turn();
@@ -271,7 +271,7 @@ fn send(shared: &Shared) -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Where no server is named, one inside this program takes the mail.
+/// By default, a server inside this program takes the mail.
 fn run() -> Result<(), Box<dyn Error>> {
     let mut roots = RootCertStore::empty();
     let (receiver, host, port) = match std::env::var("SMTP_HOST") {

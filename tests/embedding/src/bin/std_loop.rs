@@ -23,7 +23,7 @@ use smtp_proto::{
 };
 use smtp_tests::receiver::Receiver;
 
-/// The socket, and TLS over it once there is any.
+/// The socket, and TLS over it after STARTTLS.
 struct Wire {
     socket: TcpStream,
     tls: Option<ClientConnection>,
@@ -47,7 +47,7 @@ impl Wire {
         }
     }
 
-    /// The handshake, which the engine's deadline bounds as well. Whatever rustls lets pass here is verified.
+    /// The handshake, which the engine's deadline bounds too. A server that rustls accepts here is verified.
     fn encrypt(&mut self, host: &str, roots: RootCertStore) -> Result<TlsFacts, Box<dyn Error>> {
         let config = ClientConfig::builder()
             .with_root_certificates(roots)
@@ -87,7 +87,7 @@ fn send(
 
     let mut buffer = [0; 16 * 1024];
     loop {
-        // What has happened.
+        // Events that have happened.
         while let Some(event) = engine.poll_event() {
             match event {
                 Event::StartTls => match wire.encrypt(host, roots.clone()) {
@@ -100,7 +100,7 @@ fn send(
                     for (mailbox, result) in &report {
                         match result {
                             Ok(reply) => println!("{mailbox} has it: {reply}"),
-                            Err(error) => println!("{mailbox} has it not: {error}"),
+                            Err(error) => println!("{mailbox} did not get it: {error}"),
                         }
                     }
                 }
@@ -108,7 +108,7 @@ fn send(
                 _ => {}
             }
         }
-        // What there is to send: commands, and as much of the body as there is room for.
+        // Octets to send: commands, and as much of the body as there is room for.
         let is_wanted = engine.wants_body();
         let piece = if is_wanted { body.fill_buf()? } else { &[] };
         let is_last = is_wanted && piece.is_empty();
@@ -119,7 +119,7 @@ fn send(
             Err(error) => engine.handle_lost(now(), Cause::Transport(error.to_string().into())),
         }
         if is_last {
-            // An error here says that the server has refused the message meanwhile. The report tells.
+            // An error means that the server has refused the message meanwhile. The report has the reason.
             let _ = engine.finish_body();
         } else if gathered == 0 && used == 0 {
             // Wait for the server, or for the deadline.
@@ -138,7 +138,7 @@ fn send(
     }
 }
 
-/// Where no server is named, one inside this program takes the mail.
+/// By default, a server inside this program takes the mail.
 fn run() -> Result<(), Box<dyn Error>> {
     let message = concat!(env!("CARGO_MANIFEST_DIR"), "/message.eml");
     let body = BufReader::new(File::open(message)?);

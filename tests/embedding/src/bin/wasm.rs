@@ -30,7 +30,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let module = build(folder)?;
-    // Where no server is named, one inside this program takes the mail.
+    // By default, a server inside this program takes the mail.
     let receiver = Receiver::new();
     let (host, port) = match std::env::var("SMTP_HOST") {
         Ok(host) => (host, 25),
@@ -54,7 +54,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Builds the module, for size.
+/// Builds the module, optimized for size.
 fn build(folder: &Path) -> Result<std::path::PathBuf, Box<dyn Error>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
@@ -74,7 +74,7 @@ fn build(folder: &Path) -> Result<std::path::PathBuf, Box<dyn Error>> {
         .current_dir(folder)
         .stderr(Stdio::inherit())
         .output()?;
-    // Cargo says where the module is.
+    // Cargo prints the path of the module.
     let lines = String::from_utf8_lossy(&output.stdout);
     let module = lines
         .split('"')

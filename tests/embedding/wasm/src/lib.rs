@@ -1,7 +1,7 @@
-//! The engine as a module for any host of WebAssembly. It imports nothing: the host owns the socket and the clock.
+//! The engine as a module for any WebAssembly host. It has no imports: the host owns the socket and the clock.
 //!
-//! Octets go both ways through one buffer. Times are milliseconds since an origin of the host's choice. `drive.mjs` is
-//! a host over a socket of node.
+//! Octets go both ways through one buffer. Times are milliseconds since an origin that the host chooses. `drive.mjs`
+//! is a host with a socket of node.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,7 +22,7 @@ struct Session {
     report: String,
 }
 
-/// There is one thread, so that nobody else has it.
+/// The module has one thread, so the lock is always free.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -35,25 +35,25 @@ fn with<T>(otherwise: T, act: impl FnOnce(&mut Session, &mut [u8]) -> T) -> T {
 }
 
 fn at(milliseconds: f64) -> Instant {
-    // A cast of a float saturates, and makes zero of what is no number.
+    // A cast of a float saturates, and turns NaN into zero.
     Instant::from_origin(Duration::from_millis(milliseconds as u64))
 }
 
-/// Where the buffer is, in the memory of the module. It does not move.
+/// The address of the buffer in the memory of the module. It does not move.
 #[unsafe(no_mangle)]
 pub extern "C" fn buffer() -> *mut u8 {
     lock(&BUFFER).as_mut_ptr()
 }
 
-/// How large the buffer is.
+/// The size of the buffer.
 #[unsafe(no_mangle)]
 pub extern "C" fn size() -> usize {
     SIZE
 }
 
-/// Begins a session on a socket that is connected now. In the buffer are the name of this host, the sender, the
-/// recipient and the message, one after the other, with these lengths. Whether they can be used: else the report says
-/// why not.
+/// Begins a session on a socket that is connected now. The buffer holds the name of this host, the sender, the
+/// recipient and the message, one after the other, with these lengths. Returns whether they are valid. If not, the
+/// report has the reason.
 #[unsafe(no_mangle)]
 pub extern "C" fn begin(
     now: f64,
@@ -99,14 +99,14 @@ pub extern "C" fn begin(
     }
 }
 
-/// Puts a text into the buffer, with a zero at its end.
+/// Writes a text into the buffer, with a zero at its end.
 fn show(buffer: &mut [u8], text: &str) {
     let length = text.len().min(SIZE - 1);
     buffer[..length].copy_from_slice(&text.as_bytes()[..length]);
     buffer[length] = 0;
 }
 
-/// So many octets have come, and are in the buffer. None is the end of the input.
+/// Takes this many octets of input from the buffer. Zero is the end of the input.
 #[unsafe(no_mangle)]
 pub extern "C" fn received(now: f64, length: usize) {
     with((), |session, buffer| match length {
@@ -117,8 +117,8 @@ pub extern "C" fn received(now: f64, length: usize) {
     });
 }
 
-/// Puts what is to be written into the buffer, and returns how many octets that is. Write them, say
-/// [`written`], and ask again until there are none.
+/// Writes octets for the socket into the buffer, and returns their number. Send them, call [`written`], and repeat
+/// until it is zero.
 #[unsafe(no_mangle)]
 pub extern "C" fn transmit(now: f64) -> usize {
     with(0, |session, buffer| {
@@ -127,14 +127,14 @@ pub extern "C" fn transmit(now: f64) -> usize {
         let (gathered, used) = session.engine.poll_transmit_into(at(now), part, buffer);
         session.used += used;
         if session.engine.wants_body() && session.used == session.message.len() {
-            // An error says that the server has refused the message meanwhile. The report tells.
+            // An error means that the server has refused the message meanwhile. The report has the reason.
             let _ = session.engine.finish_body();
         }
         gathered
     })
 }
 
-/// The socket has taken so many octets.
+/// Reports that the socket has taken this many octets.
 #[unsafe(no_mangle)]
 pub extern "C" fn written(now: f64, length: usize) {
     with((), |session, _| {
@@ -142,7 +142,7 @@ pub extern "C" fn written(now: f64, length: usize) {
     });
 }
 
-/// When to call [`timed_out`], if nothing happens before; negative for never.
+/// When to call [`timed_out`], if nothing happens before. Negative for never.
 #[unsafe(no_mangle)]
 pub extern "C" fn deadline() -> f64 {
     with(-1.0, |session, _| {
@@ -151,13 +151,13 @@ pub extern "C" fn deadline() -> f64 {
     })
 }
 
-/// Looks whether a deadline has passed. Too early is no harm.
+/// Checks whether a deadline has passed. Calling it too early does no harm.
 #[unsafe(no_mangle)]
 pub extern "C" fn timed_out(now: f64) {
     with((), |session, _| session.engine.handle_timeout(at(now)));
 }
 
-/// Whether the session is over. Then the report is in the buffer, with a zero at its end.
+/// Whether the session is over. The buffer then holds the report, with a zero at its end.
 #[unsafe(no_mangle)]
 pub extern "C" fn is_over() -> bool {
     with(true, |session, buffer| {
@@ -176,7 +176,7 @@ impl Session {
             for (mailbox, result) in &report {
                 self.report += &match result {
                     Ok(reply) => format!("{mailbox} has it: {reply}"),
-                    Err(error) => format!("{mailbox} has it not: {error}"),
+                    Err(error) => format!("{mailbox} did not get it: {error}"),
                 };
             }
         }

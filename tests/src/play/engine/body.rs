@@ -1,4 +1,4 @@
-//! What is offered of a message, in pieces.
+//! Offers the body of a message, in pieces.
 
 use std::collections::VecDeque;
 
@@ -6,16 +6,15 @@ use smtp_proto::BodyPart;
 
 use crate::transcript::Message;
 
-/// The body under way, as the application offers it: pieces that grow, and of which the front is used up.
+/// The current body, as the application offers it: pieces that grow, and whose front is used up.
 #[derive(Default)]
 pub(super) struct Body<'t> {
     pub(super) rest: &'t [u8],
-    /// How much of `rest` has been offered. It never shrinks but by use, for what was once on offer
-    /// stays on offer.
+    /// How much of `rest` has been offered. Only use reduces it, because offers are not withdrawn.
     offered: usize,
-    /// How much of `rest` may be offered before the server has said something; the next hold is first.
+    /// How much of `rest` may be offered before the server's next reply. The next hold is first.
     holds: VecDeque<usize>,
-    /// All of `rest` is offered, and as the last part.
+    /// All of `rest` is offered, as the last part.
     pub(super) is_last: bool,
 }
 
@@ -40,7 +39,7 @@ impl<'t> Body<'t> {
         self.holds.front().copied().unwrap_or(self.rest.len())
     }
 
-    /// Offers up to `more` further octets. False where there are none.
+    /// Offers up to `more` further octets. False if there are none.
     pub(super) fn grow(&mut self, more: usize) -> bool {
         let before = self.offered;
         self.offered = self.offered.saturating_add(more).min(self.end());

@@ -1,17 +1,16 @@
-//! The octets of commands that are not answered yet, counted from outside.
+//! The octets of unanswered commands, counted from outside.
 
 use std::collections::VecDeque;
 
-/// The commands that are not answered, counted from outside: more than one of them may have no more
-/// octets than the limit, or two ends that do not read while they write can deadlock. Chunks are no
-/// commands: they have a limit of their own.
+/// The unanswered commands, counted from outside. If there are several, the limit bounds their octets. Otherwise two
+/// ends that do not read while they write could deadlock. Chunks are not commands, and have their own limit.
 pub(super) struct InFlight {
     limit: usize,
     commands: VecDeque<usize>,
-    /// The line that the client has not ended yet, and the server's.
+    /// The unfinished line of the client, and that of the server.
     said: Vec<u8>,
     heard: Vec<u8>,
-    /// The last line was DATA; and so many octets of a chunk follow.
+    /// The last line was DATA, and this many octets of a chunk follow.
     data: bool,
     chunk: u64,
 }
@@ -29,7 +28,7 @@ impl InFlight {
         }
     }
 
-    /// Whether what follows is a body, once it is wanted.
+    /// Whether a body follows, once it is wanted.
     pub(super) fn is_behind_data(&self) -> bool {
         self.data
     }
@@ -52,7 +51,7 @@ impl InFlight {
                     Some(octets) => octets.parse().map_err(|_| format!("BDAT {octets}"))?,
                     None => 0,
                 };
-                // An empty line is the end of a body's last line, or an empty response to a challenge.
+                // An empty line is the last line end of a body, or an empty response to a challenge.
                 if line.len() > 2 {
                     self.commands
                         .push_back(if chunk.is_some() { 0 } else { line.len() });

@@ -1,9 +1,8 @@
 //! Plays a transcript against the engine, in virtual time.
 //!
-//! The same transcript is played with the server's octets whole, one by one, and cut at random, and the
-//! client's octets taken likewise. Whatever is not in the transcript (how octets are cut, when events are
-//! polled, calls that mean nothing) must not be visible in what comes of it; see the invariants in the
-//! design.
+//! The transcript is played with the server's octets whole, one by one, and cut at random. The client's octets are
+//! taken likewise. Three things must not show in the result: how octets are cut, when events are polled, and calls
+//! without effect. The design calls these invariants.
 
 use std::time::Duration;
 
@@ -24,21 +23,21 @@ mod random;
 /// How octets are cut, in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// All that there is, at once.
+    /// All octets at once.
     Whole,
     /// One by one.
     Octets,
-    /// At random, and with more polls and timeouts than there must be. The number is the seed.
+    /// At random, and with more polls and timeouts than needed. The number is the seed.
     Random(u64),
 }
 
-/// What was said and what happened: the same for every [`Cut`].
+/// What was sent and what happened. It is the same for every [`Cut`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Conversation {
-    /// All that the client said.
+    /// All octets of the client.
     pub said: Vec<u8>,
-    /// The events, but for those of the trace, and [`Event::StartTls`]: it is withdrawn when the
-    /// connection is lost before somebody asks for it.
+    /// The events, without traces and [`Event::StartTls`]. The engine withdraws that event if the connection is lost
+    /// before somebody polls it.
     pub events: Vec<String>,
 }
 
@@ -74,22 +73,22 @@ struct Player<'t> {
     secrets: Vec<String>,
     engine: Connection,
     now: Instant,
-    /// How many of the transcript's messages and requests were submitted, and which they are.
+    /// How many of the transcript's messages and requests were submitted, and their identifiers.
     submitted: usize,
     messages: Vec<MessageId>,
     requests: Vec<RequestId>,
-    /// The body that was wanted last, and of which message.
+    /// The last body that was wanted, and its message.
     body: Body<'t>,
     body_of: Option<MessageId>,
-    /// What was on offer and is not advanced: the front of every later offer.
+    /// The octets on offer that are not advanced. Every later offer must begin with them.
     promised: Vec<u8>,
-    /// How many of the promised octets have gone out, although the engine has not been told. So it is
-    /// where a completion is reported later, as with io_uring: the server may answer before that.
+    /// How many promised octets have gone out without a report to the engine. That happens if a completion comes
+    /// late, as with io_uring: the server may answer before it.
     unreported: usize,
     jammed: bool,
     handshake_due: bool,
     in_flight: InFlight,
-    /// What the client has said in this step, and in all.
+    /// The octets of the client in this step, and in all.
     batch: Vec<u8>,
     said: Vec<u8>,
     events: Vec<String>,
@@ -104,7 +103,7 @@ impl<'t> Player<'t> {
         };
         let mut config = transcript.config.clone();
         config.trace = seed % 2 == 1;
-        // Not zero, so that an origin is not mistaken for a time.
+        // It is not zero, so that an origin is not taken for a time.
         let now = Instant::from_origin(Duration::from_secs(1_000));
         let mut player = Self {
             transcript,
@@ -170,8 +169,8 @@ impl<'t> Player<'t> {
                 false => Ok(()),
             };
         }
-        // Whatever happens next, the client has nothing more to say before it. What has gone out and is
-        // not reported yet may stay so until the server has answered, but not for any longer.
+        // Before any other step, the client must have sent all. Octets without a report may wait until the server has
+        // answered, but not longer.
         let late = matches!(action, Action::Server(_) | Action::Eof) && self.unreported > 0;
         match late {
             true => self.expect_nothing_new()?,
@@ -225,7 +224,7 @@ impl<'t> Player<'t> {
         }
     }
 
-    /// Takes what the engine has to say, up to `limit` octets.
+    /// Takes the engine's octets, up to `limit`.
     fn speak(&mut self, limit: usize) -> Result<(), String> {
         let late = std::mem::take(&mut self.unreported);
         self.engine.handle_written(self.now, late);
@@ -249,7 +248,7 @@ impl<'t> Player<'t> {
                 }
                 let more = self.how_many(usize::MAX);
                 if !self.body.grow(more) {
-                    // As many chunks as may be are unanswered, or there is no more for now.
+                    // The limit of unanswered chunks is reached, or there is nothing more now.
                     if self.body.is_held() || !self.body.piece().bytes().is_empty() {
                         return Ok(());
                     }
@@ -274,7 +273,7 @@ impl<'t> Player<'t> {
                 return Ok(());
             }
             let n = match self.cut {
-                // Nothing to write, and one octet kept back: it is used up all the same.
+                // Nothing to write, but one octet is held back and counts as used.
                 _ if offer.is_empty() => 0,
                 Cut::Whole => offer.len(),
                 Cut::Octets => 1,
@@ -298,8 +297,8 @@ impl<'t> Player<'t> {
         }
     }
 
-    /// Gathers the next chunk: its border is where there are octets enough for it, or where the body is
-    /// held, however the rest is cut. What fits into one is offered as the last.
+    /// Gathers the next chunk. It ends where it is full, or where the body is held, independent of other cuts. A body
+    /// that fits into one chunk is offered as the last.
     fn fill_chunk(&mut self) {
         if let Some(size) = self.engine.chunk_size() {
             self.body.grow(usize::MAX);
@@ -307,7 +306,7 @@ impl<'t> Player<'t> {
         }
     }
 
-    /// Nothing is on offer but what has gone out already.
+    /// Checks that nothing is on offer but octets that have already gone out.
     fn expect_nothing_new(&mut self) -> Result<(), String> {
         if self.engine.is_closed() {
             return self.speak(usize::MAX);
@@ -325,7 +324,7 @@ impl<'t> Player<'t> {
         }
     }
 
-    /// Polls are idempotent: what is on offer and the deadline stay as they are.
+    /// Polls must not change the offer or the deadline.
     fn poll_twice(&mut self, piece: BodyPart<'_>) -> Result<(), String> {
         let mut poll = || {
             let offer = self
@@ -341,8 +340,8 @@ impl<'t> Player<'t> {
         }
     }
 
-    /// Hands over what the server says. Between the pieces nothing is sent: then a reply that comes
-    /// before its command would find the command gone out, and that is another conversation.
+    /// Gives the server's octets to the engine. Nothing is sent between the pieces. Otherwise a reply could find its
+    /// command gone out before it, which would be another conversation.
     fn hear(&mut self, octets: &[u8]) -> Result<(), String> {
         self.in_flight.hear(octets);
         let mut rest = octets;
@@ -360,8 +359,8 @@ impl<'t> Player<'t> {
         Ok(())
     }
 
-    /// Lets time pass, and tells the engine whenever it wanted to be told; also just before, which must
-    /// do nothing.
+    /// Lets time pass, and calls the engine at each of its deadlines. It also calls just before them, which must have
+    /// no effect.
     fn pause(&mut self, duration: Duration) -> Result<(), String> {
         let end = self.now + duration;
         while let Some(deadline) = self
@@ -453,7 +452,7 @@ impl<'t> Player<'t> {
         index.ok_or_else(|| format!("{id:?} was never submitted"))
     }
 
-    /// Does something that must make no difference.
+    /// Makes a call that must not make a difference.
     fn distract(&mut self) -> Result<(), String> {
         if !self.is_random() {
             return Ok(());
@@ -499,14 +498,14 @@ impl<'t> Player<'t> {
         match self.cut {
             Cut::Whole => most,
             Cut::Octets => 1,
-            // Short pieces, or the random cuts of a long line would all be whole in the end.
+            // The pieces are short. Otherwise most long lines would stay whole.
             Cut::Random(_) => self.random.up_to(most.min(40)),
         }
     }
 
-    /// After the last step: nothing more to say, and after the end nothing that could still happen.
+    /// After the last step, nothing more is sent. After the end, nothing more may happen.
     fn end(&mut self) -> Result<(), String> {
-        // Twice, since what is reported late may have something in its wake.
+        // Twice, because a late report may cause another one.
         for _ in 0..2 {
             self.speak(usize::MAX)?;
             self.end_of_batch(b"")?;

@@ -1,11 +1,11 @@
-//! Numbers at random, the same in each run.
+//! Random numbers, the same in each run.
 
 /// xorshift64*: random enough for cutting, and the same on every machine.
 pub(super) struct Random(u64);
 
 impl Random {
     pub(super) fn new(seed: u64) -> Self {
-        // The state must not be zero, and small seeds should not give small numbers at first.
+        // The state must not be zero, and small seeds should not begin with small numbers.
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 

@@ -1,4 +1,4 @@
-//! One session of the server, without a socket.
+//! One session of the server, without its socket.
 
 use std::io::{Read, Write};
 use std::sync::atomic::Ordering;
@@ -10,18 +10,18 @@ use tokio::net::TcpStream;
 
 use super::{Act, Arrived, BehindData, Moment, Options, READ, Shared};
 
-/// The peer's side of one connection without the connection: octets in, replies out.
+/// The server's side of one connection: octets in, replies out.
 pub struct Dialogue {
     shared: Arc<Shared>,
     connection: u64,
     message: u64,
     envelope: Vec<String>,
-    /// MAIL and RCPTs that were accepted.
+    /// Accepted MAIL and RCPTs.
     accepted: usize,
-    /// The front of a command line whose end has not come yet.
+    /// An unfinished command line.
     line: Vec<u8>,
     body: Option<Body>,
-    /// The chunk that is arriving, and what came of the body in chunks before, where it is to be kept.
+    /// The chunk that is arriving, and the body of the chunks before, if it is kept.
     chunk: Option<Chunk>,
     chunks: Vec<u8>,
 }
@@ -33,7 +33,7 @@ struct Chunk {
 }
 
 impl Dialogue {
-    /// A connection of a peer that has no other one.
+    /// The first connection of a server.
     pub fn new(options: Options) -> Self {
         Self::with(Shared::new(options))
     }
@@ -71,14 +71,14 @@ impl Dialogue {
             if !open || stream.read_buf(&mut input).await? == 0 {
                 return Ok(());
             }
-            // What came meanwhile belongs to the same batch.
+            // Octets that are already here belong to the same batch.
             while input.len() < READ && matches!(stream.try_read_buf(&mut input), Ok(1..)) {}
             open = self.take(&input, &mut out);
             input.clear();
         }
     }
 
-    /// The same in a thread of its own, without a runtime: the least that a server can cost.
+    /// The same in its own thread, without a runtime: the cheapest server.
     pub(super) fn serve_blocking(mut self, mut stream: std::net::TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let (mut input, mut out) = (vec![0; READ], Vec::new());
@@ -99,12 +99,12 @@ impl Dialogue {
         }
     }
 
-    /// Says hello. Returns whether the connection stays open.
+    /// Sends the greeting. Returns whether the connection stays open.
     pub fn greet(&mut self, out: &mut Vec<u8>) -> bool {
         self.answer("greeting", "220 peer\r\n", out)
     }
 
-    /// Takes a batch of what a client says. Returns whether the connection stays open.
+    /// Takes a batch of the client's octets. Returns whether the connection stays open.
     pub fn take(&mut self, mut input: &[u8], out: &mut Vec<u8>) -> bool {
         let mut behind_data = false;
         loop {
@@ -246,7 +246,7 @@ impl Dialogue {
         let envelope = std::mem::take(&mut self.envelope);
         self.accepted = 0;
         self.message += 1;
-        // One whose reply is cut off was taken all the same: that is what in doubt means.
+        // A message whose reply is cut off was accepted nevertheless: that is what *in doubt* means.
         if out.len() == before || out[before..].starts_with(b"2") {
             self.shared.arrived.fetch_add(1, Ordering::Relaxed);
             if let Some(body) = body {
@@ -286,30 +286,30 @@ impl fmt::Debug for Dialogue {
     }
 }
 
-/// A body that is arriving. Each of its octets is looked at once, however it is cut.
+/// A body that is arriving. Each octet is examined once, for every cut.
 struct Body {
-    /// The last octets so far: the end of the data may have begun in them.
+    /// The last octets so far, in which the end of the data may have begun.
     tail: [u8; SEAM],
-    /// What has come, where it is to be kept.
+    /// The octets so far, if they are kept.
     kept: Option<Vec<u8>>,
 }
 
-/// What ends the data.
+/// The end of the data.
 const END: &[u8] = b"\r\n.\r\n";
 
-/// The most octets of it that can lie on one side of a cut.
+/// The most octets of it on one side of a cut.
 const SEAM: usize = END.len() - 1;
 
 impl Body {
     fn new(keep: bool) -> Self {
-        // A dot at the very beginning stands at the start of a line.
+        // A dot at the very beginning is at the start of a line.
         Self {
             tail: *b"  \r\n",
             kept: keep.then(Vec::new),
         }
     }
 
-    /// Takes octets. Returns how many there were up to the end of the data, if that is among them.
+    /// Takes octets. Returns how many belong to the data, if its end is among them.
     fn take(&mut self, input: &[u8]) -> Option<usize> {
         let mut seam = [0; 2 * SEAM];
         let front = input.len().min(SEAM);

@@ -1,5 +1,5 @@
-//! A server for measurements and for staged failures: it takes mail as fast as it comes, holds its replies
-//! back by a set time, and does at any point what a test tells it to.
+//! A server for measurements and for staged failures. It takes mail as fast as it comes, can delay its replies, and
+//! fails wherever a test tells it to.
 
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;
@@ -15,26 +15,26 @@ use tokio::net::TcpListener;
 mod dialogue;
 mod process;
 
-/// Octets that the peer reads at a time.
+/// Octets that the server reads at a time.
 const READ: usize = 64 * 1024;
 
-/// Connections that may wait to be accepted, where thousands come at a time.
+/// Connections that may wait for an accept, because thousands may come at a time.
 const BACKLOG: u32 = 4096;
 
-/// What the peer is like.
+/// The settings of the server.
 #[derive(Clone)]
 pub struct Options {
-    /// How long each batch of replies is held back: the round trip time.
+    /// The delay of each batch of replies: the round trip time.
     pub delay: Duration,
     /// Whether PIPELINING is offered.
     pub pipelining: bool,
     /// Whether CHUNKING is offered.
     pub chunking: bool,
-    /// What becomes of commands that come in one piece with the end of the data.
+    /// What happens to commands that arrive in one piece with the end of the data.
     pub behind_data: BehindData,
     /// Whether messages are kept for [`Peer::messages`].
     pub keep: bool,
-    /// Decides at each point.
+    /// Decides what to do at each point.
     pub act: Arc<dyn Fn(&Moment<'_>) -> Act + Send + Sync>,
 }
 
@@ -59,10 +59,10 @@ impl fmt::Debug for Options {
     }
 }
 
-/// The three ways of real servers with commands behind the end of the data.
+/// How real servers treat commands after the end of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BehindData {
-    /// They are carried out.
+    /// They are executed.
     Taken,
     /// Each is answered 503.
     Refused,
@@ -73,7 +73,7 @@ pub enum BehindData {
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment<'a> {
-    /// The connection, from 0 in the order of their coming.
+    /// The connection, from 0 in the order of arrival.
     pub connection: u64,
     /// The message on this connection, from 0.
     pub message: u64,
@@ -81,12 +81,12 @@ pub struct Moment<'a> {
     pub command: &'a str,
 }
 
-/// What the peer does.
+/// The server's action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
     /// The usual reply.
     Accept,
-    /// This reply, its line end included, instead.
+    /// This reply instead, with its line end.
     Reply(&'static str),
     /// Closes without a reply.
     Cut,
@@ -94,11 +94,11 @@ pub enum Act {
     ReplyAndCut(&'static str),
 }
 
-/// Starts a server on a port of 127.0.0.1 that has a greeting and an answer to EHLO, and knows no other command. An
-/// empty one closes the connection. It runs until the process ends.
+/// Starts a server on a port of 127.0.0.1 that only knows a greeting and an answer to EHLO. An empty one closes the
+/// connection. It runs until the process ends.
 ///
 /// # Errors
-/// No socket.
+/// A socket cannot be made.
 pub fn greeter(greeting: &'static str, hello: &'static str) -> io::Result<SocketAddr> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
@@ -113,7 +113,7 @@ pub fn greeter(greeting: &'static str, hello: &'static str) -> io::Result<Socket
     };
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            // A client that is gone is no failure.
+            // A client that has gone is not a failure.
             thread::spawn(move || drop(serve(stream)));
         }
     });
@@ -129,7 +129,7 @@ pub struct Arrived {
     pub body: Vec<u8>,
 }
 
-/// A running peer; it ends when dropped.
+/// A running server. Dropping it ends it.
 pub struct Peer {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -156,10 +156,10 @@ impl Shared {
 }
 
 impl Peer {
-    /// Starts a peer on a loopback port, in a thread of its own.
+    /// Starts a server on a loopback port, in its own thread.
     ///
     /// # Errors
-    /// There is no port, or no thread.
+    /// A port or a thread is missing.
     pub fn start(options: Options) -> io::Result<Self> {
         let shared = Shared::new(options);
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
@@ -189,7 +189,7 @@ impl Peer {
         })
     }
 
-    /// Where it listens, as connectors want it.
+    /// Its address, in the form for `connect`.
     pub fn server(&self) -> String {
         self.address.to_string()
     }
@@ -232,7 +232,7 @@ impl fmt::Debug for Peer {
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     while let Ok((stream, _)) = listener.accept().await {
         let dialogue = Dialogue::with(shared.clone());
-        // A client that goes away is a client's right.
+        // A client may go away.
         tokio::spawn(async move { dialogue.serve(stream).await.ok() });
     }
 }

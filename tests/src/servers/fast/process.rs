@@ -1,4 +1,4 @@
-//! The same server in a process of its own, for measurements.
+//! The same server in its own process, for measurements.
 
 use std::io::BufRead;
 use std::net::SocketAddr;
@@ -9,26 +9,26 @@ use std::{io, process, thread};
 use super::dialogue::Dialogue;
 use super::{BACKLOG, Options, Shared, accept};
 
-/// A peer in a process of its own, so that time, memory and system calls measured here are the
-/// client's alone, and file descriptors are not shared with it.
+/// A server in its own process. So time, memory and system calls that are measured here are the client's, and the two
+/// do not share file descriptors.
 #[derive(Debug)]
 pub struct PeerProcess {
     server: String,
     child: Child,
 }
 
-/// Names the kind of peer to the process that is to be one.
+/// The environment variable that turns a process into a server, and names its kind.
 const KIND: &str = "SMTP_TESTS_PEER";
 
-/// Stands before the address in what that process prints.
+/// The text before the address in that process's output.
 const ANNOUNCEMENT: &str = "the peer listens on ";
 
 impl PeerProcess {
-    /// Runs this program once more, with these arguments, by which it must come to
-    /// [`serve_if_asked`](Self::serve_if_asked). The peer accepts everything and keeps nothing.
+    /// Runs this program again with these arguments, with which it must call
+    /// [`serve_if_asked`](Self::serve_if_asked). The server accepts everything and keeps nothing.
     ///
     /// # Errors
-    /// There is no process, or it is no peer.
+    /// The process cannot be started, or is not a server.
     pub fn start(arguments: &[&str], delay: Duration, serving: Serving) -> io::Result<Self> {
         let mut child = process::Command::new(std::env::current_exe()?)
             .args(arguments)
@@ -40,7 +40,7 @@ impl PeerProcess {
             io::BufReader::new(child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?).lines();
         let server =
             output.find_map(|line| Some(line.ok()?.split_once(ANNOUNCEMENT)?.1.to_owned()));
-        // Whatever else it has to say is not to stop it.
+        // Further output must not block it.
         thread::spawn(move || output.count());
         match server {
             Some(server) => Ok(Self { server, child }),
@@ -48,8 +48,7 @@ impl PeerProcess {
         }
     }
 
-    /// Serves until the process that started this one is gone, if it did so to have a peer. To be called
-    /// first thing.
+    /// If the parent has started this process as a server, serves until the parent is gone. Call it first in `main`.
     pub fn serve_if_asked() {
         let Ok(kind) = std::env::var(KIND) else {
             return;
@@ -62,7 +61,7 @@ impl PeerProcess {
         process::exit(0);
     }
 
-    /// Where it listens, as connectors want it.
+    /// Its address, in the form for `connect`.
     pub fn server(&self) -> &str {
         &self.server
     }
@@ -80,7 +79,7 @@ impl Drop for PeerProcess {
     }
 }
 
-/// What a [`PeerProcess`] serves its connections with.
+/// How a [`PeerProcess`] serves its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Serving {
     /// A thread for each, and blocking reads and writes: the fastest for a few.

@@ -1,4 +1,4 @@
-//! What the server has seen, for the test to read.
+//! The server's records, for the test to read.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -15,9 +15,9 @@ use super::wire::Wire;
 /// A message that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredMessage {
-    /// The session that it came by, from 1 in the order of the connections.
+    /// The session of the message, from 1 in the order of the connections.
     pub session: usize,
-    /// The address of MAIL FROM without brackets; empty for the null path.
+    /// The address of MAIL FROM without brackets. Empty for the null path.
     pub reverse_path: String,
     /// The parameters of MAIL, as they came.
     pub mail_parameters: String,
@@ -25,17 +25,17 @@ pub struct StoredMessage {
     pub forward_paths: Vec<String>,
     /// The parameters of each of these RCPT TO, as they came.
     pub rcpt_parameters: Vec<String>,
-    /// The file with the message, where the server stores files.
+    /// The file with the message, if the server stores files.
     pub path: Option<PathBuf>,
     /// The size of the content.
     pub octets: u64,
     /// Whether it came over TLS.
     pub tls: bool,
-    /// The BODY parameter of MAIL in upper case, if there was one.
+    /// The BODY parameter of MAIL in upper case, if any.
     pub body_parameter: Option<String>,
-    /// The name the client gave in HELO, EHLO or LHLO.
+    /// The client's name in HELO, EHLO or LHLO.
     pub client_name: String,
-    /// Where it is not in a file.
+    /// The message, if it is not in a file.
     pub(super) content: Bytes,
 }
 
@@ -43,7 +43,7 @@ impl StoredMessage {
     /// The message exactly as it was received, dots unstuffed.
     ///
     /// # Panics
-    /// It is in a file that has gone with its server.
+    /// Its file was deleted with its server.
     #[must_use]
     pub fn content(&self) -> Vec<u8> {
         match &self.path {
@@ -53,16 +53,16 @@ impl StoredMessage {
     }
 }
 
-/// A command that has come.
+/// A command that was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeardCommand {
-    /// The session that it came by, from 1 in the order of the connections.
+    /// The session of the command, from 1 in the order of the connections.
     pub session: usize,
-    /// The line, without its end. Of AUTH only the mechanism.
+    /// The line, without its end. For AUTH, only the mechanism.
     pub line: String,
 }
 
-/// How often things have happened.
+/// How often things happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {
@@ -70,13 +70,13 @@ pub struct Counts {
     pub sessions: usize,
     /// Connections that neither end has closed.
     pub open: usize,
-    /// The most that were open at one time.
+    /// The most connections open at one time.
     pub peak: usize,
     /// Messages that were accepted.
     pub messages: usize,
-    /// AUTH commands that were not refused for their place or their syntax.
+    /// AUTH commands without those refused for their place or their syntax.
     pub logins: usize,
-    /// Those of them that were let in.
+    /// Successful AUTH commands.
     pub logged_in: usize,
     /// QUIT commands.
     pub quits: usize,
@@ -89,7 +89,7 @@ pub(super) struct State {
     pub(super) commands: Vec<HeardCommand>,
     pub(super) connections: HashMap<usize, Connection>,
     pub(super) counts: Counts,
-    /// The password that is valid now, where it was changed.
+    /// The valid password, if it was changed.
     pub(super) password: Option<String>,
 }
 
@@ -102,7 +102,7 @@ pub(super) struct Connection {
 }
 
 impl State {
-    /// The counts of this moment.
+    /// The current counts.
     pub(super) fn counts(&self) -> Counts {
         let connections = self.connections.values();
         let is_open = |connection: &&Connection| !connection.is_ended && !connection.wire.is_left();
@@ -122,14 +122,14 @@ impl State {
 }
 
 impl Shared {
-    /// Changes the books, and wakes whoever waits for a change.
+    /// Changes the records, and wakes those who wait for a change.
     pub(super) fn note<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let result = change(&mut self.lock());
         self.changed.notify_all();
         result
     }
 
-    /// Waits until `condition` holds, or the time is over. Whether it holds.
+    /// Waits until `condition` holds, or the time is over. Returns whether it holds.
     pub(super) fn wait(
         &self,
         timeout: Duration,

@@ -13,10 +13,10 @@ use super::options::Options;
 
 pub(super) type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A certificate, which has signed itself, and its private key, both in PEM.
+/// A self-signed certificate and its private key, both in PEM.
 ///
 /// # Errors
-/// Those of the system's random numbers.
+/// The system does not give random numbers.
 pub fn make_client_certificate() -> io::Result<(String, String)> {
     let key = KeyPair::generate().map_err(io::Error::other)?;
     let certificate = CertificateParams::new([]).and_then(|client| client.self_signed(&key));
@@ -38,7 +38,7 @@ pub(super) fn make_certificate(
     let names = [&options.hostname, "localhost", "127.0.0.1"].map(str::to_owned);
     let certificate = CertificateParams::new(names)?.self_signed(&key)?;
     let key = PrivatePkcs8KeyDer::from(key.serialize_der());
-    // Named here, so that no process-wide default provider is needed.
+    // Named here, so that the process needs no default provider.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let clients = match &options.client_ca {
         None => WebPkiClientVerifier::no_client_auth(),

@@ -40,14 +40,14 @@ impl Session<'_> {
         };
         self.begin_body(&mut incoming)?;
         self.receive(&mut incoming)?;
-        // Whatever the outcome, the transaction is over (RFC 5321 §4.1.1.4).
+        // The transaction is over with any outcome (RFC 5321 §4.1.1.4).
         match self.dialogue.transaction.take() {
             Some(transaction) => self.finish(transaction, incoming),
             None => Ok(()),
         }
     }
 
-    /// Does what is wanted before the first octet of a body.
+    /// Applies the test's rules before the first octet of a body.
     fn begin_body(&mut self, incoming: &mut Incoming) -> Result<(), Fault> {
         let plan = self.shared.plan(Step::Body, b"");
         if plan.silence {
@@ -61,7 +61,7 @@ impl Session<'_> {
         incoming.may_go_on()
     }
 
-    /// Takes the message or refuses it, unless something else is wanted.
+    /// Accepts or refuses the message, unless the test has another rule.
     fn finish(&mut self, transaction: Transaction, incoming: Incoming) -> Result<(), Fault> {
         let (plan, replies) = self.plan_for_end(&transaction, &incoming);
         let done = self.at(plan, replies, |session| {
@@ -75,7 +75,7 @@ impl Session<'_> {
         done.map(drop)
     }
 
-    /// What is wanted at the end of the data, and how many replies a refusal of it takes: LMTP answers for every
+    /// The test's rule at the end of the data, and the number of replies in a refusal. LMTP answers for every
     /// accepted recipient (RFC 2033 §4.2).
     fn plan_for_end(&self, transaction: &Transaction, incoming: &Incoming) -> (Plan, usize) {
         let content = incoming.spool.content();
@@ -114,8 +114,7 @@ impl Session<'_> {
         let digits = !size.is_empty() && size.bytes().all(|b| b.is_ascii_digit());
         let size = size.parse().ok().filter(|_| digits);
         let mut left: u64 = size.ok_or("501 5.5.4 Syntax: BDAT size [LAST]")?;
-        // The chunk is read whatever becomes of it, or it would pass for
-        // commands (RFC 3030 §2).
+        // The chunk is always read. Otherwise it would be taken for commands (RFC 3030 §2).
         let mut incoming = match self.chunks() {
             Err(Fault::Cut) => return Err(Fault::Cut),
             Err(Fault::Over) => return Err(Fault::Over),
@@ -157,7 +156,7 @@ impl Session<'_> {
             }
         })?;
         if taken.is_none() {
-            // Nothing but RSET leads on (RFC 3030 §2).
+            // Only RSET helps now (RFC 3030 §2).
             incoming.refusal = Some("503 5.5.1 RSET first");
         }
         transaction.chunks = Some(incoming);
@@ -165,7 +164,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Where the next chunk goes.
+    /// The target of the next chunk.
     pub(super) fn chunks(&mut self) -> Result<Incoming, Fault> {
         let shared = self.shared;
         let transaction = self.transaction()?;
@@ -181,7 +180,7 @@ impl Session<'_> {
         }
     }
 
-    /// Stores the message, and answers for it.
+    /// Stores the message, and sends the replies for it.
     pub(super) fn store(&mut self, transaction: Transaction, incoming: Incoming) {
         let Transaction {
             mut message, prdr, ..

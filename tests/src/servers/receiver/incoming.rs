@@ -1,4 +1,4 @@
-//! Message data on its way to where it is stored.
+//! Message data on its way to its storage.
 
 use std::borrow::Cow;
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::Shared;
 use super::session::Fault;
 
-/// A message in the making: in memory, or in a file that is deleted unless it is kept.
+/// An unfinished message: in memory, or in a file that is deleted unless it is kept.
 pub(super) enum Spool {
     Memory(Vec<u8>),
     File { file: File, path: PathBuf },
@@ -34,7 +34,7 @@ impl Spool {
         }
     }
 
-    /// What there is so far.
+    /// The content so far.
     pub(super) fn content(&self) -> Cow<'_, [u8]> {
         match self {
             Self::Memory(content) => Cow::Borrowed(content),
@@ -42,7 +42,7 @@ impl Spool {
         }
     }
 
-    /// The content, and the file where it is in one.
+    /// The content, and its file if it has one.
     pub(super) fn keep(mut self) -> (Bytes, Option<PathBuf>) {
         match &mut self {
             Self::Memory(content) => (mem::take(content).into(), None),
@@ -74,12 +74,12 @@ pub(super) enum Place {
 
 pub(super) const BARE: &str = "550 5.6.0 Bare CR or LF in the message";
 
-/// Message data on its way to where it is stored.
+/// Message data on its way to its storage.
 pub(super) struct Incoming {
     pub(super) spool: Spool,
-    /// The how many-th it is that was begun, from 1.
+    /// Its number among all begun messages, from 1.
     pub(super) number: u64,
-    /// The connection is closed when so many octets have come.
+    /// The connection is closed after this many octets.
     pub(super) cut: Option<u64>,
     pub(super) octets: u64,
     /// The reply, if it is refused.
@@ -128,7 +128,7 @@ impl Incoming {
         }
     }
 
-    /// Ends the connection where that was wanted.
+    /// Closes the connection if the test wants it.
     pub(super) fn may_go_on(&self) -> Result<(), Fault> {
         match self.cut {
             Some(octets) if self.octets >= octets => Err(Fault::Cut),
@@ -136,7 +136,7 @@ impl Incoming {
         }
     }
 
-    /// No chunk follows.
+    /// The last chunk has come.
     pub(super) fn end_chunks(&mut self) {
         if self.is_text && self.after_cr {
             self.refusal = self.refusal.or(Some(BARE));
@@ -144,19 +144,16 @@ impl Incoming {
     }
 }
 
-/// Removes the stuffed dots and finds the end of the message data, which
-/// nothing but CRLF.CRLF is (RFC 5321 §4.1.1.4).
+/// Removes stuffed dots and finds the end of the message data. Only CRLF.CRLF is the end (RFC 5321 §4.1.1.4).
 #[derive(Default)]
 pub(super) struct Unstuffer {
     pub(super) place: Place,
-    /// Whether a bare CR or LF was seen, which never ends a line. The text is
-    /// not exact from there on.
+    /// Whether a bare CR or LF was seen, which never ends a line. After it, the text is not exact.
     pub(super) bare: bool,
 }
 
 impl Unstuffer {
-    /// Appends the text in `input` to `text`; returns how much input was used,
-    /// and whether the end was reached.
+    /// Appends the text in `input` to `text`. Returns how much input was used, and whether the end was reached.
     pub(super) fn feed(&mut self, input: &[u8], text: &mut Vec<u8>) -> (usize, bool) {
         for (index, &byte) in input.iter().enumerate() {
             self.place = match (self.place, byte) {

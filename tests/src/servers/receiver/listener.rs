@@ -1,4 +1,4 @@
-//! Connections: a socket that takes them, and a thread for each.
+//! Connections: a socket that accepts them, and a thread for each.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,10 +14,10 @@ use super::books::Connection;
 use super::session::Session;
 use super::wire::Wire;
 
-/// Connections that may wait to be accepted.
+/// Connections that may wait for an accept.
 const BACKLOG: i32 = 128;
 
-/// The thread that takes connections.
+/// The thread that accepts connections.
 #[derive(Debug)]
 pub(super) struct Listener {
     address: SockAddr,
@@ -49,7 +49,7 @@ impl Listener {
 
     /// Ends the thread of a server that is stopping.
     pub(super) fn stop(&mut self) {
-        // A connection wakes it. Should that fail, joining it could hang, so then it is left to end by itself.
+        // A connection wakes it. If that fails, joining could hang, so the thread is left alone.
         let woken = Socket::new(self.address.domain(), Type::STREAM, None)
             .and_then(|socket| socket.connect_timeout(&self.address, Duration::from_secs(1)));
         if let (Ok(()), Some(thread)) = (woken, self.thread.take()) {
@@ -65,7 +65,7 @@ fn accept(listener: &Socket, shared: &Arc<Shared>) {
             return;
         }
         let served = accepted.and_then(|(socket, _)| {
-            // A Unix socket knows no such thing.
+            // A Unix socket does not have this option.
             let _ = socket.set_tcp_nodelay(true);
             serve(shared, Box::new(socket))
         });
@@ -79,7 +79,7 @@ fn accept(listener: &Socket, shared: &Arc<Shared>) {
 pub(super) fn serve(shared: &Arc<Shared>, wire: Box<dyn Wire>) -> io::Result<()> {
     let handle = wire.handle()?;
     let inner = Arc::clone(shared);
-    // The lock makes the end of the session come after its entry.
+    // The lock makes the end of the session come after its record.
     let mut state = shared.lock();
     if state.stopping {
         return Ok(());

@@ -12,8 +12,8 @@ impl Session<'_> {
         refuse_if(self.tls.is_some(), "503 5.5.1 Already in TLS")?;
         refuse_if(!self.options.starttls, "502 5.5.1 STARTTLS not offered")?;
         refuse_if(!self.dialogue.extended, "503 5.5.1 EHLO first")?;
-        // Input that came along may be an attacker's, and must not pass for a part
-        // of the TLS session (CVE-2011-0411). Later plaintext fails the handshake.
+        // Further input may be an attacker's. It must not count as part of the TLS session (CVE-2011-0411). Later
+        // plaintext fails the handshake.
         if !self.held.is_empty() {
             return self.quit("501 5.5.1 Data after STARTTLS");
         }
@@ -25,7 +25,7 @@ impl Session<'_> {
     pub(super) fn encrypt(&mut self) -> Result<(), Fault> {
         self.flush()?;
         self.shake_hands()?;
-        // Nothing learnt in the clear counts any more (RFC 3207 §4.2).
+        // What was learnt in the clear does not count any more (RFC 3207 §4.2).
         self.dialogue = Dialogue::default();
         Ok(())
     }
@@ -54,7 +54,7 @@ impl Session<'_> {
                 let mut parts = response.split(|&octet| octet == 1);
                 let right = parts.any(|part| part == bearer.as_bytes());
                 if !right {
-                    // The client answers with nothing, or with one octet (RFC 7628 §3.2.3).
+                    // The client answers with an empty response, or with one octet (RFC 7628 §3.2.3).
                     self.auth_response(None, &encode_base64(r#"{"status":"invalid_token"}"#))?;
                 }
                 right
@@ -99,7 +99,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// What the TLS connection is known by, inside TLS.
+    /// What identifies the TLS connection, inside TLS.
     pub(super) fn binding(&self) -> Option<scram::Binding> {
         let tls = self.tls.as_ref()?;
         if tls.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
@@ -112,7 +112,7 @@ impl Session<'_> {
         Some(("tls-exporter", exported.ok()?.to_vec()))
     }
 
-    /// The initial response, or the response to `challenge` if there is none.
+    /// The initial response, or the response to `challenge` if the initial one is missing.
     pub(super) fn auth_response(
         &mut self,
         initial: Option<&str>,

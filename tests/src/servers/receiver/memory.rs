@@ -1,8 +1,7 @@
 //! A connection in memory, between a session of the server and a client of either adapter.
 //!
-//! Whatever the client writes is answered before the write returns: the write waits until the server's thread has used
-//! it up. So a test needs no sleep, and may stop the clock of tokio. Where a rule of the test delays a reply, that is
-//! not waited for.
+//! A write returns after the server's thread has read all of it and has answered. So a test needs no sleep, and may
+//! stop tokio's clock. A reply that a rule delays is not waited for.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -16,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::wire::Wire;
 
-/// The client's end of a connection to the server that takes no socket: a [`smtp_blocking::Transport`], and tokio's
+/// The client's end of a connection to a server without a socket. It is a [`smtp_blocking::Transport`], and tokio's
 /// `AsyncRead` and `AsyncWrite`. [`Receiver::stream`](super::Receiver::stream) opens it.
 #[derive(Debug)]
 pub struct Stream(Arc<Pipe>);
@@ -25,7 +24,7 @@ pub struct Stream(Arc<Pipe>);
 #[derive(Debug)]
 pub(super) struct ServerEnd {
     pipe: Arc<Pipe>,
-    /// Dropped by its thread, it closes the connection.
+    /// The end that its thread owns closes the connection when it is dropped.
     is_owner: bool,
 }
 
@@ -39,12 +38,12 @@ struct Pipe {
 struct State {
     to_server: VecDeque<u8>,
     to_client: VecDeque<u8>,
-    /// The client will write nothing more.
+    /// The client will not write any more.
     is_left: bool,
-    /// The server will write nothing more; it will not even read.
+    /// The server will neither write nor read any more.
     is_ended: bool,
     is_closed: bool,
-    /// The server has used up what there is, or waits for something else.
+    /// The server has read everything, or waits for something else.
     rests: bool,
     server_timeout: Option<Duration>,
     client_timeout: Option<Duration>,
@@ -86,7 +85,7 @@ impl Pipe {
         }
     }
 
-    /// Makes a change, and wakes whoever waits for one.
+    /// Makes a change, and wakes those who wait for it.
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.lock();
         change(&mut state);
@@ -100,7 +99,7 @@ impl Pipe {
 }
 
 impl Stream {
-    /// Waits until the server has said all that it says without hearing more.
+    /// Waits until the server has sent everything that it sends without further input.
     pub(super) fn settle(&self) {
         drop(self.0.wait(None, |state| !state.rests && !state.is_closed));
     }
@@ -127,7 +126,7 @@ impl Stream {
 }
 
 impl State {
-    /// What has come for the client. `None` if nothing is there yet.
+    /// The octets for the client. `None` if there are none yet.
     fn take(&mut self, buffer: &mut [u8]) -> Option<usize> {
         match self.to_client.is_empty() {
             true => (self.is_ended || self.is_closed || buffer.is_empty()).then_some(0),

@@ -1,8 +1,8 @@
-//! A receiving SMTP (or LMTP) server for tests: over sockets of the loopback interface, and in memory.
+//! A receiving SMTP (or LMTP) server for tests, over loopback sockets or in memory.
 //!
-//! It speaks RFC 5321 with STARTTLS, AUTH and the usual extensions, and keeps every message it accepts in memory. It
-//! never relays, and accepts any recipient but those whose local part begins with `refused` (550), `greylisted` (450)
-//! or `full` (452). Where each recipient is answered for after the data, `filtered` is refused there (550).
+//! It implements RFC 5321 with STARTTLS, AUTH and the usual extensions, and keeps every accepted message in memory.
+//! It never relays. It accepts any recipient, except local parts that begin with `refused` (550), `greylisted` (450)
+//! or `full` (452). If each recipient gets a reply after the data, `filtered` is refused there (550).
 //!
 //! ```
 //! use smtp_blocking::{Envelope, Session};
@@ -24,7 +24,7 @@
 //!
 //! # The stub
 //!
-//! [`Receiver::stub`] is the same server without any socket. [`Receiver::stream`] opens a connection to it, for
+//! [`Receiver::stub`] is the same server without a socket. [`Receiver::stream`] opens a connection to it, for
 //! `Session::connect_over` of either adapter.
 //!
 //! ```
@@ -82,22 +82,22 @@ use certificate::make_certificate;
 use listener::Listener;
 use rules::StoredRule;
 
-/// A running server. Dropping it closes all connections, ends all its threads, and removes its files if it has any.
+/// A running server. Dropping it closes all connections, ends all its threads, and removes its files.
 #[derive(Debug)]
 pub struct Receiver {
     shared: Arc<Shared>,
     certificate: String,
     listener: Option<Listener>,
-    /// For messages and a Unix socket; the last thing to go.
+    /// The folder for messages and a Unix socket. It is dropped last.
     folder: Option<TempDir>,
 }
 
-/// What the threads of a server have in common.
+/// The state that a server's threads share.
 #[derive(Debug)]
 struct Shared {
     options: Options,
     tls: Arc<ServerConfig>,
-    /// By SHA-256, with which it is signed too.
+    /// The SHA-256 hash of the certificate, which is signed with SHA-256 too.
     certificate_hash: [u8; 32],
     /// Where messages are stored, if not in memory.
     folder: Option<PathBuf>,
@@ -119,7 +119,7 @@ impl Default for Receiver {
     }
 }
 
-/// How a server is started, and how a client finds it.
+/// Starting a server, and its address for a client.
 impl Receiver {
     /// Starts a server with the default options on a free port of 127.0.0.1.
     ///
@@ -140,7 +140,7 @@ impl Receiver {
         Ok(receiver)
     }
 
-    /// A server without a socket, which does not offer STARTTLS: [`stream`](Self::stream) leads to it.
+    /// A server without a socket and without STARTTLS. [`stream`](Self::stream) connects to it.
     ///
     /// # Panics
     /// The certificate cannot be made.
@@ -189,11 +189,10 @@ impl Receiver {
         })
     }
 
-    /// How to reach it, for either adapter: its address, its certificate as one to trust, and the user and password
-    /// that it wants.
+    /// How to reach it, for either adapter: its address, its certificate as trusted, and its user and password.
     ///
     /// # Panics
-    /// Never: the certificate is one.
+    /// Never: the certificate is valid.
     #[must_use]
     pub fn server(&self) -> Server {
         let options = &self.shared.options;
@@ -223,10 +222,10 @@ impl Receiver {
         })
     }
 
-    /// Opens a connection in memory. When this returns, the server has greeted.
+    /// Opens a connection in memory. When it returns, the server has sent its greeting.
     ///
     /// # Panics
-    /// No thread can be started.
+    /// A thread cannot be started.
     #[must_use]
     pub fn stream(&self) -> Stream {
         let (stream, server) = memory::connection();
@@ -238,36 +237,36 @@ impl Receiver {
     /// The address to connect to.
     ///
     /// # Panics
-    /// It listens on a Unix socket, or nowhere.
+    /// It listens on a Unix socket, or has no socket.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         let address = self.listener.as_ref().and_then(Listener::address);
         address.expect("it listens on a TCP port")
     }
 
-    /// The Unix socket that it listens on, if it does.
+    /// Its Unix socket, if it has one.
     #[must_use]
     pub fn socket_path(&self) -> Option<PathBuf> {
         let folder = self.folder.as_ref().filter(|_| self.shared.options.unix);
         folder.map(|folder| folder.path().join("socket"))
     }
 
-    /// Where its messages are stored as files, if they are.
+    /// The folder of its message files, if it has one.
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
         self.shared.folder.as_deref()
     }
 
-    /// The self-signed certificate, usable as a client's CA file. It names the host name, `localhost` and 127.0.0.1.
+    /// The self-signed certificate, for a client's CA file. It names the host name, `localhost` and 127.0.0.1.
     #[must_use]
     pub fn certificate_pem(&self) -> &str {
         &self.certificate
     }
 }
 
-/// What it is told while it runs.
+/// Instructions while it runs.
 impl Receiver {
-    /// Wants something done at this step, in this session and the later ones.
+    /// Adds a rule for this step, in this session and later ones.
     ///
     /// ```
     /// use std::time::Duration;
@@ -291,46 +290,46 @@ impl Receiver {
         rules.unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// From now on this password or token is the right one.
+    /// Changes the valid password or token.
     pub fn set_password(&self, password: &str) {
         self.shared
             .note(|state| state.password = Some(password.to_owned()));
     }
 
-    /// Closes every connection that is open, as a server does with those that are idle.
+    /// Closes every open connection, as a server does with idle ones.
     pub fn cut_connections(&self) {
         self.shared.cut_all();
     }
 }
 
-/// What it has seen.
+/// Its records.
 impl Receiver {
-    /// The messages accepted so far, in order; each is listed before its 250 is sent.
+    /// The messages accepted so far, in order. Each is listed before its 250 is sent.
     #[must_use]
     pub fn messages(&self) -> Vec<StoredMessage> {
         self.shared.lock().messages.clone()
     }
 
-    /// The commands so far, in the order in which they were read.
+    /// The commands so far, in order.
     #[must_use]
     pub fn commands(&self) -> Vec<HeardCommand> {
         self.shared.lock().commands.clone()
     }
 
-    /// How often things have happened so far.
+    /// The counts so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.shared.lock().counts()
     }
 
-    /// Waits until at least `n` messages were accepted or the time is over, and returns those there are.
+    /// Waits until at least `n` messages were accepted, or the time is over. Returns the messages.
     #[must_use]
     pub fn wait_for_messages(&self, n: usize, timeout: Duration) -> Vec<StoredMessage> {
         self.shared.wait(timeout, |state| state.messages.len() >= n);
         self.messages()
     }
 
-    /// Waits until this holds, or the time is over. Whether it holds.
+    /// Waits until this holds, or the time is over. Returns whether it holds.
     ///
     /// ```
     /// use std::time::Duration;
@@ -342,10 +341,10 @@ impl Receiver {
         self.shared.wait(timeout, |state| holds(&state.counts()))
     }
 
-    /// Waits up to five seconds for the message at this place, and returns its content.
+    /// Waits up to five seconds for the message with this index, and returns its content.
     ///
     /// # Panics
-    /// It has not come.
+    /// It did not arrive.
     #[must_use]
     pub fn stored(&self, index: usize) -> Vec<u8> {
         let messages = self.wait_for_messages(index + 1, Duration::from_secs(5));

@@ -1,54 +1,54 @@
-//! How a server behaves, as it is started.
+//! The settings of a server.
 
 use std::time::Duration;
 
-/// How a [`Receiver`](super::Receiver) behaves.
+/// The settings of a [`Receiver`](super::Receiver).
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The name in the greeting and in the certificate.
     pub hostname: String,
-    /// Store each message as a file, in a temporary folder that goes with the server. Else they are kept in memory.
+    /// Store each message as a file, in a temporary folder that is deleted with the server. Otherwise, keep them in
+    /// memory.
     pub files: bool,
-    /// Speak LMTP (RFC 2033) instead of SMTP.
+    /// Use LMTP (RFC 2033) instead of SMTP.
     pub lmtp: bool,
     /// Offer STARTTLS on connections not yet in TLS.
     pub starttls: bool,
     /// Expect a TLS handshake at the start of every connection.
     pub implicit_tls: bool,
-    /// Listen on a Unix socket, in a temporary folder that goes with the server, instead of a TCP port.
+    /// Listen on a Unix socket, in a temporary folder that is deleted with the server, instead of a TCP port.
     pub unix: bool,
     /// Announce PIPELINING; pipelined commands work either way.
     pub pipelining: bool,
     /// Offer CHUNKING and BINARYMIME (RFC 3030).
     pub chunking: bool,
-    /// Offer DSN (RFC 3461). The parameters are checked and stored; nothing is
-    /// ever reported.
+    /// Offer DSN (RFC 3461). The parameters are checked and stored, but reports are not sent.
     pub dsn: bool,
     /// Offer SMTPUTF8 (RFC 6531).
     pub smtputf8: bool,
     /// Offer REQUIRETLS inside TLS (RFC 8689).
     pub require_tls: bool,
-    /// Offer PRDR (draft-hall-prdr), though not in LMTP, which has its own.
+    /// Offer PRDR (draft-hall-prdr). LMTP ignores it, because it has such replies anyway.
     pub prdr: bool,
-    /// State these limits by LIMITS (RFC 9422), and keep them.
+    /// State these limits by LIMITS (RFC 9422), and enforce them.
     pub limits: Option<Limits>,
-    /// Largest message accepted, in octets; zero for no limit (RFC 1870 §4).
+    /// The largest message accepted, in octets. Zero means that the size is not limited (RFC 1870 §4).
     pub max_size: u64,
-    /// Messages that a session may bring; the next MAIL is answered 421, and the connection closed.
+    /// The most messages of a session. The next MAIL gets 421, and the connection closes.
     pub max_messages: Option<usize>,
-    /// How long a session may say nothing before it is told 421, and closed. RFC 5321 §4.5.3.2.7 demands five minutes
-    /// at least.
+    /// How long a session may send nothing. It then gets 421, and the connection closes. RFC 5321 §4.5.3.2.7 demands
+    /// at least five minutes.
     pub idle_timeout: Duration,
-    /// User name and password; when set, MAIL requires authentication.
+    /// User name and password. If set, MAIL needs a login.
     pub auth: Option<(String, String)>,
-    /// The password is a token: offer XOAUTH2 and OAUTHBEARER, and nothing else.
+    /// The password is a token: offer only XOAUTH2 and OAUTHBEARER.
     pub auth_by_token: bool,
     /// Offer AUTH outside TLS too.
     pub auth_in_clear: bool,
-    /// Ask for a client certificate that this one has signed, in PEM, and let
-    /// whoever shows one log in by EXTERNAL as the user.
+    /// Ask for a client certificate that this one, in PEM, has signed. A client that shows one may log in by EXTERNAL
+    /// as the user.
     pub client_ca: Option<String>,
-    /// Speak TLS 1.2 and no other.
+    /// Use only TLS 1.2.
     pub tls12: bool,
 }
 

@@ -1,16 +1,16 @@
-//! What a test wants done at a step of the conversation: a reply of its choice, a delay, a cut, silence.
+//! A test's rules for a step of the conversation: a reply, a delay, a cut, silence.
 
 use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::Shared;
 
-/// Where in the conversation something is to happen.
+/// A step of the conversation at which a rule applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Step {
-    /// The connection is open, inside TLS where it begins with that. The reply is the greeting. After one that
-    /// refuses, the connection is closed.
+    /// The connection is open. With implicit TLS, the handshake is done. The reply is the greeting. After a refusal,
+    /// the connection closes.
     Greeting,
     /// EHLO, HELO or LHLO.
     Hello,
@@ -22,11 +22,11 @@ pub enum Step {
     Mail,
     /// RCPT.
     Rcpt,
-    /// DATA, whose reply is 354; or a BDAT that is not the last one.
+    /// DATA, whose reply is 354, or a BDAT that is not the last one.
     Data,
-    /// The content of a message begins. Nothing is replied here.
+    /// The content of a message begins. This step has no reply.
     Body,
-    /// The content has come, by DATA or BDAT. The reply takes the message.
+    /// The content has come, by DATA or BDAT. The reply accepts the message.
     EndOfData,
     /// RSET.
     Reset,
@@ -37,7 +37,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// The step that this command is, if its end of line is.
+    /// The step of this command, or of its end of line.
     pub(super) fn of(verb: &str) -> Self {
         match verb {
             "EHLO" | "HELO" | "LHLO" => Self::Hello,
@@ -53,8 +53,8 @@ impl Step {
     }
 }
 
-/// Something to happen at a step, made by [`Receiver::on`](super::Receiver::on). It happens each time, if nothing else
-/// is said. A rule that was made later goes before an earlier one.
+/// A rule for a step, made by [`Receiver::on`](super::Receiver::on). It applies each time, unless it is limited. A
+/// later rule goes before an earlier one.
 #[derive(Debug)]
 #[must_use = "it does nothing until it is told what to do"]
 pub struct Rule<'a> {
@@ -99,49 +99,49 @@ impl<'a> Rule<'a> {
         Self { shared, stored }
     }
 
-    /// Only where the command line has this text in it; at [`Step::EndOfData`], only where the content has.
+    /// Only if the command line contains this text. At [`Step::EndOfData`], only if the content does.
     pub fn with(mut self, text: impl AsRef<[u8]>) -> Self {
         self.stored.text = text.as_ref().to_vec();
         self
     }
 
-    /// So many times at most.
+    /// At most this many times.
     pub fn times(mut self, times: usize) -> Self {
         self.stored.left = times;
         self
     }
 
-    /// The first time only.
+    /// Only the first time.
     pub fn once(self) -> Self {
         self.times(1)
     }
 
-    /// Not the first so many times.
+    /// Not the first `times` times.
     pub fn after(mut self, times: usize) -> Self {
         self.stored.skip = times;
         self
     }
 
-    /// Gives this reply instead of the server's own: lines with their code, without the last line end. For a 4yz or
-    /// 5yz the command is not carried out. For any other one it is, and where the server refuses it, that stands.
-    /// After 421 the connection is closed.
+    /// Sends this reply instead of the server's own: lines with their code, without the last line end. With a 4yz or
+    /// 5yz, the command is not executed. With any other code it is, and a refusal of the server's own stays. After
+    /// 421 the connection closes.
     pub fn reply(self, reply: &str) {
         let lines: Vec<_> = reply.lines().collect();
         self.add(Action::Reply(lines.join("\r\n")));
     }
 
-    /// Holds the reply back for so long. The command is carried out before that.
+    /// Delays the reply. The command is executed before that.
     pub fn delay(self, time: Duration) {
         self.add(Action::Delay(time));
     }
 
-    /// Closes the connection when the command has come. It is not carried out.
+    /// Closes the connection after the command has come. The command is not executed.
     pub fn cut_before(self) {
         self.add(Action::Cut(Cut::Before));
     }
 
-    /// Carries the command out, and closes the connection instead of the reply. At [`Step::EndOfData`] the message is
-    /// taken, and the client cannot know.
+    /// Executes the command, and closes the connection instead of the reply. At [`Step::EndOfData`] the message is
+    /// accepted, and the client cannot know.
     pub fn cut_unanswered(self) {
         self.add(Action::Cut(Cut::Unanswered));
     }
@@ -151,12 +151,12 @@ impl<'a> Rule<'a> {
         self.add(Action::Cut(Cut::After));
     }
 
-    /// Closes the connection when so many octets of the content have come. For [`Step::Body`].
+    /// Closes the connection after this many octets of the content. For [`Step::Body`].
     pub fn cut_after_octets(self, octets: u64) {
         self.add(Action::CutInBody(octets));
     }
 
-    /// From here on nothing is answered, and the connection stays open.
+    /// From here on, the server is silent, and the connection stays open.
     pub fn silence(self) {
         self.add(Action::Silence);
     }
@@ -169,7 +169,7 @@ impl<'a> Rule<'a> {
     }
 }
 
-/// What is to be done at a step.
+/// The rule that applies at a step.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) reply: Option<String>,
@@ -180,7 +180,7 @@ pub(super) struct Plan {
 }
 
 impl Shared {
-    /// What the rules want at this step, with this text. It counts as one time.
+    /// The rule for this step and this text. It counts as applied once.
     pub(super) fn plan(&self, step: Step, text: &[u8]) -> Plan {
         let mut plan = Plan::default();
         let rules = self.rules.lock();

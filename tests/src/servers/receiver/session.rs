@@ -1,4 +1,4 @@
-//! One connection: octets in, lines out, and the commands that belong to no message.
+//! One connection: octets in, lines out, and the commands outside of messages.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -27,7 +27,7 @@ pub(super) enum Fault {
     Refused(String),
     /// The session is over.
     Over,
-    /// The same, without a goodbye in TLS.
+    /// The same, without the closing alert of TLS.
     Cut,
 }
 
@@ -47,7 +47,7 @@ pub(super) fn refuse_if(condition: bool, reply: &str) -> Result<(), Fault> {
     if condition { Err(reply.into()) } else { Ok(()) }
 }
 
-/// What the client has told so far.
+/// The client's commands so far.
 #[derive(Default)]
 pub(super) struct Dialogue {
     pub(super) client_name: Option<String>,
@@ -103,7 +103,7 @@ impl<'a> Session<'a> {
         self.close(matches!(fault, Fault::Cut));
     }
 
-    /// Runs until the session is over, and says how it ended.
+    /// Runs until the session is over, and returns how it ended.
     fn converse(&mut self) -> Fault {
         if let Err(fault) = self.open() {
             return fault;
@@ -131,7 +131,7 @@ impl<'a> Session<'a> {
         greeted.ok_or(Fault::Over)
     }
 
-    /// Carries a command out, which answers so many times, unless the test has other plans. `None` if it is refused.
+    /// Executes a command with this many replies, unless the test has a rule. `None` if it is refused.
     pub(super) fn at<T>(
         &mut self,
         plan: Plan,
@@ -187,7 +187,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Waits so long, unless the session is to end.
+    /// Waits this long, unless the session must end.
     pub(super) fn pause(&mut self, time: Duration) -> Result<(), Fault> {
         self.wire.rest();
         let number = self.number;
@@ -200,7 +200,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Answers nothing until the client has gone.
+    /// Sends nothing until the client has gone.
     pub(super) fn be_silent(&mut self) -> Result<(), Fault> {
         self.flush()?;
         while self.wire.read(&mut self.input)? > 0 {}
@@ -224,8 +224,8 @@ impl<'a> Session<'a> {
             while tls.wants_write() && tls.write_tls(&mut self.wire).is_ok_and(|n| n > 0) {}
         }
         self.wire.shutdown(Shutdown::Write);
-        // Closing with input unread would reset the connection, and the client
-        // might never see the last reply: give it a moment to close first.
+        // Closing with unread input would reset the connection, and the client might lose the last reply. So give it
+        // a moment to close first.
         let _ = self.wire.set_timeout(Duration::from_secs(1));
         for _ in 0..16 {
             if !matches!(self.wire.read(&mut self.input), Ok(1..)) {
@@ -255,8 +255,8 @@ impl<'a> Session<'a> {
         stream.flush()
     }
 
-    /// Receives more input. The replies gathered so far are sent before, so
-    /// that a batch of commands gets one batch of replies (RFC 2920 §3.2).
+    /// Receives more input. It first sends the gathered replies, so that a batch of commands gets one batch of
+    /// replies (RFC 2920 §3.2).
     pub(super) fn fill(&mut self) -> Result<(), Fault> {
         self.flush()?;
         self.input.copy_within(self.held.clone(), 0);
@@ -278,7 +278,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// The next line, which only CRLF ends (RFC 5321 §2.3.8).
+    /// The next line. Only CRLF ends it (RFC 5321 §2.3.8).
     pub(super) fn line(&mut self) -> Result<String, Fault> {
         let mut too_long = false;
         loop {
@@ -296,7 +296,7 @@ impl<'a> Session<'a> {
             }
             if held.len() >= LINE_LIMIT {
                 too_long = true;
-                // Dropped, but for a CR whose LF may be yet to come.
+                // Dropped, except a CR whose LF may still come.
                 self.held.start = self.held.end - usize::from(held.ends_with(b"\r"));
             }
             self.fill()?;
@@ -313,7 +313,7 @@ impl<'a> Session<'a> {
         match (verb.as_str(), self.options.chunking) {
             ("DATA", _) => return self.data(&line),
             ("BDAT", true) => return self.bdat(&line, argument),
-            // What the mechanism asks for is not held back, so nothing else may be.
+            // The mechanism's challenge is sent at once, so earlier replies must be too.
             ("AUTH", _) => self.flush()?,
             _ => {}
         }
@@ -326,7 +326,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Writes the command into the books.
+    /// Records the command.
     fn hear(&self, verb: &str, line: &str) {
         let words: Vec<_> = line.splitn(3, ' ').collect();
         let line = match (verb, words.as_slice()) {
@@ -362,7 +362,7 @@ impl<'a> Session<'a> {
     }
 
     pub(super) fn hello(&mut self, name: &str, extended: bool) -> Result<(), Fault> {
-        // No reply to HELO or EHLO has an enhanced code (RFC 2034 §4).
+        // Replies to HELO and EHLO have no enhanced code (RFC 2034 §4).
         refuse_if(!is_domain(name), "501 Domain or address literal expected")?;
         // Any transaction ends, as after RSET (RFC 5321 §4.1.4).
         self.dialogue.transaction = None;

@@ -5,16 +5,14 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::session::{Fault, refuse_if};
 
-/// Longest address: what 512 octets leave after `MAIL FROM:<>` and CRLF.
-/// §4.5.3.1.3 asks for 254 octets at least.
+/// The longest address: what 512 octets leave after `MAIL FROM:<>` and CRLF. §4.5.3.1.3 asks for at least 254 octets.
 pub(super) const ADDRESS_LIMIT: usize = 498;
 /// Longest reply line, CRLF included (RFC 5321 §4.5.3.1.5).
 pub(super) const REPLY_LIMIT: usize = 512;
-/// What an atom may hold beside letters and digits (RFC 5322 §3.2.3).
+/// The characters of an atom besides letters and digits (RFC 5322 §3.2.3).
 const ATOM_MARKS: &str = "!#$%&'*+-/=?^_`{|}~";
 
-/// The parameters of MAIL and RCPT, their names in upper case; none may come
-/// twice.
+/// The parameters of MAIL and RCPT, with names in upper case. Each may come once.
 pub(super) fn parameters(text: &str) -> Result<Vec<(String, Option<&str>)>, Fault> {
     let mut names = HashSet::new();
     let parameter = |parameter| {
@@ -32,7 +30,7 @@ pub(super) fn parameters(text: &str) -> Result<Vec<(String, Option<&str>)>, Faul
     text.split_ascii_whitespace().map(parameter).collect()
 }
 
-/// RFC 3461 §4; empty is none.
+/// RFC 3461 §4. Empty text is not xtext.
 pub(super) fn is_xtext(text: &str) -> bool {
     let mut parts = text.split('+');
     let plain = |part: &str| part.bytes().all(|b| b.is_ascii_graphic() && b != b'=');
@@ -43,7 +41,7 @@ pub(super) fn is_xtext(text: &str) -> bool {
         && parts.all(|part| hex(part) && plain(part))
 }
 
-/// RFC 3461 §4.1: NEVER alone, or each of the others once at most.
+/// RFC 3461 §4.1: NEVER alone, or each of the others at most once.
 pub(super) fn is_notify(when: &str) -> bool {
     let mut left = vec!["SUCCESS", "FAILURE", "DELAY"];
     let take = |word: &str| {
@@ -55,8 +53,8 @@ pub(super) fn is_notify(when: &str) -> bool {
     when.eq_ignore_ascii_case("NEVER") || when.split(',').all(take)
 }
 
-/// Splits `FROM:<address> parameters` into address and parameters. No space may
-/// stand beside the colon (RFC 5321 §3.3).
+/// Splits `FROM:<address> parameters` into address and parameters. A space beside the colon is not allowed (RFC 5321
+/// §3.3).
 pub(super) fn split_path<'l>(
     argument: &'l str,
     keyword: &str,
@@ -94,7 +92,7 @@ pub(super) fn is_mailbox(path: &str) -> bool {
     path.len() <= ADDRESS_LIMIT && local_is_right && is_domain(domain)
 }
 
-/// A reply about this address. It quotes the address where the line has room.
+/// A reply about this address. It quotes the address if the line has room.
 pub(super) fn about(path: &str, code: &str, text: &str) -> String {
     let line = format!("{code} <{path}> {text}");
     match line.len() + 2 <= REPLY_LIMIT {

@@ -35,8 +35,7 @@ impl<S: Read + Write> Client<S> {
         assert!(self.0.fill_buf().unwrap().is_empty());
     }
 
-    /// Sends the script's lines marked `> `, and expects replies that begin
-    /// like the others.
+    /// Sends the lines of the script marked `> `, and expects replies that begin like the others.
     fn talk(&mut self, script: &str) {
         for line in script.lines().map(str::trim_start) {
             match line.strip_prefix("> ") {
@@ -86,10 +85,10 @@ fn start_tls(receiver: &Receiver, mut client: Client<TcpStream>) -> Client<Tls> 
     Client(BufReader::new(Tls::new(tls, client.0.into_inner())))
 }
 
-/// Ends the server, and its folder goes with it; returns how many files there were.
+/// Ends the server, which deletes its folder. Returns how many files it held.
 fn files_left(receiver: Receiver) -> usize {
     let folder = receiver.folder().unwrap().to_owned();
-    // A message that is broken off goes with its session.
+    // An unfinished message is deleted with its session.
     receiver.cut_connections();
     let files = fs::read_dir(&folder).unwrap();
     let names = files.map(|file| file.unwrap().file_name());
@@ -183,7 +182,7 @@ fn long_addresses() {
     client.talk(&format!(
         "> MAIL FROM:<{longest}>\n250 2.1.0\n> RCPT TO:<{longest}>\n250 2.1.5"
     ));
-    // A reply quotes what a line of 512 octets has room for.
+    // A reply quotes as much as a line of 512 octets can hold.
     let fits = of(
         "refused",
         REPLY_LIMIT - "550 5.1.1 <> no such user here\r\n".len(),
@@ -310,7 +309,7 @@ fn a_refused_chunk_is_read() {
     client.talk("503 5.5.1 MAIL first\n> MAIL FROM:<>\n250\n> RCPT TO:<refused@x>\n550");
     client.send("BDAT 6\r\nQUIT\r\n");
     client.talk("554 5.5.1 no valid\n> RCPT TO:<b@x>\n250");
-    // Too big, the rest behind it, and nothing but RSET then.
+    // Too large, the rest after it, and then only RSET.
     client.send("BDAT 6\r\n1234\r\nBDAT 6\r\nQUIT\r\nBDAT 6 LAST\r\nQUIT\r\n");
     client.talk("250 2.0.0 6 octets\n552 5.3.4\n503 5.5.1 RSET\n> MAIL FROM:<>\n503");
     client.talk("> RCPT TO:<c@x>\n503\n> DATA\n503\n> RSET\n250");
@@ -459,7 +458,7 @@ fn a_chunk_that_a_test_refuses_is_followed_by_rset() {
     client.talk("> EHLO x\n250-\n> MAIL FROM:<>\n250\n> RCPT TO:<b@x>\n250");
     client.send("BDAT 2\r\nabBDAT 2 LAST\r\ncd");
     client.talk("452 4.3.1 no room\n503 5.5.1 RSET\n> RSET\n250");
-    // A reply of the test's choice stands for an acceptance, and never for a refusal.
+    // The test's reply replaces an acceptance, but never a refusal.
     receiver.on(Step::Data).reply("250 2.0.0 go on");
     receiver.on(Step::EndOfData).reply("250 2.0.0 is mine");
     client.talk("> MAIL FROM:<>\n250\n> RCPT TO:<b@x>\n250");

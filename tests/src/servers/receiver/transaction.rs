@@ -7,8 +7,7 @@ use super::incoming::Incoming;
 use super::session::{Fault, Session, refuse_if};
 use super::syntax::{about, is_mailbox, is_notify, is_xtext, parameters, split_path};
 
-/// RCPT commands in a transaction, where nothing else is said; RFC 5321
-/// §4.5.3.1.8 demands 100 at least.
+/// RCPT commands in a transaction, by default. RFC 5321 §4.5.3.1.8 demands at least 100.
 const RECIPIENT_LIMIT: usize = 1000;
 /// RFC 3461 §4.4 and §4.2, in octets as they are sent.
 const ENVID_LIMIT: usize = 100;
@@ -59,7 +58,7 @@ impl Session<'_> {
                 ("SIZE", Some(size)) => {
                     let digits = !size.is_empty() && size.bytes().all(|b| b.is_ascii_digit());
                     refuse_if(!digits, "501 5.5.4 Bad SIZE")?;
-                    // A number that does not even fit is surely too big.
+                    // A number that does not fit into 64 bits is too large.
                     let fits = size.parse().is_ok_and(|size| !self.too_big(size));
                     refuse_if(!fits, "552 5.3.4 Message too big")?;
                 }
@@ -85,7 +84,7 @@ impl Session<'_> {
                 }
                 ("REQUIRETLS", None) if self.requires_tls() => {}
                 ("PRDR", None) if self.gives_prdr() => prdr = true,
-                // Part of the AUTH extension, to be ignored (RFC 4954 §5).
+                // Part of the AUTH extension, and ignored (RFC 4954 §5).
                 ("AUTH", Some(_)) if options.auth.is_some() => {}
                 _ => return Err("555 5.5.4 Parameter not recognized".into()),
             }

@@ -1,4 +1,4 @@
-//! What a session of the server talks over: a socket, or memory.
+//! The connection of a server's session: a socket, or memory.
 
 use std::fmt::Debug;
 use std::io::{self, Read, Write};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use socket2::Socket;
 
 pub(super) trait Wire: Read + Write + Send + Debug {
-    /// A second handle, by which another thread can shut it down.
+    /// A second handle, with which another thread can shut it down.
     fn handle(&self) -> io::Result<Box<dyn Wire>>;
 
     /// Bounds each later read and write.
@@ -16,10 +16,10 @@ pub(super) trait Wire: Read + Write + Send + Debug {
 
     fn shutdown(&self, how: Shutdown);
 
-    /// Whether the client has closed its end, even where what it has sent before is not read yet.
+    /// Whether the client has closed its end, even if earlier octets are not read yet.
     fn is_left(&self) -> bool;
 
-    /// Told before the server waits for something else than octets.
+    /// Called before the server waits for anything but octets.
     fn rest(&self) {}
 }
 
@@ -44,7 +44,7 @@ impl Wire for Socket {
         poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
-    /// It is seen when its thread has read all.
+    /// It is noticed after its thread has read all octets.
     #[cfg(not(target_os = "linux"))]
     fn is_left(&self) -> bool {
         false

@@ -1,5 +1,5 @@
-//! What it costs to open a session over TLS, beside a loop that is written by hand over one `ClientConfig` of rustls,
-//! and beside lettre.
+//! The cost of opening a session over TLS, compared with a hand-written loop over one `ClientConfig` of rustls, and
+//! with lettre.
 //!
 //! ```console
 //! $ cargo run --release -p smtp-peers --bin connects
@@ -80,7 +80,7 @@ fn main() {
             }),
         ],
     );
-    // A setter drops what was made, and the next session is a full one.
+    // A setter drops the built settings, so the next session needs a full handshake.
     let fresh = || server.clone().server_name(NAME);
     let blocking = |server: &Server| {
         let session = smtp_blocking::Session::connect(server).expect("a session");

@@ -1,12 +1,12 @@
-//! How long 4,000 messages of 10 KiB take over 4 sessions: by a pool of this project, by lettre's pool, and by four
-//! clients of mail-send, which has no pool.
+//! The time for 4,000 messages of 10 KiB over 4 sessions: by a pool of this project, by lettre's pool, and by four
+//! clients of mail-send, which does not have a pool.
 //!
 //! ```console
 //! $ cargo run --release -p smtp-peers --bin pool
 //! ```
 //!
-//! With an argument, only those whose name has it. All send to the same server, which is a process of its own. It takes everything, and holds each of its replies back
-//! for the time that a round trip is to take.
+//! An argument selects the ways whose name contains it. All send to the same server, in its own process. It accepts
+//! everything, and delays each of its replies by the round trip time.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ const SESSIONS: usize = 4;
 const FROM: &str = "alice@example.org";
 const TO: &str = "bob@example.net";
 
-/// Its name, and how it sends to a server at this address.
+/// Its name, and a function that sends to a server at this address.
 type Way = (&'static str, fn(&str));
 
 fn main() {
@@ -77,7 +77,7 @@ fn port(server: &str) -> u16 {
     port.expect("an address")
 }
 
-/// Calls it for each message, by as many threads as there are sessions.
+/// Calls it for each message, on as many threads as there are sessions.
 fn by_threads(send: impl Fn() + Sync) {
     thread::scope(|scope| {
         for _ in 0..SESSIONS {
