@@ -1,5 +1,5 @@
-//! Bulk delivery in both adapters: round trips, order, and the right report for each of many messages when
-//! something goes wrong in the middle.
+//! Bulk delivery in both adapters: round trips, order, and the right report for each message if one fails in the
+//! middle.
 
 use std::future::poll_fn;
 use std::sync::{Arc, mpsc};
@@ -88,7 +88,7 @@ fn peer(act: impl Fn(&Moment<'_>) -> Act + Send + Sync + 'static) -> Peer {
     .unwrap()
 }
 
-/// What arrived is these messages, each once, whole and in order.
+/// These messages arrived, each once, whole and in order.
 #[track_caller]
 fn arrived<'a>(peer: &Peer, expected: impl IntoIterator<Item = &'a (Envelope, Vec<u8>)>) {
     let arrived = peer.messages();
@@ -124,7 +124,7 @@ fn a_thousand_messages(deliver: Deliver, overlap: bool) {
     assert!(delivery.reports.iter().all(Report::is_success));
     assert_eq!(delivery.reports.len(), 1_000);
     arrived(&peer, &messages);
-    // Two each; overlapping, one each and one more for the first envelope.
+    // Two each. With overlap, one each and one more for the first envelope.
     assert_eq!(delivery.round_trips, if overlap { 1_001 } else { 2_000 });
     assert!(!delivery.overlap_broken);
 }
@@ -183,7 +183,7 @@ fn a_421_between_two_messages(deliver: Deliver, overlap: bool) {
     });
     let delivery = deliver(&peer.server(), overlap, &messages);
     assert!(delivery.reports[..50].iter().all(Report::is_success));
-    // The envelope of the next one may be on its way already when the 421 is read.
+    // The next envelope may have left before the 421 is read.
     let next = &delivery.reports[50];
     assert!(next.failures().all(|failure| matches!(
         failure.error.cause,
@@ -216,7 +216,7 @@ fn a_cut_in_the_envelope(deliver: Deliver, overlap: bool) {
         _ => Act::Accept,
     });
     let delivery = deliver(&peer.server(), overlap, &messages);
-    // What the peer had to say of the message before is cut off with it where they overlap.
+    // With overlap, the cut also loses the reply to the message before.
     let certain = if overlap { 8 } else { 9 };
     assert!(delivery.reports[..certain].iter().all(Report::is_success));
     assert!(
@@ -238,7 +238,7 @@ fn a_server_without_pipelining(deliver: Deliver, overlap: bool) {
     .unwrap();
     let delivery = deliver(&peer.server(), overlap, &messages);
     assert!(delivery.reports.iter().all(Report::is_success));
-    // MAIL, five RCPT, DATA, the body: overlap was asked for and is not to be had.
+    // MAIL, five RCPT, DATA, the body: overlap was asked for, but the server does not offer PIPELINING.
     assert_eq!(delivery.round_trips, 20 * 8);
     arrived(&peer, &messages);
 }
@@ -292,7 +292,7 @@ fn a_session_of_one_message_costs_four_round_trips() {
     .unwrap();
     let _ = session.send_last(envelope.clone(), &body[..]).unwrap();
     assert_eq!(session.round_trips(), 4);
-    // Four delays and not five: the reply to QUIT is not waited for.
+    // Four delays and not five, because the reply to QUIT is not waited for.
     assert!(start.elapsed() < delay * 5, "{:?}", start.elapsed());
 }
 
@@ -370,8 +370,8 @@ fn a_message_does_not_wait_for_the_next_one() {
     .expect("it waits for the next message");
 }
 
-/// Overlapping, the next one is asked for when what there was to say of the one before is said. Eager, that is all
-/// of it.
+/// With overlap, the next message is asked for after everything before it is sent. With eager chunks, that is the
+/// whole message.
 #[test]
 fn the_next_message_is_asked_for_when_everything_is_written() {
     for (chunking, last_word) in [(Chunking::Auto, "RCPT"), (Chunking::Eager, ".")] {
@@ -405,7 +405,7 @@ fn the_next_message_is_asked_for_when_everything_is_written() {
     }
 }
 
-/// A server that is lost with the end of its fourth message.
+/// A server that closes at the end of its fourth message.
 fn lost_after_three() -> Peer {
     peer(|moment| match (moment.message, moment.command) {
         (3, ".") => Act::Cut,
@@ -425,7 +425,7 @@ fn a_lost_session_leaves_the_rest_to_the_caller_blocking() {
         let first = bulk.into_messages().next().unwrap();
         let rest = (session.end(), first.envelope);
         has_left_the_rest(&reports, submitted, rest);
-        // It takes no other messages either.
+        // It does not take other messages either.
         let mut bulk = session.send_all((0..).map(message));
         assert!(bulk.next().is_none());
         assert_eq!(
@@ -460,8 +460,8 @@ fn a_lost_session_leaves_the_rest_to_the_caller_tokio() {
     }
 }
 
-/// Three messages were delivered, one is in doubt, and those that were submitted by then are not attempted. The next
-/// one was not touched.
+/// Three messages were delivered, one is in doubt, and the submitted rest is not attempted. The next message was not
+/// touched.
 #[track_caller]
 fn has_left_the_rest(
     reports: &[Report],

@@ -1,4 +1,4 @@
-//! What is sent as a message by each adapter, and which size is declared for it.
+//! The types of messages of each adapter, and the size that is declared for each.
 
 use std::io::Cursor;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use smtp_proto::{Cause, Chunking, Envelope, Outcome, TlsPolicy};
 use smtp_tests::play::bulk::runtime;
 use smtp_tests::receiver::{Options, Receiver};
 
-/// In Unix lines, with dots and without an end.
+/// Unix lines, with dots and without a line end at the end.
 const LINES: &str = "Subject: x\n\n.dot\n..\nno end";
 const WIRE: &[u8] = b"Subject: x\r\n\r\n.dot\r\n..\r\nno end\r\n";
 
@@ -28,7 +28,7 @@ fn receiver(chunking: bool) -> (Receiver, Server) {
     (receiver, server)
 }
 
-/// What was stored, and the SIZE of its MAIL.
+/// The stored messages, each with the SIZE of its MAIL.
 fn stored(receiver: &Receiver) -> Vec<(Vec<u8>, Option<String>)> {
     let stored = receiver.messages().into_iter().enumerate();
     let size = |parameters: &str| {
@@ -191,7 +191,7 @@ fn a_bulk_message_in_memory_declares_its_size() {
     all_have(&receiver, 4, Some(WIRE.len()));
 }
 
-/// Without a size it takes 64 KiB at a time.
+/// Without a size, it would go out in chunks of 64 KiB.
 #[test]
 fn a_message_in_memory_is_one_chunk() {
     let (receiver, server) = receiver(true);

@@ -1,8 +1,8 @@
-//! LMTP by both adapters to Dovecot, over TCP and over a Unix socket. This suite installs and starts it itself.
-//! What arrives is compared octet for octet with what was sent.
+//! Both adapters send by LMTP to Dovecot, over TCP and over a Unix socket. This suite installs and starts it, and
+//! compares what arrives with what was sent, octet for octet.
 //!
-//! Dovecot changes nothing in these messages: it stores LF for CRLF, ends an unfinished last line, and puts
-//! Return-Path and Received on top.
+//! Dovecot does not change these messages. It stores LF for CRLF, ends an unfinished last line, and puts Return-Path
+//! and Received on top.
 
 use std::sync::LazyLock;
 
@@ -11,7 +11,7 @@ use smtp_proto::{Chunking, TlsPolicy};
 use smtp_tests::servers::real::dovecot::Dovecot;
 use smtp_tests::servers::real::{self, Adapter, Manner};
 
-/// One for all tests; each has recipients of its own.
+/// One server for all tests. Each test has its own recipients.
 static DOVECOT: LazyLock<Dovecot> =
     LazyLock::new(|| Dovecot::start().unwrap_or_else(|error| panic!("{error}")));
 

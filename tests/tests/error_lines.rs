@@ -1,6 +1,6 @@
-//! What a person is told: each error line that can be provoked on loopback, by a real handshake where it is about TLS.
-//! Both adapters must print the same line. Read from top to bottom: what is wrong with the server or with the
-//! settings, and the line.
+//! Error lines for people: each one that a server on loopback can provoke, by a real handshake if it is about TLS.
+//! Both adapters must print the same line. Read from top to bottom: the mistake of the server or of the settings, and
+//! the line.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -55,7 +55,7 @@ fn clear_text_on_a_port_that_wants_tls() {
     }
 }
 
-/// A server that has begun to speak does not wait for TLS.
+/// A server that has begun its greeting does not wait for TLS.
 #[test]
 fn a_greeting_that_does_not_end() {
     let port = server(|mut stream| {
@@ -64,7 +64,7 @@ fn a_greeting_that_does_not_end() {
     });
     let connect = move || {
         let stream = TcpStream::connect(at(port)).unwrap();
-        // The first line is there before the clock begins to run.
+        // The first line has arrived before the clock starts.
         stream.peek(&mut [0]).unwrap();
         stream
     };
@@ -77,7 +77,7 @@ fn a_greeting_that_does_not_end() {
     );
 }
 
-/// Nor does one that has TLS already.
+/// A server that already has TLS does not wait for it either.
 #[test]
 fn no_greeting_inside_tls() {
     let ca = Authority::new("The Authority");
@@ -116,7 +116,7 @@ fn clear_text_after_starttls() {
 fn the_end_of_the_connection_in_the_handshake() {
     let port = server(|mut stream| {
         let _ = until_starttls(&mut stream);
-        // Nothing of it is left unread, or the system would reset the connection.
+        // All octets are read, or the system would reset the connection.
         let _ = read_record(&stream);
     });
     assert_eq!(
@@ -431,8 +431,8 @@ fn a_client_certificate_is_refused() {
     }
 }
 
-/// A server that closes at once resets the connection, in the middle of what the client writes. Its alert is read all
-/// the same. It is Linux that keeps what had arrived before the reset.
+/// A server that closes at once resets the connection while the client writes. The client still reads its alert.
+/// Linux keeps octets that arrived before the reset.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_client_certificate_is_refused_by_a_server_that_closes_at_once() {
@@ -458,7 +458,7 @@ fn a_client_certificate_is_refused_by_a_server_that_closes_at_once() {
     }
 }
 
-/// Some servers say nothing, and close.
+/// Some servers close without an alert.
 #[test]
 fn the_end_of_the_connection_after_the_handshake() {
     for (stage, version, implicit) in ways() {
@@ -508,7 +508,7 @@ fn a_client_certificate_without_its_key() {
     );
 }
 
-// The settings. The server is not asked.
+// The settings, before the server is asked.
 
 #[test]
 fn the_name_of_a_server() {
@@ -600,9 +600,9 @@ fn certificates_in_pem() {
     );
 }
 
-// How all this is provoked.
+// The servers and clients of these tests.
 
-/// The line of the error with which no session can be opened. Both adapters say the same.
+/// The error line of a session that cannot be opened. It is the same for both adapters.
 fn line(server: &Server) -> String {
     let server = server.clone();
     let lines = within_limit(move || {
@@ -613,7 +613,7 @@ fn line(server: &Server) -> String {
     same(lines)
 }
 
-/// The same over streams that are connected already.
+/// The same over streams that are already connected.
 fn line_over(server: &Server, connect: impl Fn() -> TcpStream + Send + 'static) -> String {
     let server = server.clone();
     let lines = within_limit(move || {
@@ -642,15 +642,14 @@ fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// The line about a server that shows this certificate, where this authority is trusted. It is the same for each
-/// version of TLS.
+/// The line for a server with this certificate, if this authority is trusted. It is the same for each version of TLS.
 fn certificate_line(identity: &Identity, ca: &Authority) -> String {
     of_each_version(identity, |port, _| {
         trusting(Server::new(at(port)).tls(TlsPolicy::Required), ca)
     })
 }
 
-/// The same where the application has settings of rustls of its own.
+/// The same with the application's own rustls settings.
 fn own_verifier_line(identity: &Identity, ca: &Authority) -> String {
     of_each_version(identity, |port, version| {
         Server::new(at(port))
@@ -671,7 +670,7 @@ fn of_each_version(
     one
 }
 
-/// The stage that a handshake belongs to, the version of TLS, and whether it begins with the first octet.
+/// The stage of a handshake, the version of TLS, and whether it begins with the first octet.
 fn ways() -> [(&'static str, &'static SupportedProtocolVersion, bool); 4] {
     [
         ("starttls", &TLS12, false),
@@ -710,7 +709,7 @@ fn showing(server: Server, identity: &Identity) -> Server {
         .unwrap()
 }
 
-/// Gives up at this on a server that does nothing. None of them does anything there, so that no clock is too fast.
+/// A short timeout for this step. The servers do nothing at it, so a fast clock does not matter.
 fn impatient(at: impl Fn(&mut Timeouts) -> &mut Duration) -> Timeouts {
     let mut timeouts = Timeouts::default();
     *at(&mut timeouts) = Duration::from_millis(300);
@@ -793,7 +792,7 @@ fn peer(identity: &Identity, config: Arc<ServerConfig>, implicit: bool) -> TlsPe
     TlsPeer::start_with(setup, config).unwrap()
 }
 
-/// A server that does this on each connection; its port.
+/// A server that does this on each connection. Returns its port.
 fn server(serve: impl Fn(TcpStream) + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -822,7 +821,7 @@ fn until_starttls(stream: &mut TcpStream) -> io::Result<()> {
     stream.write_all(b"220 2.0.0 go ahead\r\n")
 }
 
-/// The client waits for a reply after each line, so that nothing is read that is not of this one.
+/// The client waits for a reply after each line, so that only this line is read.
 fn read_line(stream: &mut impl Read) -> io::Result<()> {
     BufReader::new(stream)
         .read_line(&mut String::new())

@@ -1,10 +1,10 @@
-//! Both adapters against Exim, which this suite unpacks and starts itself. What arrives is compared octet for
-//! octet with what was sent.
+//! Both adapters against Exim, which this suite unpacks and starts. It compares what arrives with what was sent,
+//! octet for octet.
 //!
-//! Exim changes nothing in these messages: it stores LF for CRLF, ends an unfinished last line, and puts
-//! Return-path, Envelope-to and Received on top. What it would change is not in them: a message that does not
-//! begin with a header gets an empty line first, one without a body an empty line last, a NUL in a header
-//! becomes `?`, and a bare CR CRLF (which never leaves us).
+//! Exim does not change these messages. It stores LF for CRLF, ends an unfinished last line, and puts Return-path,
+//! Envelope-to and Received on top. The messages avoid what Exim would change. Without a header, it adds an empty
+//! line first. Without a body, it adds an empty line last. A NUL in a header becomes `?`, and a bare CR becomes CRLF,
+//! but we never send one.
 
 use std::sync::LazyLock;
 
@@ -13,7 +13,7 @@ use smtp_proto::{Chunking, Envelope, TlsPolicy, event::Trace, parameter::MailPar
 use smtp_tests::servers::real::exim::Exim;
 use smtp_tests::servers::real::{self, Adapter, Manner, address};
 
-/// One for all tests; each has recipients of its own.
+/// One server for all tests. Each test has its own recipients.
 static EXIM: LazyLock<Exim> =
     LazyLock::new(|| Exim::start().unwrap_or_else(|error| panic!("{error}")));
 
@@ -53,7 +53,7 @@ fn one_of_three_refused_after_the_data() {
     );
 }
 
-/// Without PRDR, and where it is asked for a single recipient, the message has one reply for all.
+/// Without PRDR, and with PRDR for a single recipient, the message has one reply for all.
 #[test]
 fn one_reply_for_all() {
     let message = b"Subject: one reply\r\n\r\nHello.\r\n";

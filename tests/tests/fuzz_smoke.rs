@@ -1,5 +1,5 @@
-//! The fuzz targets without a fuzzer, on stable Rust: over the committed seeds, over mutations of them,
-//! and over noise. It finds little that is new, but shows at once when a target no longer holds.
+//! The fuzz targets without a fuzzer, on stable Rust: over the committed seeds, mutations of them, and noise. It
+//! seldom finds anything new, but shows at once if a target breaks.
 
 use std::fs;
 use std::path::Path;
@@ -44,7 +44,7 @@ fn smoke(target: &str, body: fn(&[u8]), rounds: usize) {
         let noise = random.octets(length);
         run(body, &noise);
 
-        // The front of one seed and the back of another, with an octet changed here and there.
+        // The front of one seed and the end of another, with a few octets changed.
         let [one, other] = [(); 2].map(|()| &seeds[random.below(seeds.len())]);
         let (front, back) = (random.below(one.len() + 1), random.below(other.len() + 1));
         let mut mutant = [&one[..front], &other[back..]].concat();
@@ -58,7 +58,7 @@ fn smoke(target: &str, body: fn(&[u8]), rounds: usize) {
     }
 }
 
-/// Says which input it was, as a fuzzer would.
+/// Names the input, as a fuzzer would.
 fn run(body: fn(&[u8]), data: &[u8]) {
     if let Err(panic) = std::panic::catch_unwind(|| body(data)) {
         println!("input: b\"{}\"", data.escape_ascii());

@@ -1,7 +1,8 @@
-//! What goes out: no string that the library is given, in any place, puts a line end, a NUL or another command on the
-//! wire, and no body holds what a server could take for its end.
+//! No string in any place of the API can put a line end, a NUL or another command on the wire. No body can contain
+//! what a server could take for its end.
 //!
-//! The judge reads the octets by itself. It knows which commands are due, in their order, and nothing else may be there.
+//! The judge reads the octets by itself. It knows the commands that are due, and their order. Anything else is an
+//! error.
 
 #[path = "goes_out/bodies.rs"]
 mod bodies;
@@ -17,7 +18,7 @@ use base64::engine::general_purpose::STANDARD;
 use places::{Case, Due};
 use wire::Heard;
 
-/// How many sequences of pieces each place is given. A debug build has a sample.
+/// How many sequences of pieces each place gets. A debug build uses a sample.
 const SEQUENCES: usize = if cfg!(debug_assertions) { 6 } else { 60 };
 
 /// RFC 5321 section 4.5.3.1.4, with the CRLF.
@@ -30,7 +31,7 @@ const RCPT: usize = COMMAND + 500 + 28 + 50;
 /// RFC 6531 section 3.7.4.2 adds 10 for SMTPUTF8 to VRFY and EXPN.
 const REQUEST: usize = COMMAND + 10;
 
-/// Whether this line is the command that is due. What is wrong with it otherwise.
+/// Checks that this line is the command that is due. The error says what is wrong.
 fn check(line: &[u8], due: &Due, room: usize) -> Result<(), String> {
     if line.iter().any(|&octet| octet < b' ' || octet == 0x7f) {
         return Err("a control character".into());
@@ -39,7 +40,7 @@ fn check(line: &[u8], due: &Due, room: usize) -> Result<(), String> {
         "MAIL" => MAIL,
         "RCPT" => RCPT,
         "VRFY" | "EXPN" => REQUEST,
-        // RFC 4954 section 4: responses have no limit but what the mechanism needs.
+        // RFC 4954 section 4: only the mechanism limits a response.
         "" => usize::MAX,
         _ => COMMAND,
     };
@@ -70,7 +71,7 @@ fn is_response(octets: &[u8]) -> bool {
     matches!(octets, b"=" | b"*") || STANDARD.decode(octets).is_ok()
 }
 
-/// Every line is a command that is due, in the order in which they are. What was refused before it is left out.
+/// Every line is a due command, in the right order. Commands that the library refused are left out.
 fn judge(heard: &Heard, case: &Case) -> Result<(), String> {
     let mut due = case.due.iter();
     for line in &heard.lines {
@@ -90,7 +91,7 @@ fn judge(heard: &Heard, case: &Case) -> Result<(), String> {
     if let Some(body) = heard.bodies.iter().find(|&body| body != case.session.body) {
         return Err(format!("a body: \"{}\"", body.escape_ascii()));
     }
-    // What is cut off is a body that was given up.
+    // Only an abandoned body may be cut off.
     match heard.rest.is_empty() || case.session.body.starts_with(&heard.rest) {
         true => Ok(()),
         false => Err(format!("no line: \"{}\"", heard.rest.escape_ascii())),
@@ -133,7 +134,7 @@ fn each_line_is_a_command_that_is_due() {
             }
         }
         println!("{:48} {made:6} made, {went_out:6} sent", place.name);
-        // A place that takes nothing shows nothing.
+        // A place that accepts no string at all would prove nothing.
         assert!(
             went_out > 0,
             "{}: {made} made, and none is sent",
@@ -149,7 +150,7 @@ fn each_line_is_a_command_that_is_due() {
     );
 }
 
-/// The judge sees what it is there for.
+/// The judge finds the mistakes that it should find.
 #[test]
 fn the_judge_is_no_friend() {
     let case = |lines: &[&[u8]]| Heard {

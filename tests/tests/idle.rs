@@ -1,5 +1,5 @@
-//! A session that is idle keeps no buffer, in the engine and in the blocking adapter. The engine's heap is what it was when
-//! the session was opened, whatever it has done since. That of the adapter stays small. The allocator counts.
+//! An idle session keeps no buffer, in the engine and in the blocking adapter. The engine's heap returns to its size
+//! after opening, whatever the session has done. That of the adapter stays small. The allocator counts.
 
 use std::alloc::System;
 use std::collections::VecDeque;
@@ -18,9 +18,9 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const NOW: Instant = Instant::from_origin(Duration::ZERO);
-/// Longer than what an adapter gathers.
+/// Longer than an adapter's buffer.
 static BODY: [u8; 100_000] = [b'x'; 100_000];
-/// What a session of the adapter has beside its buffers: the settings, the server's offer, the queue of reports.
+/// The heap of an adapter's session without buffers: the settings, the server's offer, the queue of reports.
 const OPEN: usize = 1_024;
 
 fn live() -> usize {
@@ -28,7 +28,7 @@ fn live() -> usize {
     stats.bytes_allocated - stats.bytes_deallocated
 }
 
-/// A server that reads the wire by itself. It makes room for all it needs at first.
+/// A server that reads the wire by itself. It allocates all its memory at the beginning.
 struct Peer {
     offer: &'static str,
     line: Vec<u8>,
@@ -99,7 +99,7 @@ fn run(engine: &mut Connection, peer: &mut Peer) {
     let mut body = &BODY[..];
     loop {
         let said: Vec<u8> = peer.said.drain(..).collect();
-        // Half a line at a time, so that the decoder has something to keep.
+        // Half a line at a time, so that the decoder must keep something.
         for piece in said.chunks(5) {
             engine.handle_input(NOW, piece);
         }
@@ -139,7 +139,7 @@ fn of_the_engine(offer: &'static str, chunking: Chunking) {
     let mut engine = Connection::new(config.clone(), NOW);
     let heap = |engine: &Connection, what: &str| {
         assert!(engine.is_idle(), "{offer}: {what}");
-        // What the server offers is all that is kept: its text, with what counts it. And 48 octets for the trace.
+        // Only the server's offer is kept: its text with its counters, and 48 octets for the trace.
         let text = offer.len() + 24 + 48;
         let octets = live() - before;
         assert!(
@@ -208,7 +208,7 @@ fn of_the_adapter(offer: &'static str, chunking: Chunking) {
     let server = Server::new("mx").client_name(ClientName::parse("c.example").unwrap());
     let server = server.tls(TlsPolicy::Never).chunking(chunking);
     let server = server.credentials(offer.contains("AUTH").then_some(credentials));
-    // What is made once in the life of a process.
+    // Allocations that a process makes once.
     drop(Session::connect_over(&server, Peer::new(offer)).unwrap());
     let peer = Peer::new(offer);
     let before = live();
@@ -233,7 +233,7 @@ fn of_the_adapter(offer: &'static str, chunking: Chunking) {
     }
 }
 
-/// Not under the test harness: the allocator is everybody's, and a harness has a thread that allocates as well.
+/// It runs without the test harness, which has a thread that allocates too.
 fn main() {
     for (offer, chunking) in [
         ("500 HELO\r\n", Chunking::Never),

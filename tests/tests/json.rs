@@ -1,5 +1,5 @@
-//! What serde makes of envelopes, replies, reports and errors (feature `serde`): the JSON that programs read, what is
-//! read again, and what can never be written.
+//! serde with envelopes, replies, reports and errors (feature `serde`): the JSON for programs, what can be read
+//! again, and what can never be written.
 
 use std::fmt::Debug;
 use std::marker::PhantomData;
@@ -33,7 +33,7 @@ fn to_value(value: &impl Serialize) -> Value {
     serde_json::to_value(value).unwrap()
 }
 
-/// The same after JSON, and after a format that has no names.
+/// The value is the same after JSON, and after a format without names.
 #[track_caller]
 fn comes_back<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
     let text = serde_json::to_string(value).unwrap();
@@ -42,7 +42,7 @@ fn comes_back<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
     assert_eq!(&postcard::from_bytes::<T>(&octets).unwrap(), value);
 }
 
-/// It is written as this, and read from it.
+/// The value is written as this, and read from it.
 #[track_caller]
 fn is_written<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T, expected: Value) {
     assert_eq!(to_value(value), expected);
@@ -137,7 +137,7 @@ fn a_plain_envelope() {
         "recipient_parameters": [],
     });
     is_written(&envelope, written);
-    // By hand, the addresses are enough.
+    // Written by hand, the addresses are enough.
     let by_hand = json!({
         "reverse_path": "alice@example.org",
         "forward_paths": ["bob@example.net"],
@@ -207,7 +207,7 @@ fn an_envelope_with_everything() {
             }},
         ])
     );
-    // Every parameter that there is.
+    // Every parameter that exists.
     for parameter in [
         MailParameter::ret(Ret::Full),
         MailParameter::deliver_by(120, ByMode::Return, false).unwrap(),
@@ -248,7 +248,7 @@ fn an_envelope_with_everything() {
     }
 }
 
-/// Nothing that is read can end a command line, or say what no call would say.
+/// A value that is read cannot end a command line, or be one that the calls would refuse.
 #[test]
 fn what_is_read_is_checked() {
     let with = |name: &str, value: Value| {
@@ -318,7 +318,7 @@ fn what_is_read_is_checked() {
     ] {
         is_refused::<RcptParameter>(text(rcpt), why);
     }
-    // The keyword stands in the line of an error.
+    // The keyword appears in an error line.
     for keyword in ["A\r\nforged", "A B", "", "-A", "A=1", "\u{c4}"] {
         for text in ["X-TAG=7", "RET=FULL"] {
             let offered = json!({"text": text, "need": "required", "offered_by": keyword});
@@ -327,12 +327,12 @@ fn what_is_read_is_checked() {
         let offered = json!({"text": "X-TAG=7", "need": "required", "offered_by": keyword});
         is_refused::<RcptParameter>(offered, "invalid EHLO keyword");
     }
-    // RFC 8689: never without it.
+    // RFC 8689: the parameter stays required.
     let tls: MailParameter = serde_json::from_value(text("REQUIRETLS")).unwrap();
     assert_eq!(tls, MailParameter::require_tls());
 }
 
-/// What is read of a server is data, and what is shown of it is one line.
+/// A server's text that is read stays data, and is shown on one line.
 #[test]
 fn what_is_read_makes_no_second_line() {
     let is_one_line = |text: &str| assert!(!text.contains(char::is_control), "{text:?}");
@@ -357,7 +357,7 @@ fn what_is_read_makes_no_second_line() {
     }
 }
 
-/// A keyword that was given by a call, and not read, makes no second line either.
+/// A keyword from a call, not from JSON, does not make a second line either.
 #[test]
 fn a_keyword_of_the_caller_makes_no_second_line() {
     let receiver = Receiver::new();
@@ -371,7 +371,7 @@ fn a_keyword_of_the_caller_makes_no_second_line() {
     assert!(receiver.messages().is_empty());
 }
 
-/// One recipient is refused, the other one has it. Each adapter tells it in the same words.
+/// One recipient is refused, and the other one has the message. Both adapters use the same words.
 #[test]
 fn a_report_of_a_delivery() {
     let peer = Peer::start(Options {
@@ -532,7 +532,7 @@ fn causes_have_what_is_known_of_them() {
     ] {
         let written = to_value(&cause);
         assert_eq!(written, expected);
-        // A format that wants to know how much will come: as much as it was told.
+        // Such a format needs the number of fields in advance, and gets as many.
         let octets = postcard::to_allocvec(&cause).unwrap();
         let count = written.as_object().unwrap().len();
         assert_eq!(usize::from(octets[0]), count);
@@ -621,7 +621,7 @@ fn no_secret_is_in_an_error() {
     }
 }
 
-/// The inherent method is there for what can be written. For the rest, the trait's is taken.
+/// For a type that can be written, this finds the inherent method. Otherwise it finds the trait's.
 struct Probe<T>(PhantomData<T>);
 
 impl<T: Serialize> Probe<T> {
@@ -643,7 +643,7 @@ fn credentials_are_never_written() {
     assert!(Probe::<Envelope>(PhantomData).is_written());
     assert!(!Probe::<Credentials>(PhantomData).is_written());
     assert!(!Probe::<smtp_proto::auth::Secret>(PhantomData).is_written());
-    // What may hold them, and what binds a login to its connection.
+    // Types that may hold secrets, or bind a login to its connection.
     assert!(!Probe::<Config>(PhantomData).is_written());
     assert!(!Probe::<Server>(PhantomData).is_written());
     assert!(!Probe::<Connection>(PhantomData).is_written());

@@ -1,5 +1,5 @@
-//! More recipients than a server takes in one transaction, through the bulk delivery of both adapters: one
-//! report, whatever the number of transactions, and every recipient served once.
+//! More recipients than a server takes in one transaction, in the bulk delivery of both adapters. Each message has
+//! one report, and every recipient gets it once.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use smtp_tests::receiver::{Limits, Options, Receiver};
 
 const BODY: &[u8] = b"Subject: to many\r\n\r\n.\r\n";
 
-/// The ways to deliver that should make no difference.
+/// Ways to deliver that must give the same result.
 #[derive(Clone, Copy, Debug)]
 struct Way {
     learn_limits: bool,
@@ -17,7 +17,7 @@ struct Way {
     chunking: Chunking,
 }
 
-/// Reports, and how often a body was opened.
+/// The reports, and how often a body was opened.
 type Deliver = fn(&Receiver, Way, &[Envelope]) -> (Vec<Report>, usize);
 
 /// A server of either adapter.
@@ -72,7 +72,7 @@ fn by_tokio(receiver: &Receiver, way: Way, envelopes: &[Envelope]) -> (Vec<Repor
 
 const ADAPTERS: [Deliver; 2] = [by_blocking, by_tokio];
 
-/// Every way that does not learn limits, or that does.
+/// Every way, with or without learning limits.
 fn ways(learn_limits: bool) -> impl Iterator<Item = Way> {
     let chunkings = [Chunking::Auto, Chunking::Never, Chunking::Eager];
     let both = chunkings.map(|chunking| {
@@ -85,7 +85,7 @@ fn ways(learn_limits: bool) -> impl Iterator<Item = Way> {
     both.into_iter().flatten()
 }
 
-/// To so many recipients whose names begin with this.
+/// An envelope to this many recipients whose names begin with this.
 fn envelope(name: &str, recipients: usize) -> Envelope {
     Envelope::new(
         "alice@example.org",
@@ -94,8 +94,7 @@ fn envelope(name: &str, recipients: usize) -> Envelope {
     .unwrap()
 }
 
-/// How many recipients each message has that was stored, once it is clear that nobody was left out, and
-/// nobody served twice.
+/// The number of recipients of each stored message. It also checks that nobody was left out or served twice.
 #[track_caller]
 fn transactions(receiver: &Receiver, envelopes: &[Envelope]) -> Vec<usize> {
     let stored = receiver.messages();
@@ -202,7 +201,7 @@ fn refusals_stay_with_their_recipients() {
                 ..Options::default()
             })
             .unwrap();
-            // The second transaction has nobody, and the fourth is not complete.
+            // The second transaction has nobody, and the fourth is not full.
             let to = ["a", "b", "refused1", "refused2", "c", "refused3", "d"];
             let to = to.map(|user| format!("{user}@example.net"));
             let (reports, _) = deliver(&receiver, way, &[Envelope::new("", to).unwrap()]);

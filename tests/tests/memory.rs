@@ -1,6 +1,6 @@
-//! The heap of one session against the formula of `Config::max_heap`: the worst servers and the worst callers that
-//! we could think of, under three sets of limits. The allocator counts, and is read after every call. What lives only
-//! within a call is not seen: the formula has its factors for that.
+//! The heap of one session against the formula of `Config::max_heap`, with the worst servers and callers that we
+//! know, under three sets of limits. The allocator counts, and is read after every call. Memory that lives only
+//! within a call is not seen. The formula's factors account for it.
 //!
 //! ```console
 //! $ cargo test -p smtp-tests --test memory -- --nocapture   # shows the table
@@ -56,7 +56,7 @@ fn to_longest(recipients: usize) -> Envelope {
     Envelope::new(SENDER, (0..recipients).map(longest_address)).unwrap()
 }
 
-/// So many that their longest replies are this many octets together.
+/// How many of the longest replies have this many octets together.
 fn count(limits: &Limits, octets: usize) -> usize {
     (octets / limits.reply.octets).min(2_000)
 }
@@ -68,7 +68,7 @@ fn rcpt_answered(code: u16, ehlo: &'static [u8]) -> impl FnMut(Heard<'_>, &mut L
     }
 }
 
-/// After the body come the replies for each recipient; under PRDR, 353 before and one for all after.
+/// After the body, a reply for each recipient. Under PRDR, a 353 comes before them and one reply for all after.
 fn each_answered(code: u16, recipients: usize, prdr: bool) -> impl FnMut(Heard<'_>, &mut Line) {
     move |heard, line| match heard {
         Heard::EndOfData => {
@@ -106,7 +106,7 @@ fn opening(limits: Limits) -> Vec<Row> {
             _ => oblige(heard, b"", line),
         });
         assert!(trial.line.engine.is_idle());
-        // Nothing but what the server offers is kept.
+        // Only the server's offer is kept.
         assert!(
             trial.heap() <= limits.reply.octets + 24,
             "{name}: {}",
@@ -147,7 +147,7 @@ fn opening(limits: Limits) -> Vec<Row> {
     rows
 }
 
-/// Long challenges, and mechanisms that are long to name.
+/// Long challenges, and mechanisms with long names.
 fn authentication(limits: Limits) -> Vec<Row> {
     let mut rows = Vec::new();
     let room = limits.reply.line - "334 \r\n".len();
@@ -177,7 +177,7 @@ fn authentication(limits: Limits) -> Vec<Row> {
         let mut trial = Trial::new(mechanism, config);
         trial.run(&mut |heard, line| match heard {
             Heard::Line(said) if said.starts_with(b"AUTH SCRAM-SHA-1 ") => {
-                // The longest first message that is in order: a long salt.
+                // The longest valid first message: it has a long salt.
                 let first = STANDARD.decode(&said["AUTH SCRAM-SHA-1 ".len()..]).unwrap();
                 let first = String::from_utf8(first).unwrap();
                 let nonce = first.rsplit_once("r=").unwrap().1;
@@ -198,7 +198,7 @@ fn authentication(limits: Limits) -> Vec<Row> {
     {
         let mut config = config(limits);
         config.credentials = Some(password);
-        // As much as there may be, of an octet that is written as four.
+        // The longest text, of an octet that is written as four.
         let mut ehlo = longest(&limits, usize::MAX);
         for line in ehlo.split_mut(|&octet| octet == b'\n').skip(1) {
             let end = line.len().saturating_sub(1);
@@ -218,7 +218,7 @@ fn authentication(limits: Limits) -> Vec<Row> {
     rows
 }
 
-/// Replies to many recipients. `many` is how many there are of the shortest.
+/// Replies to many recipients. `many` is their number with the shortest replies.
 fn recipients(limits: Limits, many: usize) -> Vec<Row> {
     let mut rows = Vec::new();
     let few = count(&limits, 32 << 20);
@@ -309,10 +309,10 @@ fn recipients(limits: Limits, many: usize) -> Vec<Row> {
     rows
 }
 
-/// A queue that is as full as it can be.
+/// A full queue.
 fn queue(limits: Limits) -> Vec<Row> {
     let mut rows = Vec::new();
-    // Enough of them that a report is full.
+    // Enough replies that a report is full.
     let many = limits.report / limits.reply_kept.max(1) + 8;
     {
         let mut trial = Trial::new("requests answered at length, nobody polls", config(limits));
@@ -328,7 +328,7 @@ fn queue(limits: Limits) -> Vec<Row> {
             });
         }
         let row = trial.row();
-        // Later all is polled, and long replies leave nothing in a session that is idle.
+        // Later all is polled, and long replies leave nothing in an idle session.
         trial.polls = true;
         trial.run(&mut |_, _| {});
         assert!(trial.line.engine.is_idle());
@@ -415,7 +415,7 @@ fn queue(limits: Limits) -> Vec<Row> {
     rows
 }
 
-/// What goes out and is not answered, and bodies.
+/// Unanswered output, and bodies.
 fn transport(limits: Limits) -> Vec<Row> {
     let mut rows = Vec::new();
     {
@@ -453,7 +453,7 @@ fn transport(limits: Limits) -> Vec<Row> {
     rows
 }
 
-/// An idle session, when it is open and after a message: the figure of the README.
+/// An idle session, after opening and after a message: the figure of the README.
 fn idle() {
     let mut trial = Trial::new("idle", config(Limits::default()));
     trial.polls = true;
@@ -473,7 +473,7 @@ fn idle() {
     assert!(octets <= 752, "{octets}");
 }
 
-/// Not under the test harness: the allocator is everybody's, and a harness has a thread that allocates as well.
+/// It runs without the test harness, which has a thread that allocates too.
 fn main() {
     idle();
     let mut too_much = Vec::new();

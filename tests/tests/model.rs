@@ -1,9 +1,9 @@
-//! The judge in a few seconds: see `smtp_tests::fuzzing::model`. A million conversations are played by
-//! `cargo run --release -p smtp-tests --example model -- --seeds 1000000`.
+//! The judge in a few seconds: see `smtp_tests::fuzzing::model`. `cargo run --release -p smtp-tests --example model
+//! -- --seeds 1000000` plays a million conversations.
 
 use smtp_tests::fuzzing::model::{self, Stats};
 
-/// Another number is asked for by `SMTP_TESTS_CONVERSATIONS`.
+/// `SMTP_TESTS_CONVERSATIONS` sets another number.
 const CONVERSATIONS: u64 = 4_000;
 
 #[test]
@@ -20,7 +20,7 @@ fn reports_are_true() {
         }
     }
     print!("{stats}");
-    // Nothing is vacuous.
+    // Every feature was met.
     if count >= CONVERSATIONS {
         let all = stats.count("recipients ok")
             + stats.count("recipients temporary")

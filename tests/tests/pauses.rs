@@ -1,5 +1,5 @@
-//! Sessions that pause, through both adapters and real sockets: what arrives meanwhile is read before anything is
-//! written, and no clock runs while nothing is owed.
+//! Sessions that pause, with both adapters and real sockets. Input that arrives meanwhile is read before anything is
+//! written, and no clock runs while no reply is owed.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -13,7 +13,7 @@ use smtp_tests::watchdog::within_limit;
 
 const MESSAGE: &[u8] = b"Subject: x\r\n\r\nx\r\n";
 
-/// Longer than the adapters' pause, after which they look.
+/// Longer than the adapters' pause before they check for input.
 const PAUSE: Duration = Duration::from_millis(50);
 
 fn in_time(test: impl FnOnce() + Send + 'static) {
@@ -28,16 +28,16 @@ fn timeouts() -> Timeouts {
     Timeouts::default().replies(Duration::from_secs(2))
 }
 
-/// A server that takes one message, does this, and gives back what it hears then.
+/// A server that takes one message, does this, and returns what it receives then.
 struct Server {
     address: String,
-    /// It is to do it now, and it has.
+    /// Tells it to act, and reports that it has.
     go: mpsc::Sender<()>,
     done: mpsc::Receiver<()>,
     heard: JoinHandle<String>,
 }
 
-/// When the server does what it is to do.
+/// The time at which the server acts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum When {
     AfterData,
@@ -93,7 +93,7 @@ impl Server {
         }
     }
 
-    /// Lets it do what it is to do, and returns when it has.
+    /// Lets it act, and returns when it has.
     fn act(&self) {
         self.go.send(()).unwrap();
         self.done.recv().unwrap();
@@ -116,7 +116,7 @@ fn outcome(report: Result<Report, smtp_adapter::Error>) -> Outcome {
     report.unwrap_err().outcome()
 }
 
-/// The second message of a session that the server has spoken in meanwhile, by both adapters.
+/// The second message of a session, after the server has sent something unasked, with both adapters.
 fn what_was_said_meanwhile_is_read_first(words: &'static str) {
     in_time(move || {
         let speak = move |stream: &mut TcpStream| {
@@ -168,7 +168,7 @@ fn a_server_that_has_gone_is_noticed() {
     what_was_said_meanwhile_is_read_first("");
 }
 
-/// The time for a reply does not run while the application makes the body.
+/// The timeout of a reply does not run while the application makes the body.
 #[test]
 fn an_application_may_take_its_time() {
     in_time(|| {
@@ -192,12 +192,12 @@ fn an_application_may_take_its_time() {
     });
 }
 
-/// After 354 the connection is reset, and no octet of the body leaves.
+/// After 354 the connection is reset, before any octet of the body leaves.
 #[test]
 fn a_body_that_was_not_written_is_not_in_doubt() {
     in_time(|| {
         let reset = |stream: &mut TcpStream| {
-            // Without linger the close is a reset, and without a reader nothing keeps the socket open.
+            // Without linger, closing resets the connection. Without a reader, nothing keeps the socket open.
             let socket = socket2::SockRef::from(&*stream);
             socket.set_linger(Some(Duration::ZERO)).unwrap();
             stream.shutdown(std::net::Shutdown::Both).unwrap();
@@ -223,7 +223,7 @@ fn a_body_that_was_not_written_is_not_in_doubt() {
     });
 }
 
-/// The tokio adapter writes small pieces over more than the time for a reply.
+/// The tokio adapter writes small pieces, for longer than the timeout of a reply.
 #[test]
 fn a_body_that_is_written_slowly_is_not_late() {
     in_time(|| {

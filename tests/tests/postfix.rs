@@ -1,5 +1,5 @@
-//! The engine, the blocking adapter and the `send` example against Postfix and Dovecot, which this suite
-//! installs and starts itself. What arrives is compared octet for octet with what was sent.
+//! The engine, the blocking adapter and the `send` example against Postfix and Dovecot, which this suite installs and
+//! starts. It compares what arrives with what was sent, octet for octet.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use smtp_tests::servers::real::dovecot::Dovecot;
 use smtp_tests::servers::real::postfix::Postfix;
 use smtp_tests::servers::real::{self, Adapter, Manner, NAME, address, awkward};
 
-/// One for all tests; each has recipients of its own.
+/// One server for all tests. Each test has its own recipients.
 static POSTFIX: LazyLock<Postfix> =
     LazyLock::new(|| Postfix::start().unwrap_or_else(|error| panic!("{error}")));
 
@@ -35,7 +35,7 @@ struct Run {
     peak: u64,
 }
 
-/// Runs `send` with STARTTLS, the server's name checked, AUTH and `--json`.
+/// Runs `send` with STARTTLS, a check of the server's name, AUTH and `--json`.
 fn send(port: u16, to: &[String], message: &Path, flags: &[&str]) -> Run {
     let mut command = Command::new(smtp_tests::send::example("smtp-blocking"));
     command.args([
@@ -91,7 +91,7 @@ fn message(name: &str, body: &[u8]) -> Vec<u8> {
     message
 }
 
-/// The same in a file, which `send` removes.
+/// The same from a file, which is removed afterwards.
 fn file(name: &str, body: &[u8]) -> (Vec<u8>, PathBuf) {
     let message = message(name, body);
     let path = std::env::temp_dir().join(format!("postfix-{}-{name}.eml", std::process::id()));
@@ -369,7 +369,7 @@ fn the_mechanism_that_is_chosen() {
     }
 }
 
-/// Where they are forbidden to be chosen or sent, it is us who say so, and nothing was sent.
+/// If choosing or sending them is forbidden, the error is ours, and nothing was sent.
 #[test]
 fn mechanisms_in_the_clear() {
     let clear = |credentials| Manner {
@@ -466,7 +466,7 @@ fn tls_in_every_policy() {
         ),
         "{error}"
     );
-    // Whoever does not want it verified says so.
+    // A caller that does not want verification must declare that.
     smtp_blocking::Session::connect(untrusted.verify(false))
         .unwrap()
         .quit();
@@ -527,7 +527,7 @@ fn many_messages_in_one_session_two_round_trips_each() {
     let mut messages = Vec::new();
     for n in 0..10 {
         if n == 5 {
-            // A failure in between: the next one begins with RSET, and its reply.
+            // After a failure, the next message begins with RSET and its reply.
             let nobody =
                 Envelope::new(SENDER, [address("refused"), address("greylisted")]).unwrap();
             let error = session
@@ -625,7 +625,7 @@ fn requests_between_messages() {
         let _ = session.send_last(envelope(), &message).unwrap();
         arrives(&user, &[&message, &message]);
     }
-    // What is not offered is not said.
+    // A parameter that is not offered is not sent.
     let mut session = Adapter::Tokio.open(&POSTFIX, &Manner::on(POSTFIX.dovecot_port()));
     session.trace();
     let error = session
@@ -638,7 +638,7 @@ fn requests_between_messages() {
     assert_eq!(session.trace(), []);
 }
 
-/// Waits for `count` lines of the log with this in them.
+/// Waits for `count` lines of the log that contain this.
 #[track_caller]
 fn logged(what: &str, count: usize) -> Vec<String> {
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -661,7 +661,7 @@ fn logged(what: &str, count: usize) -> Vec<String> {
     }
 }
 
-/// Each in the clear and inside TLS. After XCLIENT the session begins again, in TLS where it was.
+/// Each in the clear and inside TLS. After XCLIENT the session begins again, and TLS stays if it was there.
 #[test]
 fn whom_a_proxy_speaks_for() {
     for (adapter, tls) in BOTH
@@ -684,7 +684,7 @@ fn whom_a_proxy_speaks_for() {
             XClient::Proto(ClientProtocol::Smtp),
             XClient::Login(Some("somebody else".into())),
         ];
-        // Refused, for this Postfix does without IPv6, it leaves the session as it is.
+        // This Postfix runs without IPv6, so it refuses the request. The session stays as it is.
         let refused =
             Request::xclient([XClient::Addr(Some("2001:db8::17".parse().unwrap()))]).unwrap();
         assert_eq!(session.request(refused).unwrap().code().get(), 501);
@@ -765,7 +765,7 @@ fn submission_through_dovecot() {
     relayed(&POSTFIX, &to[0], &message);
 }
 
-/// Waits for the one message that `to` gets, and compares it from below another server's Received.
+/// Waits for the one message that `to` gets, and compares it below the other server's Received line.
 #[track_caller]
 fn relayed(server: &real::Server, to: &str, message: &[u8]) {
     let stored = server.mail_to(to, 1).remove(0).body;
@@ -776,7 +776,7 @@ fn relayed(server: &real::Server, to: &str, message: &[u8]) {
     );
 }
 
-/// Postfix hands on by LMTP, and has something to report about the user who is over quota.
+/// Postfix forwards by LMTP, and reports about the user who is over quota.
 #[test]
 fn handed_on_to_dovecot_by_lmtp() {
     let dovecot = Dovecot::start().unwrap_or_else(|error| panic!("{error}"));
@@ -789,7 +789,7 @@ fn handed_on_to_dovecot_by_lmtp() {
         .unwrap();
     relayed(&dovecot, to, &message);
 
-    // Dovecot offers no DSN, so that Postfix answers for it.
+    // Dovecot does not offer DSN, so Postfix sends the report.
     let to = "reported@lmtp.example.test";
     let envelope = Envelope::new("handed-on@example.test", [to]).unwrap();
     let envelope = envelope.recipient_parameter(RcptParameter::notify(Notify::SUCCESS));

@@ -1,5 +1,4 @@
-//! How a server is reached by both adapters, and what becomes of a connection that does not do what it should:
-//! each ends in an error, within its deadline.
+//! How both adapters reach a server, and connections that misbehave. Each ends in an error, within its deadline.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -18,8 +17,8 @@ use smtp_tests::servers::tls::{Making, acceptor};
 use smtp_tests::watchdog::within_limit;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A server with implicit TLS on a port of 127.0.0.1, for one connection. It accepts everything, but of what begins
-/// with `slow` the reply drips, an octet at a time, and BDAT has none.
+/// A server with implicit TLS on a port of 127.0.0.1, for one connection. It accepts everything. The reply to
+/// commands that begin with `slow` drips, one octet at a time, and BDAT gets none.
 fn tls_server(slow: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -60,7 +59,7 @@ fn tls_server(slow: &'static str) -> SocketAddr {
     address
 }
 
-/// A server with these terms, whoever it is, and half a second for each reply.
+/// The settings for a server at this address, without verification, and with half a second for each reply.
 fn impatient(address: SocketAddr) -> Server {
     let mut timeouts = Timeouts::default().replies(Duration::from_millis(500));
     timeouts.block = Duration::from_millis(500);
@@ -101,7 +100,7 @@ fn a_record_that_drips_does_not_move_the_deadline_tokio() {
     }));
 }
 
-/// A socket that takes one octet at a time, each after a while, once it is told to be slow.
+/// A socket that takes one octet at a time, with pauses, once it is told to be slow.
 struct Dripping {
     socket: TcpStream,
     slow: Arc<AtomicBool>,
@@ -145,10 +144,10 @@ fn a_handshake_that_drips_does_not_move_the_deadline() {
     }));
 }
 
-/// The reply to the first chunk is waited for while the next ones are written.
+/// The next chunks are written while the reply to the first one is waited for.
 #[test]
 fn a_body_that_drips_does_not_move_the_deadline() {
-    /// So many octets, the last of which come when the socket has become slow.
+    /// A body of this many octets. The last of them come after the socket has become slow.
     struct Body(usize, Arc<AtomicBool>);
     impl Read for Body {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -172,7 +171,7 @@ fn a_body_that_drips_does_not_move_the_deadline() {
     }));
 }
 
-/// A stream whose writes take nothing, and say so without an error.
+/// A stream whose writes take nothing, without an error.
 struct TakesNothing(TcpStream);
 
 impl Read for TakesNothing {

@@ -1,5 +1,5 @@
-//! The receiving server as the tests of an application use it: what it is told to do, and what it has seen. Each test
-//! is run over TCP and over the stub, by both adapters.
+//! The receiving server in the tests of an application: its rules and its records. Each test runs over TCP and over
+//! the stub, with both adapters.
 
 use std::io;
 use std::time::Duration;
@@ -43,7 +43,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 impl Way {
-    /// Opens a session, and sends this message so many times.
+    /// Opens a session, and sends this message this many times.
     fn send(
         self,
         receiver: &Receiver,
@@ -85,7 +85,7 @@ impl Way {
         results
     }
 
-    /// The outcome of one message, and where it was decided.
+    /// The outcome of one message, and its stage.
     fn outcome(self, receiver: &Receiver) -> (Option<Outcome>, Option<Stage>) {
         self.outcome_with(receiver, &receiver.server())
     }
@@ -158,7 +158,7 @@ fn each_step_can_be_refused() {
             receiver.forget_rules();
         }
         assert_eq!(receiver.counts().messages, 0);
-        // DATA has its own, where the body is not in chunks.
+        // DATA is its own step, if the body does not go in chunks.
         let server = receiver.server().chunking(smtp_blocking::Chunking::Never);
         receiver.on(Step::Data).once().reply("451 4.3.0 later");
         let later = (Some(Outcome::Transient), Some(Stage::Data));
@@ -185,7 +185,7 @@ fn a_reply_of_ones_choice_stands_for_the_own_one() {
         let reply = report.recipients[0].as_ref().unwrap();
         assert_eq!(reply.to_string(), "250 2.6.0 queued as 7");
         let taken = receiver.messages().remove(0);
-        // It offers nothing more.
+        // It does not offer anything more.
         let size = format!("SIZE={}", MESSAGE.len());
         assert_eq!((taken.mail_parameters, taken.tls), (size, false));
         receiver.forget_rules();
@@ -257,10 +257,10 @@ fn delays_and_silence_run_into_the_clients_deadline() {
         receiver.on(Step::Greeting).once().silence();
         let late = (Some(Outcome::Transient), Some(Stage::Greeting));
         assert_eq!(way.outcome_with(receiver, &server), late);
-        // A delay that the client has patience for.
+        // A delay within the client's timeout.
         receiver.on(Step::Rcpt).delay(Duration::from_millis(20));
         assert_eq!(way.outcome(receiver).0, None);
-        // The first pause lasts on: that it ends with the server is for the watchdog to see.
+        // The first pause would last longer. The watchdog checks that it ends with the server.
     });
 }
 
@@ -307,7 +307,7 @@ fn logins_are_counted_and_tokens_expire() {
                 logins, logged_in, ..
             } = receiver.counts();
             assert!(logins >= 3 && logged_in == 2, "{logins} {logged_in}");
-            // Of what the client has said in answer, nothing is in the books.
+            // The client's responses are not recorded.
             let commands = receiver.commands();
             let mut logins = commands
                 .iter()
@@ -324,7 +324,7 @@ fn connections_are_counted_as_the_client_has_them() {
     let open = || smtp_blocking::Session::connect(&server).unwrap();
     let (first, second) = (open(), open());
     assert_eq!((receiver.counts().open, receiver.counts().peak), (2, 2));
-    // No moment passes between one that is closed and one that is opened.
+    // One connection opens at the moment another one closes.
     drop((first, second));
     for _ in 0..20 {
         open().quit();

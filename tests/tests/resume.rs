@@ -1,5 +1,5 @@
-//! Sessions that go on from an earlier one: each is verified exactly if the first one was, under the same name and the
-//! same trust. Each cell is two real handshakes in a row, by each adapter.
+//! Resumed sessions: each is verified exactly if the first one was, under the same name and the same trust. Each cell
+//! is two real handshakes in a row, with each adapter.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ fn peer(authority: &Authority, tls12: bool) -> (TlsPeer, Server) {
 
 type Result = std::result::Result<TlsInfo, smtp_adapter::Error>;
 
-/// A message is sent, so that what the server sends after the handshake has been read.
+/// It sends a message, so that the server's octets after the handshake are read.
 fn by_blocking(server: &Server) -> Result {
     let mut session = smtp_blocking::Session::connect(server)?;
     let _ = session.send(envelope(), &b"x\r\n"[..])?;
@@ -93,7 +93,7 @@ fn a_session_that_was_not_verified_is_not_resumed() {
     }
 }
 
-/// Each change of what TLS depends on, after a session that would resume.
+/// Each change that affects TLS, after a session that would resume.
 #[test]
 fn other_terms_borrow_nothing() {
     let authority = Authority::new("an authority");
@@ -110,7 +110,7 @@ fn other_terms_borrow_nothing() {
                 let error = connect(&other).unwrap_err();
                 assert_eq!(error.stage(), Stage::StartTls, "{error}");
             }
-            // A copy shares what was made, until it is changed.
+            // A clone shares the built settings until it is changed.
             assert!(connect(&trusting.clone()).unwrap().is_resumed);
             let more = Authority::new("another authority");
             let more = trusting.clone().trust_pem(more.pem.as_bytes()).unwrap();
@@ -119,7 +119,7 @@ fn other_terms_borrow_nothing() {
                 (info.is_resumed, info.verified_name.as_deref()),
                 (false, Some(NAME))
             );
-            // Whoever accepts any server is told what was found of this one.
+            // A caller that accepts any server still learns what was found.
             let any = trusting.clone().verify(false);
             let info = connect(&any).unwrap();
             assert_eq!(
@@ -148,7 +148,7 @@ fn the_applications_own_settings_are_used_and_count_as_verified() {
         let (first, second) = (connect(&own).unwrap(), connect(&own).unwrap());
         assert_eq!((first.is_resumed, second.is_resumed), (false, true));
         assert_eq!(second.verified_name.as_deref(), Some(NAME));
-        // It is the application's verifier that refuses the server.
+        // The application's verifier refuses the server.
         let error = connect(&own.server_name("other.example.net")).unwrap_err();
         assert_eq!(error.stage(), Stage::StartTls, "{error}");
     }

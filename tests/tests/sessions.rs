@@ -1,9 +1,8 @@
-//! Thousands of sessions at the same time in one tokio process.
+//! Thousands of sessions at the same time, in one tokio process.
 //!
-//! The peer runs in a process of its own, this test binary once more, so that each process needs one file
-//! descriptor for each session and the memory printed is the client's alone. `--nocapture` shows what is
-//! printed, `SMTP_TESTS_SESSIONS` asks for another number than 10,000, and `counts --sessions` does the same
-//! in a release build, with the heap counted.
+//! The peer runs in its own process, which is this test binary again. So each process needs one file descriptor for
+//! each session, and the printed memory is the client's. `--nocapture` shows it. `SMTP_TESTS_SESSIONS` sets another
+//! number than 10,000. `counts --sessions` does the same in a release build, and counts the heap.
 
 use std::time::Duration;
 
@@ -12,10 +11,10 @@ use smtp_tests::servers::fast::{PeerProcess, Serving};
 
 const MESSAGES: usize = 10;
 
-/// Descriptors for everything but sessions.
+/// Descriptors for other purposes.
 const SPARE: u64 = 200;
 
-/// The peer, when this binary runs as one; else nothing.
+/// The peer, if this binary runs as one. Otherwise it does nothing.
 #[test]
 fn peer_process() {
     PeerProcess::serve_if_asked();

@@ -1,5 +1,5 @@
-//! Nothing that is shown holds a secret: not the steps for an observer or for `tracing`, not an error, a report or a
-//! setting, neither for people nor for programs. Each transcript with credentials is played, and all of it is collected.
+//! Nothing that is shown holds a secret: steps for an observer or for `tracing`, errors, reports and settings, for
+//! people and for programs. Each transcript with credentials is played, and everything shown is collected.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -17,10 +17,10 @@ use smtp_proto::{Connection, Envelope, Event, Instant, Report};
 use smtp_tests::transcript::{Action, Transcript, corpus_folder, read_corpus};
 
 const NOW: Instant = Instant::from_origin(Duration::ZERO);
-/// A secret that is shorter might stand anywhere.
+/// A shorter secret might occur in any text.
 const SHORTEST: usize = 4;
 
-/// All that is shown, for people and for programs.
+/// Everything that is shown, for people and for programs.
 #[derive(Default)]
 struct Shown(String);
 
@@ -63,7 +63,7 @@ impl Shown {
     }
 }
 
-/// The password or the token of this transcript, as its head has it.
+/// The password or the token in the head of this transcript.
 fn secret(transcript: &Transcript) -> Option<String> {
     let text = fs::read_to_string(corpus_folder().join(&transcript.name)).unwrap();
     let heads = text.lines().filter_map(|line| line.strip_prefix("config "));
@@ -72,12 +72,13 @@ fn secret(transcript: &Transcript) -> Option<String> {
         let (key, value) = word.split_once('=')?;
         matches!(key, "password" | "token" | "token-from").then_some(value)
     })?;
-    // What stands between escapes is enough.
+    // The text between escapes is enough.
     let parts = value.split(['\\', '{', '}', '*']);
     parts.max_by_key(|part| part.len()).map(str::to_owned)
 }
 
-/// The secret as it is, and its base64 wherever in a response it stands, without what depends on its neighbours.
+/// The secret itself, and its base64 at each place in a response, without the characters that depend on its
+/// neighbours.
 fn needles(secret: &str) -> Vec<String> {
     let mut needles = vec![secret.to_owned()];
     for before in 0..3 {
@@ -90,7 +91,7 @@ fn needles(secret: &str) -> Vec<String> {
     needles
 }
 
-/// What the server says after each batch of the client's.
+/// The server's replies after each batch of the client.
 fn replies(transcript: &Transcript) -> VecDeque<Vec<u8>> {
     let mut replies = VecDeque::from([Vec::new()]);
     for step in &transcript.steps {
@@ -204,7 +205,7 @@ fn by_the_adapter(transcript: &Transcript, shown: &mut Shown) {
     shown.0.push_str(&seen.lock().unwrap().0);
 }
 
-/// Everything that is told to `tracing`, by whoever is called in this.
+/// Everything that `tracing` gets from the code in `f`.
 #[cfg(feature = "tracing")]
 fn with_tracing(shown: &mut Shown, f: impl FnOnce(&mut Shown)) {
     use tracing::field::{Field, Visit};
@@ -264,7 +265,7 @@ fn no_secret_is_shown() {
         played += 1;
         let mut shown = Shown::default();
         by_the_engine(&transcript, &mut shown);
-        // TLS cannot come about in memory. The settings and the error are shown all the same.
+        // TLS is not possible in memory. The settings and the error are shown nevertheless.
         with_tracing(&mut shown, |shown| by_the_adapter(&transcript, shown));
         assert!(
             shown.0.contains("EHLO"),
@@ -285,7 +286,7 @@ fn no_secret_is_shown() {
     assert!(leaks.is_empty(), "{}:\n{}", leaks.len(), leaks.join("\n"));
 }
 
-/// The forms of a secret are found wherever it stands in a response.
+/// The forms of a secret are found at each place in a response.
 #[test]
 fn the_needles_are_sharp() {
     let secret = "s3cret words";

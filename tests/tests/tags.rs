@@ -1,4 +1,4 @@
-//! The tag of a bulk message comes back with the report of that message, whatever becomes of it.
+//! The tag of a bulk message comes back with its report, with any result.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use smtp_tests::servers::fast::{Act, Options, Peer};
 
 const BODY: &[u8] = b"Subject: x\r\n\r\n";
 
-/// Neither copied nor cloned.
+/// It can be neither copied nor cloned.
 struct Row(usize);
 
-/// What came back, and which rows were left when the session had ended.
+/// The reports with their rows, and the rows that were left at the end of the session.
 type Deliver = fn(&Server) -> (Vec<(Row, Report)>, Vec<usize>);
 
 /// The third message has too many recipients for our limits.
@@ -109,7 +109,7 @@ fn check(deliver: Deliver) {
             assert_eq!(row.0, index);
             assert_eq!(report.mailboxes(), envelope(row.0).forward_paths());
         }
-        // Each row once: with a report, or left.
+        // Each row occurs once: with a report, or left.
         let rows = reports.iter().map(|(row, _)| row.0).chain(rest);
         assert_eq!(rows.collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5, 6]);
         let outcomes = reports.iter().map(|(_, report)| report.outcome());
@@ -121,7 +121,7 @@ fn check(deliver: Deliver) {
             Some(Outcome::InDoubt),
         ];
         assert_eq!(outcomes.take(5).collect::<Vec<_>>(), expected);
-        // By the server's own books.
+        // The server's own records.
         let arrived = peer.messages().into_iter().flat_map(|one| one.envelope);
         let arrived: Vec<_> = arrived.collect();
         assert!(arrived.iter().all(|to| !to.contains("r1-0")), "{arrived:?}");

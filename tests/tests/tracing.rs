@@ -1,4 +1,4 @@
-//! What a collector of `tracing` is told: a span for each session, and the events in it.
+//! The output for a subscriber of `tracing`: a span for each session, and its events.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,7 +21,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 const MESSAGE: &[u8] = b"Subject: test\r\n\r\nHello.\r\n";
 
-/// Names and values, as a collector that writes text has them.
+/// Names and values, as a subscriber that writes text gets them.
 #[derive(Clone, Debug, Default)]
 struct Fields(BTreeMap<&'static str, String>);
 
@@ -41,7 +41,7 @@ impl Fields {
     }
 }
 
-/// A span that was opened.
+/// An opened span.
 #[derive(Clone, Debug)]
 struct Opened {
     metadata: &'static Metadata<'static>,
@@ -50,7 +50,7 @@ struct Opened {
     is_closed: bool,
 }
 
-/// An event, and the span in which it is.
+/// An event, and its span.
 #[derive(Clone, Debug)]
 struct Told {
     metadata: &'static Metadata<'static>,
@@ -64,12 +64,12 @@ impl Told {
     }
 }
 
-/// All that was collected.
+/// Everything that was collected.
 #[derive(Clone, Debug, Default)]
 struct Books {
     spans: BTreeMap<u64, Opened>,
     events: Vec<Told>,
-    /// That were entered and not left.
+    /// Spans that were entered and not left.
     entered: Vec<u64>,
 }
 
@@ -164,7 +164,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Collector {
     }
 }
 
-/// Runs `f` under a collector of this level, and returns what it has collected.
+/// Runs `f` with a subscriber of this level, and returns what it has collected.
 fn collect(level: LevelFilter, f: impl FnOnce() + Send + 'static) -> Books {
     let collector = Collector::default();
     let subscriber = tracing_subscriber::registry()
@@ -208,7 +208,7 @@ impl Adapter {
 }
 
 impl Adapter {
-    /// Sends two messages over one session of a pool, each in the span of its request. After each, `look` is given the
+    /// Sends two messages over one session of a pool, each in the span of its request. After each, `look` gets the
     /// name of the request.
     fn send_by_pool(self, receiver: &Receiver, look: impl Fn(&str)) {
         let server = named(Server::new(receiver.local_addr()).tls(TlsPolicy::Never));
@@ -244,7 +244,8 @@ fn trusting(receiver: &Receiver) -> Server {
     named(trusted.unwrap())
 }
 
-/// A server that says these lines: the greeting, and one answer to each line of the client. `{}` is the line.
+/// A server that sends these lines: the greeting, and one answer to each line of the client. `{}` stands for that
+/// line.
 fn scripted(lines: &'static [&'static str]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -254,7 +255,7 @@ fn scripted(lines: &'static [&'static str]) -> SocketAddr {
             let mut said = String::new();
             for line in lines {
                 let line = line.replace("{}", said.trim_end());
-                // A client that is gone is no failure.
+                // A client that has gone is not a failure.
                 let _ = write!(stream.get_mut(), "{line}\r\n");
                 said.clear();
                 let _ = stream.read_line(&mut said);
@@ -299,7 +300,7 @@ fn each_session_has_a_span() {
             assert_eq!(span.fields.get("ehlo"), "client.example");
             assert_eq!(span.fields.get("tls"), "TLSv1.3");
             assert_eq!(span.fields.get("verified"), "true");
-            // Whatever is told, is told in the span of its session.
+            // Every event is in the span of its session.
             let commands = books.values(id, "command");
             assert_eq!(
                 commands[..3],
@@ -329,8 +330,8 @@ fn each_session_has_a_span() {
     }
 }
 
-/// Many requests use a session of a pool. What one of them sends is not told in the span of another, which ends although
-/// the session is kept.
+/// Many requests share a session of a pool. What one of them sends must not be in the span of another, which ends
+/// while the session is kept.
 #[test]
 fn a_session_of_a_pool_is_in_nobodys_span() {
     for adapter in BOTH {
@@ -361,7 +362,7 @@ fn a_session_of_a_pool_is_in_nobodys_span() {
     }
 }
 
-/// What a thread or a task does for a caller is told in the span of the caller.
+/// The work of a thread or task for a caller is reported in the caller's span.
 #[test]
 fn whoever_works_for_a_caller_tells_it_there() {
     let books = collect(LevelFilter::TRACE, || {
@@ -396,7 +397,7 @@ fn whoever_works_for_a_caller_tells_it_there() {
     assert!(books.spans.values().all(|span| span.is_closed));
 }
 
-/// Two sessions take turns on one thread, in the spans of their callers.
+/// Two sessions take turns on one thread, each in the span of its caller.
 #[test]
 fn sessions_that_take_turns_are_told_apart() {
     let books = collect(LevelFilter::TRACE, || {
@@ -461,7 +462,7 @@ fn sessions_that_take_turns_are_told_apart() {
     assert!(turns.count() > 2);
 }
 
-/// A future in a span, entered while it is polled.
+/// A future with a span that is entered while it is polled.
 struct InSpan<F>(Span, std::pin::Pin<Box<F>>);
 
 impl<F: Future> Future for InSpan<F> {
@@ -476,7 +477,7 @@ impl<F: Future> Future for InSpan<F> {
     }
 }
 
-/// As they are without the feature: they may be spawned on any runtime.
+/// They can be spawned on any runtime, as without the feature.
 #[test]
 fn futures_can_be_sent() {
     fn is_send<F: Future + Send>(_: F) {}
@@ -491,13 +492,13 @@ fn futures_can_be_sent() {
 
 const PASSWORD: &str = "Zq7xVk9wJt2yGh5K";
 
-/// What stands in base64 wherever the password does, by where it begins in a group of three octets.
+/// The base64 of the password, for each place where it may begin in a group of three octets.
 fn encoded() -> [String; 3] {
     [0, 1, 2].map(|before| {
         let mut octets = vec![0; before];
         octets.extend_from_slice(PASSWORD.as_bytes());
         let text = BASE64_STANDARD.encode(&octets);
-        // Without the ends, which depend on what stands beside it.
+        // Without the ends, which depend on the neighbours.
         text[4..text.len() - 4].to_owned()
     })
 }
@@ -532,7 +533,7 @@ fn no_secret_is_told() {
                 "XOAUTH2" => Credentials::token("alice", PASSWORD),
                 _ => Credentials::password("alice", PASSWORD).mechanisms(&[name]),
             };
-            // It is accepted, where the server knows the mechanism.
+            // The login succeeds, if the server knows the mechanism.
             let books = collect(LevelFilter::TRACE, move || {
                 let receiver = Receiver::start(Options {
                     auth: Some(("alice".into(), PASSWORD.into())),
@@ -542,11 +543,11 @@ fn no_secret_is_told() {
                 let server = trusting(&receiver).credentials(credentials());
                 let sent = adapter.send(&server, &["b@example.net"]);
                 assert_eq!(receiver.messages().len(), usize::from(sent.is_ok()));
-                // The test would show nothing if nobody logged in.
+                // If the login failed, the test would prove nothing.
                 assert!(sent.is_ok() || !["PLAIN", "LOGIN"].contains(&name));
             });
             check_no_secret(&books, name);
-            // It is refused, and echoed.
+            // The login is refused, and echoed.
             let books = collect(LevelFilter::TRACE, move || {
                 let address = scripted(&[
                     "220 hi",
@@ -569,7 +570,7 @@ fn no_secret_is_told() {
             assert!(auth.is_some(), "{name}: {books:?}");
             assert_eq!(books.count(Level::WARN, "session failed"), 1, "{name}");
             assert_eq!(books.count(Level::WARN, "no session"), 0, "{name}");
-            // In the answer to the login.
+            // The echo is in the reply to the login.
             let books = collect(LevelFilter::TRACE, move || {
                 let address = scripted(&[
                     "220 hi",
@@ -655,7 +656,7 @@ fn a_session_that_is_lost_is_a_warning_in_its_span() {
     }
 }
 
-/// There is no session, and so no span: it is told in that of the caller.
+/// Without a session there is no span, so the caller's span gets the event.
 #[test]
 fn whoever_cannot_be_connected_to_is_a_warning() {
     for adapter in BOTH {
@@ -682,7 +683,7 @@ fn whoever_cannot_be_connected_to_is_a_warning() {
     }
 }
 
-/// Somebody else has encrypted the stream.
+/// The application has encrypted the stream.
 #[test]
 fn tls_of_the_application_is_named() {
     for (adapter, verified) in [(Adapter::Blocking, true), (Adapter::Tokio, false)] {

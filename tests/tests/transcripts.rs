@@ -1,5 +1,5 @@
-//! The transcript corpus: every file against the engine, whole and cut everywhere, and against both
-//! adapters over a real socket. The format is described in [`smtp_tests::transcript`].
+//! The transcript corpus: every file against the engine, whole and cut at every octet, and against both adapters over
+//! real sockets. [`smtp_tests::transcript`] describes the format.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,16 +14,16 @@ use smtp_tests::play::tokio;
 use smtp_tests::transcript::{Failure, Transcript, read_corpus};
 use smtp_tests::watchdog::within_limit;
 
-/// How often each transcript is cut at random.
+/// How many random cuts each transcript gets.
 const SEEDS: u64 = 20;
-/// Transcripts played at a time over sockets; they mostly wait for their own pauses.
+/// How many transcripts are played at a time over sockets. They mostly wait for their own pauses.
 const THREADS: usize = 8;
 
 fn corpus() -> Vec<Transcript> {
     read_corpus().unwrap_or_else(|failure| panic!("{failure}"))
 }
 
-/// Fails with all failures at once: often they have one reason.
+/// Fails with all failures together, because they often have one reason.
 fn report(failures: Vec<Failure>, how: &str) {
     let list: String = failures
         .iter()
@@ -46,7 +46,7 @@ fn play_on_the_engine(how: &str, play: impl Fn(&Transcript) -> Result<(), Failur
     );
 }
 
-/// Plays with this cut, and demands the conversation that there is without cuts.
+/// Plays with this cut, and expects the same conversation as without cuts.
 fn play_cut(transcript: &Transcript, cut: Cut) -> Result<(), Failure> {
     let explain = |message: String| Failure {
         place: format!("tests/corpus/{} ({cut:?})", transcript.name),
@@ -128,13 +128,13 @@ fn every_transcript_on_the_tokio_adapter_with_each_await_cancelled_once() {
     assert!(awaits > 500, "only {awaits} awaits were cancelled");
 }
 
-/// One that hangs is a failure with its name.
+/// A transcript that hangs is a failure with its name.
 fn play_over_sockets(
     way: Way,
     play: impl Fn(&Transcript) -> Result<(), Failure> + Send + Sync + 'static,
 ) {
     let play = Arc::new(play);
-    // A player that hangs keeps it.
+    // A player that hangs keeps a reference to it.
     let corpus: &'static [Transcript] = corpus().leak();
     let (for_engine, playable): (Vec<_>, Vec<_>) = corpus
         .iter()
@@ -224,8 +224,7 @@ fn anchors(directory: &Path, found: &mut Vec<(String, PathBuf)>) {
     }
 }
 
-/// The source, the corpus and the list of rules share one index: a rule is one search away from the line that
-/// decides it.
+/// The source, the corpus and the list of rules have the same names. So a search finds the line that decides a rule.
 #[test]
 fn every_rule_stands_once_in_the_source_and_no_other_does() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../smtp-proto/src");
@@ -272,7 +271,7 @@ fn every_transcript_that_the_table_of_extensions_names_is_there() {
     );
 }
 
-/// What only the engine can play; each file says why.
+/// Transcripts that only the engine can play. Each file gives the reason.
 const ENGINE_ONLY: &[&str] = &[
     "auth/scram-plus-end-point.txt",
     "auth/scram-plus-turned-down.txt",
@@ -300,7 +299,7 @@ const ENGINE_ONLY: &[&str] = &[
     "transaction/refused-early-in-the-body.txt",
 ];
 
-/// The rules of the protocol, and of our own, that the corpus must show.
+/// The protocol's rules and our own, which the corpus must show.
 const RULES: &[&str] = &[
     "opening.greeting-in-lines",
     "opening.nothing-before-greeting",

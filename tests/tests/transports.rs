@@ -1,4 +1,4 @@
-//! Transports of the application's own: what they gather is flushed, and a flush that is interrupted is tried again.
+//! The application's own transports: gathered octets are flushed, and an interrupted flush is tried again.
 
 use std::io::{self, BufWriter, Read, Write};
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use smtp_tests::servers::tls::{Making, Setup, TlsPeer};
 
 const POLICIES: [TlsPolicy; 3] = [TlsPolicy::Never, TlsPolicy::Implicit, TlsPolicy::Required];
 
-/// Gathers until it is flushed, as many proxies' streams do. Every other flush fails with this error.
+/// Gathers until it is flushed, like the streams of many proxies. Every other flush fails with this error.
 struct Gathering {
     stream: TcpStream,
     out: BufWriter<TcpStream>,

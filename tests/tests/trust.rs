@@ -1,5 +1,5 @@
-//! Who is trusted, as one table: policy, credentials and certificate, and what was sent then. Each cell is a real
-//! handshake with a server that keeps its own books, by each adapter.
+//! Trust as one table: policy, credentials and certificate, and what was sent. Each cell is a real handshake with a
+//! server that keeps its own records, by each adapter.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -13,14 +13,14 @@ use smtp_tests::servers::tls::{Authority, Books, Identity, Making, Setup, TlsPee
 const PLAIN: &str = "AUTH PLAIN AGFsaWNlAHMzY3JldA==";
 const MESSAGE: &[u8] = b"Subject: trust\r\n\r\nHello.\r\n";
 
-/// How a session came out.
+/// The result of a session.
 struct Run {
-    /// Nothing, or where and why the session could not be opened.
+    /// `None`, or the error with which the session could not be opened.
     error: Option<(Stage, Cause, String)>,
     verified: bool,
 }
 
-/// How the client is set up.
+/// The settings of the client.
 #[derive(Clone, Debug)]
 struct Client<'a> {
     server: String,
@@ -99,17 +99,17 @@ fn tokio(client: &Client<'_>) -> Run {
 type Adapter = fn(&Client<'_>) -> Run;
 const ADAPTERS: [(&str, Adapter); 2] = [("blocking", blocking), ("tokio", tokio)];
 
-/// A certificate, how the client gets to the server, and whether that server is the right one.
+/// A certificate, the client's way to the server, and whether it is the right server.
 struct Case {
     what: &'static str,
     identity: Identity,
     /// The client connects to this name or address of the server.
     host: &'static str,
     server_name: Option<&'static str>,
-    /// What the client trusts.
+    /// The certificates that the client trusts.
     trusted: Vec<String>,
     right: bool,
-    /// What an error line must tell.
+    /// A part that the error line must contain.
     tells: &'static str,
 }
 
@@ -295,7 +295,7 @@ impl Password {
     }
 }
 
-/// The policy that is in force where none was chosen.
+/// The effective policy if none was chosen.
 fn effective(policy: Option<TlsPolicy>, password: Password) -> TlsPolicy {
     policy.unwrap_or(match password {
         Password::None | Password::InClear => TlsPolicy::Opportunistic,
@@ -320,7 +320,7 @@ fn every_cell((name, adapter): (&str, Adapter)) {
                 Password::InClear,
                 Password::Unverified,
             ] {
-                // One protocol version each, turn by turn: every certificate and policy meets both.
+                // Protocol versions alternate, so that every certificate and policy meets both.
                 cell(
                     name,
                     adapter,
@@ -442,8 +442,9 @@ fn cell(
     }
 }
 
-/// Under TLS 1.2 the binding is a hash of the certificate, which is no secret: only the signature of the handshake
-/// shows that the server has its key. An impostor without the key gets no response that the real server takes.
+/// Under TLS 1.2 the binding is a hash of the certificate, which is public. Only the signature of the handshake
+/// proves that the server has its key. An impostor without the key must not get a response that the real server
+/// accepts.
 #[test]
 fn a_channel_binding_needs_a_signed_handshake() {
     let ca = Authority::new("The Authority");
@@ -486,7 +487,7 @@ fn a_channel_binding_needs_a_signed_handshake() {
     }
 }
 
-/// By default `send_mail` with a password reaches a verified server or none.
+/// By default, `send_mail` with a password only reaches a verified server.
 #[test]
 fn send_mail_with_a_password_is_safe_by_default() {
     let making = Making {
@@ -524,7 +525,7 @@ fn send_mail_with_a_password_is_safe_by_default() {
             ),
             (0, 0)
         );
-        // Without one it is as between mail servers.
+        // Without a password, it works as between mail servers.
         assert!(
             smtp_blocking::send_mail(&server, from, &to, MESSAGE, None)
                 .unwrap()
@@ -534,8 +535,8 @@ fn send_mail_with_a_password_is_safe_by_default() {
     }
 }
 
-/// The table of the design, on the engine alone: an embedder is protected too. Each row is a channel, each column a
-/// kind of credentials and what they permit, and each cell what the server is told.
+/// The table of the design, on the engine alone, which protects embedders too. Each row is a channel, and each column
+/// is a kind of credentials with its permissions. Each cell is what the server gets.
 #[test]
 fn the_engine_keeps_the_table() {
     #[derive(Clone, Copy, Debug)]
@@ -614,8 +615,8 @@ fn the_engine_keeps_the_table() {
     }
 }
 
-/// Opens a session with a server that offers this mechanism alone, up to the command that uses it: what was said,
-/// and the error with which the session closed.
+/// Opens a session with a server that only offers this mechanism, up to the command that uses it. Returns what was
+/// sent, and the error that closed the session.
 fn converse(
     config: Config,
     handshake: Option<TlsFacts>,
@@ -647,7 +648,7 @@ fn converse(
     (said, closed)
 }
 
-/// A server's own certificate that is trusted vouches for that server, and for no other one.
+/// A trusted certificate of a server only vouches for that server.
 #[test]
 fn a_pinned_certificate_is_no_authority() {
     let making = Making {
@@ -681,7 +682,7 @@ fn a_pinned_certificate_is_no_authority() {
     assert!(peer.books().said("AUTH").is_empty());
 }
 
-/// It is the stream that counts as local or not, and not the server.
+/// The stream decides whether it is local, and not the server.
 #[cfg(unix)]
 #[test]
 fn a_network_is_no_unix_socket() {
@@ -716,7 +717,7 @@ fn a_network_is_no_unix_socket() {
     assert!(peer.books().said("AUTH").is_empty(), "{:?}", peer.books());
 }
 
-/// Nothing of the books is empty by mistake.
+/// The records are not empty by mistake.
 #[test]
 fn the_peer_keeps_books() {
     let identity = Making {

@@ -1,4 +1,4 @@
-//! A server from a URL is the one that is connected to, and logged in at.
+//! The server of a URL is the one that is connected to, and logged in at.
 
 use smtp_blocking::{Cause, Server, Session};
 use smtp_tests::play::bulk::runtime;
@@ -46,7 +46,7 @@ fn whoever_the_url_names_logs_in() {
     }
 }
 
-/// A user makes TLS required, and the server verified: it is not trusted here, or has no TLS.
+/// A user makes TLS required, and the server verified. Here it is not trusted, or does not have TLS.
 #[test]
 fn the_password_goes_to_a_verified_server_or_nowhere() {
     for starttls in [true, false] {
@@ -112,7 +112,7 @@ fn a_unix_socket_is_connected_to() {
     assert_eq!(receiver.messages().len(), 2);
 }
 
-/// The error that lists the parameters, and the manual, have the same ones.
+/// The error that lists the parameters has the same ones as the manual.
 #[test]
 fn the_manual_has_each_parameter() {
     let manual = include_str!("../../smtp-blocking/src/lib.rs");
@@ -128,7 +128,7 @@ fn the_manual_has_each_parameter() {
     let known = error.split("known are ").nth(1).unwrap();
     let known = known.split(" (").next().unwrap().replace(" and ", ", ");
     assert_eq!(in_manual, known.split(", ").collect::<Vec<_>>());
-    // None of them is unknown.
+    // All of them are known.
     for name in in_manual {
         let url = format!("smtp://alice:s3cret@h.example?{name}=%20");
         let error = Server::from_url(url).unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! Who watches a session is told which one it is, and where its other end is.
+//! An observer learns which session it is, and its other end.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -7,7 +7,7 @@ use smtp_blocking::{Observation, Peer, Server, TlsPolicy, event::Trace};
 use smtp_tests::play::bulk::runtime;
 use smtp_tests::receiver::{Options, Receiver};
 
-/// What was observed: the session, its peer, and the command.
+/// The observed session, its peer, and the command.
 type Seen = Arc<Mutex<Vec<(u64, Peer, String)>>>;
 
 fn observer(seen: &Seen) -> impl Fn(&Observation<'_>) + Send + Sync + use<> {
@@ -25,7 +25,7 @@ fn observer(seen: &Seen) -> impl Fn(&Observation<'_>) + Send + Sync + use<> {
 fn each_session_has_a_number_and_a_peer() {
     let receiver = Receiver::start(Options::default()).unwrap();
     let seen = Seen::default();
-    // A socket address is a server.
+    // A socket address can be given as a server.
     let address = receiver.local_addr();
     let server = Server::new(address)
         .tls(TlsPolicy::Never)
@@ -86,7 +86,7 @@ fn the_peer_at_a_unix_socket_is_its_path() {
     }
 }
 
-/// A stream of the application's own has no address that we know of.
+/// The address of the application's own stream is unknown.
 #[test]
 fn the_peer_of_another_stream_is_unknown() {
     let seen = Seen::default();
@@ -136,7 +136,7 @@ fn the_peer_of_a_socket_without_a_name_is_unknown() {
     assert!(seen.iter().all(|step| step.1 == Peer::Unknown), "{seen:?}");
 }
 
-/// Each way to give a server reaches it.
+/// Each type that can be given as a server reaches it.
 #[test]
 fn whatever_is_a_server_is_connected_to() {
     let receiver = Receiver::start(Options::default()).unwrap();

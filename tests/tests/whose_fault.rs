@@ -1,5 +1,5 @@
-//! Whose fault an error is, and when to send again, by errors that servers provoke; and what the application's own
-//! settings of TLS decide.
+//! The cause of an error, and when to send again, for errors that servers provoke. Also the decisions of the
+//! application's own TLS settings.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -28,7 +28,8 @@ fn to_two() -> Envelope {
     Envelope::new("a@example.org", ["b@example.net", "c@example.net"]).unwrap()
 }
 
-/// A server without TLS: what it says to a command that begins so; else 250. It shows the commands that it has heard.
+/// A server without TLS, with these replies to commands that begin like this, and 250 to others. It also returns the
+/// commands that it has received.
 fn server(says: &'static [(&'static str, &'static str)]) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -191,7 +192,7 @@ fn a_message_to_several_is_sent_again_when_it_helps_one() {
         send(&[("RCPT", "550 5.1.1 no\r\n")], to_two()),
         Retry::Never
     );
-    // No session of this server ever takes two domains.
+    // No session with this server can take two domains.
     let two_domains = Envelope::new("a@example.org", ["b@example.net", "c@example.com"]).unwrap();
     assert_eq!(
         send(
@@ -219,7 +220,7 @@ fn authority_and_peer() -> (Authority, TlsPeer) {
     (authority, TlsPeer::start(setup).unwrap())
 }
 
-/// Refuses each certificate, in words of its own.
+/// Refuses each certificate, with its own words.
 #[derive(Debug)]
 struct Refusing(rustls::Error);
 

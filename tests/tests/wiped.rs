@@ -1,7 +1,7 @@
-//! A login leaves nothing behind: while a session lives, its secret is in the credentials and nowhere else, and after
-//! them it is nowhere. What was freed counts as well.
+//! A login does not leave its secret in memory. While a session lives, only the credentials hold it. After them, it
+//! is gone, also from freed memory.
 //!
-//! On Linux only, which shows a process its own memory. The judge searches that, and asks nobody.
+//! Only on Linux, which shows a process its own memory. The judge searches that memory.
 #![cfg(target_os = "linux")]
 
 #[path = "wiped/memory.rs"]
@@ -22,12 +22,12 @@ use smtp_proto::{
 
 const NOW: Instant = Instant::from_origin(Duration::ZERO);
 
-/// How a login goes.
+/// The steps of a login.
 #[derive(Clone, Copy)]
 struct Login {
     name: &'static str,
     mechanism: &'static str,
-    /// What stands before the secret in a response.
+    /// The octets before the secret in a response.
     before: &'static [u8],
     length: usize,
     /// The replies to AUTH and to what follows it.
@@ -109,30 +109,30 @@ impl Login {
     }
 }
 
-/// One at a time: a search copies what it looks through, and another one would find that.
+/// One test at a time: a search copies the memory that it reads, and another search would find the copy.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A seed for each session: no search finds what another one left.
+/// Each session has its own seed, so that no search finds the secret of another one.
 fn seed() -> u64 {
     static LAST: AtomicUsize = AtomicUsize::new(1);
     LAST.fetch_add(1, Ordering::Relaxed) as u64
 }
 
-/// When the login comes.
+/// The time of the login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum When {
     AtOnce,
     AfterStartTls,
-    /// Twice.
+    /// The login happens twice.
     AfterXClient,
-    /// The connection is lost when one octet of it was taken.
+    /// The connection is lost after one octet of it was taken.
     Lost,
 }
 
-/// Answers a line, of which it is shown the first octets.
+/// Answers a line. It only sees the first octets of the line.
 fn answer(line: &[u8], offers_tls: bool, replies: &mut VecDeque<&'static str>) -> &'static str {
     match line {
         [b'E', b'H', ..] if offers_tls => "250-mx\r\n250 STARTTLS\r\n",
@@ -155,7 +155,7 @@ fn no_trace(search: &mut Search, needle: &Needle, what: &str) {
     );
 }
 
-/// One session of the engine, of which so many octets are taken at a time.
+/// One session of the engine. At most this many octets are taken at a time.
 fn engine(login: Login, when: When, most: usize, search: &mut Search) {
     let what = format!("engine, {}, {when:?}, {most} at a time", login.name);
     let seed = seed();
@@ -230,7 +230,7 @@ fn engine(login: Login, when: When, most: usize, search: &mut Search) {
     no_trace(search, &plain, &what);
 }
 
-/// A stream that is a server, and keeps nothing of what it is sent.
+/// A stream that is a server, and keeps nothing that it gets.
 #[derive(Clone)]
 struct Stream(Arc<Mutex<Script>>);
 
@@ -274,7 +274,7 @@ impl Transport for Stream {
     }
 }
 
-/// The same by the blocking adapter, with the buffers that it shares with the other one.
+/// The same with the blocking adapter, and the buffers that both adapters share.
 fn adapter(login: Login, when: When, search: &mut Search) {
     let what = format!("adapter, {}, {when:?}", login.name);
     let seed = seed();
@@ -337,7 +337,7 @@ fn a_login_leaves_nothing_in_an_adapter() {
     }
 }
 
-/// The search finds what was freed and not wiped, and nothing that was.
+/// The search finds freed memory that was not wiped, and does not find wiped memory.
 #[test]
 fn the_search_is_no_friend() {
     let _alone = alone();

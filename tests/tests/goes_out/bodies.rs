@@ -1,16 +1,16 @@
-//! Every short body of CR, LF, dot and a letter under DATA, cut everywhere, read by a reader of its own.
+//! Every short body of CR, LF, dot and a letter under DATA, with every cut. An independent reader reads it.
 
 use smtp_proto::body::{BodyPolicy, LineEndings};
 use smtp_proto::{Chunking, ClientName, Config, Connection, Envelope, Event, Instant, TlsPolicy};
 
 const NOW: Instant = Instant::from_origin(std::time::Duration::ZERO);
 const ALPHABET: [u8; 4] = *b"\r\n.x";
-/// Bodies up to this length are cut in every way there is. A debug build has a sample.
+/// Bodies up to this length have every possible cut. A debug build uses a sample.
 const EVERY_CUT: usize = if cfg!(debug_assertions) { 4 } else { 5 };
-/// Longer ones are cut once, at each place, and into single octets.
+/// Longer bodies have one cut, at each place, and are also cut into single octets.
 const LONGEST: usize = if cfg!(debug_assertions) { 5 } else { 7 };
 
-/// Where the cuts fall.
+/// The side that cuts.
 #[derive(Clone, Copy, Debug)]
 enum Side {
     /// The caller offers a piece at a time.
@@ -53,7 +53,7 @@ impl Session {
         engine
     }
 
-    /// What is on the wire after 354 for a body that is cut after these octets.
+    /// The octets on the wire after 354, for a body with these cuts.
     fn send(&mut self, body: &[u8], ends: &[usize], side: Side) -> Vec<u8> {
         let envelope = Envelope::new("a@b", ["c@d"]).unwrap();
         let engine = &mut self.engine;
@@ -97,7 +97,7 @@ impl Session {
                 is_sent = report.is_success();
             }
         }
-        // A server that goes on reading gets no more.
+        // A server that continues to read gets nothing more.
         if !is_sent {
             wire.extend(take_all(engine));
             engine.handle_eof(NOW);
@@ -118,14 +118,14 @@ fn take_all(engine: &mut Connection) -> Vec<u8> {
     octets
 }
 
-/// What a server reads (RFC 5321 sections 2.3.8 and 4.5.2): the lines, and whether the end has come.
+/// A server's view (RFC 5321 sections 2.3.8 and 4.5.2): the lines, and whether the end has come.
 fn read(wire: &[u8]) -> Result<(Vec<Vec<u8>>, bool), String> {
     let (mut lines, mut line) = (Vec::new(), Vec::new());
     let mut octets = wire.iter().copied().peekable();
     while let Some(octet) = octets.next() {
         match octet {
             b'\r' => match octets.next() {
-                // What is cut off is no CR alone yet.
+                // A CR at the cut is not a bare CR yet.
                 None if octets.peek().is_none() => return Ok((lines, false)),
                 Some(b'\n') if line == b"." => {
                     return match octets.next() {
@@ -150,7 +150,7 @@ fn read(wire: &[u8]) -> Result<(Vec<Vec<u8>>, bool), String> {
     Ok((lines, false))
 }
 
-/// The lines of this body: each CRLF, CR and LF ends one. And whether each is a CRLF.
+/// The lines of this body: CRLF, CR and LF each end one. Also whether all of them are CRLF.
 fn lines_of(body: &[u8]) -> (Vec<Vec<u8>>, bool) {
     let (mut lines, mut line, mut is_clean) = (Vec::new(), Vec::new(), true);
     let mut rest = body;
@@ -181,13 +181,13 @@ fn check(wire: &[u8], body: &[u8], policy: BodyPolicy) -> Result<(), String> {
     }
     match is_taken {
         true if lines != expected => Err(format!("the server reads {lines:?}")),
-        // What went out of a body that is refused is the front of it.
+        // What has left of a refused body must be its front.
         false if !expected.starts_with(&lines) => Err(format!("the server reads {lines:?}")),
         _ => Ok(()),
     }
 }
 
-/// The ends of the pieces: all there are, or single cuts.
+/// The ends of the pieces: all combinations, or single cuts.
 fn cuts(length: usize) -> Vec<Vec<usize>> {
     if length <= EVERY_CUT {
         let places = length.saturating_sub(1);

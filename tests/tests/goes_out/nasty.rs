@@ -1,6 +1,6 @@
-//! Strings that would end a line, or begin another command, if anything let them through.
+//! Strings that would end a line or begin another command if they got through.
 
-/// What is harmful alone, or becomes so when it is decoded, folded or narrowed.
+/// Pieces that are harmful alone, or after decoding, folding or narrowing.
 const PIECES: &[&str] = &[
     "",
     "\r",
@@ -36,7 +36,7 @@ const PIECES: &[&str] = &[
     "\u{13e}",
     "\u{560d}\u{560a}QUIT",
     "\u{1f60d}\u{1f60a}",
-    // Full-width forms, which a mapping makes ASCII.
+    // Full-width forms that a mapping turns into ASCII.
     "\u{ff0e}",
     "\u{ff20}",
     "\u{ff1c}",
@@ -113,7 +113,7 @@ impl Random {
     }
 }
 
-/// Each piece alone and at each place of a word, long ones, and `sequences` of pieces at random.
+/// Each piece alone and at each place of a word, long ones, and random `sequences` of pieces.
 pub(crate) fn strings(sequences: usize) -> Vec<String> {
     let mut strings = Vec::new();
     for piece in PIECES {
@@ -142,7 +142,7 @@ pub(crate) fn strings(sequences: usize) -> Vec<String> {
     strings
 }
 
-/// The pieces alone, for what costs much.
+/// The pieces alone, for expensive places.
 pub(crate) fn few() -> impl Iterator<Item = &'static str> {
     PIECES.iter().copied()
 }

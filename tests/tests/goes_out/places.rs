@@ -1,4 +1,4 @@
-//! Every place of the public API that takes a string, and what is due on the wire for it.
+//! Every place of the public API that takes a string, and the lines that it must cause.
 
 use std::borrow::Cow;
 
@@ -17,7 +17,7 @@ use super::wire::{Heard, Job, Session};
 
 const BODY: &[u8] = b"Subject: x\r\n\r\nHello.\r\n";
 
-/// A line that must come.
+/// A line that is due.
 #[derive(Debug)]
 pub(crate) enum Due {
     Line(String),
@@ -37,11 +37,11 @@ impl Due {
     }
 }
 
-/// One session, and the lines that are due in it.
+/// One session, and its due lines.
 pub(crate) struct Case {
     pub(crate) session: Session,
     pub(crate) due: Vec<Due>,
-    /// What a line may be longer, because the caller wrote so much of an extension of his own.
+    /// How much longer a line may be, because the caller wrote an extension of his own.
     pub(crate) room: usize,
 }
 
@@ -92,7 +92,7 @@ impl Case {
     fn login(credentials: Credentials, mechanism: &str, challenges: &[&str]) -> Self {
         let mut config = config();
         config.credentials = Some(credentials.mechanisms(&[mechanism]));
-        // A first response that is too long goes in answer to an empty challenge.
+        // A first response that is too long answers an empty challenge.
         let mut due = vec![Due::Auth(mechanism.into())];
         due.extend(challenges.iter().map(|_| Due::Response));
         let mut case = Self::new(config, Vec::new(), due);
@@ -117,11 +117,11 @@ impl Case {
 pub(crate) struct Place {
     pub(crate) name: &'static str,
     pub(crate) make: fn(&str) -> Vec<Case>,
-    /// Each run takes thousands of hashes.
+    /// Each run computes thousands of hashes.
     pub(crate) is_costly: bool,
 }
 
-/// Verified, so that everything may go out.
+/// The server is verified, so that everything may go out.
 fn config() -> Config {
     let mut config = Config::new(ClientName::parse("client.example").unwrap());
     let mut facts = TlsFacts::default();
@@ -135,7 +135,7 @@ fn envelope() -> Envelope {
     Envelope::new("a@example.org", ["b@example.net"]).unwrap()
 }
 
-/// The string as each part of an address.
+/// The string in each part of an address.
 fn addresses(string: &str) -> [String; 7] {
     [
         string.into(),
@@ -182,7 +182,7 @@ fn requests(verb: &'static str, requests: impl IntoIterator<Item = Option<Reques
         .collect()
 }
 
-/// Logins by each mechanism for a password, with a first response at once and in answer to an empty challenge.
+/// Logins by each password mechanism, with a first response at once and after an empty challenge.
 fn passwords(credentials: &Credentials) -> Vec<Case> {
     let login =
         |mechanism, challenges: &[&str]| Case::login(credentials.clone(), mechanism, challenges);
@@ -220,7 +220,7 @@ fn scram(credentials: &Credentials) -> Vec<Case> {
     vec![login(&[&challenge]), login(&["", &challenge])]
 }
 
-/// A mechanism of the caller's own.
+/// The caller's own mechanism.
 struct Own {
     name: String,
     response: String,
@@ -263,7 +263,7 @@ fn url(url: String) -> Vec<Case> {
     at(&server)
 }
 
-/// A session over a stream that is encrypted and verified, which any server may have.
+/// A session over an encrypted and verified stream, which every server may have.
 fn at(server: &Server) -> Vec<Case> {
     let channel = config().channel;
     let Ok(terms) = Terms::new(server, true).session(channel, None, || unreachable!()) else {
@@ -375,7 +375,7 @@ fn parameters() -> Vec<Place> {
             )
         }),
         place("MailParameter::auth", |s| {
-            // The xtext of a long mailbox may have more than the 500 octets of RFC 4954 section 5, up to three times 498.
+            // The xtext of a long mailbox may exceed the 500 octets of RFC 4954 section 5: up to three times 498.
             let cases = mail(mailboxes(s).map(|mailbox| MailParameter::auth(Some(&mailbox))));
             cases
                 .into_iter()

@@ -1,4 +1,4 @@
-//! A server in memory that takes everything, and keeps what it was sent. It reads the wire by itself: a line ends at
+//! A server in memory that accepts everything, and keeps what it gets. It reads the wire by itself: a line ends at
 //! CRLF, and a body at a dot between two of them.
 
 use std::collections::VecDeque;
@@ -10,9 +10,9 @@ use smtp_proto::{BodyPart, Config, Connection, Envelope, Event, Instant, Request
 
 const NOW: Instant = Instant::from_origin(std::time::Duration::ZERO);
 
-/// All that the engine has a use for. `extra` is one more line.
+/// Every extension that the engine uses. `extra` is one more line.
 fn offer(extra: &str) -> String {
-    // A line of the server's ends at its CRLF, whatever is wanted of it.
+    // A line of the server ends at its CRLF, so the string must not contain one.
     let extra: String = extra.chars().filter(|c| !"\r\n".contains(*c)).collect();
     format!(
         "250-mx.example.net\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-SIZE\r\n250-DSN\r\n\
@@ -23,28 +23,28 @@ fn offer(extra: &str) -> String {
     )
 }
 
-/// What the application does in one session.
+/// An action of the application in one session.
 pub(crate) enum Job {
     Message(Envelope),
     Request(Request),
-    /// A message whose body fails with these words.
+    /// A message whose body fails for this reason.
     Failing(String),
-    /// The end, with these words.
+    /// Aborts for this reason.
     Abort(String),
 }
 
-/// What was on the wire.
+/// The octets on the wire.
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
     /// The lines outside bodies, without their CRLF.
     pub(crate) lines: Vec<Vec<u8>>,
     /// From the 354 to the dot, with the CRLF before it and without the one after it.
     pub(crate) bodies: Vec<Vec<u8>>,
-    /// What did not end.
+    /// The unfinished rest.
     pub(crate) rest: Vec<u8>,
 }
 
-/// One session, in which the server asks for more after AUTH as often as it has challenges.
+/// One session. After AUTH, the server sends as many challenges as it has.
 pub(crate) struct Session {
     pub(crate) config: Config,
     pub(crate) jobs: Vec<Job>,
@@ -133,7 +133,7 @@ struct Server {
 }
 
 impl Server {
-    /// Takes octets off the wire, and returns what there is to say.
+    /// Takes octets off the wire, and returns the server's replies.
     fn hear(&mut self, octets: &[u8]) -> Vec<u8> {
         let mut replies = Vec::new();
         self.heard.rest.extend_from_slice(octets);

@@ -1,4 +1,4 @@
-//! One session in memory, with its server, its caller and its transport, whose heap is read after every call.
+//! One session in memory, with its server, its caller and its transport. Its heap is read after every call.
 
 use std::alloc::System;
 use std::mem;
@@ -13,7 +13,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 pub(crate) const NOW: Instant = Instant::from_origin(std::time::Duration::ZERO);
 const BODY: &[u8] = b"Subject: memory\r\n\r\n.\r\n";
 
-/// What the formula has for domains, which no session holds where the server states no number of them.
+/// The formula's part for domains. A session only uses it if the server states a limit of domains.
 const DOMAINS: usize = 2 * 256 * (255 + 96);
 
 fn live() -> usize {
@@ -23,7 +23,7 @@ fn live() -> usize {
 
 // The server.
 
-/// What the server has heard.
+/// A command that the server has received.
 #[derive(Clone, Copy)]
 pub(crate) enum Heard<'a> {
     Connected,
@@ -32,7 +32,7 @@ pub(crate) enum Heard<'a> {
     Chunk,
 }
 
-/// What the octets are that come next.
+/// The kind of the next octets.
 #[derive(Clone, Copy)]
 enum Listening {
     Commands,
@@ -40,7 +40,7 @@ enum Listening {
     Chunk(usize),
 }
 
-/// The engine, and the server's voice: what it says is heard at once.
+/// The engine, and the server's replies, which arrive at once.
 pub(crate) struct Line {
     pub(crate) engine: Connection,
     base: usize,
@@ -49,7 +49,7 @@ pub(crate) struct Line {
     pub(crate) longest: Vec<u8>,
     number: usize,
     last_code: u16,
-    /// So many octets arrive at a time.
+    /// This many octets arrive at a time.
     pub(crate) cut: usize,
 }
 
@@ -66,7 +66,7 @@ impl Line {
         }
     }
 
-    /// The longest reply that the limits allow, and a different one each time.
+    /// The longest reply that the limits allow, each time a different one.
     pub(crate) fn say_longest(&mut self, code: u16) {
         let mut reply = mem::take(&mut self.longest);
         let digits = [code / 100, code / 10 % 10, code % 10].map(|digit| b'0' + digit as u8);
@@ -86,7 +86,7 @@ impl Line {
     }
 }
 
-/// A reply with as much text as the limits allow, in lines of so many octets at most.
+/// A reply with as much text as the limits allow, in lines of at most this many octets.
 pub(crate) fn longest(limits: &Limits, width: usize) -> Vec<u8> {
     let width = width.min(limits.reply.line - "250 \r\n".len());
     let (mut reply, mut left, mut lines) = (Vec::new(), limits.reply.octets, 0);
@@ -105,7 +105,7 @@ pub(crate) fn longest(limits: &Limits, width: usize) -> Vec<u8> {
     reply
 }
 
-/// A server that takes everything, and offers this.
+/// A server that accepts everything, with this offer.
 pub(crate) fn oblige(heard: Heard<'_>, ehlo: &[u8], line: &mut Line) {
     match heard {
         Heard::Connected => line.say(b"220 mx\r\n"),
@@ -137,9 +137,9 @@ pub(crate) struct Trial {
     pub(crate) polls: bool,
     /// The server states RCPTDOMAINMAX.
     pub(crate) domains: bool,
-    /// So many octets are taken at a time.
+    /// This many octets are taken at a time.
     pub(crate) take: usize,
-    /// What waits, or was not polled, and the heap of the envelopes.
+    /// The number of waiting messages and unpolled results, and the heap of the envelopes.
     messages: usize,
     recipients: usize,
     own: usize,
@@ -211,7 +211,7 @@ impl Trial {
         taken
     }
 
-    /// Goes on until nothing more happens.
+    /// Runs until nothing more happens.
     pub(crate) fn run(&mut self, server: &mut dyn FnMut(Heard<'_>, &mut Line)) -> &mut Self {
         if !mem::replace(&mut self.greeted, true) {
             server(Heard::Connected, &mut self.line);
@@ -238,7 +238,7 @@ impl Trial {
                 self.rest = self.body;
                 is_quiet = false;
             }
-            // Who polls as seldom as can be does so where a body is waited for.
+            // A caller that polls as seldom as possible must still poll when a body is waited for.
             while (self.polls || (is_quiet && !self.line.engine.is_idle()))
                 && !self.line.engine.is_closed()
                 && let Some(event) = self.line.engine.poll_event()
@@ -259,7 +259,7 @@ impl Trial {
         }
     }
 
-    /// Lets the server hear what was written. Whether that was anything.
+    /// Gives the server what was written. Returns whether there was anything.
     fn hear(&mut self, server: &mut dyn FnMut(Heard<'_>, &mut Line)) -> bool {
         let mut wire = mem::take(&mut self.wire);
         let mut at = 0;

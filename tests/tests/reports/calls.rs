@@ -1,4 +1,4 @@
-//! Calls in any order and at any time, clocks that stand or go back, and completions in parts.
+//! Calls in any order and at any time, clocks that stop or go back, and partial completions.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn overlapping() -> smtp_proto::Config {
     config
 }
 
-/// Gives the body of the message under way by DATA.
+/// Gives the body of the current message by DATA.
 fn give_data(script: &mut Script) {
     script.up_to_354(1);
     script.body("x\r\n");
@@ -42,7 +42,7 @@ fn the_end_of_one_body_is_not_taken_for_the_next() {
     );
     let written = script.written.len();
     script.engine.handle_written(script.now, written);
-    // The first message is over before the caller has said that its body is.
+    // The first message is over before the caller has declared the end of its body.
     let replies = b"250 sender\r\n250 recipient\r\n250 taken\r\n";
     script.engine.handle_input(script.now, replies);
     assert_eq!(script.engine.finish_body(), Err(Misuse::NoBodyWanted));
@@ -139,7 +139,7 @@ fn what_is_given_after_the_reply_before_it_overlaps_nothing() {
     let mut script = Script::open(overlapping(), PIPELINED);
     script.submit(&["b"]);
     give_data(&mut script);
-    // It is queued while the end of the data is unanswered, and written when that is answered.
+    // It is queued while the end of the data is unanswered, and written after the answer.
     let second = script.submit(&["c"]);
     script.server("250 taken\r\n");
     script.pump(b"");
@@ -202,7 +202,7 @@ fn a_session_that_only_listens_does_so_from_the_time_that_is_told_next() {
     script.pump(b"");
     script.body("x\r\n");
     script.pump(b"half");
-    // The caller waits for its file for an hour, and tells no time.
+    // The caller waits an hour for its file, and gives no time.
     script.fail_body();
     script.now = script.now + 3_600 * SECOND;
     script.pump(b"");
@@ -249,7 +249,7 @@ fn no_trace_is_kept_where_none_may_be() {
     assert!(!script.events.iter().any(kept), "{:?}", script.events);
 }
 
-/// Up to the dot of a message, which is begun and overlaps.
+/// Up to the dot of a message. The next one has begun and overlaps.
 fn up_to_the_dot() -> Script {
     let mut script = Script::open(overlapping(), PIPELINED);
     script.submit(&["b"]);
@@ -310,7 +310,7 @@ fn the_time_of_half_a_reply_counts() {
     assert_eq!(script.engine.poll_timeout(), Some(late + 300 * SECOND));
 }
 
-/// All that is shown of a session that logs in so.
+/// Everything that is shown of a session with this login.
 fn shown(mechanisms: &str, credentials: Credentials, replies: &[&str]) -> String {
     let mut config = config();
     config.trace = true;
@@ -333,7 +333,7 @@ fn shown(mechanisms: &str, credentials: Credentials, replies: &[&str]) -> String
 #[test]
 fn no_echo_of_a_login_is_shown() {
     const ECHO: &str = "AGFsaWNlAGNvcnJlY3QtaG9yc2U=";
-    // The status of it says: 401 token ya29-secret is bad.
+    // Its status says: 401 token ya29-secret is bad.
     const TOKEN: &str =
         "eyJzdGF0dXMiOiI0MDEgdG9rZW4geWEyOS1zZWNyZXQgaXMgYmFkIiwic2NvcGUiOiJtYWlsIn0=";
     let alice = Credentials::password("alice", "correct-horse");

@@ -1,6 +1,6 @@
-//! Every report true: situations that were built on purpose, each a test of its own.
+//! Every report is true: constructed situations, one test for each.
 //!
-//! Each test speaks to the engine alone, line by line, in virtual time.
+//! Each test drives the engine alone, line by line, in virtual time.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const CHUNKED: &str = "250-mx.example.net\r\n250-PIPELINING\r\n250 CHUNKING\r\n"
 
 const MAIL: &str = "MAIL FROM:<a@example.org>\r\n";
 
-// A result is attributed, never defaulted.
+// A result is attributed, and never a default.
 
 #[test]
 fn a_refusal_holds_for_its_own_transaction() {
@@ -81,7 +81,7 @@ fn lmtp_whoever_has_no_reply_is_in_doubt() {
     assert_eq!(script.report(id), ["ok 250", "temporary 421", "in doubt"]);
 }
 
-// A reply answers what it can answer, in the order of the wire.
+// A reply only answers what it can answer, in the order of the wire.
 
 #[test]
 fn a_221_does_not_answer_the_end_of_data() {
@@ -128,7 +128,7 @@ fn a_221_does_not_answer_mail() {
     let id = script.submit(&["b"]);
     script.pump(b"");
     script.server("221 bye\r\n");
-    // Nothing of what was asked for can come now.
+    // None of the expected replies can come any more.
     assert_eq!(script.report(id), ["temporary 221"]);
 }
 
@@ -137,7 +137,7 @@ fn a_surplus_reply_to_an_idle_session_answers_nothing() {
     let mut script = Script::open(config(), PIPELINED);
     script.pump(b"");
     let id = script.submit(&["b"]);
-    // What has arrived is taken before anything is written.
+    // Input is taken before anything is written.
     script.server("250 stray\r\n");
     script.client("");
     assert_eq!(script.report(id), ["not attempted"]);
@@ -159,7 +159,7 @@ fn codes_that_cannot_answer_an_overlapping_command_show_the_shift() {
         script.body("y\r\n");
         script.server("250 sender\r\n250 b\r\n250 taken\r\n");
         assert_eq!(script.report(first), ["ok 250"]);
-        // RSET was lost: this is the reply to MAIL, that to RCPT, and one that refuses the data.
+        // RSET was lost. This is the reply to MAIL, that to RCPT, and one that refuses the data.
         script.server(&format!("250 sender\r\n{code} c\r\n554 refused\r\n"));
         script.lost();
         assert_ne!(script.report(second), ["ok 250"], "{code}");
@@ -199,7 +199,7 @@ fn what_was_offered_and_not_written_is_not_in_doubt() {
     script.up_to_354(1);
     assert_eq!(script.pump(b"x\r\n"), 3);
     script.engine.finish_body().unwrap();
-    // The dot is on offer, and its write fails.
+    // The dot is on offer, but its write fails.
     assert!(script.engine.poll_transmit(script.now, b"").is_some());
     script.lost();
     assert_eq!(script.report(id), ["temporary"]);
@@ -222,7 +222,7 @@ fn the_clock_of_a_reply_starts_when_its_command_is_written() {
     let id = script.submit(&["b"]);
     script.pump(b"");
     script.server("250 sender\r\n250 b\r\n");
-    // The chunk goes out octet by octet, over more than the time for a reply.
+    // The chunk goes out octet by octet, for longer than the timeout of a reply.
     let mut body = &[b'x'; 50][..];
     while let Some(transmit) = script
         .engine
@@ -259,7 +259,7 @@ fn the_clock_of_the_end_starts_when_its_last_octet_is_written() {
     assert_eq!(script.report(id), ["ok 250"]);
 }
 
-/// The last chunk is given, and its completion has not come back.
+/// The last chunk is given, but its completion has not come.
 fn up_to_the_last_chunk() -> (Script, MessageId) {
     let mut script = Script::open(config(), CHUNKED);
     let envelope = envelope(&["b"]).exact_size(3);
@@ -285,9 +285,9 @@ fn a_reply_that_comes_before_the_completion_is_the_answer() {
     assert_eq!(script.report(id), ["ok 250"]);
 }
 
-// Stopping to speak is not stopping to listen.
+// A session that stops sending still reads.
 
-/// Three messages whose ends are given, and a fourth whose body is wanted.
+/// Three messages whose ends are given, and a fourth one whose body is wanted.
 fn up_to_the_fourth() -> (Script, [MessageId; 4]) {
     let mut script = Script::open(eager_overlap(), CHUNKED);
     let ids = [["b"], ["c"], ["d"], ["e"]].map(|recipients| script.submit(&recipients));
@@ -301,7 +301,7 @@ fn up_to_the_fourth() -> (Script, [MessageId; 4]) {
     (script, ids)
 }
 
-/// The replies to all that was given, 20 ms later, and what must come of it.
+/// The replies to everything that was given, 20 ms later, and the expected results.
 #[track_caller]
 fn three_are_delivered_and_the_fourth_is_not(mut script: Script, ids: [MessageId; 4]) {
     script.pump(b"");
@@ -314,7 +314,7 @@ fn three_are_delivered_and_the_fourth_is_not(mut script: Script, ids: [MessageId
         assert_eq!(script.report(*id), ["ok 250"]);
     }
     assert_eq!(script.report(ids[3]), ["permanent"]);
-    // RSET, and the session is usable.
+    // RSET follows, and the session is usable.
     let next = script
         .engine
         .submit(envelope(&["f"]))
@@ -365,7 +365,7 @@ fn with_a_chunk_open_the_session_listens_on() {
     assert_eq!(script.report(third), ["not attempted"]);
 }
 
-// Speculation has no effect.
+// Planning does not change any state.
 
 #[test]
 fn a_message_that_is_withheld_spends_no_domain() {

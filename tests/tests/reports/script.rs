@@ -26,7 +26,7 @@ pub(crate) fn envelope(recipients: &[&str]) -> Envelope {
         .reopenable(true)
 }
 
-/// One session, as far as it was played.
+/// One session, played up to here.
 pub(crate) struct Script {
     pub(crate) engine: Connection,
     pub(crate) now: Instant,
@@ -36,7 +36,7 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    /// A session that has heard nothing.
+    /// A session that has not received anything.
     pub(crate) fn new(config: Config) -> Self {
         let now = Instant::from_origin(Duration::from_secs(1_000));
         Self {
@@ -47,7 +47,7 @@ impl Script {
         }
     }
 
-    /// Opens a session with a server that answers EHLO so.
+    /// Opens a session with a server that answers EHLO with these capabilities.
     pub(crate) fn open(config: Config, capabilities: &str) -> Self {
         let lmtp = config.protocol == Protocol::Lmtp;
         let mut script = Self::new(config);
@@ -75,7 +75,7 @@ impl Script {
             .extend(std::iter::from_fn(|| self.engine.poll_event()));
     }
 
-    /// Writes all that is on offer, and offers this of a body. Returns how much of it was used.
+    /// Writes everything on offer, and offers this part of a body. Returns how much of it was used.
     pub(crate) fn pump(&mut self, body: &[u8]) -> usize {
         self.pump_part(BodyPart::Next(body))
     }
@@ -91,7 +91,7 @@ impl Script {
         used
     }
 
-    /// The client says this, and no more.
+    /// The client has sent exactly this.
     #[track_caller]
     pub(crate) fn client(&mut self, expected: &str) {
         self.pump(b"");
@@ -99,7 +99,7 @@ impl Script {
         assert_eq!(String::from_utf8_lossy(&written), expected);
     }
 
-    /// Gathers all that is on offer, and does not write it.
+    /// Gathers everything on offer, without writing it.
     pub(crate) fn gather(&mut self, body: &[u8]) -> usize {
         let (_, used) = self
             .engine
@@ -108,7 +108,7 @@ impl Script {
         used
     }
 
-    /// Begins to write all that is on offer, and the rest of the body; no write completes.
+    /// Begins to write everything on offer, and the rest of the body. No write completes.
     pub(crate) fn begin(&mut self, mut body: &[u8]) {
         while let Some(transmit) = self.engine.poll_transmit(self.now, BodyPart::Last(body)) {
             let octets = transmit.parts().concat();
@@ -117,7 +117,7 @@ impl Script {
         self.take_events();
     }
 
-    /// Gives a whole body, and its end.
+    /// Gives a whole body and declares its end.
     #[track_caller]
     pub(crate) fn body(&mut self, body: &str) {
         assert!(self.engine.wants_body(), "no body is wanted");

@@ -1,4 +1,4 @@
-//! What one line of an error tells an operator: the stage, the command, the cause and what to do.
+//! The words of an error line for an operator: the stage, the command, the cause and the advice.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use smtp_proto::{Cause, Chunking, Config, Credentials, Event, Instant, Protocol,
 
 use crate::script::{Script, config};
 
-/// The server says these replies, one for each command, and then this happens. The line of the error with which
-/// the session ends.
+/// The server sends these replies, one for each command, and then this happens. Returns the line of the error that
+/// ends the session.
 fn opening(config: Config, replies: &[&str], then: impl FnOnce(&mut Script)) -> String {
     let mut script = Script::new(config);
     for reply in replies {

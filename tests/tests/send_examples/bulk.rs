@@ -85,7 +85,7 @@ fn a_summary_says_no_more_than_holds_for_all(adapter: Adapter) {
             .says("said 450 ")
             .says("(temporary, try again later)");
     }
-    // Permanent and not attempted: another session may have the second domain.
+    // Permanent and not attempted: another session may send to the second domain.
     let address = server(|mut peer| {
         peer.open(&["fake", "PIPELINING", "LIMITS RCPTDOMAINMAX=1"]);
         peer.hear("DATA");
@@ -159,7 +159,7 @@ fn one_bad_message_does_not_stop_the_others(adapter: Adapter) {
         [0, 2, 3, 5, 7].map(|n| of("stage")[n].clone()),
         ["local", "local", "mail", "local", "local"]
     );
-    // The server's own books.
+    // The server's own records.
     let stored = receiver.wait_for_messages(3, Duration::from_secs(5));
     assert_eq!(stored.len(), 3);
     for (stored, good) in stored.iter().zip(&good) {
@@ -325,7 +325,7 @@ fn doubt_and_what_comes_after_it_are_counted(adapter: Adapter) {
     let _ = std::fs::remove_file(file);
 }
 
-/// By DATA a body that was begun can only be ended or cut off. Here it must be cut off.
+/// By DATA, a body that was begun can only be ended or cut off. Here it must be cut off.
 fn a_message_that_ends_the_session_does_not_stop_the_others(adapter: Adapter) {
     let take = |last: bool| -> Script {
         Box::new(move |mut peer: Peer| {
@@ -339,7 +339,7 @@ fn a_message_that_ends_the_session_does_not_stop_the_others(adapter: Adapter) {
         })
     };
     let address = servers(vec![take(false), take(false), take(true)]);
-    // Their octets are seen when they are sent: the server takes no 8-bit message.
+    // Their octets are only seen while they are sent. The server does not take 8-bit messages.
     let bad = ["one", "two"].map(|name| fifo(name, "Subject: \u{e4}\r\n\r\n".as_bytes()));
     let good = message_file("good", MESSAGE);
     let data = [&good, &bad[0], &good, &bad[1], &good];
@@ -361,7 +361,7 @@ fn a_message_that_ends_the_session_does_not_stop_the_others(adapter: Adapter) {
     }
 }
 
-/// A server that answers the end of the data and has lost what overlaps it, and one that answers neither.
+/// One server answers the end of the data, but has lost the overlapping commands. The other answers nothing.
 fn the_wait_for_replies_is_bounded_in_overlap_too(adapter: Adapter) {
     let file = message_file("overlap", MESSAGE);
     for (answers, counts) in [
@@ -370,7 +370,7 @@ fn the_wait_for_replies_is_bounded_in_overlap_too(adapter: Adapter) {
     ] {
         let address = server(move |mut peer| {
             peer.take_message();
-            // The next envelope has come with the end of this one.
+            // The next envelope has come with the end of this message.
             peer.hear("DATA");
             peer.say(if answers { "250 ok\r\n" } else { "" });
             peer.hear_the_end();
@@ -380,7 +380,7 @@ fn the_wait_for_replies_is_bounded_in_overlap_too(adapter: Adapter) {
             &mut send_data(adapter, &[&file], &address, &ONE, &flags),
             b"",
         );
-        // By itself, the wait is 20 seconds for what overlaps, and 10 minutes for the end of the data.
+        // By default, the wait is 20 seconds for overlapping commands, and 10 minutes for the end of the data.
         assert!(
             run.stderr.contains("timed out after 0.5 s"),
             "{}",

@@ -1,4 +1,4 @@
-//! What extensions add to a message.
+//! Parameters of extensions.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ fn reports_are_asked_for(adapter: Adapter) {
     run.line("> RCPT TO:<carol@example.net> NOTIFY=SUCCESS,FAILURE");
     assert_eq!(stored.mail_parameters, parameters);
     assert_eq!(stored.rcpt_parameters, ["NOTIFY=SUCCESS,FAILURE"; 2]);
-    // What is not offered is left out, and the message goes all the same.
+    // A parameter that is not offered is left out, and the message is still sent.
     let (run, stored) = with(false);
     run.line("> RCPT TO:<bob@example.net>");
     assert_eq!(stored.mail_parameters, format!("SIZE={}", MESSAGE.len()));
@@ -97,7 +97,7 @@ fn smtputf8(adapter: Adapter) {
 }
 
 fn raw_parameters(adapter: Adapter) {
-    // Of an extension that nobody knows.
+    // For an unknown extension.
     let flags = [
         "--tls",
         "none",
@@ -120,7 +120,7 @@ fn raw_parameters(adapter: Adapter) {
     run.is(0, "success", None);
     run.line("> MAIL FROM:<alice@example.org> X-ONE X-TWO=a;b");
     run.line("> RCPT TO:<bob@example.net> X-TWO=c");
-    // What is asked for by name is not left out silently.
+    // A parameter that is asked for by name is not left out silently.
     for flags in [
         ["--param", "X-ONE"],
         ["--rcpt-param", "X-ONE=1"],
@@ -142,7 +142,7 @@ fn raw_parameters(adapter: Adapter) {
             );
         }
     }
-    // One recipient's own filter refuses after the data.
+    // One recipient's filter refuses after the data.
     let (receiver, address) = receiver(Options {
         prdr: true,
         ..Options::default()
@@ -182,7 +182,7 @@ fn all_or_nothing(adapter: Adapter) {
     let both = ["bob@example.net", "carol@example.net"];
     with(&both).is(0, "success", None);
     assert_eq!(receiver.messages().len(), 1);
-    // Nor can they be split then.
+    // Then they cannot be split either.
     let limits = Some(Limits {
         rcpt_max: 1,
         mail_max: 10,

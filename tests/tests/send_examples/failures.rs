@@ -53,7 +53,7 @@ fn a_reply_that_drips(adapter: Adapter) {
             thread::sleep(Duration::from_millis(500));
         }
     });
-    // Without an end it would drip for ever, and each octet would move the deadline.
+    // Without a bound it would drip forever, and each octet would move the deadline.
     let run = run(
         adapter,
         "drip",
@@ -137,7 +137,7 @@ fn a_server_that_stops_reading_times_out(adapter: Adapter) {
         peer.open(&["fake", "PIPELINING"]);
         peer.hear("DATA");
         peer.say("250 ok\r\n250 ok\r\n354 go\r\n");
-        // It reads nothing, and keeps the connection: without a deadline nobody would ever go on.
+        // It reads nothing, and keeps the connection. Only a deadline ends the wait.
         loop {
             thread::park();
         }
@@ -168,7 +168,7 @@ fn a_refusal_in_the_middle_of_the_body_is_what_is_reported(adapter: Adapter) {
     assert_eq!(run.json["recipients"][0]["code"], 552);
 }
 
-/// A server that refuses RSET is not given another message, and has said nothing about the rest of them.
+/// A server that refuses RSET does not get another message, and has not replied about the others.
 fn what_was_not_attempted_has_no_reply(adapter: Adapter) {
     let address = server(|mut peer| {
         peer.open(&["fake", "PIPELINING"]);
@@ -213,7 +213,7 @@ fn what_was_not_attempted_has_no_reply(adapter: Adapter) {
     }
 }
 
-/// The server may go on to the end of an eager message, whatever it says of the RSET before it.
+/// The server may go on to the end of an eager message, whatever it replies to the RSET before it.
 fn what_is_in_doubt_has_no_reply_of_another_command(adapter: Adapter) {
     let address = server(|mut peer| {
         peer.open(&["fake", "PIPELINING", "CHUNKING"]);

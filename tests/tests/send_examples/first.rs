@@ -1,4 +1,4 @@
-//! The first things that somebody tries.
+//! The first commands that a new user tries.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -86,7 +86,7 @@ fn each_recipient_has_its_own_result(adapter: Adapter) {
         (550.into(), 450.into())
     );
     assert_eq!(recipient(2, "outcome"), "temporary");
-    // The exit code is that of the words.
+    // The exit code matches the words.
     run.says("2 of 3 recipients failed")
         .says("said 450 ")
         .says("(temporary, try again later)");
@@ -178,13 +178,13 @@ fn unix_sockets(adapter: Adapter) {
     }
     assert_eq!(receiver.messages().len(), 2);
     drop(receiver);
-    // Nobody is there any more.
+    // Nobody listens any more.
     run(adapter, "unix", None, &ONE, &["--unix", socket, "--lmtp"]).is(
         75,
         "temporary",
         Some("connect"),
     );
-    // It is LMTP only where that is said.
+    // Only `--lmtp` makes it LMTP.
     let (receiver, path) = listen(false);
     let socket = path.to_str().unwrap();
     let run = run(

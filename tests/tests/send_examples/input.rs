@@ -1,4 +1,4 @@
-//! Where a message comes from: files, pipes, standard input.
+//! The sources of a message: files, pipes, standard input.
 
 use std::io::Read;
 use std::path::Path;
@@ -49,16 +49,16 @@ fn a_pipe_is_read_once(adapter: Adapter) {
     let pipe = fifo("pipe", MESSAGE);
     finish(&mut with(&[&pipe], &[]), b"").is(0, "success", None);
     finish(&mut with(&[Path::new("/dev/stdin")], &[]), MESSAGE).is(0, "success", None);
-    // Its size is known when it has been read.
+    // Its size is known after it is read.
     let stored = receiver.wait_for_messages(2, Duration::from_secs(5));
     for stored in &stored {
         assert_eq!(stored.content(), MESSAGE);
         assert!(!stored.mail_parameters.contains("SIZE"), "{stored:?}");
     }
-    // Others may stand beside it.
+    // Other messages may come with it.
     let (one, two) = (fifo("one", MESSAGE), fifo("two", MESSAGE));
     finish(&mut with(&[&one, Path::new("-"), &two], &[]), MESSAGE).is_summary(3, 3);
-    // There is no second time. Where nobody writes, that is not waited for.
+    // A pipe cannot be read twice. If nobody writes, that is not waited for.
     let refuses = |mut command: Command, words: &str| {
         let run = finish(&mut command, MESSAGE);
         assert_eq!(
@@ -139,13 +139,13 @@ fn a_file_that_changes_is_an_error(adapter: Adapter) {
             run.is(65, "refused", Some("body"))
                 .maybe_delivered(false)
                 .says("has changed");
-            // Between chunks the session goes on, and here to its end.
+            // Between chunks the session goes on, here to its end.
             let said = if chunking { &b"QUIT\r\n"[..] } else { b"" };
             assert_eq!(rest.recv_timeout(watchdog::LIMIT).unwrap(), said);
             let _ = std::fs::remove_file(file);
         }
     }
-    // It shrinks when a part of it is on its way already: it is open, and its chunk stays incomplete.
+    // It shrinks after a part of it has been sent. It is open, and its chunk stays incomplete.
     let file = message_file("shrinks", &b"x\r\n".repeat(8 << 20));
     let (path, (sent, rest)) = (file.clone(), mpsc::channel());
     let address = server(move |mut peer| {
@@ -176,7 +176,7 @@ fn a_file_that_vanishes_is_bad_input(adapter: Adapter) {
             peer.say("250 ok\r\n250 ok\r\n354 go\r\n");
             peer.hear_the_end();
         }),
-        // DATA was answered, so that only another session can have the third.
+        // DATA was answered, so only another session can send the third.
         Box::new(|mut peer| {
             peer.take_message();
             peer.say("250 ok\r\n");
@@ -210,7 +210,7 @@ fn a_file_that_vanishes_is_bad_input(adapter: Adapter) {
 
 fn a_file_that_cannot_be_read_is_temporary(adapter: Adapter) {
     let (receiver, address) = receiver(Options::default());
-    // Standard input is open for writing alone.
+    // Standard input is only open for writing.
     let file = message_file("unread", MESSAGE);
     let mut command = send_data(adapter, &["-"], &address, &ONE, &[]);
     command.stdin(std::fs::OpenOptions::new().write(true).open(&file).unwrap());
@@ -223,7 +223,7 @@ fn a_file_that_cannot_be_read_is_temporary(adapter: Adapter) {
         .is(75, "temporary", Some("body"))
         .maybe_delivered(false)
         .says("(temporary");
-    // Nothing lies at the beginning of a process's memory.
+    // The beginning of a process's memory cannot be read.
     #[cfg(target_os = "linux")]
     finish(
         &mut send_data(adapter, &["/proc/self/mem"], &address, &ONE, &[]),
@@ -315,7 +315,7 @@ fn standard_input_goes_out_in_chunks(adapter: Adapter) {
     assert_eq!(stored[0].content(), message);
 }
 
-/// Whoever fills two pipes one after the other waits for the first to be read.
+/// A writer that fills two pipes in a row waits until the first one is read.
 fn pipes_are_opened_in_their_turn(adapter: Adapter) {
     let (receiver, address) = receiver(Options::default());
     let message = b"Subject: long\r\n\r\nline\r\n".repeat(10_000);
@@ -376,7 +376,7 @@ fn standard_input_is_not_split(adapter: Adapter) {
     assert!(receiver.messages().is_empty());
 }
 
-/// What the server stores, by DATA and in chunks, of files and of standard input.
+/// The stored messages, by DATA and in chunks, from files and from standard input.
 fn bcc_is_stripped(adapter: Adapter) {
     let to = "To: bob@example.net\r\n";
     let body = "\r\nBcc: in the body\r\n.\r\n\r\nResent-Bcc: too\r\n".repeat(50_000);
@@ -423,7 +423,7 @@ fn bcc_is_stripped(adapter: Adapter) {
                 "{n}: {}",
                 &message[..message.len().min(80)]
             );
-            // The size of a file is declared, and is that of what is sent.
+            // The declared size of a file is the size that is sent.
             let is_file = n < count;
             let size = format!("SIZE={}", expected.len());
             assert_eq!(
@@ -431,10 +431,10 @@ fn bcc_is_stripped(adapter: Adapter) {
                 is_file
             );
         }
-        // What was taken out makes no message an 8-bit one.
+        // Octets of a removed field do not make a message an 8-bit one.
         assert!(!stored[5].mail_parameters.contains("8BITMIME"));
     }
-    // Without the flag nothing is changed.
+    // Without the flag, nothing is changed.
     let (receiver, address) = receiver(Options::default());
     finish(&mut send_data(adapter, &files, &address, &ONE, &[]), b"")
         .is_summary(count as u64, count as u64);
@@ -444,7 +444,7 @@ fn bcc_is_stripped(adapter: Adapter) {
     }
 }
 
-/// Between RCPT and the body. As long as before, it is only the Bcc that makes another size of it.
+/// Between RCPT and the body. Only the Bcc changes, so the file keeps its length.
 fn a_file_that_changes_is_an_error_without_its_bcc_too(adapter: Adapter) {
     const BEFORE: &[u8] = b"To: bob@example.net\r\nBcc: a@b\r\n\r\nHello.\r\n";
     let less = BEFORE.to_ascii_lowercase();

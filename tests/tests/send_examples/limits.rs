@@ -1,4 +1,4 @@
-//! What a server takes in a transaction, and in a session.
+//! A server's limits for a transaction, and for a session.
 
 use smtp_tests::receiver::{Limits, Options, Receiver};
 
@@ -18,7 +18,7 @@ fn many() -> Vec<String> {
     (0..MANY).map(|n| format!("r{n}@example.net")).collect()
 }
 
-/// How many recipients each message on this server has, all of them together in the given order.
+/// How many recipients each message on this server has. Together they are all recipients, in order.
 #[track_caller]
 fn transactions(receiver: &Receiver, to: &[&str]) -> Vec<usize> {
     let stored = receiver.messages();

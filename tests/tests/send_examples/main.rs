@@ -1,7 +1,7 @@
-//! The `send` examples of both adapters as scripts call them: flags in, JSON and an exit code out, against
-//! the embedded receiving server and against servers that misbehave.
+//! The `send` examples of both adapters as scripts call them: flags in, JSON and an exit code out. They run against
+//! the embedded receiving server, and against servers that misbehave.
 
-/// Each test, with the example of each adapter.
+/// Each test runs the example of each adapter.
 macro_rules! for_both {
     ($($(#[$where:meta])* $test:ident),* $(,)?) => {
         mod blocking {

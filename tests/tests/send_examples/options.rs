@@ -1,4 +1,4 @@
-//! Options: what is refused, and how it is said.
+//! Options: errors and their words.
 
 use std::net::Shutdown;
 use std::path::{Path, PathBuf};
@@ -80,7 +80,7 @@ fn usage_and_bad_input(adapter: Adapter) {
     assert_eq!(output.status.code(), Some(65));
 }
 
-/// Whoever reads JSON gets some, whatever is wrong with the command line.
+/// With `--json`, every invalid command line gives an object.
 fn a_bad_option_is_an_object_too(adapter: Adapter) {
     for (flags, words) in [
         (&["--timeout-reply", "soon"][..], "not a number of seconds"),
@@ -106,7 +106,7 @@ fn json_with_a_value_alone_is_a_bad_option(adapter: Adapter) {
     run.says("unexpected value 'true' for '--json'");
 }
 
-/// What to do is said in the words of the options, and what the server said is left as it is.
+/// The advice uses options, and the server's words stay unchanged.
 fn what_to_set_is_an_option(adapter: Adapter) {
     let address = server(|mut peer| {
         peer.open(&["fake", "CHUNKING"]);
@@ -114,7 +114,7 @@ fn what_to_set_is_an_option(adapter: Adapter) {
             peer.hear(command);
             peer.say("250 ok\r\n");
         }
-        // To the last line of the message, so that all of the chunk is written.
+        // Up to the last line of the message, so that the whole chunk is written.
         peer.hear("..dots");
         peer.say("500 what? set Chunking::Never\r\n");
         let _ = peer.0.get_ref().shutdown(Shutdown::Write);
@@ -157,8 +157,8 @@ fn bad_values_are_named(adapter: Adapter) {
     }
 }
 
-/// Every option that `--help` names has a bad value here, or takes none. Nobody listens there: what is not refused
-/// is temporary.
+/// Every option of `--help` has a bad value here, or takes none. Nobody listens at the address, so a value that is
+/// not refused gives a temporary failure.
 fn every_option_refuses_in_an_object(adapter: Adapter) {
     let text = message_file("text", b"no certificate, and no key");
     let empty = message_file("empty", b"");
@@ -328,7 +328,7 @@ fn every_option_refuses_in_an_object(adapter: Adapter) {
         }
     }
     assert!(count > 35, "{count}: {help}");
-    // What is missing is named.
+    // The error names what is missing.
     let run = finish(send(adapter).args(["--json", "--from", "a@b"]), b"");
     run.is(64, "refused", Some("local"))
         .says("--to <ADDR>")

@@ -1,4 +1,4 @@
-//! Runs `send`, and reads what it prints.
+//! Runs `send`, and reads its output.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -72,7 +72,7 @@ pub(super) fn run_with(
     run
 }
 
-/// Runs it with this on its standard input.
+/// Runs it with this standard input.
 pub(super) fn output(command: &mut Command, input: &[u8]) -> Output {
     let piped = command
         .stdin(Stdio::piped())
@@ -80,12 +80,12 @@ pub(super) fn output(command: &mut Command, input: &[u8]) -> Output {
         .stderr(Stdio::piped());
     let mut child = piped.spawn().unwrap();
     let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_vec());
-    // One that wants no more of it closes it.
+    // A program that does not read all of it closes it.
     thread::spawn(move || stdin.write_all(&input));
     wait(child)
 }
 
-/// Waits for its end, or kills it when it takes too long.
+/// Waits for its end, or kills it after a long time.
 #[track_caller]
 pub(super) fn wait(mut child: Child) -> Output {
     fn read(stream: Option<impl Read + Send + 'static>, ended: Sender<()>) -> JoinHandle<Vec<u8>> {
@@ -115,7 +115,7 @@ pub(super) fn wait(mut child: Child) -> Output {
     output
 }
 
-/// Runs it with this on its standard input, and takes its last line.
+/// Runs it with this standard input, and takes its last line.
 pub(super) fn finish(command: &mut Command, input: &[u8]) -> Run {
     outcome(output(command, input))
 }
@@ -154,7 +154,7 @@ impl Run {
         self
     }
 
-    /// Of a bulk delivery: how many messages there were, and how many of them were delivered.
+    /// For a bulk delivery: the number of messages, and of those delivered.
     #[track_caller]
     pub(super) fn is_summary(&self, messages: u64, delivered: u64) {
         let counts = (&self.json["messages"], &self.json["delivered"]);
@@ -175,8 +175,7 @@ impl Run {
             .collect()
     }
 
-    /// Of a bulk delivery: how many messages came to each end, and that this is all of them. What is not named
-    /// is none.
+    /// For a bulk delivery: the number of messages for each fate, and that these are all. An omitted fate has none.
     #[track_caller]
     pub(super) fn counts(&self, expected: &[(&str, u64)]) -> &Self {
         let words = [
@@ -207,7 +206,7 @@ impl Run {
         self
     }
 
-    /// What became of the recipients, in this respect.
+    /// This field of each recipient.
     pub(super) fn recipients(&self, key: &str) -> Vec<Value> {
         let recipients = self.json["recipients"].as_array().unwrap();
         recipients
@@ -216,7 +215,7 @@ impl Run {
             .collect()
     }
 
-    /// What it says in words.
+    /// Its output for people.
     #[track_caller]
     pub(super) fn says(&self, words: &str) -> &Self {
         assert!(
@@ -229,7 +228,7 @@ impl Run {
         self
     }
 
-    /// Where this line stands in the conversation.
+    /// The index of this line in the conversation.
     #[track_caller]
     pub(super) fn line(&self, line: &str) -> usize {
         let found = self.stdout.lines().position(|l| l == line);
@@ -243,7 +242,7 @@ impl Run {
     }
 }
 
-/// A FIFO, and what is written into it.
+/// A FIFO and its content.
 pub(super) fn fifo(name: &str, content: &'static [u8]) -> PathBuf {
     let path = message_file(name, b"");
     std::fs::remove_file(&path).unwrap();
@@ -255,12 +254,12 @@ pub(super) fn fifo(name: &str, content: &'static [u8]) -> PathBuf {
             .success()
     );
     let writer = path.clone();
-    // It waits for a reader, and one that does not come is no failure.
+    // It waits for a reader. A missing reader is not a failure.
     thread::spawn(move || std::fs::write(writer, content));
     path
 }
 
-/// With the message on standard input.
+/// Runs it with the message on standard input.
 pub(super) fn run_piped(
     adapter: Adapter,
     message: &[u8],
@@ -271,7 +270,7 @@ pub(super) fn run_piped(
     finish(&mut send_data(adapter, &["-"], server, to, flags), message)
 }
 
-/// Sends these to a server without TLS.
+/// Sends these messages to a server without TLS.
 pub(super) fn send_data<D: AsRef<Path>>(
     adapter: Adapter,
     data: &[D],
@@ -294,10 +293,10 @@ pub(super) fn send_data<D: AsRef<Path>>(
     command
 }
 
-/// Runs it for a person, and compares what it says of each message and of all of them with these beginnings.
+/// Runs it without JSON, and compares the beginning of each line.
 #[track_caller]
 pub(super) fn says_lines(mut command: Command, code: i32, expected: &[&str]) {
-    // `send_data` asks for JSON.
+    // `send_data` adds --json.
     let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
     let mut human = Command::new(command.get_program());
     human.args(

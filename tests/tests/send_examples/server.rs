@@ -1,4 +1,4 @@
-//! Servers for `send`: the receiver, and scripts.
+//! Servers for `send`: the receiver, and scripted ones.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -23,10 +23,10 @@ pub(super) fn server(script: impl FnOnce(Peer) + Send + 'static) -> String {
     address
 }
 
-/// What a server does with one connection.
+/// The script of a server for one connection.
 pub(super) type Script = Box<dyn FnOnce(Peer) + Send>;
 
-/// A server for as many connections, one after another.
+/// A server for this many connections, one after another.
 pub(super) fn servers(scripts: Vec<Script>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

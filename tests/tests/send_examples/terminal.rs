@@ -1,4 +1,4 @@
-//! What a terminal shows.
+//! The output on a terminal.
 
 use std::io::Read;
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::{Adapter, MESSAGE};
 
 for_both!(
     a_reader_that_goes_away_is_no_panic,
-    // `script` gives it a terminal, and has other flags elsewhere.
+    // `script` gives it a terminal. Its flags differ on other systems.
     #[cfg(target_os = "linux")]
     long_bodies_show_their_progress_on_a_terminal,
 );
@@ -44,8 +44,8 @@ fn a_reader_that_goes_away_is_no_panic(adapter: Adapter) {
     let _ = std::fs::remove_file(file);
 }
 
-/// What a terminal of 100 columns gets, where `streams` says which of the two are the terminal, and what went to the
-/// others.
+/// The output on a terminal of 100 columns, and the output elsewhere. `streams` names the streams that are the
+/// terminal.
 #[cfg(target_os = "linux")]
 fn on_a_terminal(command: &Command, streams: &str) -> (String, String) {
     let quoted = |text: &std::ffi::OsStr| format!("'{}'", text.to_str().unwrap());
@@ -68,7 +68,7 @@ fn on_a_terminal(command: &Command, streams: &str) -> (String, String) {
     seen
 }
 
-/// The lines that are left on the screen after these octets.
+/// The lines that stay on the screen after these octets.
 #[cfg(target_os = "linux")]
 fn screen(octets: &str) -> Vec<String> {
     let (mut lines, mut row, mut column) = (vec![Vec::new()], 0_usize, 0);
@@ -94,7 +94,7 @@ fn screen(octets: &str) -> Vec<String> {
                     'B' => row += count,
                     'K' => lines[row].clear(),
                     'J' => lines.truncate(row + 1),
-                    // Colours, and the cursor that hides.
+                    // Colours, and hiding the cursor.
                     'm' | 'h' | 'l' => {}
                     end => panic!("{end}: {octets:?}"),
                 }
@@ -133,7 +133,7 @@ fn long_bodies_show_their_progress_on_a_terminal(adapter: Adapter) {
     assert!(terminal.contains(" of 7.50 MiB, "), "{terminal}");
     assert_eq!(screen(&terminal), [""; 0], "{terminal}");
     assert!(stdout.starts_with("bob@b: 250 2.0.0 Ok"), "{stdout}");
-    // Nobody looks, or wants to see it.
+    // Standard error is not a terminal, or the user does not want a bar.
     for (file, flags) in [
         (&file, &["--json"][..]),
         (&file, &["--quiet"]),
@@ -144,8 +144,8 @@ fn long_bodies_show_their_progress_on_a_terminal(adapter: Adapter) {
     }
     let (_, stderr) = on_a_terminal(&with(&file, &[]), "2>OTHER");
     assert_eq!(stderr, "");
-    // The conversation stands there as if there were no bar: also what comes while it is shown. More than the two
-    // sockets hold, so that the server's reply comes in the middle of it.
+    // The conversation is complete, including lines that come while the bar is shown. The message is larger than the
+    // sockets' buffers, so that the server's reply comes in the middle of it.
     let large = message_file("large", &b"Subject: long\r\n".repeat(1 << 21));
     let address = server(|mut peer| {
         peer.open(&["fake", "PIPELINING"]);

@@ -41,7 +41,7 @@ fn credentials(adapter: Adapter) {
         )
     };
     let with = |flags: &[&str]| unknown(&[flags, &["--ca-file", pem.to_str().unwrap()]].concat());
-    // A server that is not verified is not given the password, unless that is said by name.
+    // A server that is not verified does not get the password, unless an option permits it.
     unknown(&["s3cret"]).is(77, "refused", Some("starttls"));
     let plain = [
         "s3cret",
@@ -51,7 +51,7 @@ fn credentials(adapter: Adapter) {
         "PLAIN",
     ];
     unknown(&plain).is(77, "refused", Some("auth"));
-    // What is bound to this TLS connection is of no use to somebody in between.
+    // A response that is bound to this TLS connection is useless to an attacker in between.
     unknown(&["s3cret", "--tls", "opportunistic"]).is(0, "success", None);
     unknown(&["s3cret", "--tls-no-verify"]).is(0, "success", None);
     unknown(&["s3cret", "--tls", "required", "--tls-no-verify"]).is(0, "success", None);
@@ -118,7 +118,7 @@ fn passwords_that_nobody_sees(adapter: Adapter) {
     outcome(run("file", &file, None)).is(0, "success", None);
     outcome(run("environment", &[], Some("s3cret"))).is(0, "success", None);
     outcome(run("wrong", &[], Some("wrong"))).is(69, "permanent", Some("auth"));
-    // The file comes before the environment, and without either there is no login.
+    // The file comes before the environment. Without both, it does not log in.
     outcome(run("both", &file, Some("wrong"))).is(0, "success", None);
     for password in [None, Some("")] {
         let run = outcome(run("neither", &[], password));
@@ -175,7 +175,7 @@ fn a_client_certificate_logs_in(adapter: Adapter) {
     }
 }
 
-/// A server whose TLS is broken, as some mail exchangers have it.
+/// A server with broken TLS, like some mail exchangers.
 fn mail_goes_in_clear_where_tls_is_broken(adapter: Adapter) {
     for retry in [true, false] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -321,11 +321,11 @@ fn require_tls(adapter: Adapter) {
             .mail_parameters
             .ends_with(" REQUIRETLS")
     );
-    // Encrypted, and nobody's identity checked; and in the clear.
+    // Encrypted, but not verified, and then in the clear.
     with(&address, &[]).is(77, "refused", Some("mail"));
     with(&address, &["--tls", "none"]).is(77, "refused", Some("mail"));
     assert_eq!(receiver.messages().len(), 1);
-    // The server of the program's own offers it, and is known.
+    // The program's own server offers it, and is verified.
     run(adapter, "requiretls", None, &ONE, &["--require-tls"]).is(0, "success", None);
     let (other, address) = self::receiver(Options::default());
     std::fs::write(&pem, other.certificate_pem()).unwrap();
@@ -334,7 +334,7 @@ fn require_tls(adapter: Adapter) {
     let _ = std::fs::remove_file(pem);
 }
 
-/// Nor is a part of one that the shell has cut off.
+/// A part of a password that the shell has cut off is not shown either.
 fn passwords_are_in_no_error(adapter: Adapter) {
     let login = ["--auth-user", "alice"];
     for rest in [
@@ -373,7 +373,7 @@ fn passwords_are_in_no_error(adapter: Adapter) {
             assert!(matches!(output.status.code(), Some(64 | 65)), "{rest:?}");
             for text in [output.stdout, output.stderr] {
                 let text = String::from_utf8(text).unwrap();
-                // A single letter after a hyphen is an option to the parser.
+                // The parser takes a single letter after a hyphen for an option.
                 assert!(
                     !text.contains("3cret") && !text.contains("'-s'"),
                     "{rest:?}: {text}"
@@ -381,7 +381,7 @@ fn passwords_are_in_no_error(adapter: Adapter) {
             }
         }
     }
-    // One from the environment that is no text.
+    // A password from the environment that is not UTF-8.
     let mut command = send(adapter);
     command.args([
         "--json",

@@ -1,7 +1,7 @@
-//! The memory of this process, searched for a secret: what is held, and what was freed and not written over since.
+//! Searches the memory of this process for a secret: in use, or freed and not overwritten.
 //!
-//! The needle is kept masked, so that the search does not find itself. No allocator is needed for it, and so no unsafe
-//! code: Linux shows the process its own memory as a file.
+//! The needle is kept masked, so that the search does not find itself. It needs neither an allocator nor unsafe code:
+//! Linux shows a process its own memory as a file.
 
 use std::fs::{self, File};
 use std::ops::Range;
@@ -9,14 +9,14 @@ use std::os::unix::fs::FileExt;
 
 use smtp_proto::auth::Secret;
 
-/// What is searched for has so many octets. `free` writes over the first 16 or 32 of a block, and a line may be cut: so
-/// there are many of these.
+/// The length of a piece that is searched for. `free` overwrites the first 16 or 32 octets of a block, and a line may
+/// be cut, so there are several pieces.
 const PIECE: usize = 12;
-/// So many of them are searched for, from all over a long text.
+/// At most this many pieces are searched for, from all over a long text.
 const MOST: usize = 5;
 const MASK: u8 = 0x80;
 
-/// Letters that are nowhere else, and the same for each seed.
+/// Letters that occur nowhere else, the same for each seed.
 fn octets(seed: u64, length: usize) -> impl Iterator<Item = u8> {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -29,7 +29,7 @@ fn octets(seed: u64, length: usize) -> impl Iterator<Item = u8> {
     })
 }
 
-/// A password or a token of this length, which is wiped when it is dropped.
+/// A password or a token of this length. It is wiped when it is dropped.
 pub(crate) fn secret(seed: u64, length: usize) -> Secret {
     let mut secret = Secret::new(Vec::with_capacity(length));
     secret.extend(octets(seed, length));
@@ -40,12 +40,12 @@ pub(crate) fn secret(seed: u64, length: usize) -> Secret {
 pub(crate) struct Needle(Vec<[u8; PIECE]>);
 
 impl Needle {
-    /// The secret as it is.
+    /// The secret itself.
     pub(crate) fn plain(seed: u64, length: usize) -> Self {
         Self::of(octets(seed, length).map(|octet| octet ^ MASK).collect(), 0)
     }
 
-    /// The secret in base64, with this before it.
+    /// The secret in base64, with these octets before it.
     pub(crate) fn base64(before: &[u8], seed: u64, length: usize) -> Self {
         const ALPHABET: &[u8; 64] =
             b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -69,7 +69,7 @@ impl Needle {
     }
 }
 
-/// Reads all that can be written to.
+/// Reads all writable memory.
 pub(crate) struct Search {
     buffer: Vec<u8>,
 }
@@ -81,7 +81,7 @@ impl Search {
         }
     }
 
-    /// How many pieces of it lie in memory.
+    /// How many of its pieces are in memory.
     pub(crate) fn count(&mut self, needle: &Needle) -> usize {
         let memory = File::open("/proc/self/mem").unwrap();
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
@@ -89,7 +89,7 @@ impl Search {
         for region in maps.lines().filter_map(region) {
             count += self.count_in(&memory, region, needle);
         }
-        // What was copied here is searched the next time.
+        // Wipes the copy, or the next search would find it.
         self.buffer.fill(0);
         count
     }
@@ -100,7 +100,7 @@ impl Search {
         let (mut at, mut count) = (region.start, 0);
         while at < region.end {
             let most = (region.end - at).min(self.buffer.len());
-            // A region may have gone since, or is the kernel's own.
+            // The region may be gone, or belongs to the kernel.
             let Ok(read) = memory.read_at(&mut self.buffer[..most], at as u64) else {
                 return count;
             };
@@ -125,7 +125,7 @@ impl Search {
     }
 }
 
-/// The addresses of a line of `/proc/self/maps`, if they can be written to.
+/// The addresses of a writable region in a line of `/proc/self/maps`.
 fn region(line: &str) -> Option<Range<usize>> {
     let mut words = line.split_whitespace();
     let (start, end) = words.next()?.split_once('-')?;
