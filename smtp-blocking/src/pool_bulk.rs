@@ -15,9 +15,9 @@ use crate::bulk::Message;
 use crate::pool::{Pool, PooledSession, wait};
 
 impl Pool {
-    /// Sends many messages over as many sessions as there may be, with a thread for each that is in use, and one for the
-    /// iterator. Each message has its own report, which comes as soon as it is known, with the [tag](Message::tag) of the
-    /// message. They come in no order.
+    /// Sends many messages over as many sessions as the pool may open. Each session in use has a thread, and the
+    /// iterator has one. Each message has its own report, with the [tag](Message::tag) of the message. Reports come
+    /// as soon as they are known, in any order.
     ///
     /// ```no_run
     /// use smtp_blocking::{Envelope, Message, Pool, Server};
@@ -45,8 +45,8 @@ impl Pool {
     ///   else sent by another one or given back.
     /// - Where no session can be opened, the messages that wait for one are *not attempted*. When that holds for all
     ///   sessions, the reports end, and [`PoolBulk::into_messages`] gives back the other messages.
-    /// - Others that wait for a session get one after 10 messages, and whenever the iterator is slow. So the pool can be
-    ///   used for something else meanwhile, in the loop over the reports as well.
+    /// - Other callers that wait for a session get one after 10 messages, and whenever the iterator is slow. So the
+    ///   pool can be used at the same time, also in the loop over the reports.
     pub fn send_all<I, F, R, T>(&self, messages: I) -> PoolBulk<I::IntoIter, F, T>
     where
         I: IntoIterator<Item = Message<F, T>>,
@@ -92,14 +92,15 @@ type Threads = Arc<Mutex<Vec<JoinHandle<()>>>>;
 
 /// A delivery over the sessions of a pool: an iterator of reports, each with the tag of its message.
 ///
-/// Dropped before its end, it begins no other messages. Those under way are finished, and nobody learns of it.
+/// If it is dropped before its end, it begins no other messages. Messages under way are finished, but their reports
+/// are lost.
 #[must_use = "it is over when it is dropped"]
 pub struct PoolBulk<I, F, T> {
     delivery: Arc<Delivery<F, T>>,
     messages: Arc<Mutex<I>>,
     source: Option<JoinHandle<()>>,
     threads: Threads,
-    /// The source could not begin.
+    /// The thread for the source could not be started.
     no_thread: Option<Error>,
 }
 
@@ -107,11 +108,11 @@ impl<I, F, T> PoolBulk<I, F, T>
 where
     I: Iterator<Item = Message<F, T>>,
 {
-    /// Gives back the messages that nobody has begun. Where reports are still to come, it waits for the messages that are
-    /// under way, and their reports are lost. It waits for the iterator, too, where that is being asked.
+    /// Gives back the messages that were not begun. If reports are still to come, it waits for the messages under
+    /// way, and their reports are lost. It also waits for the iterator if a thread is asking it.
     ///
     /// # Panics
-    /// Where the iterator, or what opens a message, has panicked.
+    /// The iterator, or the code that opens a message, has panicked.
     pub fn into_messages(mut self) -> impl Iterator<Item = Message<F, T>> {
         self.delivery.stop();
         let source = self.source.take();
@@ -137,7 +138,7 @@ impl<I, F, T> PoolBulk<I, F, T> {
         let panics = panics
             .into_iter()
             .chain(threads.into_iter().map(JoinHandle::join));
-        // All are waited for before that.
+        // It waits for all of them first.
         let panics: Vec<_> = panics.filter_map(Result::err).collect();
         if let Some(panic) = panics.into_iter().next() {
             std::panic::resume_unwind(panic);
@@ -184,12 +185,12 @@ impl<I, F, T> std::fmt::Debug for PoolBulk<I, F, T> {
     }
 }
 
-/// Nothing here panics half way but what the caller gave, and that is not used any more then.
+/// Only the caller's code can panic here, and its state is not used after that.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ends the source, also by a panic.
+/// Ends the source, also after a panic.
 struct Source<'a, F, T>(&'a Delivery<F, T>);
 
 impl<F, T> Drop for Source<'_, F, T> {
@@ -198,7 +199,7 @@ impl<F, T> Drop for Source<'_, F, T> {
     }
 }
 
-/// Asks for messages, and starts a worker where one would help.
+/// Asks for messages, and starts a worker if one would help.
 fn feed<I, F, R, T>(messages: &Mutex<I>, workers: &Workers<F, T>)
 where
     I: Iterator<Item = Message<F, T>>,
@@ -225,7 +226,7 @@ where
     }
 }
 
-/// What a worker is made of.
+/// The parts of a worker.
 struct Workers<F, T> {
     pool: Pool,
     delivery: Arc<Delivery<F, T>>,
@@ -264,7 +265,7 @@ where
     F: FnMut() -> io::Result<R>,
     R: BufRead,
 {
-    // What is to be sent in another session, and the one that has ended under it.
+    // The messages for another session, and the session that ended with them.
     let mut again = VecDeque::new();
     let mut ended = None;
     loop {
@@ -297,8 +298,8 @@ where
     }
 }
 
-/// Sends these messages in this session, and others as long as there are some. Returns those that are to be sent in
-/// another one.
+/// Sends these messages in this session, and further ones while there are some. Returns the messages for another
+/// session.
 fn send_in<F, R, T>(
     pool: &Pool,
     session: &mut PooledSession,

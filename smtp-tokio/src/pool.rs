@@ -14,8 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::session::Session;
 
-/// Sessions with one server that are kept open and shared by many tasks. It is made once; its clones are the same
-/// pool.
+/// Sessions with one server that are kept open and shared by many tasks. Make it once. Its clones are the same pool.
 ///
 /// ```no_run
 /// use smtp_tokio::{Credentials, Envelope, Pool, Server};
@@ -58,7 +57,7 @@ struct Shared {
     origin: Instant,
 }
 
-/// A session, and the runtime that moves its octets: in another one it is of no use.
+/// A session, and the runtime that moves its octets. It cannot be used in another runtime.
 #[derive(Debug)]
 pub(crate) struct Kept {
     session: Session,
@@ -66,7 +65,7 @@ pub(crate) struct Kept {
 }
 
 impl Pool {
-    /// For this server. Nothing is opened before it is wanted.
+    /// A pool for this server. It opens a session when one is needed.
     pub fn new(server: Server) -> Self {
         Self(Arc::new(Shared {
             places: Places::new(Terms::new(&server, true).logs_in()),
@@ -75,10 +74,10 @@ impl Pool {
         }))
     }
 
-    /// The most connections that are open at one time, idle ones included; 5 by default, and at least 1. Servers limit
-    /// them for each client: Microsoft 365 to 3, Exim and Postfix to some dozens by default.
+    /// The most connections that are open at one time, including idle ones; 5 by default, and at least 1. Servers
+    /// limit them for each client: Microsoft 365 to 3, Exim and Postfix to some dozens by default.
     ///
-    /// It holds for all clones of the pool, and may be changed at any time, as the other three.
+    /// It holds for all clones of the pool, and may be changed at any time, like the other three.
     #[must_use]
     pub fn max_sessions(self, sessions: usize) -> Self {
         self.0.places.set(|bounds| bounds.sessions = sessions);
@@ -86,7 +85,7 @@ impl Pool {
         self
     }
 
-    /// The most sessions that are kept open while nobody uses them; 5 by default.
+    /// The most sessions that are kept open without use; 5 by default.
     #[must_use]
     pub fn max_idle(self, sessions: usize) -> Self {
         self.0.places.set(|bounds| bounds.idle = sessions);
@@ -94,28 +93,28 @@ impl Pool {
         self
     }
 
-    /// How long one is kept open while nobody uses it; 60 seconds by default. Servers wait for 5 minutes (RFC 5321
-    /// section 4.5.3.2.7), and many for less.
+    /// How long a session is kept open without use; 60 seconds by default. Servers wait for 5 minutes (RFC 5321
+    /// section 4.5.3.2.7), but many for less.
     #[must_use]
     pub fn idle_timeout(self, timeout: Duration) -> Self {
         self.0.places.set(|bounds| bounds.idle_time = timeout);
         self
     }
 
-    /// The most messages of one session; 100 by default. Then it ends with QUIT, and another one is opened. A smaller
-    /// number that the server states (MAILMAX of RFC 9422) counts as well.
+    /// The most messages of one session; 100 by default. It then ends with QUIT, and another one is opened. A smaller
+    /// limit of the server (MAILMAX of RFC 9422) counts as well.
     #[must_use]
     pub fn max_messages(self, messages: u64) -> Self {
         self.0.places.set(|bounds| bounds.messages = messages);
         self
     }
 
-    /// The server of its sessions.
+    /// The server of the sessions.
     pub fn server(&self) -> &Server {
         &self.0.server
     }
 
-    /// Connections that are open or being opened, and how many of them are idle.
+    /// How many connections are open or being opened, and how many of them are idle.
     pub fn count(&self) -> (usize, usize) {
         self.0.places.count()
     }
@@ -160,12 +159,12 @@ impl Pool {
     /// ```
     ///
     /// # Errors
-    /// None could be opened, or the pool is closed.
+    /// A session could not be opened, or the pool is closed.
     pub async fn session(&self) -> Result<PooledSession, Error> {
         self.session_unless(never).await
     }
 
-    /// The same, unless it turns out while it waits that nobody wants one any more.
+    /// The same, unless the caller gives up while it waits.
     pub(crate) async fn session_unless(
         &self,
         is_over: impl Fn(&Waker) -> Poll<()>,
@@ -180,8 +179,8 @@ impl Pool {
         }
     }
 
-    /// Ends the idle sessions with QUIT, and those in use when they come back. Whoever waits for one, and whoever comes
-    /// after this, gets an error.
+    /// Ends the idle sessions with QUIT, and those in use when they come back. Waiting and later callers get an
+    /// error.
     pub fn close(&self) {
         for (session, place) in self.0.places.close() {
             end(session, place);
@@ -250,7 +249,7 @@ impl Pool {
         result
     }
 
-    /// Whether the session overlaps its envelopes, and the server does not take that.
+    /// Whether the session overlaps its envelopes, although the server does not take that.
     fn is_outdated(&self, session: &Session) -> bool {
         self.0.places.overlap_is_broken() && session.pump.driver.overlaps
     }
@@ -259,7 +258,7 @@ impl Pool {
         smtp_proto::Instant::from_origin(self.0.origin.elapsed())
     }
 
-    /// What becomes of a session that nobody uses any more.
+    /// Decides what to do with a session that is not used any more.
     fn take_back(&self, kept: Kept, place: Place<Kept>) {
         let session = &kept.session;
         let driver = &session.pump.driver;
@@ -267,7 +266,7 @@ impl Pool {
             self.0.places.break_overlap();
         }
         if !driver.is_free() {
-            // Nobody knows what the next reply would answer.
+            // The next reply would be ambiguous.
             drop(kept);
             return drop(place);
         }
@@ -281,29 +280,29 @@ impl Pool {
     }
 }
 
-/// For whoever waits as long as it takes.
+/// For callers that never give up.
 fn never(_: &Waker) -> Poll<()> {
     Poll::Pending
 }
 
-/// Says QUIT, if it can be written at once. The place is free when the connection is closed.
+/// Sends QUIT, if it can be written at once. The place becomes free when the connection is closed.
 fn end(mut kept: Kept, place: Place<Kept>) {
     kept.session.pump.leave_at_once();
     drop(kept);
     drop(place);
 }
 
-/// A session of a [`Pool`], which goes back into it when it is dropped. One that has ended, or in which a message is
-/// under way, is closed.
+/// A session of a [`Pool`], which goes back into it when it is dropped. If it has ended, or a message is under way,
+/// it is closed instead.
 pub struct PooledSession {
-    /// It is there until the drop.
+    /// `Some` until it is dropped.
     held: Option<(Kept, Place<Kept>)>,
     pool: Pool,
     is_new: bool,
 }
 
 impl PooledSession {
-    /// Whether nobody has used it before.
+    /// Whether it has not been used before.
     pub(crate) fn is_new(&self) -> bool {
         self.is_new
     }

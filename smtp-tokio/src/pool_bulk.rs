@@ -18,9 +18,9 @@ use crate::bulk::Message;
 use crate::pool::{Pool, PooledSession};
 
 impl Pool {
-    /// Sends many messages over as many sessions as there may be, with a task for each that is in use, and one for the
-    /// stream. Each message has its own report, which comes as soon as it is known, with the [tag](Message::tag) of the
-    /// message. They come in no order.
+    /// Sends many messages over as many sessions as the pool may open. Each session in use has a task, and the stream
+    /// has one. Each message has its own report, with the [tag](Message::tag) of the message. Reports come as soon as
+    /// they are known, in any order.
     ///
     /// ```no_run
     /// use smtp_tokio::{Envelope, Message, Pool};
@@ -50,8 +50,8 @@ impl Pool {
     ///   content was opened, and else given back.
     /// - Where no session can be opened, the messages that wait for one are *not attempted*. When that holds for all
     ///   sessions, the reports end, and [`PoolBulk::into_messages`] gives back the other messages.
-    /// - Others that wait for a session get one after 10 messages, and whenever the stream is slow. So the pool can be
-    ///   used for something else meanwhile, in the loop over the reports as well.
+    /// - Other callers that wait for a session get one after 10 messages, and whenever the stream is slow. So the
+    ///   pool can be used at the same time, also in the loop over the reports.
     pub fn send_all<S, F, O, R, T>(&self, messages: S) -> PoolBulk<S, F, T>
     where
         S: Stream<Item = Message<F, T>> + Send + 'static,
@@ -85,24 +85,24 @@ impl Pool {
 /// The tasks of a delivery.
 type Tasks = Mutex<JoinSet<()>>;
 
-/// A delivery over the sessions of a pool. It begins when it is asked for a report first. A future of
+/// A delivery over the sessions of a pool. It begins when it is first asked for a report. A future of
 /// [`next`](Self::next) may be dropped at any time without harm.
 ///
-/// Dropped before its end, it closes the sessions in which a message is under way.
+/// If it is dropped before its end, it closes the sessions in which a message is under way.
 #[must_use = "nothing is sent before reports are asked for"]
 pub struct PoolBulk<S, F, T> {
     delivery: Arc<Delivery<F, T>>,
     messages: Arc<Mutex<Pin<Box<S>>>>,
-    /// What begins it.
+    /// Begins the delivery.
     start: Option<Box<dyn FnOnce() + Send>>,
     tasks: Arc<Tasks>,
 }
 
 impl<S, F, T> PoolBulk<S, F, T> {
-    /// The next report, with the tag of its message; none after the last one.
+    /// The next report, with the tag of its message. `None` after the last one.
     ///
     /// # Panics
-    /// Where the stream, or what opens a message, has panicked.
+    /// The stream, or the code that opens a message, has panicked.
     pub async fn next(&mut self) -> Option<(T, Report)> {
         poll_fn(|cx| self.poll_report(cx)).await
     }
@@ -118,7 +118,7 @@ impl<S, F, T> PoolBulk<S, F, T> {
         Poll::Ready(finished)
     }
 
-    /// Waits for the tasks. A panic of one goes on in this one.
+    /// Waits for the tasks. A panic of one continues in this task.
     fn poll_join(&self, cx: &mut Context<'_>) -> Poll<()> {
         while let Some(ended) = ready!(lock(&self.tasks).poll_join_next(cx)) {
             if let Some(panic) = ended.err().and_then(|error| error.try_into_panic().ok()) {
@@ -133,11 +133,11 @@ impl<S, F, T> PoolBulk<S, F, T>
 where
     S: Stream<Item = Message<F, T>>,
 {
-    /// Gives back the messages that nobody has begun. Where reports are still to come, it waits for the messages that are
-    /// under way, and their reports are lost.
+    /// Gives back the messages that were not begun. If reports are still to come, it waits for the messages under
+    /// way, and their reports are lost.
     ///
     /// # Panics
-    /// Where the stream, or what opens a message, has panicked.
+    /// The stream, or the code that opens a message, has panicked.
     pub async fn into_messages(mut self) -> impl Stream<Item = Message<F, T>> {
         self.start = None;
         self.delivery.stop();
@@ -172,7 +172,7 @@ impl<S, F, T> std::fmt::Debug for PoolBulk<S, F, T> {
     }
 }
 
-/// Messages that nobody has begun, those first that were asked for.
+/// Messages that were not begun. Those already taken from the stream come first.
 struct Unbegun<S, F, T> {
     items: VecDeque<Item<F, T>>,
     rest: Arc<Mutex<Pin<Box<S>>>>,
@@ -201,12 +201,12 @@ where
     }
 }
 
-/// Nothing here panics half way but what the caller gave, and that is not used any more then.
+/// Only the caller's code can panic here, and its state is not used after that.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ends the source, also by a panic.
+/// Ends the source, also after a panic.
 struct Source<'a, F, T>(&'a Delivery<F, T>);
 
 impl<F, T> Drop for Source<'_, F, T> {
@@ -215,7 +215,7 @@ impl<F, T> Drop for Source<'_, F, T> {
     }
 }
 
-/// Asks for messages, and starts a worker where one would help.
+/// Asks for messages, and starts a worker if one would help.
 async fn feed<S, F, O, R, T>(messages: Arc<Mutex<Pin<Box<S>>>>, workers: Workers<F, T>)
 where
     S: Stream<Item = Message<F, T>> + Send,
@@ -248,7 +248,7 @@ where
     }
 }
 
-/// What a worker is made of.
+/// The parts of a worker.
 struct Workers<F, T> {
     pool: Pool,
     delivery: Arc<Delivery<F, T>>,
@@ -264,7 +264,7 @@ where
     R: AsyncBufRead + Send,
     T: Send,
 {
-    // What is to be sent in another session, and the one that has ended under it.
+    // The messages for another session, and the session that ended with them.
     let mut again = VecDeque::new();
     let mut ended = None;
     loop {
@@ -297,8 +297,8 @@ where
     }
 }
 
-/// Sends these messages in this session, and others as long as there are some. Returns those that are to be sent in
-/// another one.
+/// Sends these messages in this session, and further ones while there are some. Returns the messages for another
+/// session.
 async fn send_in<F, O, R, T>(
     pool: &Pool,
     session: &mut PooledSession,

@@ -1,8 +1,8 @@
-//! The bookkeeping of a delivery over several sessions: which messages wait, who may send them, and what became of
-//! them. No I/O and no clock.
+//! The bookkeeping of a delivery over several sessions: which messages wait, who may send them, and their results. No
+//! I/O and no clock.
 //!
-//! A source [pushes](Delivery::push) messages, and [workers](Delivery::worker) take them. Nobody who has a session waits
-//! here: a worker that finds no message, or no room for its reports, gives its session back first.
+//! A source [pushes](Delivery::push) messages, and [workers](Delivery::worker) take them. A worker never waits here
+//! with a session. If it finds no message, or no room for its reports, it first gives its session back.
 
 use std::collections::VecDeque;
 use std::ops::Deref;
@@ -16,23 +16,23 @@ use crate::Error;
 use crate::again::Again;
 use crate::locked::{Lock, Locked};
 
-/// So many messages are sent in a session before it is handed to somebody else who waits for one.
+/// A session sends this many messages before it goes to another caller who waits for one.
 pub const TURN: u64 = 10;
 
-/// Messages that the source is asked for in advance.
+/// How many messages the source is asked for in advance.
 const QUEUE: usize = 32;
 
-/// Reports that nobody has taken, after which no other messages are begun.
+/// While this many reports wait to be taken, further messages are not begun.
 const ROOM: usize = 64;
 
 /// A message, as long as it may have to be sent again.
 #[derive(Debug)]
 pub struct Item<F, T> {
-    /// Who sends it to whom.
+    /// The sender and the recipients.
     pub envelope: Envelope,
     /// The caller's own.
     pub tag: T,
-    /// It was begun in a session that ended, with this report.
+    /// The report of its first attempt, in a session that has ended.
     pub earlier: Option<Report>,
     /// A session that had been used could not take it, and another one might not either.
     needs_new: bool,
@@ -46,7 +46,7 @@ struct Content<F> {
 }
 
 impl<F, T> Item<F, T> {
-    /// A message that nobody has begun.
+    /// A message that was not begun.
     pub fn new(envelope: Envelope, open: F, tag: T) -> Self {
         let content = Content {
             open: Mutex::new(open),
@@ -61,7 +61,7 @@ impl<F, T> Item<F, T> {
         }
     }
 
-    /// What opens the content, for one session.
+    /// Opens the content, for one session.
     pub fn opener<O>(&self) -> impl FnMut() -> O + use<F, T, O>
     where
         F: FnMut() -> O,
@@ -90,7 +90,7 @@ impl<F, T> Item<F, T> {
         self.envelope.is_reopenable() || !self.was_opened()
     }
 
-    /// The envelope, what opens the content, and the tag. `None` while a session has the content.
+    /// The envelope, the function that opens the content, and the tag. `None` while a session has the content.
     pub fn into_parts(self) -> Option<(Envelope, F, T)> {
         let open = Arc::into_inner(self.content)?.open.into_inner();
         let open = open.unwrap_or_else(PoisonError::into_inner);
@@ -136,20 +136,20 @@ pub struct Delivery<F, T>(Lock<State<F, T>>);
 
 #[derive(Debug)]
 struct State<F, T> {
-    /// Messages that nobody has taken.
+    /// Messages that were not taken.
     queue: VecDeque<Item<F, T>>,
-    /// Messages of workers that could open no session, for the others.
+    /// Messages of workers without a session, for the other workers.
     returned: VecDeque<Item<F, T>>,
     why_returned: Option<Error>,
     /// The source still runs.
     has_source: bool,
     workers: usize,
-    /// Workers that have a message.
+    /// How many workers have a message.
     busy: usize,
-    /// Those of them that have no session yet.
+    /// How many of them have no session yet.
     opening: usize,
     finished: VecDeque<(T, Report)>,
-    /// Nobody wants to know any more.
+    /// The caller does not want further reports.
     is_over: bool,
     /// The workers have ended before the messages have: no session could be opened, or they panic.
     has_failed: bool,
@@ -157,7 +157,7 @@ struct State<F, T> {
 }
 
 impl<F, T> Delivery<F, T> {
-    /// One whose source runs, and that has no workers yet.
+    /// A delivery whose source runs, without workers.
     pub fn new() -> Arc<Self> {
         Arc::new(Self(Lock::new(State {
             queue: VecDeque::new(),
@@ -178,7 +178,7 @@ impl<F, T> Delivery<F, T> {
         self.0.lock()
     }
 
-    /// For the source: whether another message is wanted, or none any more.
+    /// For the source: waits until another message is wanted. False if no more messages are wanted.
     pub fn poll_wanted(&self, waker: &Waker) -> Poll<bool> {
         let mut state = self.state();
         match state.queue.len() < QUEUE {
@@ -188,17 +188,17 @@ impl<F, T> Delivery<F, T> {
         }
     }
 
-    /// For the source: adds a message. Returns whether another worker would help, of which there may be `most`.
+    /// For the source: adds a message. Returns whether another worker would help, if at most `most` are allowed.
     pub fn push(&self, item: Item<F, T>, most: usize) -> bool {
         let mut state = self.state();
         state.queue.push_back(item);
         state.wake_all();
         let idle = state.workers - state.busy;
-        // Who has failed to open a session shows that there may be no more of them.
+        // A worker that could not open a session shows that more sessions may be impossible.
         state.workers < most && state.queue.len() > idle && state.why_returned.is_none()
     }
 
-    /// For the source: it has ended. The messages are used up, or nobody wants more of them.
+    /// For the source: it has ended, because its messages are used up or not wanted any more.
     pub fn end_source(&self) {
         let mut state = self.state();
         state.has_source = false;
@@ -215,12 +215,12 @@ impl<F, T> Delivery<F, T> {
         }
     }
 
-    /// Nobody wants to know any more: no other messages are begun.
+    /// The caller does not want further reports: no other messages are begun.
     pub fn stop(&self) {
         self.state().end();
     }
 
-    /// Whether nobody wants to know any more.
+    /// Waits until the caller does not want further reports.
     pub fn poll_over(&self, waker: &Waker) -> Poll<()> {
         let mut state = self.state();
         match state.is_over {
@@ -229,7 +229,7 @@ impl<F, T> Delivery<F, T> {
         }
     }
 
-    /// The next report, with the tag of its message; none after the last one.
+    /// The next report, with the tag of its message. `None` after the last one.
     pub fn poll_finished(&self, waker: &Waker) -> Poll<Option<(T, Report)>> {
         let mut state = self.state();
         let has_ended = state.workers == 0 && (!state.has_source || state.has_failed);
@@ -323,7 +323,7 @@ impl<F, T> State<F, T> {
     }
 }
 
-/// Who sends one message after the other. Dropped, also by a panic, it is gone.
+/// Sends one message after the other. Dropping it, also by a panic, ends it.
 #[derive(Debug)]
 pub struct Worker<F, T> {
     delivery: Arc<Delivery<F, T>>,
@@ -332,7 +332,7 @@ pub struct Worker<F, T> {
 }
 
 impl<F, T> Worker<F, T> {
-    /// Its delivery.
+    /// The delivery that it works for.
     pub fn delivery(&self) -> &Delivery<F, T> {
         &self.delivery
     }
@@ -380,14 +380,14 @@ impl<F, T> Worker<F, T> {
         }
     }
 
-    /// It opens a session for messages that it has already.
+    /// It opens a session for the messages that it already has.
     pub fn opening(&mut self) {
         if !std::mem::replace(&mut self.is_opening, true) {
             self.delivery.state().opening += 1;
         }
     }
 
-    /// It has a session.
+    /// It has opened a session.
     pub fn opened(&mut self) {
         if std::mem::take(&mut self.is_opening) {
             let mut state = self.delivery.state();
@@ -396,8 +396,8 @@ impl<F, T> Worker<F, T> {
         }
     }
 
-    /// What becomes of a message with this report, in a session that was used before it, or not: it is finished, or it
-    /// waits in `again` for another session. Returns whether this session is used up.
+    /// Decides about a message with this report. Either it is finished, or it waits in `again` for another session.
+    /// `was_used` says whether the session had sent messages before. Returns whether this session is used up.
     pub fn settle(
         &self,
         item: Taken<F, T>,

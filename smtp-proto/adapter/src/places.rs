@@ -1,7 +1,7 @@
 //! The bookkeeping of a pool: which sessions are idle, who may open another one, and who waits. No I/O and no clock.
 //!
-//! Each open connection takes a [`Place`], and there are so many and no more. Whoever wants a session [enters](Places::enter),
-//! and is given an idle session or a place to open one in, in the order of entering.
+//! Each open connection takes a [`Place`], and the number of places is bounded. A caller that wants a session
+//! [enters](Places::enter). It gets an idle session or a place for a new one, in the order of entering.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,23 +15,23 @@ use smtp_proto::{Cause, Instant, Stage};
 use crate::Error;
 use crate::locked::{Lock, Locked};
 
-/// For so long nothing is opened after the server has refused a login, or we its certificate. For so long after a login
-/// that succeeded several may be tried at once. And for so long a login whose end nobody has told holds up the others.
+/// After a refused login or certificate, sessions are not opened for this long. After a successful login, several may
+/// be tried at once for this long. A login whose end is not reported delays the others for this long.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Whoever waits looks again after this time, because time alone may have let him in.
+/// A waiting caller checks again after this time, because time alone may have let it in.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// How many sessions there may be, and for how long.
+/// The limits of a pool.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Connections that are open at one time.
+    /// The most connections open at one time.
     pub sessions: usize,
-    /// Sessions that are kept open while nobody uses them.
+    /// The most sessions kept open without use.
     pub idle: usize,
-    /// How long one is kept.
+    /// How long a session is kept without use.
     pub idle_time: Duration,
-    /// Messages of one session.
+    /// The most messages of one session.
     pub messages: u64,
 }
 
@@ -48,23 +48,23 @@ impl Default for Bounds {
 
 /// The places of a pool.
 pub struct Places<S> {
-    /// Whether opening a session logs in.
+    /// Whether opening a session includes a login.
     logs_in: bool,
     state: Lock<State<S>>,
 }
 
 struct State<S> {
     bounds: Bounds,
-    /// The one that was used last is the last.
+    /// The most recently used session is last.
     idle: Vec<Idle<S>>,
-    /// Places that are taken, by idle sessions as well.
+    /// Places that are taken, also by idle sessions.
     taken: usize,
-    /// A login is under way, of which it is not known that it succeeds. It counts until this time, or until its end is
-    /// told. Whoever gives up meanwhile does not take it back: the server has it.
+    /// A login is under way, and its success is unknown. It counts until this time, or until its end is reported. A
+    /// caller that gives up meanwhile cannot take it back, because the server has it.
     login_until: Option<Instant>,
-    /// Who waits for a place or an idle session, by number, the first first.
+    /// Callers that wait for a place or an idle session, by number, the first one first.
     queue: VecDeque<(u64, Waker)>,
-    /// Who has a place, and waits for the login of another one.
+    /// Callers with a place that wait for another one's login.
     behind_login: Vec<(u64, Waker)>,
     entries: u64,
     logged_in: Option<Instant>,
@@ -78,17 +78,17 @@ struct Idle<S> {
     since: Instant,
 }
 
-/// What an entry leads to.
+/// The result of an entry.
 #[derive(Debug)]
 pub enum Turn<S> {
-    /// A session that was idle, and may be stale.
+    /// An idle session, which may be stale.
     Use(S, Place<S>),
-    /// Room for a new one. Whoever gets it opens one now, and tells the place what came of it.
+    /// Room for a new session. The caller opens one now, and reports the result to the place.
     Open(Place<S>),
 }
 
 impl<S> Places<S> {
-    /// The places of a new pool. Logins are tried one at a time while it is not known that they succeed.
+    /// The places of a new pool. Logins are tried one at a time until one has succeeded.
     pub fn new(logs_in: bool) -> Arc<Self> {
         Arc::new(Self {
             logs_in,
@@ -125,7 +125,7 @@ impl<S> Places<S> {
         self.state().bounds
     }
 
-    /// Takes the last place in the queue. Whoever enters looks at once: nobody overtakes.
+    /// Takes the last place in the queue. Check the entry at once: nobody can overtake it.
     pub fn enter(self: &Arc<Self>) -> Entry<S> {
         let mut state = self.state();
         state.entries += 1;
@@ -140,8 +140,7 @@ impl<S> Places<S> {
         }
     }
 
-    /// Wants another session in the place of one that has turned out to be stale, before all others. A new one, if so
-    /// said.
+    /// Asks for another session in the place of a stale one, before all others. `must_open` demands a new one.
     pub fn enter_again(self: &Arc<Self>, place: Place<S>, must_open: bool) -> Entry<S> {
         let mut state = self.state();
         state.entries += 1;
@@ -154,7 +153,7 @@ impl<S> Places<S> {
         }
     }
 
-    /// Takes out an idle session that has been idle for too long, or is one too many.
+    /// Takes out a session that has been idle for too long, or exceeds the limit.
     pub fn take_expired(self: &Arc<Self>, now: Instant) -> Option<(S, Place<S>)> {
         let mut state = self.state();
         let Bounds {
@@ -168,7 +167,7 @@ impl<S> Places<S> {
         })
     }
 
-    /// Lets nobody in any more. Returns the idle sessions.
+    /// Closes the pool to all callers. Returns the idle sessions.
     pub fn close(self: &Arc<Self>) -> Vec<(S, Place<S>)> {
         let mut state = self.state();
         state.is_closed = true;
@@ -184,12 +183,12 @@ impl<S> Places<S> {
         self.state().overlap_is_broken = true;
     }
 
-    /// Whether it has.
+    /// Whether the server has shown that.
     pub fn overlap_is_broken(&self) -> bool {
         self.state().overlap_is_broken
     }
 
-    /// How many messages a session may still send that has sent so many, if not for the server.
+    /// How many more messages a session may send after this many, apart from the server's limit.
     pub fn messages_left(&self, submitted: u64) -> u64 {
         self.bounds().messages.saturating_sub(submitted).max(1)
     }
@@ -264,7 +263,7 @@ impl<S> State<S> {
     }
 }
 
-/// Somebody who wants a session. Dropped, it leaves the queue.
+/// A caller that wants a session. Dropping it leaves the queue.
 #[derive(Debug)]
 pub struct Entry<S> {
     places: Arc<Places<S>>,
@@ -275,7 +274,8 @@ pub struct Entry<S> {
 }
 
 impl<S> Entry<S> {
-    /// Whose turn it is. `waker` is woken when that may have changed. After it is ready, the entry is of no more use.
+    /// Whether it is this caller's turn. `waker` is woken when that may have changed. Do not use the entry after it
+    /// is ready.
     ///
     /// # Errors
     /// The pool is closed, or the server has just refused the login.
@@ -303,7 +303,7 @@ impl<S> Entry<S> {
         let first = state.queue.front().map(|(first, _)| *first);
         let is_first = self.is_queued && Some(self.number) == first;
         let in_use = state.taken - state.idle.len() - usize::from(self.place.is_some());
-        // Fewer may be in use than before.
+        // The limit may be lower than the number of sessions in use.
         let has_room = in_use < state.bounds.sessions;
         let may_use = !self.must_open && has_room && (is_first || self.place.is_some());
         let suited = state.idle.iter().rposition(|idle| suits(&idle.session));
@@ -312,7 +312,7 @@ impl<S> Entry<S> {
         if may_use && let Some(index) = suited.or(last) {
             let idle = state.idle.remove(index);
             drop(state);
-            // Its own place is free then, for the next one.
+            // Its own place becomes free for the next caller.
             drop(self.place.take());
             self.leave();
             return Poll::Ready(Ok(Turn::Use(idle.session, Place::taken(&places))));
@@ -399,7 +399,7 @@ impl<S> Drop for Entry<S> {
     }
 }
 
-/// Nobody wants the session any more.
+/// The caller does not want the session any more.
 pub fn given_up() -> Error {
     Error::local(Cause::Local("the delivery was given up".into())).not_attempted()
 }
@@ -408,7 +408,7 @@ fn closed() -> Error {
     Error::local(Cause::Local("the pool is closed".into())).not_attempted()
 }
 
-/// The place of one connection. Dropped, it is free: drop the connection first.
+/// The place of one connection. Dropping it frees the place, so drop the connection first.
 pub struct Place<S> {
     places: Arc<Places<S>>,
     is_kept: bool,
@@ -430,17 +430,17 @@ impl<S> Place<S> {
         state.end_login();
     }
 
-    /// No session could be opened. If that is the login's fault, or the certificate's, nobody else tries for a while.
+    /// A session could not be opened. If the login or the certificate was refused, nobody tries again for a while.
     pub fn failed(&mut self, now: Instant, error: &Error) {
         let mut state = self.places.state();
         if is_refusal(error) {
-            // The others find it when this place is free.
+            // The others learn it when this place is free.
             state.refused = Some((now + PAUSE, error.copy().not_attempted().paused(PAUSE)));
         }
         state.end_login();
     }
 
-    /// Gives the session to whoever is next, or keeps it. It comes back, to be closed, where there are enough of them.
+    /// Gives the session to the next caller, or keeps it. If there are enough, it is returned to be closed.
     pub fn keep(mut self, session: S, now: Instant) -> Option<(S, Self)> {
         let mut state = self.places.state();
         let enough = state.idle.len() >= state.wanted_idle();
@@ -454,7 +454,7 @@ impl<S> Place<S> {
             since: now,
         });
         state.wake_first();
-        // Those that have a place may use it as well.
+        // Callers with a place may use it as well.
         state.wake_openers();
         drop(state);
         self.is_kept = true;
@@ -504,7 +504,7 @@ mod tests {
 
     use super::*;
 
-    /// Whether somebody was woken.
+    /// Records whether it was woken.
     #[derive(Default)]
     struct Bell(AtomicBool);
 
@@ -514,7 +514,7 @@ mod tests {
         }
     }
 
-    /// A caller, and what the test knows of it.
+    /// A caller, and the test's knowledge of it.
     enum Caller {
         Waits(Entry<u32>, Arc<Bell>, u64),
         Opens(Place<u32>),
@@ -557,8 +557,8 @@ mod tests {
         }
     }
 
-    /// Callers come, open, use, give back, close and give up at random. The test counts connections by itself. Nobody
-    /// who could go on is left sleeping, and nobody who came later is served before.
+    /// Callers enter, open, use, return, close and give up at random. The test counts connections by itself. A caller
+    /// that could go on is never left sleeping, and a later caller is never served before it.
     #[test]
     fn nobody_is_forgotten_and_the_bound_holds() {
         for seed in 1..=600 {
@@ -583,7 +583,7 @@ mod tests {
                     }
                     3 => {
                         now += dice.below(9) as u64;
-                        // Whoever waits looks again after a second.
+                        // Waiting callers check again after a second.
                         for caller in &callers {
                             if let Caller::Waits(_, bell, _) = caller {
                                 bell.0.store(true, Ordering::Relaxed);
@@ -594,7 +594,7 @@ mod tests {
                     _ => {
                         let caller = callers.remove(dice.below(callers.len()));
                         match (caller, dice.below(4)) {
-                            // It gives up.
+                            // The caller gives up.
                             (caller, 0) => drop(caller),
                             (Caller::Opens(mut place), 1) => {
                                 (logged_in, login_until) = (None, 0);
@@ -609,7 +609,7 @@ mod tests {
                             (Caller::Has(session, place), 1) => {
                                 let entry = places.enter_again(place, session % 2 == 0);
                                 let bell = Arc::new(Bell(true.into()));
-                                // It was served already.
+                                // It was served at once.
                                 callers.push(Caller::Waits(entry, bell, 0));
                             }
                             (Caller::Has(session, place), _) => {
@@ -683,7 +683,7 @@ mod tests {
                 }
                 let served = order.iter().copied().filter(|arrival| *arrival > 0).max();
                 let waiting = callers.iter().filter_map(|caller| match caller {
-                    // One that holds a place waits for a login, and not in the queue.
+                    // A caller that holds a place waits for a login, and not in the queue.
                     Caller::Waits(entry, _, arrival) if entry.place.is_none() => Some(*arrival),
                     _ => None,
                 });
@@ -691,7 +691,7 @@ mod tests {
                     served.is_none_or(|served| waiting.min().is_none_or(|first| served < first)),
                     "seed {seed}: somebody was overtaken"
                 );
-                // Nobody who was not woken could go on.
+                // A caller that was not woken could not go on.
                 for caller in &mut callers {
                     if let Caller::Waits(entry, bell, _) = caller {
                         let waker = Waker::from(bell.clone());
@@ -735,7 +735,7 @@ mod tests {
         drop(place_to_open(poll(&mut places.enter(), at(6))));
     }
 
-    /// The server has the password, whether or not somebody still waits for its answer.
+    /// The server has the password, even if nobody waits for its answer any more.
     #[test]
     fn a_login_that_was_given_up_holds_up_the_others_for_five_seconds() {
         let places = Places::new(true);
@@ -743,7 +743,7 @@ mod tests {
         let mut second = places.enter();
         assert!(poll(&mut second, at(4)).is_pending());
         let silent = place_to_open(poll(&mut second, at(5)));
-        // One that is silent holds nobody up for longer.
+        // A login without an answer does not delay others for longer.
         let mut third = places.enter();
         assert!(poll(&mut third, at(9)).is_pending());
         let mut place = place_to_open(poll(&mut third, at(10)));
@@ -846,7 +846,7 @@ mod tests {
         assert_eq!((session, places.count()), (1, (2, 1)));
         drop(place);
         assert!(places.take_expired(at(60)).is_none());
-        // One too many counts as old.
+        // A session above the limit counts as expired.
         places.set(|bounds| bounds.idle = 0);
         let (session, place) = places.take_expired(at(60)).expect("one too many");
         assert_eq!(session, 2);
@@ -864,7 +864,7 @@ mod tests {
         let bell = Arc::new(Bell::default());
         let waker = Waker::from(bell.clone());
         assert!(first.poll(at(0), &waker).is_pending() && second.poll(at(0), &waker).is_pending());
-        // A higher bound wakes whoever waits.
+        // A higher limit wakes waiting callers.
         places.set(|bounds| bounds.sessions = 2);
         assert!(bell.0.swap(false, Ordering::Relaxed));
         let other = place_to_open(first.poll(at(0), &waker));
@@ -873,7 +873,7 @@ mod tests {
         assert!(bell.0.load(Ordering::Relaxed));
         assert!(matches!(poll(&mut second, at(0)), Poll::Ready(Err(_))));
         drop(other);
-        // One in use comes back to be closed.
+        // A session in use is returned to be closed.
         assert!(place.keep(1, at(0)).is_some());
     }
 }
