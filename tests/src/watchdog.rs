@@ -19,7 +19,7 @@ pub fn within_limit<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static
 /// [`within_limit`], with another limit.
 ///
 /// # Panics
-/// Where `task` does.
+/// `task` panics.
 pub fn within<T: Send + 'static>(
     limit: Duration,
     task: impl FnOnce() -> T + Send + 'static,

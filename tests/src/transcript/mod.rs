@@ -450,7 +450,7 @@ pub fn difference(expected: &[u8], actual: &[u8]) -> String {
         .take_while(|(a, b)| a == b)
         .count();
     format!(
-        "the client does not say what it must (the first {common} octets agree)\n  expected:{}\n  actual:{}",
+        "the client does not send what it must (the first {common} octets agree)\n  expected:{}\n  actual:{}",
         list(expected),
         list(actual)
     )

@@ -46,7 +46,7 @@ pub(super) fn parse_mail_parameter(source: &str) -> Result<MailParameter, String
                 "RT" => (ByMode::Return, true),
                 "N" => (ByMode::Notify, false),
                 "NT" => (ByMode::Notify, true),
-                _ => return Err(format!("`{mode}` is no mode of `by`")),
+                _ => return Err(format!("`{mode}` is not a mode of `by`")),
             };
             MailParameter::deliver_by(parse_number(seconds)?, mode, trace)
         }
@@ -106,7 +106,7 @@ pub(super) fn parse_rcpt_parameter(source: &str) -> Result<RcptParameter, String
             None => RcptParameter::valid_since(since, None),
             Some((since, "C")) => RcptParameter::valid_since(since, Some(RrvsAction::Continue)),
             Some((since, "R")) => RcptParameter::valid_since(since, Some(RrvsAction::Reject)),
-            Some(_) => return Err("what `rrvs` has behind the date is C or R".into()),
+            Some(_) => return Err("`rrvs` takes C or R after the date".into()),
         },
         ("param", raw) => {
             let (name, value, keyword) = parse_raw(raw);
@@ -152,7 +152,7 @@ pub(super) fn parse_request(source: &str) -> Result<Request, String> {
                 .map(parse_xforward)
                 .collect::<Result<Vec<_>, _>>()?,
         ),
-        _ => return Err(format!("there is no request `{source}`")),
+        _ => return Err(format!("unknown request `{source}`")),
     };
     request.map_err(|error| error.to_string())
 }

@@ -94,7 +94,7 @@ impl Parser {
                 self.expected.requests.resize(self.requests.len(), None);
                 let index = number.parse::<usize>().ok().and_then(|n| n.checked_sub(1));
                 let slot = index.and_then(|n| self.expected.requests.get_mut(n));
-                *slot.ok_or("there is no such request")? = Some((line, result.to_owned()));
+                *slot.ok_or("unknown request number")? = Some((line, result.to_owned()));
             }
             (message, rest) => {
                 let messages = &mut self.expected.messages;
@@ -102,7 +102,7 @@ impl Parser {
                 let index = message.parse::<usize>().ok().and_then(|n| n.checked_sub(1));
                 let index = index
                     .filter(|&n| n < messages.len())
-                    .ok_or("there is no such message")?;
+                    .ok_or("unknown message number")?;
                 let count = self.messages[index].envelope.forward_paths().len();
                 let recipients = &mut messages[index];
                 recipients.resize(count, None);
@@ -115,7 +115,7 @@ impl Parser {
                 {
                     Some(position) if position < count => recipients[position] = result,
                     None if recipient == "*" => recipients.fill(result),
-                    _ => return Err("there is no such recipient".into()),
+                    _ => return Err("unknown recipient number".into()),
                 }
             }
         }
@@ -124,7 +124,7 @@ impl Parser {
 
     pub(super) fn finish(mut self, name: &str) -> Result<Transcript, String> {
         if !self.commented {
-            return Err("a comment must say what this shows, and what forced it".into());
+            return Err("a comment must say what this shows, and why".into());
         }
         if self.rules.is_empty() {
             return Err("no `rule` is named".into());
@@ -277,7 +277,7 @@ pub(super) fn known<T: std::str::FromStr>(value: &str) -> Result<Option<T>, Stri
         .map(|value| {
             value
                 .parse()
-                .map_err(|_| format!("`{value}` is no such value"))
+                .map_err(|_| format!("`{value}` is not a valid value"))
         })
         .transpose()
 }
@@ -285,13 +285,13 @@ pub(super) fn known<T: std::str::FromStr>(value: &str) -> Result<Option<T>, Stri
 pub(super) fn parse_number<N: std::str::FromStr>(digits: &str) -> Result<N, String> {
     digits
         .parse()
-        .map_err(|_| format!("`{digits}` is no number"))
+        .map_err(|_| format!("`{digits}` is not a number"))
 }
 
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let milliseconds = text.strip_suffix("ms").map(parse_number::<u64>);
     milliseconds
-        .ok_or_else(|| format!("`{text}` is no duration, as 200ms is"))?
+        .ok_or_else(|| format!("`{text}` is not a duration such as 200ms"))?
         .map(Duration::from_millis)
 }
 
@@ -336,7 +336,7 @@ pub(super) fn text(source: &str) -> Result<Vec<u8>, String> {
                 octets.extend(text(unit)?.repeat(parse_number(count)?));
                 rest = tail;
             }
-            other => return Err(format!("there is no escape \\{other}")),
+            other => return Err(format!("unknown escape \\{other}")),
         }
     }
     octets.extend(rest.as_bytes());

@@ -79,7 +79,7 @@ pub(super) fn config(mut settings: BTreeMap<String, String>) -> Result<Config, S
                 let kind = key
                     .strip_prefix("timeout.")
                     .and_then(|kind| timeout(&mut config.timeouts, kind));
-                *kind.ok_or_else(|| format!("there is no setting `{key}={value}`"))? =
+                *kind.ok_or_else(|| format!("unknown setting `{key}={value}`"))? =
                     parse_duration(value)?;
             }
         }

@@ -35,7 +35,7 @@ pub fn a_single_message(server: &Server) {
             .send_last(envelope(&[&user]), message.as_bytes())
             .unwrap();
         assert!(report.is_success(), "{report:?}");
-        // Greeting, EHLO, STARTTLS, EHLO; the envelope; the message, with QUIT behind it.
+        // Greeting, EHLO, STARTTLS, EHLO; the envelope; the message, with QUIT after it.
         assert_eq!(session.round_trips(), 6);
         arrives(server, &user, &[message.as_bytes()]);
     }
@@ -50,7 +50,7 @@ pub fn a_single_message(server: &Server) {
     );
 }
 
-/// Each way in which a body can travel, with a name for its users. Those whose size is declared say so.
+/// Each way of a body, with a name for its users, and whether its size is declared.
 fn ways() -> [(&'static str, Manner, bool); 9] {
     let way = |chunking, overlap| Manner {
         chunking,
@@ -74,8 +74,8 @@ fn ways() -> [(&'static str, Manner, bool); 9] {
     ]
 }
 
-/// Over one session, by each adapter and in each way: [`awkward`], 5 MiB, a message for one of three
-/// recipients, one that nobody takes, and one behind them.
+/// Over one session, by each adapter and in each way: [`awkward`], 5 MiB, a message for one of three recipients, one
+/// that nobody takes, and one after them.
 pub fn every_way_of_a_body(server: &Server) {
     let line = |n: usize| {
         format!(
@@ -165,7 +165,7 @@ pub fn every_way_of_a_body(server: &Server) {
         let nobody = arrived.remove(3);
         arrives(server, &user, &arrived);
 
-        // An eager chunk goes out for nobody too. Under LMTP none is eager.
+        // An eager chunk goes out even if nobody is accepted. Under LMTP, chunks are never eager.
         if manner.chunking == Chunking::Eager && server.kind.lmtp_socket.is_none() {
             arrived.insert(3, nobody);
         }
@@ -187,7 +187,7 @@ pub fn every_way_of_a_body(server: &Server) {
             let mut left = body.len();
             while left > 0 {
                 let (octets, last) = chunks.next().unwrap();
-                // One more, where a CR at the end of a chunk has waited for what is behind it.
+                // One more, if a CR at the end of a chunk has waited for the next octet.
                 assert!(
                     (most..=most + 1).contains(&octets) || octets == left,
                     "{user}: {octets} of {left}"
@@ -200,8 +200,8 @@ pub fn every_way_of_a_body(server: &Server) {
     }
 }
 
-/// A recipient whose address is not ASCII (RFC 6531), by each adapter: in the local part, and in the domain as
-/// well. The server says so in its Received line (RFC 6531 section 3.7.3).
+/// A recipient whose address is not ASCII (RFC 6531), by each adapter: in the local part, and in the domain as well.
+/// The server's Received line shows it (RFC 6531 section 3.7.3).
 pub fn an_address_in_utf8(server: &Server) {
     for adapter in Adapter::all(server) {
         let user = format!(
@@ -226,7 +226,7 @@ pub fn an_address_in_utf8(server: &Server) {
     }
 }
 
-/// What needs SMTPUTF8 is not given to a server that does not offer it, on this port: nothing is said before
+/// A message that needs SMTPUTF8 does not go to a server that does not offer it on this port. Nothing is sent before
 /// the next message.
 pub fn no_utf8(server: &Server, manner: &Manner) {
     for adapter in Adapter::all(server) {
@@ -253,7 +253,7 @@ pub fn no_utf8(server: &Server, manner: &Manner) {
     }
 }
 
-/// One recipient of three refused once the message was read, by each adapter.
+/// One recipient of three is refused after the message was read, by each adapter.
 pub fn refused_after_the_data(
     server: &Server,
     parameter: Option<MailParameter>,

@@ -1,4 +1,4 @@
-//! How the suite talks to a server: by which adapter, and in which manner.
+//! How the suite talks to a server: the adapter and the manner.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 use super::{NAME, Result, Server};
 use crate::play::bulk::{Delivery, runtime};
 
-/// How to reach this server in this manner.
+/// The settings for this server in this manner.
 pub(super) fn terms(server: &Server, manner: &Manner, socket: bool) -> smtp_adapter::Server {
     let port = manner.port.unwrap_or(server.smtp_port());
     let terms = match socket {
@@ -40,10 +40,10 @@ pub(super) fn terms(server: &Server, manner: &Manner, socket: bool) -> smtp_adap
         .overlap(manner.overlap)
 }
 
-/// How a session is held.
+/// The settings of a session.
 #[derive(Clone, Debug)]
 pub struct Manner {
-    /// [`Server::smtp_port`] where there is none.
+    /// [`Server::smtp_port`] by default.
     pub port: Option<u16>,
     /// Required by default.
     pub tls: TlsPolicy,
@@ -51,7 +51,7 @@ pub struct Manner {
     pub credentials: Option<Credentials>,
     /// Automatic by default.
     pub chunking: Chunking,
-    /// As the engine has it by default.
+    /// The engine's default.
     pub chunk_size: usize,
     /// False by default.
     pub overlap: bool,
@@ -95,7 +95,7 @@ pub enum Adapter {
 }
 
 impl Adapter {
-    /// Those that there are for this server.
+    /// The adapters that can reach this server.
     pub fn all(server: &Server) -> &'static [Self] {
         match server.kind.lmtp_socket {
             None => &[Self::Blocking, Self::Tokio],
@@ -108,7 +108,7 @@ impl Adapter {
         }
     }
 
-    /// For the users and messages of a test.
+    /// A name for the users and messages of a test.
     pub fn name(self) -> &'static str {
         match self {
             Self::Blocking => "blocking",
@@ -140,7 +140,7 @@ impl Adapter {
         Ok(Session { held, trace })
     }
 
-    /// Opens a session as a matter of course.
+    /// Opens a session that must succeed.
     #[track_caller]
     pub fn open(self, server: &Server, manner: &Manner) -> Session {
         self.connect(server, manner)
@@ -210,7 +210,7 @@ impl Session {
         held!(self.held, session => session.quit());
     }
 
-    /// Since the beginning.
+    /// The round trips since the beginning.
     pub fn round_trips(&self) -> u64 {
         match &self.held {
             Held::Blocking(session) => session.round_trips(),
@@ -225,7 +225,7 @@ impl Session {
         }
     }
 
-    /// What was observed since the last call.
+    /// The steps since the last call.
     pub fn trace(&self) -> Vec<Trace> {
         std::mem::take(&mut self.trace.lock().unwrap())
     }
@@ -240,7 +240,7 @@ pub fn commands(trace: &[Trace]) -> Vec<&str> {
     commands.collect()
 }
 
-/// A port behind which the server is this far away: what it says arrives so much later.
+/// A port where the server seems this far away: its octets arrive that much later.
 pub fn far_away(server: &Server, latency: Duration) -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let (near, far) = (listener.local_addr().unwrap().port(), server.smtp_port());
@@ -285,7 +285,7 @@ pub fn offers(capabilities: &Capabilities) -> Vec<String> {
         .collect()
 }
 
-/// The failed recipients, each with what was said.
+/// The failed recipients, each with its reply.
 pub fn failures(report: &Report) -> Vec<(usize, Stage, Outcome, u16, String)> {
     let failure = |failure: Failure<'_>| {
         let (index, error) = (failure.index, failure.error);

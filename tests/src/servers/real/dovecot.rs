@@ -1,20 +1,19 @@
-//! A real Dovecot that takes mail by LMTP, on a loopback port of its own and on a Unix socket.
+//! A real Dovecot that takes mail by LMTP, on its own loopback port and on a Unix socket.
 //!
-//! Everything that an instance reads or writes lies in one temporary folder, so the system's own configuration,
-//! mail and log stay untouched and several instances run side by side. It needs Debian (or a relative) and root,
-//! and no DNS.
+//! All files of an instance are in one temporary folder. So the system's own configuration, mail and log stay
+//! untouched, and several instances run side by side. It needs Debian (or a relative) and root, but not DNS.
 //!
-//! There is a Maildir for each user of any domain. To a user `refused` the answer is 550 5.1.1, to `greylisted`
-//! 451 4.3.0, and to `full`, who is over quota, 552 5.2.2 after the data.
+//! Each user of any domain has a Maildir. The user `refused` is answered 550 5.1.1, `greylisted` 451 4.3.0, and
+//! `full`, who is over quota, 552 5.2.2 after the data.
 
 use std::ops::Deref;
 use std::path::PathBuf;
 
 use crate::servers::real::{Kind, Result, Server, install, sh};
 
-/// One folder for each user, because nothing in a message says whom it is for: with several recipients there is
-/// neither a Delivered-To nor a name in Received, and all have the same file. Without the quota plugin nobody
-/// is ever refused after the data.
+/// One folder for each user, because a message does not name its recipient. With several recipients, Delivered-To is
+/// missing, Received has no name, and all have the same file. Without the quota plugin, nobody is ever refused after
+/// the data.
 const DOVECOT_CONF: &str = "\
 base_dir = @DIR@/dovecot
 state_dir = @DIR@/dovecot
@@ -75,8 +74,8 @@ cd "$1" && mkdir mail && chmod -R a+rX . && chown nobody: mail && {
   /usr/sbin/dovecot -c "$1/dovecot.conf" >start.out 2>&1 || { cat start.out; exit 1; }
 }"#;
 
-/// Killed because its own stop takes seconds. The later rounds of `rm` are for processes that were still dying
-/// in the first.
+/// Killed, because its own stop takes seconds. The later rounds of `rm` are for processes that were still dying in
+/// the first.
 const STOP_AT_EOF: &str = r#"
 exec >/dev/null 2>&1
 cat
@@ -95,7 +94,7 @@ const KIND: Kind = Kind {
     lmtp_socket: Some("lmtp"),
 };
 
-/// A running Dovecot. As a [`Server`], it offers all that it knows by LMTP, and demands nothing.
+/// A running Dovecot. As a [`Server`], it offers all its extensions by LMTP, and demands nothing.
 #[derive(Debug)]
 pub struct Dovecot {
     server: Server,
@@ -122,7 +121,7 @@ impl Dovecot {
         Ok(Self { server })
     }
 
-    /// Takes what the port takes.
+    /// Takes the same mail as the port.
     pub fn socket(&self) -> PathBuf {
         self.server.lmtp_socket()
     }

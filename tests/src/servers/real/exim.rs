@@ -1,18 +1,17 @@
-//! A real Exim on a loopback port of its own.
+//! A real Exim on its own loopback port.
 //!
-//! Debian's package conflicts with Postfix, so it is unpacked into a folder of this harness and not installed,
-//! except for the shared libraries that it needs, and the user `Debian-exim` whose name is compiled into it.
-//! Everything that an instance reads or writes lies in one temporary folder, and several instances run side by
-//! side. It needs Debian (or a relative) and root, and no DNS: nothing is looked up, and nothing can be
-//! delivered off the machine.
+//! Debian's package conflicts with Postfix, so it is unpacked into a folder of this harness and not installed. Only
+//! the shared libraries that it needs are installed, and the user `Debian-exim`, whose name is compiled into it. All
+//! files of an instance are in one temporary folder, and several instances run side by side. It needs Debian (or a
+//! relative) and root, but not DNS: nothing is looked up, and nothing can be delivered off the machine.
 
 use std::fs;
 use std::ops::Deref;
 
 use crate::servers::real::{Kind, Result, Server, UTF8_DOMAIN, sh};
 
-/// Exim gives up root for good once it listens, and never asks for it again. That saves running the whole
-/// program anew for each delivery too.
+/// Exim gives up root once it listens, and never asks for it again. So it need not run the whole program again for
+/// each delivery.
 const EXIM_CONF: &str = "\
 exim_path = @EXIM@
 spool_directory = @DIR@/spool
@@ -96,7 +95,7 @@ maildir:
 const PACKAGE: &str = "/var/cache/smtp-tests/exim";
 
 /// Unpacks the package into `$1`, unless it is there and runs, and prints the program's name. `--no-remove` and
-/// `--no-upgrade` because only libraries that are missing are wanted. It is not to be setuid root.
+/// `--no-upgrade`, because only missing libraries are wanted. The program must not be setuid root.
 const INSTALL: &str = r#"
 set -e
 mkdir -p "$1"
@@ -125,8 +124,8 @@ dpkg -x *.deb "$root"
 chmod u-s "$exim"
 "$exim" -C /dev/null -bV >/dev/null"#;
 
-/// Starts the program `$2` on the configuration in the folder `$1`, once it has found no fault with it. The
-/// daemon leads a process group, so that what it starts ends with it.
+/// Starts the program `$2` on the configuration in the folder `$1`, after checking the configuration. The daemon
+/// leads a process group, so that its children end with it.
 const START: &str = r#"
 cd "$1" && mkdir spool log mail && chown Debian-exim: spool log mail && chmod -R a+rX . && {
   "$2" -C "$1/exim.conf" -bV >start.out 2>&1 || { cat start.out; exit 1; }
@@ -153,11 +152,11 @@ const KIND: Kind = Kind {
     lmtp_socket: None,
 };
 
-/// A running Exim. As a [`Server`], it offers all that it knows, and demands nothing.
+/// A running Exim. As a [`Server`], it offers all its extensions, and demands nothing.
 ///
-/// With PRDR, `prdr-refused@example.test` is answered 550 5.7.1 after the data. Where that is the only recipient,
-/// Exim takes PRDR in MAIL and then does without: one reply, and the message accepted. What
-/// `bounced@example.test` gets is taken and then found to be undeliverable.
+/// With PRDR, `prdr-refused@example.test` is answered 550 5.7.1 after the data. If that is the only recipient, Exim
+/// accepts PRDR in MAIL and then ignores it: one reply, and the message accepted. Mail to `bounced@example.test` is
+/// accepted and then found to be undeliverable.
 #[derive(Debug)]
 pub struct Exim {
     server: Server,
@@ -180,7 +179,7 @@ impl Exim {
                 )],
             )?;
             sh(START, &[server.dir()?, exim])?;
-            // Its last words go to the standard error output, which is empty otherwise.
+            // Its last output goes to standard error, which is empty otherwise.
             server.greets(server.smtp_port(), true, || {
                 match fs::read_to_string(server.path("start.out"))?.trim() {
                     "" => Ok(()),

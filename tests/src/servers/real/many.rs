@@ -8,7 +8,7 @@ use smtp_proto::{Chunking, Envelope, Mailbox};
 use super::client::{Adapter, Manner};
 use super::{SENDER, Server, address, same};
 
-/// To five recipients, with 10 KiB of lines that no other message has.
+/// A message to five recipients, with 10 KiB of lines that no other message has.
 fn numbered(bulk: &str, n: usize) -> (Envelope, Vec<u8>) {
     let mut body = format!("Subject: number {n}\r\nMessage-ID: <{n}@{bulk}.example.org>\r\n\r\n");
     for line in 0.. {
@@ -23,10 +23,9 @@ fn numbered(bulk: &str, n: usize) -> (Envelope, Vec<u8>) {
     (Envelope::new(SENDER, to).unwrap(), body.into_bytes())
 }
 
-/// `count` messages of 10 KiB to five recipients each over one session, in two round trips each, or one where
-/// they overlap or are eager, or next to none where they do both (from [`far_away`](super::far_away): a server that answers at once
-/// has answered before there is more to say); and each arrives once for each of its
-/// recipients, octet for octet, in order.
+/// `count` messages of 10 KiB to five recipients each, over one session. Each arrives once for each recipient, octet
+/// for octet, in order. A message costs two round trips, or one if it overlaps or is eager, or almost none if both. That
+/// needs a server [`far_away`](super::far_away): a near one answers before there is more to send.
 pub fn bulk(server: &Server, adapter: Adapter, manner: &Manner, count: usize) {
     let eager = manner.chunking == Chunking::Eager && server.kind.lmtp_socket.is_none();
     let overlapping = if manner.overlap { "-overlapping" } else { "" };

@@ -1,4 +1,4 @@
-//! What the harnesses of real servers have in common, and what each of these servers is put to.
+//! The shared part of the harnesses of real servers, and the tests of each server.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -43,7 +43,7 @@ pub const NAME: &str = "mail.example.test";
 /// A domain beyond ASCII for which Postfix and Exim take mail.
 pub(crate) const UTF8_DOMAIN: &str = "\u{3b4}\u{3bf}\u{3ba}\u{3b9}\u{3bc}\u{3ae}.example.test";
 
-/// Whom the messages come from.
+/// The sender of the messages.
 const SENDER: &str = "sender@example.org";
 
 /// Waits for the greeting on port `$2`, goes over to TLS (after STARTTLS where `$3` names a protocol), and
@@ -53,7 +53,7 @@ const GREETING: &str = r#"
 echo QUIT | timeout 10 openssl s_client -quiet -connect "127.0.0.1:$2" ${3:+-starttls "$3"} \
   -CAfile "$1/ca.pem" -verify_return_error -verify_hostname mail.example.test | grep '^221 '"#;
 
-/// What there is to know about a kind of server.
+/// The facts about a kind of server.
 #[derive(Debug)]
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
@@ -61,9 +61,9 @@ pub(crate) struct Kind {
     /// input closes, which it does however the test process ends: after `kill -9` too, or with a server in a
     /// static, which is never dropped. Then it removes the folder.
     pub(crate) stop: &'static str,
-    /// As all paths here, in the server's folder.
+    /// Like all paths here, relative to the server's folder.
     pub(crate) logs: &'static [&'static str],
-    /// What stands before the Message-ID in the line of the log that says that a message was taken.
+    /// The text before the Message-ID in the log line of an accepted message.
     pub(crate) taken: &'static str,
     /// All mail is stored in this folder, and appears there when it is complete.
     pub(crate) mail: &'static str,
@@ -72,9 +72,9 @@ pub(crate) struct Kind {
     /// The one among them that has the recipients. Without it, the folder has a Maildir for each recipient,
     /// whose name is the address.
     pub(crate) recipients: Option<&'static str>,
-    /// What is said to `greylisted@example.test`.
+    /// The reply to `greylisted@example.test`.
     pub(crate) greylisted: (u16, &'static str),
-    /// An LMTP server's Unix socket, which takes what the first port takes.
+    /// The Unix socket of an LMTP server, which takes the same mail as the first port.
     pub(crate) lmtp_socket: Option<&'static str>,
 }
 
@@ -91,8 +91,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Finds a folder and `N` ports for the server, which `launch` is to configure and to start. An error says
-    /// what went wrong, with the end of the log.
+    /// Finds a folder and `N` ports for the server. `launch` must configure and start it. An error tells what went
+    /// wrong, with the end of the log.
     pub(crate) fn start<const N: usize>(
         kind: &'static Kind,
         launch: impl Fn(&Self) -> Result<()>,
@@ -105,7 +105,7 @@ impl Server {
             }
         };
         match start() {
-            // Between our finding a port free and the server's taking it, another process may have had it.
+            // Another process may have taken the port between our search and the server's start.
             Err(error) if error.contains("Address already in use") => start(),
             result => result,
         }
@@ -192,7 +192,7 @@ impl Server {
         self.ports[0]
     }
 
-    /// An LMTP server's Unix socket, which takes what the first port takes.
+    /// The Unix socket of an LMTP server, which takes the same mail as the first port.
     pub(crate) fn lmtp_socket(&self) -> PathBuf {
         self.path(self.kind.lmtp_socket.unwrap_or_default())
     }
@@ -228,9 +228,8 @@ impl Server {
         }
     }
 
-    /// Waits for `count` deliveries to addresses that are `wanted`, and returns all there are by then, in the
-    /// order in which the server took them from one session. An error says how many there were at the end of
-    /// `timeout`, with the end of the log.
+    /// Waits for `count` deliveries to `wanted` addresses. Returns all there are by then, in the order in which the
+    /// server took them from one session. After `timeout`, the error has their number, and the end of the log.
     pub fn wait_for_mail(
         &self,
         wanted: impl Fn(&str) -> bool,
@@ -269,7 +268,7 @@ impl Server {
         }
     }
 
-    /// Waits for `count` messages to this address, of which there are no more.
+    /// Waits for exactly `count` messages to this address.
     #[track_caller]
     pub fn mail_to(&self, address: &str, count: usize) -> Vec<Stored> {
         let stored = self.wait_for_mail(|to| to == address, count, Duration::from_secs(60));
@@ -279,7 +278,7 @@ impl Server {
     }
 }
 
-/// What is in a folder, which appears with the first message.
+/// The content of a folder, which appears with the first message.
 fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     fs::read_dir(folder)
         .into_iter()
@@ -308,7 +307,7 @@ impl Drop for Server {
     }
 }
 
-/// In the domain for which all servers here take mail.
+/// A user of the domain for which all servers here take mail.
 pub fn address(user: &str) -> String {
     format!("{user}@example.test")
 }
@@ -317,7 +316,7 @@ fn envelope(users: &[&str]) -> Envelope {
     Envelope::new(SENDER, users.iter().map(|user| address(user))).unwrap()
 }
 
-/// Waits for what `user` gets, and compares.
+/// Waits for the mail of `user`, and compares it.
 #[track_caller]
 pub fn arrives(server: &Server, user: &str, messages: &[&[u8]]) {
     let stored = server.mail_to(&address(user), messages.len());

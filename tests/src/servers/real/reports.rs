@@ -6,8 +6,8 @@ use smtp_proto::{Cause, Envelope, Extension, Mailbox, Recipient};
 use super::client::{Adapter, Manner, commands};
 use super::{Server, address, arrives, envelope};
 
-/// Sends one message, and waits for the report of its delivery (RFC 3464), which its sender gets: a user of
-/// this server who gets nothing else.
+/// Sends one message, and waits for the report of its delivery (RFC 3464). The sender is a user of this server who
+/// gets nothing else.
 #[track_caller]
 pub fn delivery_report(server: &Server, adapter: Adapter, envelope: Envelope) -> String {
     let sender = envelope.reverse_path().clone();
@@ -18,10 +18,10 @@ pub fn delivery_report(server: &Server, adapter: Adapter, envelope: Envelope) ->
     String::from_utf8_lossy(&server.mail_to(sender.as_str(), 1)[0].body).into_owned()
 }
 
-/// What is asked for of delivery reports (RFC 3461), by each adapter: `bounced@example.test` is found to be
-/// undeliverable once the message was taken.
+/// Delivery reports (RFC 3461) with their parameters, by each adapter. `bounced@example.test` is found to be
+/// undeliverable after the message was accepted.
 pub fn delivery_reports(server: &Server) {
-    // Postfix puts a space behind the type of an address, and Exim repeats xtext as it is.
+    // Postfix puts a space after the type of an address, and Exim repeats xtext unchanged.
     let has = |report: &str, field: &str, values: &[&str]| {
         let found = report
             .lines()
@@ -33,7 +33,7 @@ pub fn delivery_reports(server: &Server) {
     };
     for &adapter in Adapter::all(server) {
         let name = adapter.name();
-        // One that says nothing of reports gets those of failures.
+        // Without parameters, the sender gets reports of failures.
         let from = |which: &str| address(&format!("{which}-{name}"));
         let bounced = |sender: &str| Envelope::new(sender, [address("bounced")]).unwrap();
         let report = delivery_report(server, adapter, bounced(&from("bounce")));
@@ -94,7 +94,7 @@ pub fn delivery_reports(server: &Server) {
             );
         }
 
-        // No report of the first one, and that of the second behind it is the only one.
+        // The first message causes no report, so the report of the second one is the only one.
         let silent =
             bounced(&from("never")).parameter(MailParameter::envelope_id("first").unwrap());
         let silent = silent.recipient_parameter(RcptParameter::notify(Notify::NEVER));
@@ -109,7 +109,7 @@ pub fn delivery_reports(server: &Server) {
     }
 }
 
-/// DSN where it is not offered: left out if it can be, and else nothing is said.
+/// DSN on a server that does not offer it: left out if optional, otherwise nothing is sent.
 pub fn no_delivery_reports(server: &Server, manner: &Manner) {
     for adapter in Adapter::all(server) {
         let user = format!("no-dsn-{}", adapter.name());

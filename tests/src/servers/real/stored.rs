@@ -13,11 +13,11 @@ pub struct Stored {
     pub recipients: Vec<String>,
     /// The lines that the server put on top, unfolded.
     pub trace: String,
-    /// What was sent, recovered: without the lines that the server put on top, and with CRLF for LF, because
-    /// servers with a Unix spool store LF for CRLF.
+    /// The sent message, recovered: without the lines that the server put on top, and with CRLF for LF. Servers with
+    /// a Unix spool store LF for CRLF.
     ///
-    /// Postfix and Exim put an empty line before a message that does not begin with a header. It stays, because
-    /// the same file comes of a message that began with it.
+    /// Postfix and Exim put an empty line before a message that does not begin with a header. It stays, because a
+    /// message that begins with an empty line gives the same file.
     pub body: Vec<u8>,
 }
 
@@ -71,8 +71,7 @@ pub(super) fn recipients(kind: &Kind, path: &Path, trace: &str) -> Vec<String> {
         .collect()
 }
 
-/// Splits what the server put on top from the rest: the next Received line, if there is one, came with the
-/// message.
+/// Splits the lines that the server put on top from the rest. The next Received line, if any, came with the message.
 fn split_trace<'a>(kind: &Kind, stored: &'a [u8]) -> (&'a [u8], &'a [u8]) {
     let mut names = kind.headers.iter();
     let mut length = 0;
