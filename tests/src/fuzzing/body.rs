@@ -4,7 +4,7 @@ use smtp_proto::body::{BodyEncoder, BodyError, BodyPolicy, LineEndings, MAX_TEXT
 
 use super::Input;
 
-/// Every CR has its LF and every LF its CR, except that the LF behind a CR at the end may still come.
+/// Every CR has its LF and every LF its CR. Only the LF after a CR at the end may still come.
 pub(super) fn assert_no_bare_line_ends(wire: &[u8]) {
     for (at, octet) in wire.iter().enumerate() {
         match octet {
@@ -23,7 +23,7 @@ pub(super) fn assert_no_bare_line_ends(wire: &[u8]) {
     }
 }
 
-/// A body as it must be under DATA, octet by octet, without its end; with an error, what precedes it.
+/// The expected body under DATA, octet by octet, without its end. After an error, the part before it.
 fn stuff(policy: BodyPolicy, eight_bit: bool, body: &[u8]) -> (Vec<u8>, Option<BodyError>) {
     let refuse = policy.line_endings == LineEndings::Refuse;
     let mut wire = vec![];
@@ -33,7 +33,7 @@ fn stuff(policy: BodyPolicy, eight_bit: bool, body: &[u8]) -> (Vec<u8>, Option<B
         match octet {
             b'\r' if octets.next_if_eq(&b'\n').is_some() => {}
             b'\r' if refuse => {
-                // It went out before anybody could know that no LF follows.
+                // It went out before it was known that no LF follows.
                 wire.push(b'\r');
                 return (wire, Some(BodyError::BareCr));
             }
@@ -79,7 +79,7 @@ fn normalise(body: &[u8]) -> Vec<u8> {
     normal
 }
 
-/// A server's view of DATA: the body, and what stands behind the dot that ends it.
+/// A server's view of DATA: the body, and the octets after the dot that ends it.
 pub(super) fn unstuff(wire: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let (mut body, mut rest) = (vec![], wire);
     loop {
@@ -129,7 +129,7 @@ pub fn body(data: &[u8]) {
     let body = expand(input.0);
     let (expected, expected_error) = stuff(policy, eight_bit, &body);
 
-    // 0 stands for all there is. A long body in short pieces takes too long, and finds no more.
+    // 0 means all octets. A long body in short pieces takes too long, and finds nothing more.
     let least = body.len() / 32;
     let size = |octet: u8| {
         if octet == 0 {
@@ -142,7 +142,7 @@ pub fn body(data: &[u8]) {
         let (wire, error) = encode(policy, eight_bit, &body, size(offer), size(take));
         assert_eq!(error, expected_error, "offers of {offer}, {take} taken");
         if error.is_some() {
-            // The LF that completes a bare CR goes out with the octet behind it, so not before a bad one.
+            // The LF that completes a bare CR goes out with the octet after it, so not before a bad one.
             let unsent = expected.strip_prefix(&wire[..]);
             assert!(
                 matches!(unsent, Some(b"" | b"\n")),
@@ -201,8 +201,8 @@ fn encode(
     (wire, end.err())
 }
 
-/// A caller that offers something else than before, whenever it was not all taken: what goes out is no
-/// body of anybody's, but the data must not end in the middle of it.
+/// A caller that offers other octets than before, whenever not all were taken. What goes out is nobody's body, but
+/// the data must not end in the middle of it.
 fn fickle(policy: BodyPolicy, eight_bit: bool, body: &[u8], take: u8) {
     let mut encoder = BodyEncoder::new(policy, eight_bit);
     let mut wire = vec![];

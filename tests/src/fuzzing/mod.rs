@@ -1,9 +1,9 @@
-//! The bodies of the fuzz targets in `fuzz/`: each takes any octets and panics where a rule of the
-//! engine does not hold. They are ordinary code, so that `cargo check` breaks before the fuzzer does,
-//! and `tests/fuzz_smoke.rs` runs them on every change.
+//! The bodies of the fuzz targets in `fuzz/`. Each takes any octets, and panics if a rule of the engine does not
+//! hold. They are ordinary code, so that `cargo check` breaks before the fuzzer does. `tests/fuzz_smoke.rs` runs them
+//! on every change.
 //!
-//! What the engine does fast and in place is done here a second time, slowly and in the most obvious
-//! way: `decode` for replies, `stuff` for bodies, `Peer` for who is answered by what.
+//! They do slowly and obviously what the engine does fast and in place: `decode` for replies, `stuff` for bodies,
+//! `Peer` for the attribution of replies.
 
 mod body;
 pub mod model;
@@ -16,7 +16,7 @@ pub use body::body;
 pub use reply::reply;
 pub use session::session;
 
-/// The octets of an input, taken from the front; zeros where there are no more.
+/// The octets of an input, taken from the front. After the end come zeros.
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -30,7 +30,7 @@ impl<'a> Input<'a> {
         front
     }
 
-    /// A string whose length stands before it.
+    /// A string with its length before it.
     fn string(&mut self) -> &'a [u8] {
         let n = usize::from(self.byte() % 64);
         self.take(n)
@@ -43,7 +43,7 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
         .any(|window| window == needle)
 }
 
-/// One line, which neither moves the cursor of a terminal nor hides or reorders what it shows.
+/// One line that neither moves the cursor of a terminal nor hides or reorders its text.
 fn assert_printable(text: &str) {
     let bad = |c: char| {
         c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) || "\u{2028}\u{2029}".contains(c)

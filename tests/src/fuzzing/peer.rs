@@ -1,4 +1,4 @@
-//! The server's end of a session: who is answered by what.
+//! The server's end of a session: the attribution of replies.
 
 use std::collections::VecDeque;
 
@@ -9,55 +9,55 @@ use super::body::{assert_no_bare_line_ends, unstuff};
 use super::reply::decode;
 use super::settings::reveals_secret;
 
-/// The server's end: it hears commands as soon as they are offered, and chunks as they go out, pairs each
-/// reply with the oldest command that has none, and knows what it must never hear.
+/// The server's end. It reads commands as soon as they are offered, and chunks when they go out. It pairs each reply
+/// with the oldest command without one, and knows what must never be sent.
 pub(super) struct Peer {
     /// The commands without a reply, with their octets.
     owed: VecDeque<(Owed, usize)>,
     is_lmtp: bool,
     encrypted: bool,
-    /// A handshake is due, and nothing else may be said.
+    /// A handshake is due, and nothing else may be sent.
     handshaking: bool,
     greeted: bool,
-    /// It said something that answers nothing, or ends the session; it may hear QUIT, and no more.
+    /// It has sent a reply that answers nothing, or ends the session. After it, only QUIT may come.
     poisoned: bool,
     heard_quit: bool,
-    /// What it said and is no whole reply yet.
+    /// The part of a reply that is not complete.
     said: Vec<u8>,
     /// All commands so far, for credentials in them.
     commands: Vec<u8>,
-    /// The server said the secret itself; whatever shows it then may quote the server.
+    /// The server itself has sent the secret, so a text that shows it may quote the server.
     pub(super) knows_secret: bool,
     /// The caller permitted the secret in the clear.
     may_read_secret: bool,
-    /// The message whose body was wanted last; and of each message, whether it is for all or nobody.
+    /// The message whose body was wanted last, and for each message, whether it is all or nothing.
     pub(super) message: usize,
     pub(super) all_or_nothing: Vec<bool>,
     transactions: Vec<PeerTransaction>,
-    /// DATA or BDAT was refused, and the transaction may still be there.
+    /// DATA or BDAT was refused, and the transaction may still exist.
     data_refused: bool,
-    /// The last command was DATA: octets of its body on the wire; whether its end is what comes next.
+    /// The last command was DATA: octets of its body on the wire, and whether its end comes next.
     pub(super) behind_data: bool,
     pub(super) body: Vec<u8>,
     pub(super) ending: bool,
-    /// Of a chunk: its header, until that is whole, and then what it lacks, and whether it is the last.
+    /// A chunk: its header until that is complete, then its missing octets, and whether it is the last.
     header: Vec<u8>,
     chunk: Option<(u64, bool)>,
-    /// The body has ended, and what the chunk lacks is the engine's own.
+    /// The body has ended, and the rest of the chunk is the engine's own.
     pub(super) chunk_ends: bool,
     pub(super) heard_chunk: bool,
 }
 
-/// What follows one MAIL.
+/// The state after one MAIL.
 struct PeerTransaction {
     message: usize,
-    /// MAIL rode behind the end of the data before it.
+    /// MAIL came with the end of the data before it.
     overlaps: bool,
     /// MAIL, or a chunk, was refused.
     refused: bool,
-    /// The recipients, in order, and what was said to their RCPT.
+    /// The recipients, in order, and the reply to their RCPT.
     rcpts: Vec<(usize, Option<Reply>)>,
-    /// PRDR was asked for, and 353 was said.
+    /// PRDR was asked for, and 353 was sent.
     prdr: bool,
     prdr_begun: bool,
     binary: bool,
@@ -68,7 +68,7 @@ struct PeerTransaction {
     replies: Vec<Reply>,
 }
 
-/// How far the end of the data has come.
+/// The progress of the end of the data.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum End {
     No,
@@ -145,7 +145,7 @@ impl Peer {
         }
     }
 
-    /// How often a recipient of this message was accepted.
+    /// How many recipients of this message were accepted.
     pub(super) fn accepted(&self, message: usize) -> usize {
         let transactions = self
             .transactions
@@ -160,7 +160,7 @@ impl Peer {
         self.chunk.is_some() || !self.header.is_empty()
     }
 
-    /// The server says something.
+    /// The server sends these octets.
     pub(super) fn say(&mut self, bytes: &[u8], limits: ReplyLimits) {
         self.said.extend_from_slice(bytes);
         self.knows_secret |= reveals_secret(&self.said);
@@ -193,7 +193,7 @@ impl Peer {
             }
             Some((Owed::Command(line), _)) => {
                 self.handshaking = line == "STARTTLS" && success;
-                // Who cannot even reset is told no more.
+                // A server that cannot even reset gets no other command.
                 self.poisoned |= line == "RSET" && !success;
                 match success {
                     true => self.data_refused &= line != "RSET",
@@ -228,7 +228,7 @@ impl Peer {
         }
     }
 
-    /// The server hears octets of the engine's own: the end of a body, if one is due, and whole commands.
+    /// The server reads the engine's own octets: the end of a body, if one is due, and whole commands.
     pub(super) fn hear(&mut self, octets: &[u8], pipelines: bool, config: &Config) {
         assert!(
             self.greeted && !self.handshaking && !self.heard_quit,
@@ -250,7 +250,7 @@ impl Peer {
         );
     }
 
-    /// Commands, and chunks among them. `offered` says that they have not gone out yet.
+    /// Commands, and chunks among them. `offered`: they have not gone out yet.
     pub(super) fn hear_lines(
         &mut self,
         octets: &[u8],
@@ -326,7 +326,7 @@ impl Peer {
         );
         let t = self.transactions.len() - 1;
         let transaction = &mut self.transactions[t];
-        // What the engine says itself ends a body, and the next one may be wanted already.
+        // The engine's own octets end a body, and the next body may be wanted already.
         let fitting = offered || transaction.message == self.message;
         assert!(fitting, "a chunk in the transaction of another message");
         let all_or_nothing = self.all_or_nothing[transaction.message];
@@ -375,8 +375,8 @@ impl Peer {
         assert!(!self.heard_quit, "{line} behind QUIT");
         let last = self.owed.back().map(|(owed, _)| owed);
         if line == "QUIT" {
-            // It may share a batch with the end of the last body, or give up what overlaps it, or an LMTP
-            // server of which nobody knows how often it will answer.
+            // It may share a batch with the end of the last body. It may give up an overlapping command. Or it gives
+            // up an LMTP server whose number of answers is unknown.
             let refused = self
                 .transactions
                 .last()
@@ -393,7 +393,7 @@ impl Peer {
                 overlaps && line == "RSET"
             }
             Some(Owed::EndOfData(_)) => overlaps && line.starts_with("MAIL FROM:<"),
-            // The end of data before it may have been answered before they were on offer.
+            // The end of data before it may have been answered before these commands were on offer.
             Some(Owed::Command(rset)) if rset == "RSET" => {
                 let chunked = self
                     .transactions
@@ -413,7 +413,7 @@ impl Peer {
             );
         }
         if config.tls == TlsPolicy::Opportunistic && line.starts_with("AUTH") {
-            // STARTTLS may have been taken out of the reply by somebody who waits for this.
+            // An attacker may have removed STARTTLS from the reply to get this.
             assert!(
                 self.encrypted || self.may_read_secret,
                 "{line} in the clear"
@@ -462,7 +462,7 @@ impl Peer {
         );
     }
 
-    /// Returns what follows the end.
+    /// Returns the octets after the end.
     fn hear_end_of_data<'a>(&mut self, octets: &'a [u8], config: &Config) -> &'a [u8] {
         let wire = [&std::mem::take(&mut self.body)[..], octets].concat();
         let behind = unstuff(&wire).map_or(usize::MAX, |(_, behind)| behind.len());
@@ -481,7 +481,7 @@ impl Peer {
         &octets[octets.len() - behind..]
     }
 
-    /// The transport took all that the engine had to say.
+    /// The transport has taken all of the engine's octets.
     pub(super) fn all_arrived(&mut self) {
         for transaction in &mut self.transactions {
             if transaction.end == End::Offered {
@@ -490,7 +490,7 @@ impl Peer {
         }
     }
 
-    /// Text in chunks has whole line ends, and one at its end.
+    /// Text in chunks has complete line ends, and one at its end.
     pub(super) fn assert_chunks(&self) {
         for transaction in self
             .transactions

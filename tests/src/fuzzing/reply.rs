@@ -5,14 +5,14 @@ use smtp_proto::*;
 
 use super::{Input, assert_printable};
 
-/// What the decoder must do, for a whole stream at once: the replies, the octets that belong to no
-/// whole reply yet, and the error that ends it.
+/// The expected result of the decoder for a whole stream: the replies, the octets of an incomplete reply, and the
+/// error that ends it.
 pub(super) fn decode(
     stream: &[u8],
     limits: ReplyLimits,
 ) -> (Vec<Reply>, &[u8], Option<ReplyError>) {
     let mut replies = vec![];
-    // The code and the text of each line of the reply under way.
+    // The code and the text of each line of the current reply.
     let mut lines: Vec<(ReplyCode, &[u8])> = vec![];
     let (mut rest, mut tail) = (stream, stream);
     let error = loop {
@@ -70,7 +70,7 @@ pub(super) fn decode(
     (replies, tail, error)
 }
 
-/// What the decoder does, given the stream in these pieces.
+/// The decoder's result for the stream in these pieces.
 fn decode_pieces<'a>(
     pieces: impl Iterator<Item = &'a [u8]>,
     limits: ReplyLimits,
@@ -89,8 +89,8 @@ fn decode_pieces<'a>(
     (replies, decoder.is_empty(), None)
 }
 
-/// A stream of replies: its limits (three octets; the defaults where the first is `D`), how it is cut
-/// (one octet), the stream.
+/// A stream of replies: its limits (three octets; the defaults if the first is `D`), its cuts (one octet), the
+/// stream.
 pub fn reply(data: &[u8]) {
     let mut input = Input(data);
     let [line, lines, octets, cut] = [(); 4].map(|()| input.byte());

@@ -16,7 +16,7 @@ use super::peer::Peer;
 use super::settings::{SECRET, configuration, configure_chunks, reveals_secret};
 use super::{Input, assert_printable};
 
-/// What a server might say, by the letters from `A` on, and what follows `Z` in ASCII.
+/// Replies of a server, by the letters from `A` on, and then the characters after `Z` in ASCII.
 const REPLIES: [&str; 32] = [
     "220 mx.example.net ESMTP\r\n",
     "250-mx\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SIZE 1000\r\n250-SMTPUTF8\r\n250-STARTTLS\r\n\
@@ -93,21 +93,21 @@ pub fn session(data: &[u8]) {
     );
 }
 
-/// One connection, and everything that can be seen of it.
+/// One connection, and everything that can be observed of it.
 struct Session {
     connection: Connection,
     config: Config,
-    /// Hand input over octet by octet.
+    /// Give input octet by octet.
     cut: bool,
     now: Instant,
     peer: Peer,
-    /// What is left of the body, and whether that is all of it.
+    /// The rest of the body, and whether that is all of it.
     body: Vec<u8>,
     says_last: bool,
-    /// What was offered last and not advanced, and whether it is of a body.
+    /// The last offer that was not advanced, and whether it belongs to a body.
     offered: Vec<u8>,
     offered_body: bool,
-    /// Everything that was advanced.
+    /// All octets that were advanced.
     wire: Vec<u8>,
     messages: Vec<Message>,
     requests: Vec<RequestId>,
@@ -116,7 +116,7 @@ struct Session {
     answered: usize,
 }
 
-/// What is known of a message without the engine.
+/// The facts about a message that are known without the engine.
 struct Message {
     id: MessageId,
     recipients: usize,
@@ -208,13 +208,13 @@ impl Session {
             18 => self.request(input.byte()),
             19 => self.submit(input.byte(), input.byte(), input.byte()),
             _ => {
-                // Bounded by the body; the engine's own octets all come at once.
+                // The body bounds it. The engine's own octets all come at once.
                 while self.transmit(self.body.len(), usize::MAX) {}
             }
         }
     }
 
-    /// The connection is cut, everything is reported, and nothing happens after it.
+    /// The connection is cut. Everything is reported, and nothing happens after it.
     fn end(&mut self) {
         self.connection.handle_eof(self.now);
         assert!(self.connection.is_closed());
@@ -255,7 +255,7 @@ impl Session {
         );
         assert!(!connection.wants_body() && !connection.is_idle());
 
-        // Where there are chunks, line ends may be cut in two by their headers.
+        // With chunks, their headers may cut line ends in two.
         match self.peer.heard_chunk {
             false => assert_no_bare_line_ends(&self.wire),
             true => self.peer.assert_chunks(),
@@ -266,7 +266,7 @@ impl Session {
     fn submit(&mut self, flags: u8, more: u8, exact: u8) {
         let message = self.messages.len();
         let (recipients, all_or_nothing) = (usize::from(flags % 4) + 1, flags & 8 != 0);
-        // The names say which message and which recipient a command on the wire belongs to.
+        // The names tell which message and which recipient a command belongs to.
         let accent = if flags & 4 != 0 { "\u{e9}" } else { "" };
         let sender = format!("m{message}.s{accent}@example.org");
         let paths = (0..recipients).map(|index| {
@@ -359,8 +359,8 @@ impl Session {
         }
     }
 
-    /// Whose body is wanted, is said by the last event that says so. Until then none is, and where that is what the
-    /// engine waits for, there is no timeout.
+    /// The last event tells whose body is wanted. Before it is polled, no body is wanted. If the engine waits only for
+    /// that, it has no timeout.
     fn learn_whose_body(&mut self) {
         if self.connection.wants_body() || self.connection.poll_timeout().is_none() {
             while self.poll_event() {}
@@ -382,7 +382,7 @@ impl Session {
             assert!(!format!("{transmit:?}").contains(SECRET));
             Some(transmit.parts().map(<[u8]>::to_vec))
         };
-        // Between two chunks, what is on offer without a body is the engine's own.
+        // Between two chunks, an offer without a body is the engine's own.
         let is_body = wants_body
             && (self.peer.behind_data
                 || (self.peer.is_in_chunk() && !self.peer.chunk_ends)
@@ -392,7 +392,7 @@ impl Session {
             false => BodyPart::Next(&self.body[..offer]),
         };
         let parts = look(&mut self.connection, body);
-        // A body that must not be sent has ended by this look.
+        // A body that must not be sent has ended after this poll.
         let is_body = is_body && self.connection.wants_body();
         let timeout = self.connection.poll_timeout();
         assert_eq!(
@@ -421,7 +421,7 @@ impl Session {
         let on_offer = parts.is_some();
         let [ours, theirs] = parts.unwrap_or_default();
         let octets = [&ours[..], &theirs].concat();
-        // A session that only listens takes back what it had not given.
+        // A session that only reads withdraws octets that were not given.
         let withdrawn = !on_offer && format!("{:?}", self.connection).contains("draining");
         if withdrawn {
             self.offered.clear();
@@ -452,7 +452,7 @@ impl Session {
         } else {
             0
         };
-        // The last octet of a promised size is taken, and kept back.
+        // The last octet of a promised size is taken, and held back.
         let held = used == of_body + 1 && is_body && sent == octets.len() && !self.peer.behind_data;
         assert!(
             used == of_body || held,
@@ -495,7 +495,7 @@ impl Session {
                 "time is up, and nothing happens"
             ),
             false => {
-                // The clock of a session that listens since the caller spoke starts here.
+                // A session that drains since the caller's call starts its clock here.
                 let starts =
                     deadline.is_none() && format!("{:?}", self.connection).contains("draining");
                 assert!(starts || self.connection.poll_timeout() == deadline);

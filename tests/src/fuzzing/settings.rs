@@ -7,10 +7,10 @@ use smtp_proto::*;
 
 use super::contains;
 
-/// What no one but a server inside TLS may read.
+/// The secret, which only a server inside TLS may read.
 pub(super) const SECRET: &str = "s3cr3t-marker";
 
-/// From two octets of flags; and whether the secret may be sent in the clear.
+/// Settings from two octets of flags, and whether the secret may be sent in the clear.
 pub(super) fn configuration(kind: u8, limits: u8) -> (Config, bool) {
     let mut config = Config::new(ClientName::parse("client.example.org").unwrap());
     config.tls = [
@@ -40,7 +40,7 @@ pub(super) fn configuration(kind: u8, limits: u8) -> (Config, bool) {
         6 => Some(Credentials::password("us\0er", SECRET)),
         _ => Some(Credentials::custom(|| Box::new(Distrustful))),
     };
-    // No more work for SCRAM than must be.
+    // As little work for SCRAM as allowed.
     config.limits.scram_iterations = 4_096;
     config.trace = kind & 128 == 0;
     config.limits.in_flight = [4_096, 0, 64, 100][usize::from(limits & 3)];
@@ -61,7 +61,7 @@ pub(super) fn configuration(kind: u8, limits: u8) -> (Config, bool) {
     (config, matches!(kind >> 4 & 7, 2 | 5))
 }
 
-/// From one more octet of flags.
+/// Settings from one more octet of flags.
 pub(super) fn configure_chunks(config: &mut Config, flags: u8) {
     config.chunking = [
         Chunking::Auto,
@@ -95,7 +95,7 @@ impl Mechanism for Distrustful {
     }
 }
 
-/// Whether the secret stands in a text, as it is or in base64.
+/// Whether the text contains the secret, as it is or in base64.
 pub(super) fn reveals_secret(text: &[u8]) -> bool {
     let base64 = |octet: &u8| octet.is_ascii_alphanumeric() || b"+/".contains(octet);
     contains(text, SECRET.as_bytes())

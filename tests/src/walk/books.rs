@@ -1,4 +1,4 @@
-//! What the judge writes down of its own: what the client has said, what is owed for it, and what was replied.
+//! The judge's own records: the client's commands, the replies that are owed, and the replies that were given.
 
 use std::collections::VecDeque;
 
@@ -46,9 +46,9 @@ pub(crate) struct Owed {
     pub(crate) end: usize,
     /// The octets of its command line.
     pub(crate) octets: usize,
-    /// When it was written, if it was.
+    /// The time when it was written. `None` before that.
     pub(crate) written: Option<Instant>,
-    /// It is in one batch with the end of the data before it.
+    /// It was sent in one batch with the end of the data before it.
     pub(crate) overlaps: bool,
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct Said {
     pub(crate) text: String,
 }
 
-/// A mail transaction, as the client's octets have it.
+/// A mail transaction, as the client's octets show it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Transaction {
     pub(crate) message: usize,
@@ -76,13 +76,13 @@ pub(crate) struct Transaction {
     pub(crate) prdr: bool,
     /// The end of the data was given.
     pub(crate) ended: bool,
-    /// The dot alone, for nobody.
+    /// A lone dot was sent, for nobody.
     pub(crate) lone_dot: bool,
-    /// The reply to the end of the data, for all of them.
+    /// The reply to the end of the data, for all recipients.
     pub(crate) of_all: Option<ReplyIndex>,
     /// The same for one recipient.
     pub(crate) of_each: Vec<(usize, ReplyIndex)>,
-    /// No reply to the end is owed any more.
+    /// All replies to the end have come.
     pub(crate) decided: bool,
     /// The application could not give the body.
     pub(crate) given_up: bool,
@@ -95,10 +95,10 @@ impl Transaction {
     }
 }
 
-/// How the connection ended, as the judge has ended it.
+/// How the connection ended, in the judge's view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// The server said this, and it answers what was owed first then, if anything was.
+    /// This reply ended it. It answers the command that was owed first, if any.
     Said(ReplyIndex, Option<(Kind, Option<usize>)>),
     /// Another cause.
     Other,
@@ -107,32 +107,32 @@ pub(crate) enum Ending {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Books {
     pub(crate) owed: VecDeque<Owed>,
-    /// Octets that were given, and written.
+    /// How many octets were given, and written.
     pub(crate) given: usize,
     pub(crate) written: usize,
     pub(crate) last_reply: Instant,
     pub(crate) said: Vec<Said>,
-    /// What the current EHLO offers. Empty before it, and after a handshake.
+    /// The offer of the current EHLO. Empty before it, and after a handshake.
     pub(crate) offer: Offer,
-    /// EHLO or HELO was answered with yes, in the clear or inside TLS as it is now.
+    /// EHLO or HELO was accepted, in the clear or inside TLS as it is now.
     pub(crate) has_hello: bool,
     pub(crate) ehlo_unknown: bool,
-    /// Whether the server was verified. None outside TLS.
+    /// Whether the server was verified. `None` outside TLS.
     pub(crate) tls: Option<bool>,
-    /// A handshake is due, since then.
+    /// The time since which a handshake is due.
     pub(crate) handshake: Option<Instant>,
-    /// 334 was said, and the client's response is next.
+    /// 334 was sent, and the client's response is next.
     pub(crate) in_auth: bool,
-    /// AUTH and its responses, since EHLO.
+    /// The number of AUTH commands and responses since EHLO.
     pub(crate) auth_lines: usize,
     pub(crate) logged_in: bool,
     pub(crate) transactions: Vec<Transaction>,
-    /// The server may hold a transaction: MAIL was taken, and neither RSET nor the end of the data since.
+    /// The server may hold a transaction: MAIL was accepted, and neither RSET nor the end of the data since.
     pub(crate) holds: bool,
     pub(crate) quit: bool,
     /// Each request that was given, and its reply.
     pub(crate) requests: Vec<(usize, Option<ReplyIndex>)>,
-    /// The reply by which the session ended early, and a 221.
+    /// The reply that ended the session early, and a 221.
     pub(crate) goodbye: Option<ReplyIndex>,
     pub(crate) ending: Option<Ending>,
 }
@@ -147,7 +147,7 @@ impl Books {
         self.said[reply].code
     }
 
-    /// How many recipients of this transaction were accepted by now.
+    /// The recipients of this transaction that were accepted so far.
     pub(crate) fn accepted(&self, transaction: usize) -> impl Iterator<Item = usize> {
         let named = self.transactions[transaction].named.iter();
         named

@@ -1,4 +1,4 @@
-//! What must hold in each state, whatever has led to it.
+//! Rules that hold in each state, independent of its path.
 
 use std::fmt::{self, Write as _};
 
@@ -7,7 +7,7 @@ use smtp_proto::{Extension, Instant, Outcome, Request, error::Misuse};
 use super::world::World;
 use super::{Failure, clock, fail};
 
-/// What can be seen of the engine without changing it.
+/// What can be observed of the engine without changing it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) timeout: Option<Instant>,
@@ -17,7 +17,7 @@ pub(crate) struct Seen {
     pub(crate) offer: Option<Vec<u8>>,
 }
 
-/// The engine's `Debug`, up to what it says of the reply to EHLO.
+/// The engine's `Debug`, up to the reply to EHLO.
 struct Front(String);
 
 impl fmt::Write for Front {
@@ -93,7 +93,7 @@ impl World<'_> {
         }
     }
 
-    /// Calls that do not fit are told so, and change nothing.
+    /// Calls that do not fit return an error, and change nothing.
     fn probe(&mut self) -> Result<(), Failure> {
         self.engine.handle_timeout(self.now);
         let mut misused = Vec::new();

@@ -23,8 +23,8 @@ fn timeout(kind: Kind, timeouts: &Timeouts) -> Duration {
     }
 }
 
-/// Compares what the engine says with the later of two moments: the command was written, and the reply before it
-/// came. `phase` is the engine's own word; it decides nothing but that a session that drains has one deadline.
+/// Compares the engine's deadline with the later of two times: the command was written, and the reply before it came.
+/// `phase` comes from the engine. It only decides that a session that drains has one deadline.
 pub(crate) fn check(
     scene: &Scene,
     books: &Books,
@@ -54,7 +54,7 @@ pub(crate) fn check(
         };
     }
     let front = books.front();
-    // The RSET of a request has the request's own time, and the books do not tell the two apart.
+    // The RSET of a request has the request's timeout, and the records do not tell the two apart.
     let is_rset = front.is_some_and(|owed| owed.kind == Kind::Rset && scene.requests > 0);
     let expected = front.and_then(|owed| {
         let written = owed.written?.max(books.last_reply);
@@ -70,7 +70,7 @@ pub(crate) fn check(
         (Some((kind, at)), Some(armed)) => {
             let is_right = match scene.writing {
                 Writing::Direct => armed == at,
-                // What is on offer, and is not taken, has a time of its own.
+                // Octets on offer that are not taken have their own timeout.
                 Writing::Slow | Writing::Gathers => armed <= at,
             };
             match is_right {

@@ -1,4 +1,4 @@
-//! What the engine tells: each report once, in order, and each in its place.
+//! The engine's events: each report once, in order, and in its place.
 
 use smtp_proto::{Chunking, Event, MessageId};
 
@@ -60,7 +60,7 @@ impl World<'_> {
                     if self.finished < self.messages.len() || self.answered < self.requests.len() {
                         return fail("a report is missing", "closed without it");
                     }
-                    // Whatever happens to QUIT is no matter.
+                    // The fate of QUIT does not matter.
                     let is_clean = self.has_quit && self.books.owed.is_empty();
                     if result.is_ok() && !is_clean {
                         return fail("a good end without QUIT", "");
@@ -81,7 +81,7 @@ impl World<'_> {
     fn want_body(&mut self, id: MessageId) -> Result<(), Failure> {
         let message = self.messages.iter().position(|known| *known == id);
         let last = self.books.transactions.last();
-        // A body may be asked for before MAIL is out, where chunks are eager.
+        // With eager chunks, a body may be asked for before MAIL is out.
         let is_eager = self.scene.config.chunking == Chunking::Eager;
         match message {
             Some(message) if is_eager || last.is_some_and(|last| last.message == message) => {

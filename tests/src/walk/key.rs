@@ -1,4 +1,4 @@
-//! Which states are taken for one. What this may merge is said in the [manual](super).
+//! Which states count as one. The [manual](super) lists what this may merge.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -6,16 +6,16 @@ use super::books::{Books, ReplyIndex, Transaction};
 use super::letter::Letter;
 use super::world::World;
 
-/// How much is taken for one state.
+/// How much is merged into one state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Merging {
-    /// What the [manual](super) says.
+    /// As the [manual](super) describes.
     Coarse,
-    /// Less: states agree in the last letter too, and in the code of each reply to any message so far.
+    /// Less: states must also agree in the last letter, and in the code of each reply to any message so far.
     Fine,
 }
 
-/// The key of the state that this letter has led to.
+/// The key of the state after this letter.
 pub(crate) fn key(world: &mut World<'_>, letter: Letter, merging: Merging) -> u64 {
     let mut hasher = DefaultHasher::new();
     if merging == Merging::Fine {

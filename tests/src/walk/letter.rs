@@ -1,4 +1,4 @@
-//! The alphabet: what an application, a transport or a server can do next.
+//! The alphabet: the next actions of an application, a transport or a server.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ pub(crate) enum Letter {
     Request,
     Quit,
     Abort,
-    /// Offers so many octets of the rest of the body; `last` says that these are all.
+    /// Offers this many octets of the rest of the body. `last`: these are all.
     Offer {
         octets: u8,
         last: bool,
@@ -24,34 +24,34 @@ pub(crate) enum Letter {
     TlsUnverified,
     TlsFailed,
     Eof,
-    /// The end of the input, where the half of a reply has come.
+    /// The end of the input, after half a reply.
     EofInReply,
     /// A write or a read has failed.
     Lost,
     /// The deadline passes.
     Timeout,
-    /// The same, where the half of a reply has come.
+    /// The same, after half a reply.
     TimeoutInReply,
-    /// Of what is on offer, or gathered, a line is written.
+    /// One line of the offered or gathered octets is written.
     WriteLine,
-    /// A line is, but for its last octet.
+    /// One line is written, except its last octet.
     WritePart,
-    /// All of it is.
+    /// All of them are written.
     WriteAll,
-    /// A write of all that was gathered is begun.
+    /// A write of all gathered octets begins.
     Give,
 }
 
-/// What the server says. What it answers is known by the place.
+/// The server's reply. Its meaning depends on the command that it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Answer {
-    /// The reply that the client hopes for; 250 where nothing is owed.
+    /// The reply that the client hopes for, or 250 if none is owed.
     Yes,
     /// The same, and a surplus 250 in the same segment.
     YesAndSurplus,
     /// 250 to EHLO without any extension.
     Bare,
-    /// 500 to EHLO: then comes HELO.
+    /// 500 to EHLO, which HELO follows.
     Unknown,
     /// 4yz.
     Later,
@@ -65,13 +65,13 @@ pub(crate) enum Answer {
     GoOn,
     /// 504 to AUTH.
     OtherMechanism,
-    /// Of a class that cannot answer.
+    /// A reply of a class that cannot answer.
     WrongClass,
     /// 421.
     Leaving,
     /// 221 that nobody asked for.
     Goodbye,
-    /// A line that is no reply.
+    /// A line that is not a reply.
     Garbage,
 }
 

@@ -1,7 +1,7 @@
 //! The state machine of the engine, walked to its end.
 //!
-//! [`walk`] does a breadth-first search: from each state it tries each letter of an alphabet. The letters are what
-//! an application, a server or a transport can do next.
+//! [`walk`] does a breadth-first search: from each state it tries each letter of an alphabet. The letters are the
+//! next actions of an application, a server or a transport.
 //!
 //! | who | the letters |
 //! |---|---|
@@ -9,21 +9,21 @@
 //! | the server | yes, 4yz, 5yz, a wrong class, 421, 221, garbage, a surplus reply (alone, or in one segment); for EHLO: no extensions, and 500; for AUTH: 334 and 504; 452, 503 and 353 where they mean something |
 //! | the transport | TLS with a verified server, an unverified one, or a handshake that fails; end of file, an error, a timeout; the first and the last with half a reply; writes that are slow, or gathered |
 //!
-//! After each letter the judge compares. It keeps its own books: it reads the octets that went out with a parser of
-//! its own, and knows the replies that it gave. These must hold at each edge:
+//! After each letter the judge compares. It keeps its own records: it reads the client's octets with its own parser,
+//! and knows the replies that it gave. These rules must hold at each edge:
 //!
-//! - One report for each message, in order; then one `Closed`; and nothing after it.
-//! - Each verdict is the reply that gave it, or what the end of the session came to.
+//! - Each message has one report, in order. Then one `Closed` comes, and nothing after it.
+//! - Each verdict is the reply that gave it, or follows from the end of the session.
 //! - No octet follows QUIT, precedes the greeting, or follows STARTTLS in the clear.
-//! - Where TLS is required, nothing but EHLO, STARTTLS and QUIT is in the clear. Credentials go to a verified
-//!   server, or whom the configuration permits.
-//! - A body follows its 354, or an accepted recipient. What arrives is what was given.
+//! - If TLS is required, only EHLO, STARTTLS and QUIT go in the clear. Credentials go to a verified server, or to one
+//!   that the configuration permits.
+//! - A body follows its 354, or an accepted recipient. It arrives unchanged.
 //! - No extension and no parameter is used that the current EHLO does not offer. `capabilities` says the same.
 //! - Batches end where RFC 2920 says, and the octets in flight stay within the limit.
-//! - A deadline is armed whenever a reply is owed. It is that of the reply, to the nanosecond.
-//! - Half a reply changes nothing, and neither does a deadline that is not there yet.
+//! - A deadline is set whenever a reply is owed. It is exact to the nanosecond.
+//! - Half a reply changes nothing, and neither does a deadline before its time.
 //! - Polls are idempotent. A call that does not fit is a `Misuse`, and changes nothing.
-//! - What breaks the protocol ends the session: garbage, a surplus, a wrong class, octets before a handshake.
+//! - A broken protocol ends the session: garbage, a surplus, a wrong class, octets before a handshake.
 //!
 //! # What counts as one state
 //!
@@ -31,24 +31,24 @@
 //! are one if they agree in these:
 //!
 //! - of the engine: its phase, what it offers, and whether a deadline is armed;
-//! - what is owed, for which message, and whether it is written;
-//! - the capabilities, TLS, and how far the login is;
+//! - the replies that are owed, for which message, and whether the command is written;
+//! - the capabilities, TLS, and the progress of the login;
 //! - of each message that is not reported: the classes of all replies to it;
 //! - of the last transaction: whether it failed, ended, and had a recipient;
-//! - how much was submitted, asked, reported and offered.
+//! - how many messages and octets were submitted, asked, reported and offered.
 //!
 //! So these are merged:
 //!
 //! - how much time has passed;
 //! - the text of a reply, and its code beyond the first digit;
 //! - how a body was cut before it was taken;
-//! - what became of messages that are reported, but for the last transaction.
+//! - the results of messages that are reported, except the last transaction.
 //!
-//! The engine could depend on one of these by mistake. Then only the path that came first is followed. All edges
-//! to a merged state are judged themselves. [`Merging::Fine`] merges less: the last letter counts, and each code.
-//! And [`model`](crate::fuzzing::model) plays conversations at random, without merging anything.
+//! The engine could depend on one of these by mistake. Then only the first path is followed. But all edges to a
+//! merged state are judged. [`Merging::Fine`] merges less: the last letter counts, and each code.
+//! [`model`](crate::fuzzing::model) plays random conversations, and merges nothing.
 //!
-//! A walk is exhausted when no letter leads to a new state. Then its depth is the longest of the shortest paths.
+//! A walk is complete when no letter leads to a new state. Its depth is then the longest of the shortest paths.
 //!
 //! | file | subject |
 //! |---|---|
@@ -105,7 +105,7 @@ impl fmt::Display for Counts {
     }
 }
 
-/// What a walk has come to.
+/// The result of a walk.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
     /// The configuration.
@@ -118,7 +118,7 @@ pub struct Found {
     pub ends: u64,
     /// The longest path, in letters.
     pub depth: usize,
-    /// No path leads to another state.
+    /// Whether all states were reached.
     pub is_exhausted: bool,
     /// The verdicts.
     pub counts: Counts,
@@ -147,7 +147,7 @@ fn fail<T>(kind: &'static str, what: impl Into<String>) -> Result<T, Failure> {
     Err(Failure { kind, what })
 }
 
-/// A rule that is broken, with the path that leads to it.
+/// A broken rule, with the path that leads to it.
 #[derive(Clone, Debug)]
 pub struct Violation {
     /// The configuration.
@@ -156,7 +156,7 @@ pub struct Violation {
     pub path: String,
     /// The rule, in a few words.
     pub kind: &'static str,
-    /// What was seen.
+    /// The observation.
     pub what: String,
     /// The conversation, line by line.
     pub log: String,

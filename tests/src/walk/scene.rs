@@ -1,4 +1,4 @@
-//! The configurations that are walked: who speaks how, with whom, and how much.
+//! The configurations that are walked: the protocol, the server's offer, and the amount of mail.
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use smtp_proto::{
 /// How the transport writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Writing {
-    /// All that is offered, at once, after each letter.
+    /// All offered octets, at once, after each letter.
     Direct,
-    /// A part of a line, a line, or all that is offered: each is a letter.
+    /// A part of a line, a line, or all offered octets: each is a letter.
     Slow,
-    /// Octets are gathered after each letter. That they are given and written are letters.
+    /// Octets are gathered after each letter. Giving and writing them are letters.
     Gathers,
 }
 
-/// What the server offers: keywords with their parameters.
+/// The server's offer: keywords with their parameters.
 pub(crate) type Offer = &'static [&'static str];
 
-/// Whom the login of a configuration may reach, beside a verified server.
+/// Who may get the login of a configuration, besides a verified server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Login {
     No,
@@ -36,7 +36,7 @@ pub struct Scene {
     pub(crate) name: String,
     pub(crate) config: Config,
     pub(crate) login: Login,
-    /// What EHLO is answered outside TLS, and inside it.
+    /// The reply to EHLO outside TLS, and inside it.
     pub(crate) offers: [Offer; 2],
     pub(crate) messages: Vec<Envelope>,
     /// Each message has this body, or the front of it.
@@ -49,11 +49,11 @@ pub struct Scene {
     pub(crate) sample: usize,
 }
 
-/// The password, which must not be seen where it is not wanted.
+/// The password, which must only be seen where it is wanted.
 pub(crate) const PASSWORD: &str = "s3cret";
-/// As PLAIN writes it, with the user: the base64 of `\0alice\0s3cret`.
+/// The base64 of `\0alice\0s3cret`: the user and the password in PLAIN.
 pub(crate) const PLAIN: &str = "AGFsaWNlAHMzY3JldA==";
-/// As LOGIN writes it.
+/// The password in LOGIN.
 pub(crate) const LOGIN: &str = "czNjcmV0";
 
 const NOTHING: Offer = &[];
@@ -67,7 +67,7 @@ const LOGIN_AND_TLS: Offer = &["STARTTLS", "AUTH PLAIN LOGIN", "PIPELINING"];
 const PER_RECIPIENT: Offer = &["PIPELINING", "PRDR"];
 const LIMITED: Offer = &["PIPELINING", "LIMITS RCPTMAX=1"];
 
-/// Distinct, so that each deadline tells whose it is.
+/// All timeouts differ, so that each deadline shows its command.
 fn set_timeouts(config: &mut Config) {
     let timeouts = &mut config.timeouts;
     let all = [
@@ -98,7 +98,7 @@ fn envelope(message: usize, recipients: usize) -> Envelope {
 }
 
 impl Scene {
-    /// Two messages, the first one to two recipients, and nothing else.
+    /// Two messages, the first one to two recipients. Everything else is the default.
     fn new(name: &str, offer: Offer) -> Self {
         let mut config = Config::new(ClientName::parse("client.example.org").expect("a name"));
         config.tls = TlsPolicy::Never;

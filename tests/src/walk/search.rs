@@ -10,7 +10,7 @@ use super::scene::Scene;
 use super::world::World;
 use super::{Counts, Failure, Found, Violation};
 
-/// A state, by the one before it and the letter between.
+/// A state: the one before it, and the letter between.
 #[derive(Clone, Copy)]
 struct Node {
     parent: usize,

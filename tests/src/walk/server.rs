@@ -1,4 +1,4 @@
-//! What the server can say, and what its replies mean in the books.
+//! The server's possible replies, and their meaning in the records.
 
 use smtp_proto::Protocol;
 
@@ -6,18 +6,18 @@ use super::books::{Books, Ending, Kind, Said};
 use super::letter::Answer;
 use super::scene::Scene;
 
-/// What must become of the session.
+/// The required effect on the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
-    /// It may go on, or drain, or say QUIT.
+    /// It may go on, drain, or send QUIT.
     Open,
     /// It has ended.
     Ends,
-    /// As before, and the octets that follow are a body.
+    /// As `Open`, and a body follows.
     BeginsData,
 }
 
-/// All that the server can say now.
+/// All replies that the server can give now.
 pub(crate) fn answers(books: &Books, scene: &Scene) -> Vec<Answer> {
     use Answer as A;
     let mut answers = vec![A::Yes, A::No, A::Leaving, A::Goodbye, A::Garbage];
@@ -71,7 +71,7 @@ fn code(answer: Answer, kind: Option<Kind>) -> u16 {
     }
 }
 
-/// The octets of this answer, and what follows from it.
+/// The octets of this answer, and its effect.
 pub(crate) fn say(answer: Answer, books: &mut Books, scene: &Scene) -> (Vec<u8>, Effect) {
     let owed = books.front().copied();
     let kind = owed.map(|owed| owed.kind);
@@ -91,7 +91,7 @@ pub(crate) fn say(answer: Answer, books: &mut Books, scene: &Scene) -> (Vec<u8>,
             return (octets, Effect::Ends);
         }
         Answer::Goodbye => {
-            // The deciding reply may still come.
+            // The final reply may still come.
             books.goodbye.get_or_insert(index);
             return (octets, Effect::Open);
         }
@@ -139,7 +139,7 @@ fn hello(answer: Answer, books: &mut Books, scene: &Scene) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// What a reply means, to this command, of a class that can answer.
+/// The meaning of a reply to this command, of a class that can answer.
 fn answered_by(
     kind: Kind,
     number: Option<usize>,
@@ -206,7 +206,7 @@ fn answered_by(
         }
         Kind::Data => {
             transaction.data = Some(index);
-            // An LMTP server may answer a body for nobody, or not.
+            // An LMTP server may or may not answer a body for nobody.
             if yes && !is_usable && is_lmtp {
                 books.ending = Some(Ending::Other);
                 return Effect::Ends;
@@ -244,7 +244,7 @@ fn answered_by(
         }
         Kind::EndFor(recipient) => {
             transaction.of_each.push((recipient, index));
-            // Whether the server answers once or for each then is anyone's guess (RFC 2033 and BDAT).
+            // The server then answers once or for each recipient: RFC 2033 does not define it for BDAT.
             if is_lmtp && transaction.refused_chunk.is_some() {
                 books.owed.retain(|owed| owed.transaction != Some(number));
             }

@@ -1,4 +1,4 @@
-//! The transport: what is taken out of the engine, given and written.
+//! The transport: octets that are taken, given and written.
 
 use smtp_proto::BodyPart;
 
@@ -9,7 +9,7 @@ use super::{Failure, fail};
 
 pub(super) const WRITES: [Letter; 3] = [Letter::WriteLine, Letter::WritePart, Letter::WriteAll];
 
-/// How many octets this letter writes. One at the least, where there is one.
+/// How many octets this letter writes: at least one, if there is one.
 fn part_of(octets: &[u8], letter: Letter) -> usize {
     let line = octets.iter().position(|octet| *octet == b'\n');
     let line = line.map_or(octets.len(), |end| end + 1);
@@ -27,7 +27,7 @@ impl<'s> World<'s> {
         &self.scene.body[used..used + octets]
     }
 
-    /// Offers a part of the body. The transport takes it as it does: not all, perhaps.
+    /// Offers a part of the body. The transport may not take all of it.
     pub(super) fn offer(&mut self, octets: usize, last: bool) -> Result<(), Failure> {
         let mut octets = self.body(octets);
         for _ in 0..MOST_OFFERS {
@@ -55,7 +55,7 @@ impl<'s> World<'s> {
         Some(transmit.parts().concat())
     }
 
-    /// Takes what is on offer, given this part of the body. Returns how much of it that uses up.
+    /// Takes octets on offer, with this part of the body. Returns how much of it was used.
     fn take(&mut self, part: BodyPart<'_>, most: usize) -> Result<Option<usize>, Failure> {
         let before = self.feed.as_ref().map_or(0, |feed| feed.used);
         let (octets, used) = if self.scene.writing == Writing::Gathers {
@@ -94,7 +94,7 @@ impl<'s> World<'s> {
         Ok(Some(used))
     }
 
-    /// The server reads what was given.
+    /// The server reads the given octets.
     pub(super) fn read(&mut self, octets: &[u8]) -> Result<(), Failure> {
         self.note(|| format!("C: {}", octets.escape_ascii()));
         if self.closed.is_some() {
@@ -139,7 +139,7 @@ impl<'s> World<'s> {
         Ok(())
     }
 
-    /// Until nothing happens by itself any more.
+    /// Runs until nothing more happens by itself.
     pub(super) fn settle(&mut self) -> Result<(), Failure> {
         for _ in 0..MOST_OFFERS {
             let any = self.take_events()?;

@@ -1,4 +1,4 @@
-//! The reports against the books: no verdict that no reply gave, and each reply to the one whom it is about.
+//! The reports against the records: each verdict needs its reply, and each reply goes to its recipient.
 
 use smtp_proto::{Cause, Error, Outcome, Protocol, Reply};
 
@@ -6,7 +6,7 @@ use super::books::{Books, Ending, Kind, ReplyIndex, Transaction};
 use super::scene::{Scene, Writing};
 use super::{Failure, fail};
 
-/// What must be reported of a recipient.
+/// The required result of a recipient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     /// This reply took it.
@@ -15,7 +15,7 @@ enum Verdict {
     Refused(ReplyIndex),
     /// The application could not give the body.
     GivenUp,
-    /// Another one was refused, and all were to be accepted.
+    /// Another one was refused, and all had to be accepted.
     AllOrNothing,
     NotAttempted,
     InDoubt,
@@ -23,11 +23,11 @@ enum Verdict {
     Lost,
     /// The same, before it was named.
     LostOrNotAttempted,
-    /// The sender was refused, and perhaps it had no place in that transaction.
+    /// The sender was refused. The recipient may have had no place in that transaction.
     RefusedOrNotAttempted(ReplyIndex),
 }
 
-/// Compares what is reported of one recipient.
+/// Compares the report of one recipient.
 pub(crate) fn check(
     scene: &Scene,
     books: &Books,
@@ -95,7 +95,7 @@ fn outcome_of(books: &Books, index: ReplyIndex) -> Outcome {
     }
 }
 
-/// Temporary, without a reply; or by the reply that ended the session, and of its class.
+/// A temporary error without a reply, or one by the reply that ended the session, with its class.
 fn is_loss(books: &Books, error: &Error) -> bool {
     let Cause::Rejected(reply) = &error.cause else {
         return error.outcome == Outcome::Transient;
@@ -125,7 +125,7 @@ fn expected(scene: &Scene, books: &Books, message: usize, recipient: usize) -> V
     if let Some(refusal) = refusal_of_mail(books, transaction) {
         return refusal;
     }
-    // It was said before anybody knew whether the server takes what overlaps.
+    // It was sent before anybody knew whether the server takes overlapping commands.
     if transaction.overlaps && transaction.mail.is_none() {
         return Verdict::LostOrNotAttempted;
     }
@@ -138,7 +138,7 @@ fn expected(scene: &Scene, books: &Books, message: usize, recipient: usize) -> V
 
 fn refusal_of_mail(books: &Books, transaction: &Transaction) -> Option<Verdict> {
     let mail = transaction.mail.filter(|index| books.code(*index) >= 400)?;
-    // The server does not take what overlaps: this message was not begun.
+    // The server does not take overlapping commands, so this message was not begun.
     Some(match transaction.overlaps && books.code(mail) == 503 {
         true => Verdict::NotAttempted,
         false => Verdict::Refused(mail),
@@ -151,13 +151,13 @@ fn of_unnamed(scene: &Scene, books: &Books, last: &Transaction) -> Verdict {
         // Some had no place in that transaction.
         Some(Verdict::Refused(index)) if has_limit => Verdict::RefusedOrNotAttempted(index),
         Some(refusal) => refusal,
-        // Its RCPT may have been said, and not have been written.
+        // Its RCPT may have been sent, but not written.
         None if last.given_up && scene.writing != Writing::Direct => Verdict::GivenUp,
         None => Verdict::LostOrNotAttempted,
     }
 }
 
-/// Of one that was accepted, or has no answer of its own.
+/// A recipient that was accepted, or has no answer of its own.
 fn of_accepted(scene: &Scene, books: &Books, number: usize, recipient: usize) -> Verdict {
     let transaction = &books.transactions[number];
     let is_refused = |index: &ReplyIndex| books.code(*index) >= 400;
@@ -194,11 +194,11 @@ fn of_accepted(scene: &Scene, books: &Books, number: usize, recipient: usize) ->
         return Verdict::Taken(of_each.unwrap_or(index));
     }
     match (transaction.ended, books.ending) {
-        // What overlaps is not gone on with where the session ends before its turn.
+        // An overlapping message does not go on if the session ends before its turn.
         (false, _) if transaction.overlaps => Verdict::LostOrNotAttempted,
         (false, _) => Verdict::Lost,
         (true, Some(Ending::Said(index, Some((kind, of))))) if books.code(index) == 421 => {
-            // 421 in place of the reply says that it was not taken.
+            // A 421 instead of the reply means that it was not accepted.
             let is_own = of == Some(number)
                 && (!is_lmtp || !kind.is_end() || kind == Kind::EndFor(recipient));
             if is_own {

@@ -1,4 +1,4 @@
-//! The octets of the client, as the server reads them, and what may be said at all.
+//! The client's octets in the server's view, and the rules for commands.
 
 use smtp_proto::{Chunking, Protocol, TlsPolicy};
 
@@ -7,17 +7,17 @@ use super::scene::{LOGIN, Login, PASSWORD, PLAIN, Scene, Writing};
 use super::{Failure, fail};
 use crate::fuzzing::model::lexer::{Lexer, Token, tag};
 
-/// The body that the application is asked for, and what it has said of it.
+/// The wanted body, and what the application has declared about it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Feed {
     pub(crate) message: usize,
-    /// So many octets of it were taken.
+    /// How many octets of it were taken.
     pub(crate) used: usize,
-    /// The application has said that there are no more.
+    /// The application has declared its end.
     pub(crate) complete: bool,
 }
 
-/// Reads what was given, octet by octet.
+/// Reads the given octets, one by one.
 pub(crate) struct Wire {
     lexer: Lexer,
 }
@@ -33,7 +33,7 @@ impl Wire {
         self.lexer.begin_data();
     }
 
-    /// What the key of a state has of it: where the reader stands, and what it has not read to its end.
+    /// The wire's part in the key of a state: the position of the reader, and its unfinished input.
     pub(crate) fn state(&self) -> String {
         format!("{:?}", self.lexer)
     }
@@ -91,7 +91,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Whether MAIL was taken, and a recipient.
+    /// Whether MAIL and a recipient were accepted.
     fn has_somebody(&self) -> bool {
         let last = self.books.transactions.len().wrapping_sub(1);
         let mail = self
@@ -130,7 +130,7 @@ impl Reader<'_> {
         }
     }
 
-    /// What has arrived is what the application has given, with all lines ended by CRLF.
+    /// The body must be what the application has given, with all lines ended by CRLF.
     fn compare(&mut self) -> Result<(), Failure> {
         let Some(feed) = self.feed else {
             return fail("a body that nobody gave", "no body was wanted");
@@ -176,7 +176,7 @@ impl Reader<'_> {
         self.push(kind, 0, false);
     }
 
-    /// A command line has arrived, whose reply is owed.
+    /// A command line has arrived, and its reply is owed.
     fn owe(&mut self, kind: Kind, octets: usize) -> Result<(), Failure> {
         let overlaps = self.may_follow(kind, octets)?;
         self.push(kind, octets, overlaps);
@@ -207,7 +207,7 @@ impl Reader<'_> {
         });
     }
 
-    /// Whether this may be said while replies are owed (RFC 2920). Returns whether it overlaps the end of data.
+    /// Whether this may be sent while replies are owed (RFC 2920). Returns whether it overlaps the end of data.
     fn may_follow(&self, kind: Kind, octets: usize) -> Result<bool, Failure> {
         let (books, config) = (&*self.books, &self.scene.config);
         let Some(last) = books.owed.back() else {
@@ -324,7 +324,7 @@ impl Reader<'_> {
         }
     }
 
-    /// What is neither EHLO nor STARTTLS nor QUIT waits for TLS where that is required, and for EHLO.
+    /// Commands other than EHLO, STARTTLS and QUIT wait for EHLO, and for TLS if it is required.
     fn may_be_said_here(&self, text: &str) -> Result<(), Failure> {
         let required = matches!(
             self.scene.config.tls,
@@ -343,7 +343,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Credentials reach a verified server, or whom the application has permitted.
+    /// Credentials go to a verified server, or to one that the application has permitted.
     fn may_log_in(&self, text: &str) -> Result<(), Failure> {
         let permitted = match (self.books.tls, self.scene.login) {
             (_, Login::No) => false,
@@ -454,7 +454,7 @@ impl Reader<'_> {
             .transactions
             .last()
             .is_some_and(|last| last.refused_chunk.is_some());
-        // What was gathered was said before.
+        // Gathered octets were sent before.
         if refused && self.scene.writing == Writing::Direct {
             return fail("a chunk after one that was refused", what);
         }

@@ -1,4 +1,4 @@
-//! One conversation: the engine, the transport, the application, and the judge beside them.
+//! One conversation: the engine, the transport, the application, and the judge.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::transport::WRITES;
 use super::wire::{Feed, Wire};
 use super::{Counts, Failure, fail};
 
-/// Far more offers than one letter leads to.
+/// Far more offers than one letter causes.
 pub(super) const MOST_OFFERS: usize = 1_000;
 
 pub(crate) struct World<'s> {
@@ -26,7 +26,7 @@ pub(crate) struct World<'s> {
     pub(crate) books: Books,
     pub(crate) wire: Wire,
     pub(crate) feed: Option<Feed>,
-    /// Taken out of the engine, and not written. The front of it may be given.
+    /// Octets that left the engine, and are not written. The front of them may be given.
     pub(crate) gathered: Vec<u8>,
     pub(crate) messages: Vec<MessageId>,
     pub(crate) requests: Vec<RequestId>,
@@ -36,7 +36,7 @@ pub(crate) struct World<'s> {
     pub(crate) has_quit: bool,
     pub(crate) closed: Option<Result<(), Error>>,
     pub(crate) counts: Counts,
-    /// Every rule is looked at. A path that was judged is only walked again.
+    /// Every rule is checked. A path that was judged is only walked again.
     pub(crate) is_judged: bool,
     pub(super) log: Option<String>,
 }
@@ -75,7 +75,7 @@ impl<'s> World<'s> {
         Ok(world)
     }
 
-    /// Writes down what happens from now on.
+    /// Records everything that happens from now on.
     pub(crate) fn write_log(&mut self) {
         self.log = Some(String::new());
     }
@@ -90,7 +90,7 @@ impl<'s> World<'s> {
         self.log.unwrap_or_default()
     }
 
-    /// All letters that make a difference here.
+    /// All letters that can have an effect here.
     pub(crate) fn letters(&self) -> Vec<Letter> {
         let mut letters = Vec::new();
         if self.closed.is_some() {
@@ -154,12 +154,12 @@ impl<'s> World<'s> {
         letters
     }
 
-    /// QUIT is to go out, and nothing else counts.
+    /// QUIT must go out, and nothing else matters.
     pub(super) fn is_leaving(&self) -> bool {
         self.phase() == "leaving"
     }
 
-    /// TLS is there, and the server has not replied inside it.
+    /// TLS is established, and the server has not replied inside it.
     fn is_unconfirmed(&self) -> bool {
         let first = match self.scene.config.tls {
             TlsPolicy::Implicit => Kind::Greeting,
@@ -169,7 +169,7 @@ impl<'s> World<'s> {
         self.books.tls.is_some() && owes_first && !self.books.has_hello
     }
 
-    /// What follows this letter, with all that must hold then.
+    /// Applies this letter, and checks all rules after it.
     pub(crate) fn apply(&mut self, letter: Letter) -> Result<(), Failure> {
         self.note(|| format!("-- {letter}"));
         self.now = self.now + Duration::from_secs(1);
@@ -178,7 +178,7 @@ impl<'s> World<'s> {
         if !self.is_judged {
             return Ok(());
         }
-        // Where QUIT is said after the first of two replies, the second is not read.
+        // If QUIT is sent after the first of two replies, the second is not read.
         let leaves = letter == Letter::Reply(Answer::YesAndSurplus) && self.is_leaving();
         if effect == Effect::Ends && self.closed.is_none() && !leaves {
             return fail(
@@ -275,7 +275,7 @@ impl<'s> World<'s> {
 
     fn reply(&mut self, answer: Answer) -> Result<Effect, Failure> {
         if self.is_leaving() {
-            // Nothing that the server says counts any more.
+            // Further replies do not matter.
             self.engine.handle_input(self.now, b"250 late\r\n");
             return Ok(Effect::Open);
         }
@@ -284,7 +284,7 @@ impl<'s> World<'s> {
         let (octets, effect) = server::say(answer, &mut self.books, self.scene);
         self.note(|| format!("S: {}", octets.escape_ascii()));
         let mut rest = &octets[..];
-        // Input that completes no reply changes nothing. In a handshake any octet is an attack.
+        // Input that does not complete a reply changes nothing. In a handshake any octet is an attack.
         if self.is_judged && answer != Answer::YesAndSurplus && !is_handshake {
             let half = octets.len() / 2;
             let before = self.see();

@@ -1,4 +1,4 @@
-//! The application: what it submits and when, its bodies, and what it is told.
+//! The application: its messages and their times, its bodies, and the events it gets.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! What the server writes down: what was named, what it took, and what it said.
+//! The server's records: the named recipients, the accepted messages, and the replies.
 
-/// The number of a reply, which stands in its text.
+/// The number of a reply, which its text contains.
 pub(crate) type ReplyIndex = usize;
 
 /// What a reply answers.
@@ -28,13 +28,13 @@ pub(crate) enum About {
     },
     /// PRDR: the end of the data, after the replies for each recipient.
     EndOfAll(usize),
-    /// PRDR: 353, before those.
+    /// PRDR: 353, before those replies.
     Start,
     Request(usize),
     Quit,
-    /// 421 or 221, which say that the server goes.
+    /// 421 or 221: the server closes.
     Leaving,
-    /// Nothing was owed, and so many of the client's octets were read.
+    /// No reply was owed. This many of the client's octets were read.
     Surplus {
         read: usize,
     },
@@ -49,35 +49,35 @@ pub(crate) struct Said {
     pub(crate) about: About,
     /// Where it ends in the server's octets.
     pub(crate) end: usize,
-    /// It came after the server had lost commands, so it may answer another one in the client's view.
+    /// It came after the server had lost commands, so the client may attribute it to another one.
     pub(crate) after_loss: bool,
-    /// The token that it answers, by its place in [`Books::tokens`].
+    /// The token that it answers, by its index in [`Books::tokens`].
     pub(crate) answers: Option<usize>,
 }
 
-/// Something that demands a reply.
+/// A command that demands a reply.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Demand {
     pub(crate) kind: Kind,
     /// Where it ends in the client's octets.
     pub(crate) end: usize,
-    /// How many replies it demands. Where nobody knows how many, all that there can be.
+    /// How many replies it demands, or the largest possible number if nobody knows.
     pub(crate) replies: usize,
 }
 
-/// How long a client waits for the reply depends on this (RFC 5321 section 4.5.3.2).
+/// The kind decides how long a client waits for the reply (RFC 5321 section 4.5.3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// RSET and MAIL.
     First,
     Chunk,
     End,
-    /// Whose timeouts are the same in all scenes.
+    /// A kind whose timeouts are the same in all scenes.
     Other,
 }
 
 impl Said {
-    /// No client goes on after such a reply, so it need not read what follows.
+    /// A client does not go on after such a reply, so it need not read what follows.
     pub(crate) fn ends_session(&self) -> bool {
         match self.about {
             About::Rset => self.code >= 300,
@@ -89,17 +89,17 @@ impl Said {
     }
 }
 
-/// A mail transaction as the client's octets have it, whatever the server thinks of it. That its MAIL,
-/// its RCPTs and its end are here means that they were given to the network, not that they arrived.
+/// A mail transaction in the client's octets, independent of the server's view. Its MAIL, its RCPTs and its end are
+/// recorded when they are given to the network, and may not have arrived.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Transaction {
     pub(crate) message: usize,
-    /// Each recipient that was named, and the reply to it.
+    /// Each named recipient, and the reply to it.
     pub(crate) named: Vec<(usize, Option<ReplyIndex>)>,
     pub(crate) prdr: bool,
     /// The last octet of the end of data was given.
     pub(crate) ended: bool,
-    /// Some octets of the end were.
+    /// Some octets of the end were given.
     pub(crate) end_begun: bool,
 }
 
@@ -113,12 +113,12 @@ impl Transaction {
     }
 }
 
-/// The server has taken the responsibility for this message to this recipient.
+/// The server has taken responsibility for this message and this recipient.
 #[derive(Clone, Debug)]
 pub(crate) struct Taking {
     pub(crate) message: usize,
     pub(crate) recipient: usize,
-    /// The reply that says so; none if there was no time for it.
+    /// The reply that says so. `None` if it was not sent in time.
     pub(crate) reply: Option<ReplyIndex>,
 }
 
@@ -127,13 +127,13 @@ pub(crate) struct Books {
     pub(crate) said: Vec<Said>,
     pub(crate) transactions: Vec<Transaction>,
     pub(crate) takings: Vec<Taking>,
-    /// What was stored, with the transaction it came in.
+    /// The stored messages, each with its transaction.
     pub(crate) stored: Vec<(usize, Vec<u8>)>,
-    /// All that demands a reply, in order, whether it arrived or not.
+    /// Everything that demands a reply, in order, even if it did not arrive.
     pub(crate) demands: Vec<Demand>,
-    /// The last line that was given is MAIL, and not all of it was.
+    /// The last given line is an incomplete MAIL.
     pub(crate) mail_begun: bool,
-    /// What must not happen whatever the reports say.
+    /// Violations that are independent of the reports.
     pub(crate) faults: Vec<String>,
 }
 
@@ -154,7 +154,7 @@ impl Books {
         last >= Some(message) || self.mail_begun
     }
 
-    /// The transactions of this message, the last one first, with their numbers.
+    /// The transactions of this message with their numbers, the last one first.
     pub(crate) fn of_message(&self, message: usize) -> impl Iterator<Item = (usize, &Transaction)> {
         self.transactions
             .iter()
@@ -163,7 +163,7 @@ impl Books {
             .filter(move |(_, t)| t.message == message)
     }
 
-    /// The replies that decide about this recipient of this transaction after its data.
+    /// The replies after the data that decide about this recipient in this transaction.
     pub(crate) fn deciding(&self, number: usize, who: usize, lmtp: bool) -> Option<&Said> {
         self.said.iter().find(|said| match said.about {
             About::End(transaction) => transaction == number && !lmtp,

@@ -1,7 +1,6 @@
-//! Whether time was up when the engine said so.
+//! Whether the engine's timeouts come at the right time.
 //!
-//! The clock of a reply runs from the later of two moments: its command was written, and the reply before it
-//! came.
+//! The clock of a reply starts at the later of two times: its command was written, and the reply before it came.
 
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use super::Failure;
 use super::books::{About, Kind, Said};
 use super::driver::World;
 
-/// Checks the timeout by which the session ended, if it did.
+/// Checks the timeout that ended the session, if one did.
 pub(crate) fn check(world: &World<'_>) -> Result<(), Failure> {
     let Some(Err(error)) = &world.closed else {
         return Ok(());
@@ -22,8 +21,8 @@ pub(crate) fn check(world: &World<'_>) -> Result<(), Failure> {
     let lmtp = world.scene.traits.lmtp;
     let said = &world.server.books.said;
     let leaves = said.iter().any(|said| said.about == About::Leaving);
-    // There the client waits for what nobody knows.
-    // A write that is under way has a clock of its own.
+    // In these cases, the client waits for something unknown.
+    // A write that is under way has its own clock.
     if world.excused || leaves || writes || world.scene.traits.swallows {
         return Ok(());
     }
@@ -36,7 +35,7 @@ pub(crate) fn check(world: &World<'_>) -> Result<(), Failure> {
     let whole: Vec<_> = said.iter().filter(|said| said.end <= heard).collect();
     let last_reply = whole.last().and_then(|said| when(&world.hears, said.end));
     let last_write = world.writes.last().map(|(_, time)| *time);
-    // Replies come in order, so what is before the last one that was answered is answered.
+    // Replies come in order, so everything before the last answered command is answered.
     let last_answered = whole.iter().filter_map(|said| said.answers).max();
     let owed = world
         .server
@@ -46,18 +45,18 @@ pub(crate) fn check(world: &World<'_>) -> Result<(), Failure> {
         .enumerate()
         .find(|(place, demand)| {
             let replies = whole.iter().filter(|said| said.answers == Some(*place));
-            // One reply that is for all, or PRDR's last one of many.
+            // A reply for all, or PRDR's last one of several.
             let is_last = |said: &Said| matches!(said.about, About::End(_) | About::EndOfAll(_));
             let is_done = replies.clone().any(|said| is_last(said) && !lmtp);
             Some(*place) >= last_answered && replies.count() < demand.replies && !is_done
         });
-    // A reply shows that what it answers was written, whenever the completion comes.
+    // A reply proves that its command was written, even if the completion comes later.
     let is_answered = owed.is_some_and(|(place, _)| last_answered == Some(place));
-    // How many replies LMTP gives to the end of what it has refused is anyone's guess.
+    // LMTP does not define how many replies follow the end of refused data.
     if !(lmtp && is_answered) {
         check_duration(world, owed.map(|(_, demand)| demand.kind), *after)?;
     }
-    // Before the greeting nothing is owed but that.
+    // Before the greeting, only the greeting is owed.
     let start = match owed.and_then(|(_, demand)| when(&world.writes, demand.end)) {
         _ if whole.is_empty() => Some(world.writes[0].1),
         _ if is_answered => last_reply,
@@ -80,7 +79,7 @@ pub(crate) fn check(world: &World<'_>) -> Result<(), Failure> {
     }
 }
 
-/// The time is that of the command whose reply is owed, and not of another one.
+/// The timeout belongs to the command whose reply is owed.
 fn check_duration(world: &World<'_>, kind: Option<Kind>, after: Duration) -> Result<(), Failure> {
     let config = &world.scene.config;
     let timeouts = &config.timeouts;
@@ -93,7 +92,7 @@ fn check_duration(world: &World<'_>, kind: Option<Kind>, after: Duration) -> Res
         // The greeting, or a session that only listens.
         None => return Ok(()),
     };
-    // A session that only listens waits once, for all that is owed.
+    // A session that only reads waits once, for all owed replies.
     match own.contains(&after) || after == timeouts.end_of_message {
         true => Ok(()),
         false => Err(Failure::new(

@@ -1,4 +1,4 @@
-//! Random choices that a seed repeats.
+//! Random choices that a seed reproduces.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    /// From 0 to `end - 1`; 0 where `end` is 0.
+    /// From 0 to `end - 1`, or 0 if `end` is 0.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.next() >> 16) as usize % end.max(1)
     }
@@ -29,7 +29,7 @@ impl Dice {
         least + self.below(most - least + 1)
     }
 
-    /// True so many times in a thousand.
+    /// True this many times in a thousand.
     pub(crate) fn chance(&mut self, per_mille: usize) -> bool {
         self.below(1_000) < per_mille
     }
@@ -38,7 +38,7 @@ impl Dice {
         choices[self.below(choices.len())]
     }
 
-    /// Mostly nothing, sometimes milliseconds, rarely more than any timeout.
+    /// Mostly zero, sometimes milliseconds, rarely more than any timeout.
     pub(crate) fn pause(&mut self, rarely: usize) -> Duration {
         match self.below(1_000) {
             n if n < rarely => Duration::from_millis(self.between(1_000, 40_000) as u64),

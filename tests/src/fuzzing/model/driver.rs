@@ -1,7 +1,6 @@
 //! The transport and the network, in virtual time.
 //!
-//! Several actors take turns at random. Where none can act, the clock jumps to the next moment at which
-//! one can.
+//! Several actors take turns at random. If none can act, the clock jumps to the next time when one can.
 
 use std::time::Duration;
 
@@ -19,14 +18,14 @@ use super::server::Server;
 /// Far more steps than any conversation takes.
 const MOST_STEPS: usize = 20_000;
 
-/// What the engine said of a message, and what it could know by then.
+/// The engine's report of a message, and what it could know by then.
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) message: usize,
     pub(crate) report: Report,
-    /// How many octets of the server it had been handed.
+    /// How many of the server's octets it had received.
     pub(crate) heard: usize,
-    /// A surplus reply had shifted what the replies answer, and no client can tell.
+    /// A surplus reply had shifted the attribution, which no client can detect.
     pub(crate) excused: bool,
 }
 
@@ -37,7 +36,7 @@ pub(super) struct Feed {
     pub(super) visible: usize,
     pub(super) wake: Instant,
     pub(super) ended: bool,
-    /// All of it is there, and the engine is told so.
+    /// All of it is there, and the engine knows that.
     pub(super) says_last: bool,
 }
 
@@ -61,13 +60,13 @@ pub(crate) struct World<'s> {
     pub(super) engine: Engine,
     pub(super) dice: Dice,
     pub(super) now: Instant,
-    /// All octets of the client that were given to the network.
+    /// All of the client's octets that were given to the network.
     pub(crate) given: Vec<u8>,
     /// How many of them have arrived.
     arrived: usize,
-    /// How many octets of the server the engine was handed.
+    /// How many of the server's octets the engine has received.
     pub(super) heard: usize,
-    /// Taken out of the engine, and not given.
+    /// Taken out of the engine, but not given.
     gathered: Vec<u8>,
     wakes: [Instant; 4],
     complete_at: Instant,
@@ -79,14 +78,14 @@ pub(crate) struct World<'s> {
     pub(super) messages: Vec<(MessageId, usize)>,
     pub(super) requests: Vec<(RequestId, usize)>,
     pub(crate) finished: Vec<Finished>,
-    /// The reply to each request; none where there is none, or it is excused.
+    /// The reply to each request. `None` if it has none, or it is excused.
     pub(crate) answered: Vec<(usize, Option<Reply>)>,
     pub(crate) closed: Option<Result<(), Error>>,
     pub(crate) excused: bool,
-    /// Up to which octet was written when, and heard.
+    /// The times of writes, each with the offset up to which octets were written.
     pub(crate) writes: Vec<(usize, Instant)>,
     pub(crate) hears: Vec<(usize, Instant)>,
-    /// When time was up last, and whether there was something to write.
+    /// The last timeout, and whether there was something to write.
     pub(crate) time_up: Option<(Instant, bool)>,
     pub(crate) overlap_broken: u64,
     pub(crate) log: Option<String>,
@@ -138,7 +137,7 @@ impl<'s> World<'s> {
         }
     }
 
-    /// Until the engine has closed, and the server has read what arrives.
+    /// Runs until the engine has closed, and the server has read what arrives.
     pub(crate) fn run(&mut self) -> Result<(), Failure> {
         let mut steps = 0;
         self.plan_job();
@@ -164,7 +163,7 @@ impl<'s> World<'s> {
             return Err(Failure::new("after the end", "something follows Closed"));
         }
         if self.closed == Some(Ok(())) {
-            // What was taken is flushed: QUIT alone, unless something is wrong.
+            // Taken octets are flushed. They are only QUIT, unless something is wrong.
             self.give_gathered(usize::MAX);
         }
         let given = self.given.len();
@@ -185,7 +184,7 @@ impl<'s> World<'s> {
         self.server.sent.len().min(self.scene.cut_down)
     }
 
-    /// When the transport notices that the connection is gone.
+    /// The time when the transport notices that the connection is gone.
     fn watch_network(&mut self) {
         if self.end_at.is_some() {
             return;
@@ -419,7 +418,7 @@ impl<'s> World<'s> {
         Ok(())
     }
 
-    /// Nothing of it is given. What there still is is read, as the engine's documentation says.
+    /// None of it is given. The rest of the input is read, as the engine's documentation demands.
     fn write_failed(&mut self) {
         self.note(|| "-- a write fails".into());
         while self.heard < self.down_limit() && self.dice.chance(800) {

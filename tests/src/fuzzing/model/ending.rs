@@ -1,18 +1,18 @@
-//! The end of the data: who is taken, who is told so, and where it is broken off.
+//! The end of the data: who is accepted, who learns it, and where it breaks off.
 
 use super::books::{About, ReplyIndex, Taking};
 use super::server::{Open, Server};
 
-/// How the replies to the end of the data are broken off.
+/// How the replies to the end of the data break off.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Break {
-    /// 421, and it takes nothing that is not answered.
+    /// 421. Unanswered recipients are not accepted.
     Refuses,
-    /// It goes without a word.
+    /// It closes without a reply.
     Dies,
-    /// 221, and it goes.
+    /// 221, and it closes.
     Quits,
-    /// 221, then the replies, and it goes.
+    /// 221, then the replies, and it closes.
     QuitsFirst,
 }
 
@@ -65,7 +65,7 @@ impl Server {
         let stays = self.dice.chance(500);
         let mut taken = false;
         for (place, &(message, recipient)) in accepted.iter().enumerate() {
-            // Each recipient has its own reply, or all have the only one.
+            // Each recipient has its own reply, or all share one.
             let own = match plan.len() {
                 1 => 0,
                 _ if self.traits.lmtp => place,

@@ -1,14 +1,14 @@
-//! All calls of the driver to the engine, in one place.
+//! All calls of the driver to the engine.
 //!
-//! Three transports are played: one that writes at once, one whose completions come late (io_uring), and
-//! one that gathers octets before it writes them.
+//! It plays three transports: one that writes at once, one whose completions come late (io_uring), and one that
+//! gathers octets before it writes.
 
 use smtp_proto::{BodyPart, Cause, Connection, Event, Instant, Outcome};
 
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) connection: Connection,
-    /// A write of so many octets was begun and has not completed.
+    /// A write of this many octets has begun, and is not complete.
     begun: usize,
 }
 
@@ -20,13 +20,13 @@ impl Engine {
         }
     }
 
-    /// How many octets are on offer. An offer of none must be taken all the same.
+    /// How many octets are on offer. An empty offer must be taken too.
     pub(crate) fn offer(&mut self, now: Instant, body: BodyPart<'_>) -> Option<usize> {
         let transmit = self.connection.poll_transmit(now, body)?;
         Some(transmit.parts().iter().map(|part| part.len()).sum())
     }
 
-    /// The first `n` octets of the offer are given and written. Returns how many of the body they use up.
+    /// The first `n` octets of the offer are given and written. Returns how many of the body they used up.
     pub(crate) fn write(
         &mut self,
         now: Instant,
@@ -74,8 +74,8 @@ impl Engine {
             .handle_written(now, std::mem::take(&mut self.begun));
     }
 
-    /// Takes up to `room` octets without giving them. Returns how many of the body they use up, or `None`
-    /// where nothing is on offer.
+    /// Takes up to `room` octets without giving them. Returns how many of the body they used up, or `None` if nothing
+    /// is on offer.
     pub(crate) fn gather(
         &mut self,
         now: Instant,
@@ -89,12 +89,12 @@ impl Engine {
         (gathered > 0 || used > 0).then_some(used)
     }
 
-    /// A write of the next `n` octets that were gathered was begun.
+    /// A write of the next `n` gathered octets has begun.
     pub(crate) fn given(&mut self, now: Instant, n: usize) {
         self.connection.handle_given(now, n);
     }
 
-    /// The transport has taken the next `n` octets that were gathered.
+    /// The transport has taken the next `n` gathered octets.
     pub(crate) fn written(&mut self, now: Instant, n: usize) {
         self.connection.handle_written(now, n);
     }

@@ -1,4 +1,4 @@
-//! The reports of the engine against the books of the server.
+//! Compares the engine's reports with the server's records.
 
 use smtp_proto::{Cause, Error, Outcome, Reply};
 
@@ -7,7 +7,7 @@ use super::driver::{Finished, World};
 use super::scene::Scene;
 use super::{Failure, Stats};
 
-/// Compares all of them, and counts.
+/// Compares all reports, and counts.
 pub(crate) fn judge(world: &World<'_>, stats: &mut Stats) -> Result<(), Failure> {
     let judge = Judge {
         scene: world.scene,
@@ -134,7 +134,7 @@ impl Judge<'_> {
         }
     }
 
-    /// What a refusal may be told to: a recipient of its own transaction.
+    /// A refusal may only be reported to a recipient of its own transaction.
     fn refused(&self, finished: &Finished, who: usize, error: &Error) -> Result<(), Failure> {
         let message = finished.message;
         let begun = self.books.is_begun(message);
@@ -204,7 +204,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether it was named in this transaction, or had its place in it.
+    /// Whether it was named in this transaction, or had a place in it.
     fn would_be_named(&self, number: usize, who: usize) -> bool {
         if self.books.transactions[number].reply_to(who).is_some() {
             return true;
@@ -257,7 +257,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether a reply before this one lets no client read on.
+    /// Whether a client stops reading at a reply before this one.
     fn session_ended_before(&self, said: &Said) -> bool {
         let before = |earlier: &&Said| {
             earlier.end < said.end || (earlier.end == said.end && said.after_loss)
@@ -269,7 +269,7 @@ impl Judge<'_> {
             .any(Said::ends_session)
     }
 
-    /// What was stored is what the application has.
+    /// The stored body equals the application's.
     fn bodies(&self, message: usize) -> Result<(), Failure> {
         let mut expected = self.scene.messages[message].body.clone();
         if !expected.ends_with(b"\r\n") {

@@ -1,15 +1,15 @@
-//! The client's octets as the server reads them: lines, chunks, and what follows DATA.
+//! The client's octets in the server's view: lines, chunks, and the data after DATA.
 
 /// One thing that the server acts on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Token {
-    /// A command line without its CRLF. BDAT is not among them.
+    /// A command line without its CRLF. BDAT is not one of them.
     Line(Vec<u8>),
-    /// The line of BDAT was read, and so many octets follow.
+    /// The line of BDAT was read, and this many octets follow.
     ChunkBegins { octets: u64, last: bool },
-    /// The whole of the chunk was read.
+    /// The whole chunk was read.
     ChunkEnds { last: bool },
-    /// The line with the dot alone.
+    /// The line with only a dot.
     DataEnds,
 }
 
@@ -38,7 +38,7 @@ impl Lexer {
         }
     }
 
-    /// The server has said 354.
+    /// The server has sent 354.
     pub(crate) fn begin_data(&mut self) {
         self.mode = Mode::Data;
         self.body.clear();
@@ -52,7 +52,7 @@ impl Lexer {
         matches!(self.mode, Mode::Chunk { .. })
     }
 
-    /// Whether an octet of the end of a body was read, and not all of it.
+    /// Whether the end of a body was read in part.
     pub(crate) fn has_begun_end(&self) -> bool {
         match self.mode {
             Mode::Command => self.line.starts_with(b"BDAT ") && self.line.ends_with(b"LAST\r"),
@@ -61,12 +61,12 @@ impl Lexer {
         }
     }
 
-    /// Whether an octet of MAIL was read, and not all of it.
+    /// Whether MAIL was read in part.
     pub(crate) fn has_begun_mail(&self) -> bool {
         self.mode == Mode::Command && self.line.first() == Some(&b'M')
     }
 
-    /// A chunk of no octets ends where it begins.
+    /// An empty chunk ends where it begins.
     pub(crate) fn empty_chunk(&mut self) -> Option<Token> {
         match self.mode {
             Mode::Chunk { left: 0, last } => {

@@ -1,9 +1,8 @@
 //! The judge: a server that keeps its own books, against the engine's reports.
 //!
-//! [`conversation`] plays one random conversation in virtual time. The server reads the octets that
-//! arrive with a parser of its own. It knows which message and which recipient it took, by the tags in
-//! the addresses and the body, and which reply says so. When the engine reports, the judge compares.
-//! It shares no code and no state with the engine.
+//! [`conversation`] plays one random conversation in virtual time. The server reads the octets that arrive with its
+//! own parser. Tags in the addresses and the body tell which message and which recipient it took, and which reply
+//! confirms it. When the engine reports, the judge compares. It shares no code and no state with the engine.
 //!
 //! Two offsets of the client's octets decide what may be true (invariant 11 of the design).
 //! *Given*: a write of them was begun, so they may arrive. *Written*: the transport has taken them.
@@ -18,16 +17,15 @@
 //! | not attempted | the server did not take it |
 //! | in doubt | the end of data was given, and the deciding reply did not reach the engine |
 //!
-//! And each message has one report, in the order of `submit`; one `Closed` comes last; no body is
-//! stored changed.
+//! Each message has one report, in the order of `submit`. One `Closed` comes last. No body is stored changed.
 //!
-//! One thing is excused: a surplus reply that the engine is handed when the next command was given. The
-//! same holds where a server loses commands and then says yes to a later one. No client can tell.
+//! One thing is excused: a surplus reply that the engine gets after the next command was given. The same holds if a
+//! server loses commands and then accepts a later one. No client can detect it.
 //!
 //! | file | subject |
 //! |---|---|
-//! | `scene.rs` | what one conversation is made of |
-//! | `driver.rs`, `application.rs` | transport and network, and who uses them, in virtual time |
+//! | `scene.rs` | the parts of one conversation |
+//! | `driver.rs`, `application.rs` | transport, network and application, in virtual time |
 //! | `engine.rs` | all calls to the engine |
 //! | `lexer.rs`, `server.rs`, `ending.rs`, `books.rs` | the server |
 //! | `judge.rs`, `clock.rs` | the comparison: reports, timeouts |
@@ -51,7 +49,7 @@ use dice::Dice;
 use driver::World;
 use scene::{Scene, Writing};
 
-/// What happened, by name, and how often.
+/// The events that happened, by name, and how often.
 #[derive(Clone, Debug, Default)]
 pub struct Stats(BTreeMap<&'static str, u64>);
 
@@ -81,7 +79,7 @@ impl fmt::Display for Stats {
     }
 }
 
-/// What is wrong in one conversation.
+/// The violation in one conversation.
 #[derive(Clone, Debug)]
 struct Failure {
     kind: &'static str,
@@ -99,7 +97,7 @@ impl Failure {
     }
 }
 
-/// A report that is not so, or a rule that is broken.
+/// A false report, or a broken rule.
 #[derive(Clone, Debug)]
 pub struct Violation {
     /// The conversation: `conversation(seed)` plays it again.
@@ -108,7 +106,7 @@ pub struct Violation {
     pub kind: &'static str,
     /// How the transport writes, and the cause that was reported: kinds of the same context are alike.
     pub context: String,
-    /// What was reported and what is so.
+    /// The report, and the truth.
     pub what: String,
     /// The conversation, line by line.
     pub log: String,
@@ -144,7 +142,7 @@ pub fn conversation(seed: u64) -> Result<Stats, Violation> {
     }
 }
 
-/// Plays it, and returns its log, whatever comes of it.
+/// Plays it, and returns its log in any case.
 pub fn log(seed: u64) -> String {
     play(seed, true).1
 }
@@ -286,7 +284,7 @@ fn count_events(world: &World<'_>, stats: &mut Stats) {
     );
 }
 
-/// What a run of some thousand conversations must have met, by its name in [`Stats`].
+/// Events that a run of some thousand conversations must contain, by their names in [`Stats`].
 pub const FEATURES: &[&str] = &[
     "recipients in doubt",
     "recipients not attempted",

@@ -1,4 +1,4 @@
-//! What one conversation is made of: the server, the application, the transport and the network.
+//! The parts of one conversation: the server, the application, the transport and the network.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::server::Traits;
 /// How the transport writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Writing {
-    /// At once, as far as it goes.
+    /// At once, as much as possible.
     Direct,
     /// A write is begun, and its completion is reported later.
     Late,
@@ -27,12 +27,12 @@ pub(crate) enum Job {
     Quit,
 }
 
-/// A message as the application has it.
+/// A message of the application.
 #[derive(Clone, Debug)]
 pub(crate) struct Planned {
     pub(crate) envelope: Envelope,
     pub(crate) body: Vec<u8>,
-    /// After so many octets the source of the body fails.
+    /// The source of the body fails after this many octets.
     pub(crate) source_fails: Option<usize>,
 }
 
@@ -41,19 +41,19 @@ pub(crate) struct Scene {
     pub(crate) config: Config,
     pub(crate) traits: Traits,
     pub(crate) messages: Vec<Planned>,
-    /// With each, how long it comes after the one before; none is when the session is idle.
+    /// Each job, and its delay after the one before. `None` means that it waits for an idle session.
     pub(crate) jobs: Vec<(Job, Option<Duration>)>,
     pub(crate) writing: Writing,
-    /// The application pauses before and within a body, so often in a thousand times.
+    /// The application pauses before and within a body, this many times in a thousand.
     pub(crate) slow_body: usize,
-    /// So does the transport.
+    /// The transport pauses, this many times in a thousand.
     pub(crate) slow_transport: usize,
-    /// Octets of the client, and of the server, after which nothing arrives any more.
+    /// After this many octets of the client, and of the server, nothing arrives any more.
     pub(crate) cut_up: usize,
     pub(crate) cut_down: usize,
-    /// When the transport notices that; never, perhaps.
+    /// When the transport notices that. `None` for never.
     pub(crate) notice: Option<Duration>,
-    /// Writes fail after so many octets.
+    /// Writes fail after this many octets.
     pub(crate) writes_fail: usize,
 }
 

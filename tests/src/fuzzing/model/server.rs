@@ -1,4 +1,4 @@
-//! The server: it reads the octets that arrived, decides, answers, and writes into its books.
+//! The server: it reads the octets that arrived, decides, answers, and records everything.
 
 use smtp_proto::Instant;
 
@@ -6,7 +6,7 @@ use super::books::{About, Books, Demand, Kind, ReplyIndex, Said, Transaction};
 use super::dice::Dice;
 use super::lexer::{Lexer, Token, tag};
 
-/// What one server is like.
+/// The behaviour of one server.
 #[derive(Clone, Debug)]
 pub(crate) struct Traits {
     pub(crate) lmtp: bool,
@@ -23,7 +23,7 @@ pub(crate) struct Traits {
     pub(crate) keeps: bool,
     /// It loses the commands that come with the end of the data.
     pub(crate) swallows: bool,
-    /// It sends replies too many.
+    /// It sends surplus replies.
     pub(crate) surplus: bool,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Open {
     pub(super) number: usize,
     pub(super) accepted: Vec<(usize, usize)>,
     pub(super) prdr: bool,
-    /// A chunk was refused, so nothing but RSET helps (RFC 3030 section 2).
+    /// A chunk was refused, so only RSET helps (RFC 3030 section 2).
     failed: bool,
 }
 
@@ -46,19 +46,19 @@ pub(crate) struct Server {
     /// How many of the client's octets it has read.
     pub(crate) read: usize,
     pub(crate) closed: bool,
-    /// It does nothing before.
+    /// It does nothing before this time.
     pub(crate) busy_until: Instant,
     pub(super) dice: Dice,
     pub(super) lexer: Lexer,
     pub(super) open: Option<Open>,
-    /// After so many octets of the body it refuses, before the end.
+    /// It refuses after this many octets of the body, before the end.
     early: Option<usize>,
-    /// It has answered the end of the data before the end.
+    /// It has answered the end of the data before the end came.
     answered_early: bool,
-    /// What is said now answers what has not come whole.
+    /// A reply now answers something that has not arrived completely.
     early_now: bool,
     token_start: usize,
-    /// Commands that begin before are lost.
+    /// Commands that begin before this offset are lost.
     swallow_until: usize,
     lost_commands: bool,
 }
@@ -94,8 +94,8 @@ impl Server {
         self.dice.chance(per_mille)
     }
 
-    /// Reads what has arrived until there is something to answer. `given` is what the client gave to the
-    /// network, and `arrived` how much of it is here.
+    /// Reads what has arrived until there is something to answer. `given` is what the client gave to the network, and
+    /// `arrived` is how much of it is here.
     pub(crate) fn act(&mut self, given: &[u8], arrived: usize, now: Instant) {
         let before = self.sent.len();
         while self.read < arrived && self.sent.len() == before && !self.closed {
@@ -126,7 +126,7 @@ impl Server {
         let idle = self.read == arrived && !self.lexer.is_in_data() && !self.lexer.is_in_chunk();
         let chunks_open = self.open.is_some() && !self.lexer.body.is_empty();
         if self.traits.surplus && idle && !chunks_open && !self.closed && self.dice.chance(60) {
-            // With recipients accepted, a refusal would be one of the body before it comes.
+            // After accepted recipients, a refusal would be an early one of the body.
             let accepted = self
                 .open
                 .as_ref()
@@ -140,7 +140,7 @@ impl Server {
         }
     }
 
-    /// Reads on for the books alone: what was given and never arrived.
+    /// Reads on for the records only: octets that were given but never arrived.
     pub(crate) fn finish(&mut self, given: &[u8]) {
         for (at, &octet) in given.iter().enumerate().skip(self.read) {
             let token = self.lexer.feed(octet);
@@ -156,7 +156,7 @@ impl Server {
         }
     }
 
-    /// What the client's octets are, whatever comes of them.
+    /// Records the client's octets, independent of their effect.
     fn note(&mut self, token: &Token, end: usize) {
         let books = &mut self.books;
         if !matches!(token, Token::ChunkBegins { .. }) {
@@ -268,7 +268,7 @@ impl Server {
         self.closed = true;
     }
 
-    /// Breaks off instead of an answer, sometimes.
+    /// Sometimes breaks off instead of an answer.
     fn breaks_off(&mut self) -> bool {
         match () {
             () if self.trouble(4) => self.leave(421),
@@ -449,7 +449,7 @@ impl Server {
         }
     }
 
-    /// Refuses in the middle of the body: the answer to the end, before it.
+    /// Refuses in the middle of the body: an early answer to the end.
     fn refuse_early(&mut self) {
         self.early = None;
         if self.trouble(30) {
@@ -482,7 +482,7 @@ impl Server {
             return;
         }
         if last {
-            // What is refused at its end is kept until RSET, by some.
+            // Some servers keep a transaction that was refused at its end, until RSET.
             let kept = self.on_end();
             if kept && self.traits.keeps {
                 return self.fail();
