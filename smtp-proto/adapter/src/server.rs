@@ -87,6 +87,14 @@ impl Server {
         server.to_server().into_owned()
     }
 
+    /// A server at this Unix socket, usually with [`lmtp`](Self::lmtp).
+    #[cfg(unix)]
+    pub fn unix(path: impl Into<PathBuf>) -> Self {
+        let mut server = Self::named(String::new());
+        server.unix = Some(path.into());
+        server
+    }
+
     /// A server with this text as its address.
     pub(crate) fn named(name: String) -> Self {
         let placeholder = ClientName::from(IpAddr::from([127, 0, 0, 1]));
@@ -110,30 +118,10 @@ impl Server {
         }
     }
 
-    /// A server at this Unix socket, usually with [`lmtp`](Self::lmtp).
-    #[cfg(unix)]
-    pub fn unix(path: impl Into<PathBuf>) -> Self {
-        let mut server = Self::named(String::new());
-        server.unix = Some(path.into());
-        server
-    }
-
-    /// Connects from this local address, and only to addresses of its family. Call it again for the other family.
+    /// Logs in.
     #[must_use]
-    pub fn bind(mut self, local: IpAddr) -> Self {
-        match local {
-            IpAddr::V4(local) => self.local_v4 = Some(local),
-            IpAddr::V6(local) => self.local_v6 = Some(local),
-        }
-        self
-    }
-
-    /// The name for EHLO. By default it is the host's name, if it has a dot, and labels of letters, digits and inner
-    /// hyphens. Servers refuse other names, such as `shop_1.shop_internal`. Otherwise the default is the address
-    /// literal of the local end.
-    #[must_use]
-    pub fn client_name(mut self, name: ClientName) -> Self {
-        self.client_name = Some(name);
+    pub fn credentials(mut self, credentials: impl Into<Option<Credentials>>) -> Self {
+        self.config.credentials = credentials.into();
         self
     }
 
@@ -202,6 +190,55 @@ impl Server {
         Ok(self)
     }
 
+    /// How long to wait for a connection, over all addresses of the server together; 30 seconds by default. The clock
+    /// starts after the name is resolved, because the system has its own timeout for that.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout.min(FOREVER);
+        self
+    }
+
+    /// How long to wait for each reply.
+    #[must_use]
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.config.timeouts = timeouts;
+        self
+    }
+
+    /// Uses LMTP (RFC 2033) instead of SMTP.
+    #[must_use]
+    pub fn lmtp(mut self) -> Self {
+        self.config.protocol = Protocol::Lmtp;
+        self
+    }
+
+    /// The name for EHLO. By default it is the host's name, if it has a dot, and labels of letters, digits and inner
+    /// hyphens. Servers refuse other names, such as `shop_1.shop_internal`. Otherwise the default is the address
+    /// literal of the local end.
+    #[must_use]
+    pub fn client_name(mut self, name: ClientName) -> Self {
+        self.client_name = Some(name);
+        self
+    }
+
+    /// Connects from this local address, and only to addresses of its family. Call it again for the other family.
+    #[must_use]
+    pub fn bind(mut self, local: IpAddr) -> Self {
+        match local {
+            IpAddr::V4(local) => self.local_v4 = Some(local),
+            IpAddr::V6(local) => self.local_v6 = Some(local),
+        }
+        self
+    }
+
+    /// After an opportunistic handshake has failed, connects again without TLS, as mail servers do. It never does
+    /// with credentials, or if the certificate was refused.
+    #[must_use]
+    pub fn retry_in_clear(mut self, yes: bool) -> Self {
+        self.retry_in_clear = yes;
+        self
+    }
+
     /// Uses these settings of rustls, with the application's own verifier, provider and client certificates.
     ///
     /// The verifier in it decides, under every policy: a server that it refuses ends the session. So it cannot be
@@ -214,44 +251,6 @@ impl Server {
     #[must_use]
     pub fn rustls_config(mut self, config: Arc<rustls::ClientConfig>) -> Self {
         self.renew_tls(|tls| tls.replace(config));
-        self
-    }
-
-    /// After an opportunistic handshake has failed, connects again without TLS, as mail servers do. It never does
-    /// with credentials, or if the certificate was refused.
-    #[must_use]
-    pub fn retry_in_clear(mut self, yes: bool) -> Self {
-        self.retry_in_clear = yes;
-        self
-    }
-
-    /// Logs in.
-    #[must_use]
-    pub fn credentials(mut self, credentials: impl Into<Option<Credentials>>) -> Self {
-        self.config.credentials = credentials.into();
-        self
-    }
-
-    /// A fixed nonce for SCRAM instead of a random one, for tests only. SCRAM is not safe if the nonce is known, or
-    /// used twice.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn fixed_nonce(mut self, octets: Option<[u8; 18]>) -> Self {
-        self.fixed_nonce = octets;
-        self
-    }
-
-    /// Uses LMTP (RFC 2033) instead of SMTP.
-    #[must_use]
-    pub fn lmtp(mut self) -> Self {
-        self.config.protocol = Protocol::Lmtp;
-        self
-    }
-
-    /// `false` sends one command at a time, even if PIPELINING is offered.
-    #[must_use]
-    pub fn pipelining(mut self, yes: bool) -> Self {
-        self.config.pipelining = yes;
         self
     }
 
@@ -287,25 +286,17 @@ impl Server {
         self
     }
 
+    /// `false` sends one command at a time, even if PIPELINING is offered.
+    #[must_use]
+    pub fn pipelining(mut self, yes: bool) -> Self {
+        self.config.pipelining = yes;
+        self
+    }
+
     /// What may stand in a body.
     #[must_use]
     pub fn body_policy(mut self, policy: BodyPolicy) -> Self {
         self.config.body = policy;
-        self
-    }
-
-    /// How long to wait for a connection, over all addresses of the server together; 30 seconds by default. The clock
-    /// starts after the name is resolved, because the system has its own timeout for that.
-    #[must_use]
-    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout.min(FOREVER);
-        self
-    }
-
-    /// How long to wait for each reply.
-    #[must_use]
-    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
-        self.config.timeouts = timeouts;
         self
     }
 
@@ -321,6 +312,15 @@ impl Server {
     #[must_use]
     pub fn observe(mut self, observer: impl Fn(&Observation<'_>) + Send + Sync + 'static) -> Self {
         self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// A fixed nonce for SCRAM instead of a random one, for tests only. SCRAM is not safe if the nonce is known, or
+    /// used twice.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn fixed_nonce(mut self, octets: Option<[u8; 18]>) -> Self {
+        self.fixed_nonce = octets;
         self
     }
 }
