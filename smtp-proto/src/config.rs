@@ -73,8 +73,8 @@ pub enum Chunking {
     Eager,
 }
 
-/// How long to wait for each reply. Each is a deadline: a server that drips octets gains nothing. The
-/// defaults are those of RFC 5321 section 4.5.3.2 where it names one.
+/// How long to wait for each reply. Each is a deadline: a server that drips octets gains nothing. The defaults are
+/// those of RFC 5321 section 4.5.3.2, if it names one. [`replies`](Self::replies) sets most of them at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {
