@@ -104,9 +104,9 @@
 //!    and nothing learnt before it is kept.
 //! 9. A batch ends where RFC 2920 says. Nothing follows the end of the data before its reply, because servers that
 //!    advertise PIPELINING break on that. [`Config::overlap`] permits it for a server that does not break.
-//! 10. A result belongs to one recipient. A default for all does not exist. If the connection is lost between the end
-//!     of the data and its reply, the result is [`Outcome::InDoubt`]. A recipient that was never named is
-//!     [`Outcome::NotAttempted`]. A session that stops sending still reads the replies that it is owed. One thing no
+//! 10. A result belongs to one recipient, and is never a default for all. If a write of the end of the data has begun,
+//!     and the connection is lost before its reply, the result is [`Outcome::InDoubt`]. A recipient that was never named
+//!     is [`Outcome::NotAttempted`]. A session that stops sending still reads the replies that it is owed. One thing no
 //!     client can tell: an unasked reply that arrives after the next command looks like its answer.
 //! 11. Credentials do not appear in `Debug`, in errors or in [`Trace`], and are wiped when dropped. They go to a
 //!     verified server ([`TlsFacts::verified`]) or nowhere, unless [`Credentials::permit_unverified`] or

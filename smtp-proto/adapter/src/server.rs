@@ -118,7 +118,7 @@ impl Server {
         }
     }
 
-    /// Logs in.
+    /// Logs in with these credentials. TLS is then required by default, and the server verified ([`tls`](Self::tls)).
     #[must_use]
     pub fn credentials(mut self, credentials: impl Into<Option<Credentials>>) -> Self {
         self.config.credentials = credentials.into();

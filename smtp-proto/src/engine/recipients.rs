@@ -1,5 +1,5 @@
 //! The state of each recipient of a message. They are asked in the order of the envelope, in one or several
-//! transactions. A result belongs to one recipient. A default for all does not exist.
+//! transactions. A result belongs to one recipient, and is never a default for all.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
