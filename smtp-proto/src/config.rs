@@ -164,45 +164,45 @@ impl Timeouts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
+    /// Recipients of one message; 100,000.
+    pub recipients: usize,
+    /// Messages and requests that wait, including those whose result was not polled; 64.
+    pub messages: usize,
+    /// Octets of all replies that one report keeps; 65,536. Beyond them, it keeps 128 octets of each reply.
+    pub report: usize,
+    /// Octets of a reply that a report keeps; 2,048. It is cut at a line end, and marked.
+    pub reply_kept: usize,
     /// Bounds of one reply; 4,096 octets a line, 256 lines, 16,384 octets of text.
     pub reply: ReplyLimits,
     /// Octets of commands that may be unanswered at a time; 4,096. The limit prevents a deadlock with a server that
     /// does not read while it writes. One command is always allowed.
     pub in_flight: usize,
-    /// Messages and requests that wait, including those whose result was not polled; 64.
-    pub messages: usize,
-    /// Recipients of one message; 100,000.
-    pub recipients: usize,
-    /// Octets of a reply that a report keeps; 2,048. It is cut at a line end, and marked.
-    pub reply_kept: usize,
-    /// Octets of all replies that one report keeps; 65,536. Beyond them, it keeps 128 octets of each reply.
-    pub report: usize,
-    /// Steps of the conversation that are kept for [`Event::Trace`](crate::Event::Trace) until somebody polls; 256.
-    /// The oldest are dropped and counted.
-    pub traces: usize,
     /// Chunks that may be unanswered at a time; 48. Every server that was measured takes that many at once.
     pub chunks: usize,
-    /// Challenges in one AUTH exchange; 8.
-    pub challenges: u32,
     /// Iterations that a server may ask for in SCRAM; 1,000,000. The server chooses the number. The client does the
     /// work before it knows the server, about a second for the default. Servers ask for 4,096 to some 600,000. Fewer
     /// than 4,096 are refused (RFC 7677 section 4).
     pub scram_iterations: u32,
+    /// Challenges in one AUTH exchange; 8.
+    pub challenges: u32,
+    /// Steps of the conversation that are kept for [`Event::Trace`](crate::Event::Trace) until somebody polls; 256.
+    /// The oldest are dropped and counted.
+    pub traces: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            recipients: 100_000,
+            messages: 64,
+            report: 65_536,
+            reply_kept: 2_048,
             reply: ReplyLimits::default(),
             in_flight: 4_096,
-            messages: 64,
-            recipients: 100_000,
-            reply_kept: 2_048,
-            report: 65_536,
-            traces: 256,
             chunks: 48,
-            challenges: 8,
             scram_iterations: 1_000_000,
+            challenges: 8,
+            traces: 256,
         }
     }
 }

@@ -277,13 +277,13 @@ fn what_is_read_is_checked() {
     );
     let text = |text: &str| json!({"text": text, "need": "if_offered"});
     for (mail, why) in [
-        ("SIZE=1", "SIZE has a call of its own"),
-        ("NOTIFY=NEVER", "NOTIFY has a call of its own"),
+        ("SIZE=1", "SIZE must not be written by hand"),
+        ("NOTIFY=NEVER", "NOTIFY must not be written by hand"),
         ("X=1\r\nRSET", "invalid value of X"),
         ("X 1", "invalid parameter name"),
         ("RET=FULL RSET", "not as it is sent"),
         ("RET", "not as it is sent"),
-        ("ret=FULL", "ret has a call of its own"),
+        ("ret=FULL", "ret must not be written by hand"),
         ("ENVID=+0D+0A", "invalid value of ENVID"),
         ("ENVID=+0", "not as it is sent"),
         ("ENVID=+2b", "not as it is sent"),
@@ -314,7 +314,7 @@ fn what_is_read_is_checked() {
         (r"ORCPT=utf-8;\x{0D}@b", "invalid address"),
         ("RRVS=2027-01-02T03:04:05Z;X", "not as it is sent"),
         ("RRVS=never", "RRVS cannot be"),
-        ("RET=FULL", "RET has a call of its own"),
+        ("RET=FULL", "RET must not be written by hand"),
     ] {
         is_refused::<RcptParameter>(text(rcpt), why);
     }

@@ -387,7 +387,7 @@ fn count(digits: &str, most: u32) -> Result<u32, MechanismError> {
 }
 
 fn keyed<M: KeyInit>(key: &[u8]) -> Result<M, MechanismError> {
-    M::new_from_slice(key).map_err(|_| MechanismError::Other("HMAC takes no such key".into()))
+    M::new_from_slice(key).map_err(|_| MechanismError::Other("HMAC does not take this key".into()))
 }
 
 fn sign<M: Mac + KeyInit>(key: &[u8], message: &[u8]) -> Result<Secret, MechanismError> {

@@ -322,7 +322,7 @@ pub enum ParameterError {
         limit: usize,
     },
     /// The name has its own call, so [`MailParameter::raw`] and [`RcptParameter::raw`] refuse it.
-    #[error("{name} has a call of its own: {instead}")]
+    #[error("{name} must not be written by hand; use {instead}")]
     HasOwnCall {
         /// The name.
         name: Box<str>,
@@ -630,7 +630,7 @@ mod tests {
         let error = RcptParameter::raw("RET", Some("FULL")).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "RET has a call of its own: MailParameter::ret"
+            "RET must not be written by hand; use MailParameter::ret"
         );
     }
 

@@ -633,7 +633,10 @@ mod tests {
                 "a pool is set up where it is made",
             ),
             ("smtp://h.example/?requireTLS=true", "write tls=required"),
-            ("smtps://h.example?tls=required", "tls: the scheme says TLS"),
+            (
+                "smtps://h.example?tls=required",
+                "tls: the scheme means TLS",
+            ),
             (
                 "smtp://h.example?server-name=",
                 "server-name: write a host name",

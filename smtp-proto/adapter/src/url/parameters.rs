@@ -175,7 +175,7 @@ impl Settings {
             (true, Some(_)) => {
                 return Err(Problem::Value(
                     "tls",
-                    "the scheme says TLS from the first octet; write smtp:// or lmtp:// for STARTTLS or none",
+                    "the scheme means TLS from the first octet; write smtp:// or lmtp:// for STARTTLS or none",
                 ));
             }
             (false, Some(policy)) => server = server.tls(policy),
