@@ -450,7 +450,7 @@ fn the_conversation_is_shown_without_secrets() {
     assert!(!lines.contains("AGFsaWNlAHMzY3JldA=="), "{lines}");
 }
 
-/// The receiver refuses any binding but that of its own end. It refuses "y" from a client that has seen its offer.
+/// The receiver refuses any binding but its own. It refuses "y" from a client that has seen its offer.
 #[test]
 fn scram_is_bound_to_the_tls_connection() {
     for (tls12, version) in [(false, "TLSv1.3"), (true, "TLSv1.2")] {

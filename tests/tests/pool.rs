@@ -997,7 +997,7 @@ fn a_bound_that_is_lowered_holds_at_once() {
     });
 }
 
-/// As a static one does in tests, each of which has a runtime of its own.
+/// As a static pool does in tests, where each test has its own runtime.
 #[test]
 fn a_pool_outlives_a_runtime() {
     let receiver = Receiver::new();

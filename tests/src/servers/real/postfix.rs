@@ -1,4 +1,4 @@
-//! A real Postfix, with Dovecot for SASL and as another server for submission, on loopback ports of its own.
+//! A real Postfix, with Dovecot for SASL and as another server for submission, on its own loopback ports.
 //!
 //! Everything that an instance reads or writes lies in one temporary folder, so the system's own configuration,
 //! queue and log stay untouched and several instances run side by side. It needs Debian (or a relative) and root,
