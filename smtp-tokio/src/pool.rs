@@ -32,22 +32,23 @@ use crate::session::Session;
 /// # }
 /// ```
 ///
-/// - **Bounds.** No more than [`max_sessions`](Self::max_sessions) connections are open at one time. Whoever comes when
-///   all are in use waits, and is served in the order of coming.
-/// - **Stale sessions.** What the server has said meanwhile is read first, without a round trip. A session that has
-///   ended is replaced.
-/// - **Sent once more.** A message is sent a second time only where a session that was used before answered 421 or was
-///   lost before the end of the message was given to the transport. It is sent in a new session, once. Where the
-///   server has refused anybody, or where it is in doubt, it is not.
-/// - **Refused logins.** A login that is refused, or a certificate, fails everybody who waits, and for 5 seconds
-///   nothing is opened. A server that hangs up on a login has refused it. Unless one has succeeded in the last 5
-///   seconds, logins are tried one at a time, and one whose answer is not there after 5 seconds holds up no other. So
-///   many callers with a wrong password do not lock an account, not even those that lose patience.
-/// - **Futures that are not polled.** Such a future keeps its turn, and its session if it has one. So whoever waits for
-///   the pool in between may wait for ever. Let them run in tasks of their own, or poll them all.
-/// - **Dropped futures.** A future of [`send`](Self::send) that is dropped closes its session, if the server was told a
-///   part of the message. One that waits for a session leaves the queue.
-/// - **No task of its own.** A session that was idle for too long is closed by the next call, whatever it is.
+/// - **Bounds.** At most [`max_sessions`](Self::max_sessions) connections are open at one time. If all are in use,
+///   callers wait, and are served in their order.
+/// - **Stale sessions.** Waiting input of a session is read first, without a round trip. A session that has ended is
+///   replaced.
+/// - **Sent once more.** A message is sent again if a used session answered 421, or was lost, before the transport
+///   was given the end of the message. It is sent once more, in a new session. It is not sent again if the server has
+///   refused a recipient, or if the message is in doubt.
+/// - **Refused logins.** A refused login or certificate fails all waiting callers, and the pool opens no session for
+///   5 seconds. The pause doubles with each refusal in a row, to 5 minutes at most. It stays at 5 seconds if the server
+///   answered 4yz. A server that hangs up on a login has refused it. Logins are tried one at a time, unless one has
+///   succeeded in the last 5 seconds. A login without an answer for 5 seconds does not delay others any longer. So many
+///   callers with a wrong password do not lock an account, even if they give up and try again.
+/// - **Futures that are not polled.** Such a future keeps its turn, and its session if it has one. Other callers may
+///   wait for it for ever. Run each future in its own task, or poll them all.
+/// - **Dropped futures.** If a future of [`send`](Self::send) is dropped, its session is closed if the server was told
+///   a part of the message. A future that waits for a session leaves the queue.
+/// - **Without a task.** The next call, of any kind, closes sessions that were idle for too long.
 #[derive(Clone)]
 pub struct Pool(Arc<Shared>);
 

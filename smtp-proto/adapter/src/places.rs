@@ -19,6 +19,10 @@ use crate::locked::{Lock, Locked};
 /// be tried at once for this long. A login whose end is not reported delays the others for this long.
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// The pause after refusals doubles, up to this. A queue that sends all night tries a wrong password 12 times an hour,
+/// and not 12 times a minute.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
 /// A waiting caller checks again after this time, because time alone may have let it in.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -69,6 +73,8 @@ struct State<S> {
     entries: u64,
     logged_in: Option<Instant>,
     refused: Option<(Instant, Error)>,
+    /// The next pause after a refusal.
+    pause: Duration,
     overlap_is_broken: bool,
     is_closed: bool,
 }
@@ -102,6 +108,7 @@ impl<S> Places<S> {
                 entries: 0,
                 logged_in: None,
                 refused: None,
+                pause: PAUSE,
                 overlap_is_broken: false,
                 is_closed: false,
             }),
@@ -427,6 +434,7 @@ impl<S> Place<S> {
         let mut state = self.places.state();
         state.logged_in = Some(now);
         state.refused = None;
+        state.pause = PAUSE;
         state.end_login();
     }
 
@@ -434,8 +442,13 @@ impl<S> Place<S> {
     pub fn failed(&mut self, now: Instant, error: &Error) {
         let mut state = self.places.state();
         if is_refusal(error) {
+            let mut pause = PAUSE;
+            if !error.is_transient() {
+                pause = state.pause;
+                state.pause = (pause * 2).min(LONGEST_PAUSE);
+            }
             // The others learn it when this place is free.
-            state.refused = Some((now + PAUSE, error.copy().not_attempted().paused(PAUSE)));
+            state.refused = Some((now + pause, error.copy().not_attempted().paused(pause)));
         }
         state.end_login();
     }
@@ -534,12 +547,12 @@ mod tests {
 
     fn refused(code: u16) -> Error {
         let reply = Reply::new(ReplyCode::new(code).unwrap(), b"no");
+        let outcome = match code {
+            ..500 => Outcome::Transient,
+            _ => Outcome::Permanent,
+        };
         let cause = Cause::Rejected(reply);
-        Error::new(smtp_proto::Error::new(
-            Stage::Auth,
-            Outcome::Permanent,
-            cause,
-        ))
+        Error::new(smtp_proto::Error::new(Stage::Auth, outcome, cause))
     }
 
     fn at(seconds: u64) -> Instant {
@@ -733,6 +746,35 @@ mod tests {
         }
         drop((second, third));
         drop(place_to_open(poll(&mut places.enter(), at(6))));
+    }
+
+    #[test]
+    fn the_pause_grows_with_each_refusal_in_a_row() {
+        let places = Places::new(true);
+        let mut now = 0;
+        let mut place = place_to_open(poll(&mut places.enter(), at(now)));
+        let mut pause_after = |error: Option<&Error>| {
+            let began = now;
+            match error {
+                Some(error) => place.failed(at(now), error),
+                None => place.opened(at(now)),
+            }
+            loop {
+                if let Poll::Ready(Ok(Turn::Open(next))) = poll(&mut places.enter(), at(now)) {
+                    place = next;
+                    return now - began;
+                }
+                now += 1;
+            }
+        };
+        let (for_good, later) = (refused(535), refused(454));
+        for expected in [5, 10, 20, 40, 80, 160, 300, 300] {
+            assert_eq!(pause_after(Some(&for_good)), expected);
+        }
+        assert_eq!(pause_after(Some(&later)), 5);
+        assert_eq!(pause_after(Some(&for_good)), 300);
+        assert_eq!(pause_after(None), 0);
+        assert_eq!(pause_after(Some(&for_good)), 5);
     }
 
     /// The server has the password, even if nobody waits for its answer any more.
