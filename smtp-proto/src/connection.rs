@@ -275,9 +275,12 @@ impl Connection {
             match self.decoder.decode(&mut input) {
                 Ok(Some(reply)) => self.conversation.on_reply(now, reply),
                 // rule: ends.unfinished-reply
-                Ok(None) => return,
+                Ok(None) => break,
                 Err(error) => return self.conversation.on_malformed(error),
             }
+        }
+        if !self.decoder.is_empty() {
+            self.conversation.peer.pipeline.begin_reply();
         }
     }
 

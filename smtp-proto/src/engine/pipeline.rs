@@ -8,8 +8,8 @@
 //!
 //! Every octet of the output has its place in one stream. Three offsets in it matter. *Taken*: it has left the
 //! engine. *Given*: a write of it was begun, so it may reach the server. *Written*: the transport has it. A reply can
-//! only answer what was given, and proves that it is written. The clock of a reply starts when its command is
-//! written, or at the reply before it, whichever is later.
+//! only answer what was given when the reply began, and proves that it is written. The clock of a reply starts when
+//! its command is written, or at the reply before it, whichever is later.
 //!
 //! `now` is the latest time that the caller has given. It is kept here, so that no clock starts at an earlier time.
 
@@ -69,6 +69,8 @@ pub(crate) struct Pipeline {
     start: usize,
     /// `out` holds credentials, and is wiped once it is taken.
     secret: bool,
+    /// A part of a reply has come, and it began before what it would answer was given.
+    is_early: bool,
     owed: VecDeque<Owed>,
     in_flight: usize,
     taken: u64,
@@ -93,6 +95,7 @@ impl Pipeline {
             out: Vec::new(),
             start: 0,
             secret: false,
+            is_early: false,
             owed: VecDeque::new(),
             in_flight: 0,
             taken: 0,
@@ -212,6 +215,16 @@ impl Pipeline {
     /// Whether no reply is owed.
     pub(crate) fn is_settled(&self) -> bool {
         self.owed.is_empty()
+    }
+
+    /// A part of a reply has come, and the rest has not. What is given from now on cannot be what it answers.
+    pub(crate) fn begin_reply(&mut self) {
+        self.is_early |= !self.front_is_given();
+    }
+
+    /// A reply has come to its end. Whether it began before the command that it would answer could reach the server.
+    pub(crate) fn end_reply(&mut self) -> bool {
+        core::mem::take(&mut self.is_early) || !self.front_is_given()
     }
 
     /// Whether the next reply answers something that may have reached the server.

@@ -34,6 +34,7 @@ impl Conversation {
         self.at(now)
             .peer
             .trace(|| Trace::Received(reply.to_reply()));
+        let is_early = self.peer.pipeline.end_reply();
         match reply.code().get() {
             // RFC 5321 section 3.8: 421 may answer any command, or come unasked, and the server closes.
             // rule: opening.greeting-421
@@ -46,7 +47,7 @@ impl Conversation {
             _ => {}
         }
         // rule: opening.reply-before-command
-        if !self.peer.pipeline.front_is_given() {
+        if is_early && !(is_refusal && self.ends_in_time()) {
             return self.on_surplus(reply);
         }
         let of_rcpt = matches!(reply.code().get(), 251 | 252);
@@ -88,6 +89,12 @@ impl Conversation {
         self.peer.pipeline.arm();
         self.proceed();
         self.end_of_drain();
+    }
+
+    /// Whether a reply that began in the body answers the end of the data, which has gone out meanwhile.
+    fn ends_in_time(&self) -> bool {
+        let pipeline = &self.peer.pipeline;
+        pipeline.front().is_some_and(Awaited::is_end_of_data) && pipeline.front_is_given()
     }
 
     /// A 221 that nobody asked for: the server closes. It does not count as an answer. The reply to the end of a body
