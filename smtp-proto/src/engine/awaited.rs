@@ -132,7 +132,12 @@ impl Awaited {
         matches!(self.reply(), Some(EndOfData | EndOfDataFor(_) | EndOfAll))
     }
 
-    /// The same for a command that does not overlap.
+    /// Whether octets of a body come before it: those of a chunk, or the end of all.
+    pub(crate) fn is_of_body(self) -> bool {
+        matches!(self.reply(), Some(MessageReply::Chunk(_))) || self.is_end_of_data()
+    }
+
+    /// The same for a command that overlaps nothing.
     pub(super) fn alone(self) -> Self {
         match self {
             Self::Message(id, MessageReply::Rset { .. }) => {

@@ -128,7 +128,8 @@ impl Conversation {
         // end of the data.
         let refused = matches!(reply.class(), ReplyClass::Transient | ReplyClass::Permanent);
         let in_body = match self.peer.pipeline.front() {
-            Some(what) => what.is_end_of_data(),
+            // What was taken of a chunk may not have been given yet.
+            Some(what) => what.is_of_body(),
             None => self.sending().is_some(),
         };
         self.lose(match in_body && refused {

@@ -81,7 +81,20 @@ fn lmtp_whoever_has_no_reply_is_in_doubt() {
     assert_eq!(script.report(id), ["ok 250", "temporary 421", "in doubt"]);
 }
 
-// A reply only answers what it can answer, in the order of the wire.
+#[test]
+fn a_chunk_that_was_gathered_is_refused_while_it_is_on_its_way() {
+    let mut script = Script::open(config(), CHUNKED);
+    let id = script.submit(&["b"]);
+    script.client(&format!("{MAIL}RCPT TO:<b@example.net>\r\n"));
+    script.server("250 sender\r\n250 recipient\r\n");
+    script.gather(b"Subject: x\r\n");
+    // The size is known to the server, and the octets are not all there.
+    script.engine.handle_given(script.now, 9);
+    script.server("552 too big\r\n");
+    assert_eq!(script.report(id), ["permanent 552"]);
+}
+
+// A reply answers what it can answer, in the order of the wire.
 
 #[test]
 fn a_221_does_not_answer_the_end_of_data() {
