@@ -143,6 +143,7 @@ impl World<'_> {
                     self.closed = Some(result);
                 }
                 Event::OverlapBroken => self.overlap_broken += 1,
+                Event::StartTls => self.handshake_at = Some(self.now + self.dice.pause(20)),
                 _ => {}
             }
         }

@@ -6,8 +6,11 @@ pub(crate) type ReplyIndex = usize;
 /// What a reply answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum About {
-    /// The greeting, EHLO, LHLO or HELO.
+    /// The greeting.
     Opening,
+    /// EHLO or LHLO.
+    Hello,
+    StartTls,
     Rset,
     /// MAIL, which begins this transaction.
     Mail(usize),
@@ -68,12 +71,33 @@ pub(crate) struct Demand {
 /// The kind decides how long a client waits for the reply (RFC 5321 section 4.5.3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// RSET and MAIL.
-    First,
+    /// EHLO, HELO and LHLO.
+    Hello,
+    StartTls,
+    Rset,
+    Mail,
+    Rcpt,
+    Data,
     Chunk,
     End,
-    /// A kind whose timeouts are the same in all scenes.
-    Other,
+    Request,
+    Quit,
+}
+
+impl Kind {
+    /// Of a line other than BDAT.
+    pub(crate) fn of(line: &[u8]) -> Self {
+        match line.split(|&b| b == b' ').next().unwrap_or_default() {
+            b"EHLO" | b"HELO" | b"LHLO" => Kind::Hello,
+            b"STARTTLS" => Kind::StartTls,
+            b"RSET" => Kind::Rset,
+            b"MAIL" => Kind::Mail,
+            b"RCPT" => Kind::Rcpt,
+            b"DATA" => Kind::Data,
+            b"QUIT" => Kind::Quit,
+            _ => Kind::Request,
+        }
+    }
 }
 
 impl Said {
@@ -101,6 +125,15 @@ pub(crate) struct Transaction {
     pub(crate) ended: bool,
     /// Some octets of the end were given.
     pub(crate) end_begun: bool,
+    /// MAIL, and RCPT for each recipient, as they were read.
+    pub(crate) mail: Vec<u8>,
+    pub(crate) rcpt: Vec<Vec<u8>>,
+    /// It came after the handshake.
+    pub(crate) encrypted: bool,
+    pub(crate) by_data: bool,
+    pub(crate) by_chunks: bool,
+    /// Octets above 127 were in its body.
+    pub(crate) has_eight_bit: bool,
 }
 
 impl Transaction {

@@ -9,6 +9,7 @@ use smtp_proto::{
 };
 
 use super::Failure;
+use super::batches::{Batches, Heard};
 use super::books::About;
 use super::dice::Dice;
 use super::engine::Engine;
@@ -52,6 +53,7 @@ enum Actor {
     Down,
     End,
     Timeout,
+    Handshake,
 }
 
 pub(crate) struct World<'s> {
@@ -72,6 +74,9 @@ pub(crate) struct World<'s> {
     complete_at: Instant,
     end_at: Option<Instant>,
     nothing_to_write: bool,
+    /// When the handshake ends that the engine has asked for.
+    pub(crate) handshake_at: Option<Instant>,
+    pub(crate) batches: Batches,
     pub(super) feed: Option<Feed>,
     pub(super) next_job: usize,
     pub(super) job_wake: Instant,
@@ -100,7 +105,7 @@ impl<'s> World<'s> {
     pub(crate) fn new(scene: &'s Scene, dice: &mut Dice, verbose: bool) -> Self {
         let now = Instant::from_origin(Duration::from_secs(1_000));
         Self {
-            server: Server::new(scene.traits.clone(), dice.next(), now),
+            server: Server::new(scene.traits.clone(), dice.fork(), now),
             engine: Engine::new(Connection::new(scene.config.clone(), now)),
             dice: dice.clone(),
             scene,
@@ -113,6 +118,8 @@ impl<'s> World<'s> {
             complete_at: now,
             end_at: None,
             nothing_to_write: false,
+            handshake_at: None,
+            batches: Batches::new(),
             feed: None,
             next_job: 0,
             job_wake: now,
@@ -238,6 +245,9 @@ impl<'s> World<'s> {
         if let Some(at) = self.end_at {
             add(Actor::End, !down, at);
         }
+        if let Some(at) = self.handshake_at {
+            add(Actor::Handshake, true, at);
+        }
         // The timer has fired, and one more read found nothing.
         if !(down && self.wakes[DOWN] <= now)
             && let Some(at) = self.engine.connection.poll_timeout()
@@ -252,6 +262,7 @@ impl<'s> World<'s> {
         let mut wakes = self.wakes.to_vec();
         wakes.extend([self.complete_at, self.job_wake, self.server.busy_until]);
         wakes.extend(self.end_at);
+        wakes.extend(self.handshake_at);
         wakes.extend(self.feed.as_ref().map(|feed| feed.wake));
         wakes.extend(self.engine.connection.poll_timeout());
         match wakes.into_iter().filter(|&at| at > self.now).min() {
@@ -292,6 +303,16 @@ impl<'s> World<'s> {
                 let n = self.some_of(most);
                 self.hear(n);
                 self.wakes[DOWN] = self.now + self.dice.pause(1);
+            }
+            Actor::Handshake => {
+                self.handshake_at = None;
+                if self.dice.chance(30) {
+                    self.note(|| "-- the handshake fails".into());
+                    self.engine.fail_tls();
+                } else {
+                    self.note(|| "-- the handshake is done".into());
+                    self.engine.establish_tls(self.now);
+                }
             }
             Actor::End => {
                 self.note(|| "-- the connection is lost".into());
@@ -375,6 +396,14 @@ impl<'s> World<'s> {
 
     fn record_given(&mut self, from: usize) {
         let octets = self.given[from..].to_vec();
+        let pipelines = self.scene.config.pipelining
+            && self.scene.traits.offers(self.server.encrypted).pipelining;
+        let overlaps = self.scene.config.overlap;
+        let heard = Heard {
+            books: &self.server.books,
+            octets: self.heard,
+        };
+        self.batches.give(&octets, heard, pipelines, overlaps);
         self.note(|| format!("C: {}", octets.escape_ascii()));
     }
 

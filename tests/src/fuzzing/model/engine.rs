@@ -104,6 +104,15 @@ impl Engine {
         self.connection.handle_lost(now, Cause::Disconnected);
     }
 
+    pub(crate) fn establish_tls(&mut self, now: Instant) {
+        let _ = self.connection.handle_tls_established(now);
+    }
+
+    pub(crate) fn fail_tls(&mut self) {
+        let cause = Cause::TlsFailed("as it was drawn".into());
+        let _ = self.connection.handle_tls_failed(cause);
+    }
+
     /// The application cannot give the rest of the body.
     pub(crate) fn fail_body(&mut self, outcome: Outcome, reason: &str) {
         let _ = self.connection.fail_body(outcome, reason);

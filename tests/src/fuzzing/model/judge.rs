@@ -1,11 +1,12 @@
 //! Compares the engine's reports with the server's records.
 
+use smtp_proto::envelope::BodyType;
 use smtp_proto::{Cause, Error, Outcome, Reply};
 
 use super::books::{About, Books, Said, Taking};
 use super::driver::{Finished, World};
 use super::scene::Scene;
-use super::{Failure, Stats};
+use super::{Failure, Stats, verdict};
 
 /// Compares all reports, and counts.
 pub(crate) fn judge(world: &World<'_>, stats: &mut Stats) -> Result<(), Failure> {
@@ -27,6 +28,7 @@ pub(crate) fn judge(world: &World<'_>, stats: &mut Stats) -> Result<(), Failure>
             }
             judge
                 .recipient(finished, recipient, result)
+                .and_then(|()| verdict::check(&judge, finished, recipient, result))
                 .map_err(|failure| {
                     let what = format!(
                         "m{}r{recipient}: {result:?}: {}",
@@ -63,9 +65,9 @@ pub(crate) fn judge(world: &World<'_>, stats: &mut Stats) -> Result<(), Failure>
     }
 }
 
-struct Judge<'w> {
-    scene: &'w Scene,
-    books: &'w Books,
+pub(super) struct Judge<'w> {
+    pub(super) scene: &'w Scene,
+    pub(super) books: &'w Books,
 }
 
 impl Judge<'_> {
@@ -86,7 +88,7 @@ impl Judge<'_> {
     }
 
     /// The reply of the server with this code and this text.
-    fn said(&self, reply: &Reply) -> Option<&Said> {
+    pub(super) fn said(&self, reply: &Reply) -> Option<&Said> {
         let is =
             |said: &&Said| said.text.as_bytes() == reply.text() && reply.code().get() == said.code;
         self.books.said.iter().find(is)
@@ -209,7 +211,8 @@ impl Judge<'_> {
         if self.books.transactions[number].reply_to(who).is_some() {
             return true;
         }
-        let Some(most) = self.scene.traits.stated else {
+        let transaction = &self.books.transactions[number];
+        let Some(most) = self.scene.traits.offers(transaction.encrypted).stated else {
             return true;
         };
         let before = |recipient: usize| {
@@ -257,8 +260,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether a client stops reading at a reply before this one.
-    fn session_ended_before(&self, said: &Said) -> bool {
+    /// Whether a reply before this one lets no client read on.
+    pub(super) fn session_ended_before(&self, said: &Said) -> bool {
         let before = |earlier: &&Said| {
             earlier.end < said.end || (earlier.end == said.end && said.after_loss)
         };
@@ -271,8 +274,9 @@ impl Judge<'_> {
 
     /// The stored body equals the application's.
     fn bodies(&self, message: usize) -> Result<(), Failure> {
-        let mut expected = self.scene.messages[message].body.clone();
-        if !expected.ends_with(b"\r\n") {
+        let planned = &self.scene.messages[message];
+        let mut expected = planned.body.clone();
+        if planned.envelope.body_type() != BodyType::Binary && !expected.ends_with(b"\r\n") {
             expected.extend_from_slice(b"\r\n");
         }
         for (number, stored) in &self.books.stored {

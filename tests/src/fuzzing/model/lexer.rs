@@ -44,6 +44,11 @@ impl Lexer {
         self.body.clear();
     }
 
+    /// Whether the next octet begins a command.
+    pub(crate) fn is_between(&self) -> bool {
+        self.mode == Mode::Command && self.line.is_empty()
+    }
+
     pub(crate) fn is_in_data(&self) -> bool {
         self.mode == Mode::Data
     }

@@ -28,12 +28,14 @@
 //! | `driver.rs`, `application.rs` | transport, network and application, in virtual time |
 //! | `engine.rs` | all calls to the engine |
 //! | `lexer.rs`, `server.rs`, `ending.rs`, `books.rs` | the server |
-//! | `judge.rs`, `clock.rs` | the comparison: reports, timeouts |
+//! | `judge.rs`, `verdict.rs`, `clock.rs` | the comparison: reports, what they must say, timeouts |
+//! | `batches.rs`, `worth.rs` | when commands may be sent, and what a list of capabilities is worth |
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 mod application;
+mod batches;
 mod books;
 mod clock;
 mod dice;
@@ -44,6 +46,8 @@ mod judge;
 pub(crate) mod lexer;
 mod scene;
 mod server;
+mod verdict;
+mod worth;
 
 use dice::Dice;
 use driver::World;
@@ -126,10 +130,23 @@ impl std::error::Error for Violation {}
 /// # Errors
 /// The first violation.
 pub fn conversation(seed: u64) -> Result<Stats, Violation> {
-    match play(seed, false).0 {
+    judged(seed, || Dice::new(seed))
+}
+
+/// Plays the conversation that these octets choose: whatever is random in [`conversation`] is theirs, in the order in
+/// which it is asked for. Where they end, the first two of them are the seed of the rest.
+///
+/// # Errors
+/// The first violation.
+pub fn steered(octets: &[u8]) -> Result<Stats, Violation> {
+    judged(0, || Dice::steered(octets))
+}
+
+fn judged(seed: u64, dice: impl Fn() -> Dice) -> Result<Stats, Violation> {
+    match play(dice(), false).0 {
         Ok(stats) => Ok(stats),
         Err(failure) => {
-            let (log, writing) = (play(seed, true).1, Scene::new(&mut Dice::new(seed)).writing);
+            let (log, writing) = (play(dice(), true).1, Scene::new(&mut dice()).writing);
             let context = format!("{writing:?} {}", failure.cause);
             Err(Violation {
                 seed,
@@ -144,11 +161,10 @@ pub fn conversation(seed: u64) -> Result<Stats, Violation> {
 
 /// Plays it, and returns its log in any case.
 pub fn log(seed: u64) -> String {
-    play(seed, true).1
+    play(Dice::new(seed), true).1
 }
 
-fn play(seed: u64, verbose: bool) -> (Result<Stats, Failure>, String) {
-    let mut dice = Dice::new(seed);
+fn play(mut dice: Dice, verbose: bool) -> (Result<Stats, Failure>, String) {
     let scene = Scene::new(&mut dice);
     let mut world = World::new(&scene, &mut dice, verbose);
     world.note(|| format!("{:#?}", scene.traits));
@@ -158,6 +174,7 @@ fn play(seed: u64, verbose: bool) -> (Result<Stats, Failure>, String) {
     let result = world.run();
     let result = result
         .and_then(|()| judge::judge(&world, &mut stats))
+        .and_then(|()| worth::check(&world))
         .and_then(|()| clock::check(&world));
     count_events(&world, &mut stats);
     (result.map(|()| stats), world.log.take().unwrap_or_default())
@@ -184,6 +201,10 @@ fn count_features(scene: &Scene, stats: &mut Stats) {
             "with eager chunks",
             traits.chunking && config.chunking == smtp_proto::Chunking::Eager && piped,
         ),
+        ("with STARTTLS", traits.starttls),
+        ("with SIZE", traits.size.is_some()),
+        ("without 8BITMIME", !traits.eight_bit),
+        ("with DSN", traits.dsn),
         ("with RCPTMAX stated", traits.stated.is_some()),
         (
             "with an unstated limit learnt",
@@ -305,6 +326,10 @@ pub const FEATURES: &[&str] = &[
     "replies: to NOOP and VRFY",
     "OverlapBroken",
     "with LMTP",
+    "with STARTTLS",
+    "with SIZE",
+    "without 8BITMIME",
+    "with DSN",
     "in lockstep",
     "with overlap",
     "with eager chunks",

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use smtp_proto::{
-    Chunking, ClientName, Config, Envelope, Protocol, TlsPolicy, parameter::MailParameter,
-};
+use smtp_proto::envelope::BodyType;
+use smtp_proto::parameter::{MailParameter, Notify, RcptParameter, Ret};
+use smtp_proto::{Chunking, ClientName, Config, Envelope, Protocol, TlsPolicy};
 
 use super::dice::Dice;
 use super::server::Traits;
@@ -63,7 +63,6 @@ impl Scene {
         let overlap = dice.chance(450);
         let mut config = Config::new(ClientName::parse("client.example.org").expect("a name"));
         config.protocol = if lmtp { Protocol::Lmtp } else { Protocol::Smtp };
-        config.tls = TlsPolicy::Never;
         config.pipelining = dice.chance(900);
         config.overlap = overlap;
         config.chunking = match dice.below(10) {
@@ -79,6 +78,11 @@ impl Scene {
         config.learn_limits = dice.chance(500);
         timeouts(&mut config, dice);
         let traits = traits(dice, lmtp, overlap);
+        config.tls = match (traits.starttls, dice.below(8)) {
+            (true, 0) | (false, _) => TlsPolicy::Never,
+            (true, 1..=4) => TlsPolicy::Opportunistic,
+            (true, _) => TlsPolicy::Required,
+        };
         let count = dice.between(1, 6);
         let messages: Vec<_> = (0..count).map(|index| message(dice, index)).collect();
         let loss = dice.below(100);
@@ -101,10 +105,22 @@ impl Scene {
 
 fn timeouts(config: &mut Config, dice: &mut Dice) {
     let reply = Duration::from_secs(dice.pick(&[3, 8, 30]));
-    config.timeouts = config.timeouts.replies(reply);
-    config.timeouts.end_of_message = reply * 2;
-    config.timeouts.block = Duration::from_secs(dice.pick(&[2, 10]));
-    config.timeouts.overlap = Duration::from_secs(2);
+    let block = Duration::from_secs(dice.pick(&[2, 10]));
+    // Each is another one, so that none is mistaken for another.
+    let and = |tenths: u64| Duration::from_millis(tenths * 100);
+    let timeouts = &mut config.timeouts;
+    timeouts.greeting = reply + and(1);
+    timeouts.ehlo = reply + and(2);
+    timeouts.starttls = reply + and(3);
+    timeouts.handshake = reply + and(4);
+    timeouts.auth = reply + and(5);
+    timeouts.mail = reply + and(6);
+    timeouts.rcpt = reply + and(7);
+    timeouts.data = reply + and(8);
+    timeouts.request = reply + and(9);
+    timeouts.end_of_message = reply * 2 + and(10);
+    timeouts.block = block + and(11);
+    timeouts.overlap = and(25);
 }
 
 fn traits(dice: &mut Dice, lmtp: bool, overlap: bool) -> Traits {
@@ -125,6 +141,17 @@ fn traits(dice: &mut Dice, lmtp: bool, overlap: bool) -> Traits {
         keeps: dice.chance(400),
         swallows: overlap && dice.chance(120),
         surplus: dice.chance(70),
+        eight_bit: dice.chance(850),
+        size: match dice.below(8) {
+            0 => Some(0),
+            1 => Some(60),
+            2 | 3 => Some(100_000),
+            _ => None,
+        },
+        dsn: dice.chance(500),
+        utf8: dice.chance(500),
+        binary: dice.chance(500),
+        starttls: dice.chance(200),
     }
 }
 
@@ -139,7 +166,19 @@ fn message(dice: &mut Dice, index: usize) -> Planned {
     if dice.chance(400) {
         envelope = envelope.parameter(MailParameter::per_recipient_replies());
     }
+    if dice.chance(200) {
+        let (ret, notify) = (
+            MailParameter::ret(Ret::Headers),
+            RcptParameter::notify(Notify::NEVER),
+        );
+        let required = dice.chance(150);
+        envelope = envelope
+            .parameter(if required { ret.required() } else { ret })
+            .recipient_parameter(notify);
+    }
+    envelope = envelope.smtputf8(dice.chance(60));
     let mut body = format!("Subject: m{index}\r\n\r\n").into_bytes();
+    let text_is_eight_bit = dice.chance(150);
     for line in 0..dice.below(8) {
         let text = dice.pick(&[
             "",
@@ -149,6 +188,11 @@ fn message(dice: &mut Dice, index: usize) -> Planned {
             "some text",
             "QUIT",
             "more text with a dot.",
+            if text_is_eight_bit {
+                "gr\u{fc}n"
+            } else {
+                "green"
+            },
         ]);
         body.extend_from_slice(format!("{text}{line}\r\n").as_bytes());
         if dice.chance(300) {
@@ -161,7 +205,24 @@ fn message(dice: &mut Dice, index: usize) -> Planned {
     if body.ends_with(b"\r\n") && dice.chance(300) {
         let error = usize::from(dice.chance(60));
         envelope = envelope.exact_size((body.len() + error) as u64);
+    } else if dice.chance(200) {
+        // An estimate, which binds nobody.
+        envelope = envelope.size(body.len() as u64 + dice.below(20) as u64);
     }
+    let kind = dice.pick(&[
+        BodyType::Undeclared,
+        BodyType::Undeclared,
+        BodyType::Undeclared,
+        BodyType::Undeclared,
+        BodyType::EightBit,
+        BodyType::EightBit,
+        BodyType::SevenBit,
+        BodyType::EightBitAnyway,
+    ]);
+    envelope = envelope.body(match body.ends_with(b"\r\n") && dice.chance(60) {
+        true => BodyType::Binary,
+        false => kind,
+    });
     let mut source_fails = None;
     match dice.below(70) {
         0 => {

@@ -25,6 +25,54 @@ pub(crate) struct Traits {
     pub(crate) swallows: bool,
     /// It sends surplus replies.
     pub(crate) surplus: bool,
+    pub(crate) eight_bit: bool,
+    /// SIZE is offered, with this limit (zero for none).
+    pub(crate) size: Option<u64>,
+    pub(crate) dsn: bool,
+    pub(crate) utf8: bool,
+    pub(crate) binary: bool,
+    /// STARTTLS is offered. In the clear, what else is offered is the opposite of what is offered inside TLS.
+    pub(crate) starttls: bool,
+}
+
+/// What a reply to EHLO offers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offers {
+    pub(crate) pipelining: bool,
+    pub(crate) chunking: bool,
+    pub(crate) prdr: bool,
+    pub(crate) eight_bit: bool,
+    pub(crate) dsn: bool,
+    pub(crate) utf8: bool,
+    pub(crate) binary: bool,
+    pub(crate) size: Option<u64>,
+    pub(crate) stated: Option<usize>,
+}
+
+impl Traits {
+    /// In the clear, where STARTTLS is offered there; else, or inside TLS.
+    pub(crate) fn offers(&self, encrypted: bool) -> Offers {
+        let lies = self.starttls && !encrypted;
+        Offers {
+            pipelining: self.pipelining != lies,
+            chunking: self.chunking != lies,
+            prdr: self.prdr != lies && !self.lmtp,
+            eight_bit: self.eight_bit != lies,
+            dsn: self.dsn != lies,
+            utf8: self.utf8 != lies,
+            binary: self.binary != lies,
+            size: match (lies, self.size) {
+                (false, size) => size,
+                (true, None) => Some(1),
+                (true, Some(_)) => None,
+            },
+            stated: match (lies, self.stated) {
+                (false, stated) => stated,
+                (true, None) => Some(1),
+                (true, Some(_)) => None,
+            },
+        }
+    }
 }
 
 /// The transaction in the server's own view.
@@ -61,10 +109,14 @@ pub(crate) struct Server {
     /// Commands that begin before this offset are lost.
     swallow_until: usize,
     lost_commands: bool,
+    /// 220 was said to STARTTLS.
+    pub(crate) encrypted: bool,
+    /// EHLO was said since the connection, or TLS, began.
+    greeted: bool,
 }
 
 impl Server {
-    pub(crate) fn new(traits: Traits, seed: u64, now: Instant) -> Self {
+    pub(crate) fn new(traits: Traits, dice: Dice, now: Instant) -> Self {
         let mut server = Self {
             traits,
             books: Books::default(),
@@ -72,7 +124,7 @@ impl Server {
             read: 0,
             closed: false,
             busy_until: now,
-            dice: Dice::new(seed),
+            dice,
             lexer: Lexer::new(),
             open: None,
             early: None,
@@ -81,6 +133,8 @@ impl Server {
             token_start: 0,
             swallow_until: 0,
             lost_commands: false,
+            encrypted: false,
+            greeted: false,
         };
         match server.trouble(4) {
             true => server.leave(421),
@@ -163,8 +217,8 @@ impl Server {
             let kind = match token {
                 Token::ChunkEnds { last: true } | Token::DataEnds => Kind::End,
                 Token::ChunkEnds { last: false } => Kind::Chunk,
-                Token::Line(line) if line == b"RSET" || line.starts_with(b"MAIL ") => Kind::First,
-                _ => Kind::Other,
+                Token::Line(line) => Kind::of(line),
+                Token::ChunkBegins { .. } => Kind::Chunk,
             };
             let prdr = books.transactions.last().is_some_and(|last| last.prdr);
             let replies = if kind == Kind::End && (self.traits.lmtp || prdr) {
@@ -180,27 +234,45 @@ impl Server {
                 let Some((message, _)) = tag(line) else {
                     return books.fault(format!("no message in {}", line.escape_ascii()));
                 };
-                let prdr = line.ends_with(b" PRDR") && self.traits.prdr;
+                let offers = self.traits.offers(self.encrypted);
+                let prdr = offers.prdr && line.split(|b| *b == b' ').any(|word| word == b"PRDR");
+                if !self.greeted {
+                    books
+                        .faults
+                        .push(format!("before EHLO: {}", line.escape_ascii()));
+                }
                 books.transactions.push(Transaction {
                     message,
                     prdr,
+                    mail: line.clone(),
+                    encrypted: self.encrypted,
                     ..Transaction::default()
                 });
             }
             Token::Line(line) if line.starts_with(b"RCPT ") => match (tag(line), last) {
                 (Some((message, recipient)), Some(last)) if message == last.message => {
                     last.named.push((recipient, None));
+                    last.rcpt.push(line.clone());
                 }
                 _ => books.fault(format!("not of this message: {}", line.escape_ascii())),
             },
-            Token::ChunkBegins { last: true, .. } => {
-                last.into_iter().for_each(|t| t.end_begun = true)
-            }
+            Token::ChunkBegins { last: is_last, .. } => last.into_iter().for_each(|t| {
+                t.by_chunks = true;
+                t.end_begun |= is_last;
+            }),
             Token::ChunkEnds { last: true } | Token::DataEnds => {
                 last.into_iter()
                     .for_each(|t| (t.end_begun, t.ended) = (true, true));
             }
+            Token::Line(line) if line == b"DATA" => {
+                last.into_iter().for_each(|t| t.by_data = true);
+            }
             _ => {}
+        }
+        let has_eight_bit = self.lexer.body.iter().any(|octet| *octet > 127);
+        if has_eight_bit && !matches!(token, Token::Line(_)) {
+            let last = books.transactions.last_mut();
+            last.into_iter().for_each(|t| t.has_eight_bit = true);
         }
     }
 
@@ -212,7 +284,7 @@ impl Server {
         };
         let index = self.books.said.len();
         let mut text = format!("{enhanced}r{index} {}", WORDS[index % WORDS.len()]);
-        if about == About::Opening && index > 0 && code == 250 {
+        if about == About::Hello && code == 250 {
             text = format!("mx.example.net r{index}{}", self.capabilities());
         } else if self.dice.chance(150) {
             text += &format!("\n{enhanced}r{index} and more");
@@ -245,19 +317,27 @@ impl Server {
     }
 
     fn capabilities(&self) -> String {
-        let traits = &self.traits;
-        let mut text = String::from("\nENHANCEDSTATUSCODES\n8BITMIME");
+        let offers = self.traits.offers(self.encrypted);
+        let mut text = String::from("\nENHANCEDSTATUSCODES");
         for (offered, line) in [
-            (traits.pipelining, "PIPELINING"),
-            (traits.chunking, "CHUNKING"),
-            (traits.prdr, "PRDR"),
+            (offers.pipelining, "PIPELINING"),
+            (offers.chunking, "CHUNKING"),
+            (offers.prdr, "PRDR"),
+            (offers.eight_bit, "8BITMIME"),
+            (offers.dsn, "DSN"),
+            (offers.utf8, "SMTPUTF8"),
+            (offers.binary, "BINARYMIME"),
+            (self.traits.starttls && !self.encrypted, "STARTTLS"),
         ] {
             if offered {
                 text += "\n";
                 text += line;
             }
         }
-        if let Some(most) = traits.stated {
+        if let Some(most) = offers.size {
+            text += &format!("\nSIZE {most}");
+        }
+        if let Some(most) = offers.stated {
             text += &format!("\nLIMITS RCPTMAX={most}");
         }
         text
@@ -348,7 +428,13 @@ impl Server {
             _ if self.breaks_off() => {}
             b"EHLO" | b"LHLO" => {
                 let code = if self.trouble(2) { 554 } else { 250 };
-                self.say(code, About::Opening);
+                self.greeted = true;
+                self.say(code, About::Hello);
+            }
+            b"STARTTLS" => {
+                let refused = self.trouble(10);
+                (self.encrypted, self.greeted) = (!refused, refused);
+                self.say(if refused { 454 } else { 220 }, About::StartTls);
             }
             b"RSET" => {
                 let code = self.refusal(8).unwrap_or(250);
@@ -395,6 +481,7 @@ impl Server {
         let refusal = self.refusal(60);
         let most = self
             .traits
+            .offers(self.encrypted)
             .stated
             .or(self.traits.unstated)
             .unwrap_or(usize::MAX);
