@@ -72,8 +72,43 @@ fn reply() {
 }
 
 #[test]
+fn ehlo() {
+    smoke("ehlo", fuzzing::ehlo, 5_000);
+}
+
+#[test]
+fn address() {
+    smoke("address", fuzzing::address, 2_000);
+}
+
+#[test]
 fn body() {
     smoke("body", fuzzing::body, 2_000);
+}
+
+#[test]
+fn chunks() {
+    smoke("chunks", fuzzing::chunks, 2_000);
+}
+
+#[test]
+fn sasl() {
+    smoke("sasl", fuzzing::sasl, 100);
+}
+
+#[test]
+fn url() {
+    smoke("url", fuzzing::url, 2_000);
+}
+
+#[test]
+fn conversation() {
+    smoke("conversation", fuzzing::conversation, 500);
+}
+
+#[test]
+fn differential() {
+    smoke("differential", fuzzing::differential, 150);
 }
 
 #[test]

@@ -23,8 +23,12 @@ pub(super) fn assert_no_bare_line_ends(wire: &[u8]) {
     }
 }
 
-/// The expected body under DATA, octet by octet, without its end. After an error, the part before it.
-fn stuff(policy: BodyPolicy, eight_bit: bool, body: &[u8]) -> (Vec<u8>, Option<BodyError>) {
+/// A body as it must be under DATA, octet by octet, without its end; with an error, what precedes it.
+pub(super) fn stuff(
+    policy: BodyPolicy,
+    eight_bit: bool,
+    body: &[u8],
+) -> (Vec<u8>, Option<BodyError>) {
     let refuse = policy.line_endings == LineEndings::Refuse;
     let mut wire = vec![];
     let mut column = 0;
@@ -60,7 +64,7 @@ fn stuff(policy: BodyPolicy, eight_bit: bool, body: &[u8]) -> (Vec<u8>, Option<B
 }
 
 /// Every line end as CRLF, and one at the end.
-fn normalise(body: &[u8]) -> Vec<u8> {
+pub(super) fn normalise(body: &[u8]) -> Vec<u8> {
     let mut normal = vec![];
     let mut octets = body.iter().copied().peekable();
     while let Some(octet) = octets.next() {

@@ -5,16 +5,32 @@
 //! They do slowly and obviously what the engine does fast and in place: `decode` for replies, `stuff` for bodies,
 //! `Peer` for the attribution of replies.
 
+mod address;
 mod body;
+mod chunks;
+mod conversation;
+mod differential;
+mod ehlo;
 pub mod model;
 mod peer;
 mod reply;
+mod sasl;
 mod session;
 mod settings;
+mod url;
 
+use smtp_proto::{Connection, Instant};
+
+pub use address::address;
 pub use body::body;
+pub use chunks::chunks;
+pub use conversation::conversation;
+pub use differential::differential;
+pub use ehlo::ehlo;
 pub use reply::reply;
+pub use sasl::sasl;
 pub use session::session;
+pub use url::url;
 
 /// The octets of an input, taken from the front. After the end come zeros.
 struct Input<'a>(&'a [u8]);
@@ -49,4 +65,22 @@ fn assert_printable(text: &str) {
         c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) || "\u{2028}\u{2029}".contains(c)
     };
     assert!(!text.contains(bad), "not printable: {text:?}");
+}
+
+/// More offers than any of the sessions here makes at a time.
+const MOST_OFFERS: usize = 100_000;
+
+/// All that the engine has to say without a body. Whoever offers without end fails.
+fn take_all(connection: &mut Connection, now: Instant) -> Vec<u8> {
+    let mut wire = vec![];
+    for _ in 0..MOST_OFFERS {
+        let Some(transmit) = connection.poll_transmit(now, b"") else {
+            return wire;
+        };
+        let octets = transmit.parts().concat();
+        assert!(!octets.is_empty(), "an offer of nothing");
+        wire.extend_from_slice(&octets);
+        transmit.advance(octets.len());
+    }
+    panic!("offers without end: {}", wire.escape_ascii());
 }

@@ -97,12 +97,17 @@ impl Mechanism for Distrustful {
 
 /// Whether the text contains the secret, as it is or in base64.
 pub(super) fn reveals_secret(text: &[u8]) -> bool {
+    reveals(text, SECRET)
+}
+
+/// The same of any secret.
+pub(super) fn reveals(text: &[u8], secret: &str) -> bool {
     let base64 = |octet: &u8| octet.is_ascii_alphanumeric() || b"+/".contains(octet);
-    contains(text, SECRET.as_bytes())
+    contains(text, secret.as_bytes())
         || text
             .split(|octet| !base64(octet))
-            .filter(|word| word.len() > SECRET.len())
-            .any(|word| contains(&base64_decode(word), SECRET.as_bytes()))
+            .filter(|word| word.len() > secret.len())
+            .any(|word| contains(&base64_decode(word), secret.as_bytes()))
 }
 
 fn base64_decode(word: &[u8]) -> Vec<u8> {
