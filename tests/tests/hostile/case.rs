@@ -33,27 +33,27 @@ pub(crate) enum At {
 
 impl At {
     /// The points of a session that is not encrypted on the way.
-    pub(crate) const ALL: [At; 8] = [
-        At::Greeting,
-        At::Ehlo,
-        At::Auth,
-        At::Mail,
-        At::Rcpt,
-        At::Data,
-        At::Body,
-        At::Dot,
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Greeting,
+        Self::Ehlo,
+        Self::Auth,
+        Self::Mail,
+        Self::Rcpt,
+        Self::Data,
+        Self::Body,
+        Self::Dot,
     ];
 
     pub(crate) fn is_begun_by(self, line: &str) -> bool {
         let verb = match self {
-            At::Ehlo => "EHLO",
-            At::StartTls => "STARTTLS",
-            At::Auth => "AUTH",
-            At::Mail => "MAIL",
-            At::Rcpt => "RCPT",
-            At::Data => "DATA",
-            At::Quit => "QUIT",
-            At::Greeting | At::Handshake | At::Body | At::Dot => return false,
+            Self::Ehlo => "EHLO",
+            Self::StartTls => "STARTTLS",
+            Self::Auth => "AUTH",
+            Self::Mail => "MAIL",
+            Self::Rcpt => "RCPT",
+            Self::Data => "DATA",
+            Self::Quit => "QUIT",
+            Self::Greeting | Self::Handshake | Self::Body | Self::Dot => return false,
         };
         line.starts_with(verb)
     }
@@ -61,32 +61,32 @@ impl At {
     /// What comes where this step fails, and why is no matter: the message may have been taken after the dot alone.
     pub(crate) fn fails(self) -> &'static str {
         match self {
-            At::Greeting => "unopened: greeting transient",
-            At::Ehlo => "unopened: ehlo transient",
-            At::StartTls | At::Handshake => "unopened: starttls transient",
-            At::Auth => "unopened: auth transient",
-            At::Mail => "mail transient",
-            At::Rcpt => "rcpt transient",
-            At::Data => "data transient",
-            At::Body => "body transient",
-            At::Dot => "eom in-doubt",
-            At::Quit => "sent",
+            Self::Greeting => "unopened: greeting transient",
+            Self::Ehlo => "unopened: ehlo transient",
+            Self::StartTls | Self::Handshake => "unopened: starttls transient",
+            Self::Auth => "unopened: auth transient",
+            Self::Mail => "mail transient",
+            Self::Rcpt => "rcpt transient",
+            Self::Data => "data transient",
+            Self::Body => "body transient",
+            Self::Dot => "eom in-doubt",
+            Self::Quit => "sent",
         }
     }
 
     fn shorten(self, timeouts: &mut Timeouts) {
         let timeout = match self {
-            At::Greeting => &mut timeouts.greeting,
-            At::Ehlo => &mut timeouts.ehlo,
-            At::StartTls => &mut timeouts.starttls,
-            At::Handshake => &mut timeouts.handshake,
-            At::Auth => &mut timeouts.auth,
-            At::Mail => &mut timeouts.mail,
-            At::Rcpt => &mut timeouts.rcpt,
-            At::Data => &mut timeouts.data,
-            At::Body => &mut timeouts.block,
-            At::Dot => &mut timeouts.end_of_message,
-            At::Quit => &mut timeouts.quit,
+            Self::Greeting => &mut timeouts.greeting,
+            Self::Ehlo => &mut timeouts.ehlo,
+            Self::StartTls => &mut timeouts.starttls,
+            Self::Handshake => &mut timeouts.handshake,
+            Self::Auth => &mut timeouts.auth,
+            Self::Mail => &mut timeouts.mail,
+            Self::Rcpt => &mut timeouts.rcpt,
+            Self::Data => &mut timeouts.data,
+            Self::Body => &mut timeouts.block,
+            Self::Dot => &mut timeouts.end_of_message,
+            Self::Quit => &mut timeouts.quit,
         };
         *timeout = SHORT;
     }

@@ -20,12 +20,12 @@ pub(crate) enum Adapter {
 }
 
 impl Adapter {
-    pub(crate) const ALL: [Adapter; 2] = [Adapter::Blocking, Adapter::Tokio];
+    pub(crate) const ALL: [Self; 2] = [Self::Blocking, Self::Tokio];
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Adapter::Blocking => "blocking",
-            Adapter::Tokio => "tokio",
+            Self::Blocking => "blocking",
+            Self::Tokio => "tokio",
         }
     }
 }

@@ -88,14 +88,14 @@ impl Kind {
     /// Of a line other than BDAT.
     pub(crate) fn of(line: &[u8]) -> Self {
         match line.split(|&b| b == b' ').next().unwrap_or_default() {
-            b"EHLO" | b"HELO" | b"LHLO" => Kind::Hello,
-            b"STARTTLS" => Kind::StartTls,
-            b"RSET" => Kind::Rset,
-            b"MAIL" => Kind::Mail,
-            b"RCPT" => Kind::Rcpt,
-            b"DATA" => Kind::Data,
-            b"QUIT" => Kind::Quit,
-            _ => Kind::Request,
+            b"EHLO" | b"HELO" | b"LHLO" => Self::Hello,
+            b"STARTTLS" => Self::StartTls,
+            b"RSET" => Self::Rset,
+            b"MAIL" => Self::Mail,
+            b"RCPT" => Self::Rcpt,
+            b"DATA" => Self::Data,
+            b"QUIT" => Self::Quit,
+            _ => Self::Request,
         }
     }
 }

@@ -17,9 +17,9 @@ pub(super) enum Digest {
 impl Digest {
     pub(super) fn of(self, octets: &[u8]) -> Vec<u8> {
         match self {
-            Digest::Md5 => Md5::digest(octets).to_vec(),
-            Digest::Sha1 => Sha1::digest(octets).to_vec(),
-            Digest::Sha256 => Sha256::digest(octets).to_vec(),
+            Self::Md5 => Md5::digest(octets).to_vec(),
+            Self::Sha1 => Sha1::digest(octets).to_vec(),
+            Self::Sha256 => Sha256::digest(octets).to_vec(),
         }
     }
 }
