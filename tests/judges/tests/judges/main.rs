@@ -1,4 +1,4 @@
-//! All transcripts on the engine, and two thousand conversations of the model.
+//! All transcripts on the engine, two thousand conversations of the model, and the calls that neither of them makes.
 
 use std::time::Duration;
 
@@ -6,6 +6,8 @@ use smtp_judges::fuzzing::model;
 use smtp_judges::play::engine::{self, Cut};
 use smtp_judges::transcript::{Failure, read_corpus};
 use smtp_judges::watchdog::within;
+
+mod calls;
 
 /// What a judge takes is a second or two. A mutation that never ends fails after this time.
 const LIMIT: Duration = Duration::from_secs(60);

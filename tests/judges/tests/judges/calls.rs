@@ -1,0 +1,266 @@
+//! Limits, bounds and rare calls: what an application sees of them, and what goes out.
+
+use std::time::Duration;
+
+use smtp_proto::error::Misuse;
+use smtp_proto::event::Trace;
+use smtp_proto::parameter::{MailParameter, Ret};
+use smtp_proto::{
+    BodyPart, Cause, Chunking, ClientName, Config, Connection, Envelope, Event, Instant, Outcome,
+    Report, Request, Stage, TlsPolicy,
+};
+
+const GREETING: &str = "220 mx.example.net\r\n";
+const EHLO: &str = "250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 DSN\r\n";
+const BODY: &[u8] = b"Subject: x\r\n\r\nx\r\n";
+
+fn at(seconds: u64) -> Instant {
+    Instant::from_origin(Duration::from_secs(seconds))
+}
+
+fn config() -> Config {
+    let mut config = Config::new(ClientName::parse("client.example").unwrap());
+    config.tls = TlsPolicy::Never;
+    config.chunking = Chunking::Never;
+    config
+}
+
+fn envelope() -> Envelope {
+    Envelope::new("a@example.org", ["b@example.net"]).unwrap()
+}
+
+/// All that the engine has to send now. It is given and written at once.
+fn sent(engine: &mut Connection, now: Instant, body: BodyPart<'_>) -> String {
+    let mut out = Vec::new();
+    engine.poll_transmit_onto(now, body, &mut out);
+    engine.handle_written(now, out.len());
+    String::from_utf8(out).unwrap()
+}
+
+/// A session that is ready, with this reply to EHLO.
+fn ready(config: Config, ehlo: &str) -> Connection {
+    let mut engine = Connection::new(config, at(0));
+    engine.handle_input(at(0), GREETING.as_bytes());
+    assert_eq!(
+        sent(&mut engine, at(0), BodyPart::Next(b"")),
+        "EHLO client.example\r\n"
+    );
+    engine.handle_input(at(0), ehlo.as_bytes());
+    while let Some(event) = engine.poll_event() {
+        assert!(!matches!(event, Event::Closed(_)), "{event:?}");
+    }
+    engine
+}
+
+fn reports(engine: &mut Connection) -> Vec<Report> {
+    let mut reports = Vec::new();
+    while let Some(event) = engine.poll_event() {
+        if let Event::Finished(_, report) = event {
+            reports.push(report);
+        }
+    }
+    reports
+}
+
+/// One message, from MAIL to the last reply.
+fn send(engine: &mut Connection) {
+    engine.submit(envelope()).unwrap();
+    sent(engine, at(0), BodyPart::Next(b""));
+    engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n354 go\r\n");
+    while !matches!(engine.poll_event(), Some(Event::BodyWanted(_))) {}
+    sent(engine, at(0), BodyPart::Last(BODY));
+    engine.finish_body().unwrap();
+    sent(engine, at(0), BodyPart::Next(b""));
+    engine.handle_input(at(0), b"250 taken\r\n");
+    let report = reports(engine).remove(0);
+    assert!(report.is_success(), "{report:?}");
+}
+
+#[test]
+fn the_limit_of_recipients_is_exact() {
+    let mut config = config();
+    config.limits.recipients = 2;
+    let mut engine = ready(config, EHLO);
+    for count in [1, 2, 3, 4] {
+        let to: Vec<_> = (0..count).map(|n| format!("b{n}@example.net")).collect();
+        let submitted = engine.submit(Envelope::new("a@example.org", to).unwrap());
+        match count {
+            1 | 2 => assert!(submitted.is_ok(), "{count}"),
+            _ => assert_eq!(
+                submitted,
+                Err(Misuse::TooManyRecipients { limit: 2 }),
+                "{count}"
+            ),
+        }
+    }
+}
+
+/// Messages, requests and results that nobody has polled count alike.
+#[test]
+fn the_limit_of_messages_counts_results_too() {
+    let mut config = config();
+    config.limits.messages = 3;
+    let mut engine = ready(config, EHLO);
+    engine.request(Request::noop()).unwrap();
+    engine.submit(envelope()).unwrap();
+    sent(&mut engine, at(0), BodyPart::Next(b""));
+    engine.handle_input(at(0), b"250 ok\r\n");
+    // One is answered, and that result waits.
+    engine.request(Request::noop()).unwrap();
+    let full = Err(Misuse::QueueFull { limit: 3 });
+    assert_eq!(engine.submit(envelope()), full);
+    assert!(matches!(engine.poll_event(), Some(Event::Answered(..))));
+    engine.submit(envelope()).unwrap();
+    assert_eq!(engine.submit(envelope()), full);
+}
+
+#[test]
+fn the_count_of_missed_traces_is_exact() {
+    let mut config = config();
+    config.trace = true;
+    config.limits.traces = 2;
+    let mut engine = ready(config, EHLO);
+    engine.submit(envelope()).unwrap();
+    sent(&mut engine, at(0), BodyPart::Next(b""));
+    // MAIL, RCPT, DATA and three replies are six steps.
+    engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n354 go\r\n");
+    let mut traces = Vec::new();
+    while let Some(event) = engine.poll_event() {
+        if let Event::Trace(trace) = event {
+            traces.push(trace);
+        }
+    }
+    assert!(matches!(traces[0], Trace::Missed(4)), "{traces:?}");
+    assert_eq!(traces.len(), 3, "{traces:?}");
+}
+
+/// A session between messages has no more heap than before the first one.
+#[test]
+fn an_idle_session_keeps_no_buffer() {
+    let mut engine = ready(config(), EHLO);
+    let heap = allocation_counter::measure(|| {
+        for _ in 0..3 {
+            send(&mut engine);
+        }
+    });
+    assert!(heap.count_total > 0);
+    assert!(heap.bytes_current <= 0, "{} octets", heap.bytes_current);
+}
+
+#[test]
+fn a_closed_session_keeps_no_buffer() {
+    let mut heap = 0;
+    for _ in 0..2 {
+        let mut engine = ready(config(), EHLO);
+        engine.submit(envelope()).unwrap();
+        let measured = allocation_counter::measure(|| {
+            sent(&mut engine, at(0), BodyPart::Next(b""));
+            engine.handle_eof(at(0));
+            reports(&mut engine);
+        });
+        heap = measured.bytes_current;
+    }
+    assert!(heap <= 0, "{heap} octets");
+}
+
+/// What the transport says is told with the stage at which it came.
+#[test]
+fn a_lost_connection_is_told_with_its_stage() {
+    for cause in [
+        Cause::Transport("reset".into()),
+        Cause::TlsFailed("alert".into()),
+        Cause::Disconnected,
+    ] {
+        let mut engine = ready(config(), EHLO);
+        engine.submit(envelope()).unwrap();
+        sent(&mut engine, at(0), BodyPart::Next(b""));
+        engine.handle_lost(at(0), cause.clone());
+        let report = reports(&mut engine).remove(0);
+        let error = report.iter().next().unwrap().1.as_ref().unwrap_err();
+        assert_eq!((error.stage, &error.cause), (Stage::Mail, &cause));
+    }
+}
+
+/// Octets of commands without an answer stay within the limit, however long the parameters of MAIL are.
+#[test]
+fn an_overlapping_mail_stays_within_the_octets_in_flight() {
+    let mut overlapped = 0;
+    for limit in 20..200 {
+        let mut config = config();
+        config.overlap = true;
+        config.limits.in_flight = limit;
+        let mut engine = ready(config, EHLO);
+        for _ in 0..2 {
+            let parameters = [
+                MailParameter::ret(Ret::Full),
+                MailParameter::envelope_id("id").unwrap(),
+            ];
+            let envelope = parameters.into_iter().fold(envelope(), Envelope::parameter);
+            engine.submit(envelope).unwrap();
+        }
+        let mut commands = Vec::new();
+        while !engine.wants_body() {
+            let out = sent(&mut engine, at(0), BodyPart::Next(b""));
+            commands.extend(out.lines().map(str::to_owned));
+            let reply = match commands.remove(0).as_str() {
+                "DATA" => "354 go\r\n",
+                _ => "250 ok\r\n",
+            };
+            engine.handle_input(at(0), reply.as_bytes());
+            while engine.poll_event().is_some() {}
+        }
+        sent(&mut engine, at(0), BodyPart::Last(BODY));
+        engine.finish_body().unwrap();
+        let end = sent(&mut engine, at(0), BodyPart::Next(b""));
+        if end != ".\r\n" {
+            assert!(end.len() <= limit, "{} of {limit}: {end:?}", end.len());
+            overlapped += 1;
+        }
+    }
+    assert!((20..180).contains(&overlapped), "{overlapped}");
+}
+
+/// A chunk has the size of what was offered, and not of the room for it.
+#[test]
+fn a_small_buffer_makes_no_small_chunks() {
+    let mut config = config();
+    config.chunking = Chunking::Auto;
+    let mut engine = ready(config, EHLO);
+    engine.submit(envelope()).unwrap();
+    sent(&mut engine, at(0), BodyPart::Next(b""));
+    engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n");
+    while engine.poll_event().is_some() {}
+    let body = [b'x'; 600];
+    let (mut used, mut wire) = (0, Vec::new());
+    while used < body.len() {
+        let mut out = [0; 100];
+        let (gathered, of_body) = engine.poll_transmit_into(at(0), &body[used..], &mut out);
+        engine.handle_written(at(0), gathered);
+        wire.extend_from_slice(&out[..gathered]);
+        used += of_body;
+        assert!(gathered > 0);
+    }
+    let header = wire.split(|octet| *octet == b'\r').next().unwrap();
+    assert_eq!(String::from_utf8_lossy(header), "BDAT 600");
+}
+
+/// The caller's own call has no time with it. The wait begins with the next call that has.
+#[test]
+fn a_body_that_is_given_up_late_is_waited_for_from_then_on() {
+    let mut engine = ready(config(), EHLO);
+    engine.submit(envelope()).unwrap();
+    sent(&mut engine, at(0), BodyPart::Next(b""));
+    engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n354 go\r\n");
+    while engine.poll_event().is_some() {}
+    sent(&mut engine, at(0), BodyPart::Next(BODY));
+    // An hour later, which is longer than any timeout.
+    engine.fail_body(Outcome::Permanent, "unreadable").unwrap();
+    let now = at(3_600);
+    engine
+        .poll_transmit(now, BodyPart::Next(b""))
+        .map(drop)
+        .unwrap_or_default();
+    if let Some(deadline) = engine.poll_timeout() {
+        assert!(deadline > now, "{deadline:?}");
+    }
+}
