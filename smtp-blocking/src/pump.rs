@@ -144,7 +144,7 @@ impl Pump {
             }
             if is_closed {
                 // A session that has its results can only have QUIT left, which is not worth a long wait.
-                if result.is_err() || progress.elapsed() >= self.driver.quit_timeout {
+                if self.ends_goodbye(result.err(), progress) {
                     break;
                 }
                 continue;
@@ -167,7 +167,13 @@ impl Pump {
         while accepted > 0
             && let Err(error) = self.stream.flush()
         {
-            if self.driver.is_closed() || self.on_write_error(error) {
+            if self.driver.is_closed() {
+                if self.ends_goodbye(Some(error), progress) {
+                    break;
+                }
+                continue;
+            }
+            if self.on_write_error(error) {
                 break;
             }
             if progress.elapsed() >= self.driver.block_timeout {
@@ -175,6 +181,13 @@ impl Pump {
                 return self.take_events();
             }
         }
+    }
+
+    /// Whether QUIT goes out no further, after this error if there was one. The stream took something last at
+    /// `progress`.
+    fn ends_goodbye(&self, error: Option<io::Error>, progress: Instant) -> bool {
+        let is_lost = error.is_some_and(|error| !is_passing(error.kind()));
+        is_lost || progress.elapsed() >= self.driver.quit_timeout
     }
 
     /// Tells the engine about this many octets that the stream has accepted. Returns how many of them are written. If
@@ -215,6 +228,7 @@ impl Pump {
                             Ok(Some(n @ 1..)) => self.driver.engine.handle_input(now, &input[..n]),
                             // An incomplete TLS record.
                             Ok(None) => {}
+                            Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
                             // A TLS alert.
                             Err(why) if why.kind() == io::ErrorKind::InvalidData => {
                                 error = why;
@@ -297,7 +311,7 @@ impl Pump {
         self.handle_timeout();
     }
 
-    /// Reads once, and gives the octets to the engine. Returns whether any have arrived.
+    /// Reads once, and gives the octets to the engine. Returns whether there may be more.
     fn read(&mut self) -> bool {
         let mut input = [0; READ];
         let result = self.stream.read(&mut input);
@@ -310,12 +324,10 @@ impl Pump {
                 return true;
             }
             Ok(None) => return true,
-            Err(error) => match error.kind() {
-                io::ErrorKind::Interrupted
-                | io::ErrorKind::WouldBlock
-                | io::ErrorKind::TimedOut => {}
-                _ => self.driver.lose(now, error),
-            },
+            // A signal says nothing about what has arrived.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return true,
+            Err(error) if is_passing(error.kind()) => {}
+            Err(error) => self.driver.lose(now, error),
         }
         false
     }
@@ -408,14 +420,8 @@ impl Pump {
                 Err(HandshakeError::Tls(error)) => {
                     return fail(&mut self.driver.engine, settings.cause(&error));
                 }
-                Err(HandshakeError::Io(error)) => match error.kind() {
-                    io::ErrorKind::Interrupted
-                    | io::ErrorKind::WouldBlock
-                    | io::ErrorKind::TimedOut => {}
-                    _ => {
-                        return self.lose(error);
-                    }
-                },
+                Err(HandshakeError::Io(error)) if is_passing(error.kind()) => {}
+                Err(HandshakeError::Io(error)) => return self.lose(error),
             }
             let now = self.now();
             self.driver.engine.handle_timeout(now);
@@ -429,6 +435,12 @@ impl Pump {
         let now = self.now();
         let _ = self.driver.engine.handle_tls_established_with(now, facts);
     }
+}
+
+/// Whether a call that failed so may succeed when it is made again.
+fn is_passing(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
+    matches!(kind, Interrupted | WouldBlock | TimedOut)
 }
 
 impl std::fmt::Debug for Pump {

@@ -1,5 +1,6 @@
 //! The application's own transports: gathered octets are flushed, and an interrupted flush is tried again.
 
+use std::collections::VecDeque;
 use std::io::{self, BufWriter, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -118,4 +119,58 @@ fn tokio_flushes_what_a_transport_gathers() {
         });
         has_mail(&peer);
     }
+}
+
+/// Says this, one piece for each read, and takes so many writes.
+struct Scripted {
+    reads: VecDeque<io::Result<&'static [u8]>>,
+    writes: usize,
+}
+
+impl Read for Scripted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut piece = self.reads.pop_front().unwrap_or(Ok(b""))?;
+        piece.read(buffer)
+    }
+}
+
+impl Write for Scripted {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        match self.writes {
+            0 => Err(io::ErrorKind::BrokenPipe.into()),
+            _ => {
+                self.writes -= 1;
+                Ok(octets.len())
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Transport for Scripted {
+    fn set_timeout(&self, _: Duration) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Why the server has gone is there to be read, after a signal as well.
+#[test]
+fn a_signal_does_not_cut_off_the_last_words_of_a_server() {
+    let transport = Scripted {
+        reads: VecDeque::from([
+            Ok(&b"220 hi\r\n"[..]),
+            Ok(b"250 hi\r\n"),
+            Err(io::ErrorKind::Interrupted.into()),
+            Ok(b"421 4.3.2 closing\r\n"),
+        ]),
+        writes: 1,
+    };
+    let server = Server::new("mx.example.net").tls(TlsPolicy::Never);
+    let mut session = smtp_blocking::Session::connect_over(&server, transport).unwrap();
+    let error = session.send(envelope(), &b"x\r\n"[..]).unwrap_err();
+    let reply = error.error().reply().map(|reply| reply.code().get());
+    assert_eq!(reply, Some(421), "{error}");
 }
