@@ -7,6 +7,7 @@
 //! | [`transcript`] | conversations as text: the format, its parser, results in words |
 //! | [`play`] | plays a transcript on the engine and on both adapters |
 //! | [`servers`] | every server that a test talks to |
+//! | [`faults`] | plays a transcript over a stream that cuts, delays, interrupts and fails |
 //! | [`fuzzing`] | the bodies of the fuzz targets, and the judge of random conversations |
 //! | [`walk`] | the exhaustive search through the engine's states |
 //! | [`measure`] | loads of mail for the benchmarks, and their least cost |
@@ -31,6 +32,7 @@
 //! `tests/applications/newsletter` uses the first two.
 
 mod cli;
+pub mod faults;
 pub mod fuzzing;
 pub mod measure;
 pub mod play;

@@ -8,10 +8,9 @@
 //! - Gathered octets of a forbidden body are not sent at all.
 
 use std::io::BufReader;
-use std::net::TcpStream;
 use std::sync::mpsc::Receiver;
 
-use smtp_blocking::Session;
+use smtp_blocking::{Session, Transport};
 use smtp_proto::error::Misuse;
 use smtp_proto::{Cause, Error, Request};
 
@@ -29,16 +28,17 @@ pub fn play(transcript: &Transcript, way: Way) -> Result<(), Failure> {
     })
 }
 
-fn run_client(
+/// The client, over this stream.
+pub(crate) fn run_client(
     transcript: &Transcript,
-    socket: TcpStream,
+    stream: impl Transport + 'static,
     way: Way,
     cues: &Receiver<Cue>,
 ) -> Result<Observed, Failure> {
     let traces = Traces::default();
     let server = server_of(transcript)?.observe(traces.observer());
     let mut observed = Observed::default();
-    match Session::connect_over(&server, socket) {
+    match Session::connect_over(&server, stream) {
         Err(error) => {
             observed = Observed::unopened(transcript, error.error());
         }

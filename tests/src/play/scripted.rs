@@ -220,7 +220,7 @@ pub(crate) fn not_asked(error: &Error) -> Option<Result<Reply, Error>> {
 }
 
 /// The certificate in PEM, and the server's settings with it. Made once.
-fn identity() -> &'static (String, Arc<ServerConfig>) {
+pub(crate) fn identity() -> &'static (String, Arc<ServerConfig>) {
     static IDENTITY: OnceLock<(String, Arc<ServerConfig>)> = OnceLock::new();
     IDENTITY.get_or_init(|| {
         let key = KeyPair::generate().expect("ring makes keys");

@@ -13,7 +13,7 @@ use std::task::Poll;
 use smtp_proto::error::Misuse;
 use smtp_proto::{Cause, Error, Outcome};
 use smtp_tokio::Session;
-use tokio::io::BufReader;
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 
 use crate::play::bulk::not_attempted;
 use crate::play::scripted::{self, Cue, End, Traces, Way, not_asked, report, server_of};
@@ -112,35 +112,58 @@ fn run_client(
     runtime.block_on(async {
         socket.set_nonblocking(true).map_err(unusable)?;
         let stream = tokio::net::TcpStream::from_std(socket).map_err(unusable)?;
-        let traces = Traces::default();
-        let server = server_of(transcript)?.observe(traces.observer());
-        let mut observed = Observed::default();
-        match fuse.run(Session::connect_over(&server, stream)).await {
-            None => {}
-            Some(Err(error)) => {
-                observed = Observed::unopened(transcript, error.error());
-            }
-            Some(Ok(session)) => {
-                observed.ready = true;
-                let to = &mut observed;
-                let session = match (transcript.is_cued(), way) {
-                    (true, _) => send_when_told(transcript, session, cues, to, fuse).await?,
-                    (false, Way::OneByOne) => {
-                        send_one_by_one(transcript, session, to, fuse).await?
-                    }
-                    (false, Way::Bulk) => {
-                        Some(send_bulk(transcript, session, to, drop_futures).await)
-                    }
-                };
-                observed.overlap_broken = session.as_ref().is_some_and(Session::overlap_is_broken);
-                observed.closed = match session {
-                    Some(session) => end(session).await,
-                    None => Some(Ok(())),
-                };
-            }
-        }
-        traces.check(transcript, observed)
+        run_over(transcript, stream, way, cues, fuse, drop_futures).await
     })
+}
+
+/// The client, over this stream.
+pub(crate) async fn converse<S>(
+    transcript: &Transcript,
+    stream: S,
+    way: Way,
+    cues: &Receiver<Cue>,
+) -> Result<Observed, Failure>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    run_over(transcript, stream, way, cues, &Fuse::default(), false).await
+}
+
+async fn run_over<S>(
+    transcript: &Transcript,
+    stream: S,
+    way: Way,
+    cues: &Receiver<Cue>,
+    fuse: &Fuse,
+    drop_futures: bool,
+) -> Result<Observed, Failure>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let traces = Traces::default();
+    let server = server_of(transcript)?.observe(traces.observer());
+    let mut observed = Observed::default();
+    match fuse.run(Session::connect_over(&server, stream)).await {
+        None => {}
+        Some(Err(error)) => {
+            observed = Observed::unopened(transcript, error.error());
+        }
+        Some(Ok(session)) => {
+            observed.ready = true;
+            let to = &mut observed;
+            let session = match (transcript.is_cued(), way) {
+                (true, _) => send_when_told(transcript, session, cues, to, fuse).await?,
+                (false, Way::OneByOne) => send_one_by_one(transcript, session, to, fuse).await?,
+                (false, Way::Bulk) => Some(send_bulk(transcript, session, to, drop_futures).await),
+            };
+            observed.overlap_broken = session.as_ref().is_some_and(Session::overlap_is_broken);
+            observed.closed = match session {
+                Some(session) => end(session).await,
+                None => Some(Ok(())),
+            };
+        }
+    }
+    traces.check(transcript, observed)
 }
 
 /// Sends each message after the one before is decided, and quits with the last. Returns the session, unless quit has

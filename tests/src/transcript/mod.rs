@@ -301,6 +301,16 @@ impl Transcript {
             .is_some_and(|(_, result)| result.contains(" body body "))
     }
 
+    /// Whether this recipient is refused on our side, by what is expected, and the server is not asked.
+    pub(crate) fn is_refused_here(&self, message: usize, recipient: usize) -> bool {
+        let expected = self.expected.messages.get(message);
+        let expected = expected.and_then(|recipients| recipients.get(recipient)?.as_ref());
+        expected.is_some_and(|(_, result)| {
+            let cause = result.split(' ').nth(2).unwrap_or_default();
+            ["unsupported", "limit", "excluded", "too-large"].contains(&cause)
+        })
+    }
+
     /// A failure in this line.
     pub fn failure(&self, line: usize, message: String) -> Failure {
         at(&self.name, line, message)

@@ -18,7 +18,7 @@ use crate::transcript::{Action, Failure, Job, Observed, Transcript, difference};
 
 mod body;
 mod in_flight;
-mod random;
+pub(crate) mod random;
 
 /// How octets are cut, in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
