@@ -264,3 +264,59 @@ fn a_body_that_is_given_up_late_is_waited_for_from_then_on() {
         assert!(deadline > now, "{deadline:?}");
     }
 }
+
+/// Of two deadlines the earlier one counts: the transport takes nothing, and a reply is owed.
+#[test]
+fn the_earlier_deadline_counts() {
+    for (block, expected) in [(10, 10), (1_000, 300)] {
+        let mut config = config();
+        config.timeouts.block = Duration::from_secs(block);
+        let mut engine = ready(config, EHLO);
+        engine.submit(envelope()).unwrap();
+        let transmit = engine.poll_transmit(at(0), BodyPart::Next(b"")).unwrap();
+        transmit.advance("MAIL FROM:<a@example.org>\r\n".len());
+        assert!(engine.poll_transmit(at(0), BodyPart::Next(b"")).is_some());
+        assert_eq!(engine.poll_timeout(), Some(at(expected)));
+    }
+}
+
+/// The application may be slow. Its pause is not the transport's.
+#[test]
+fn nothing_on_offer_has_no_deadline() {
+    let mut engine = ready(config(), EHLO);
+    engine.submit(envelope()).unwrap();
+    sent(&mut engine, at(0), BodyPart::Next(b""));
+    engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n354 go\r\n");
+    while engine.poll_event().is_some() {}
+    assert!(engine.poll_transmit(at(0), BodyPart::Next(BODY)).is_some());
+    assert!(engine.poll_timeout().is_some());
+    assert!(engine.poll_transmit(at(0), BodyPart::Next(b"")).is_none());
+    assert_eq!(engine.poll_timeout(), None);
+}
+
+/// MAIL was gathered with the end of the data, and given after its reply. So it overlaps nothing, and has its usual time.
+#[test]
+fn a_mail_that_is_given_late_does_not_overlap() {
+    for late in [false, true] {
+        let mut config = config();
+        config.overlap = true;
+        config.timeouts.overlap = Duration::from_secs(7);
+        let mut engine = ready(config, EHLO);
+        engine.submit(envelope()).unwrap();
+        engine.submit(envelope()).unwrap();
+        sent(&mut engine, at(0), BodyPart::Next(b""));
+        engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n354 go\r\n");
+        while engine.poll_event().is_some() {}
+        sent(&mut engine, at(0), BodyPart::Last(BODY));
+        engine.finish_body().unwrap();
+        let mut out = Vec::new();
+        engine.poll_transmit_onto(at(0), BodyPart::Next(b""), &mut out);
+        assert!(out.starts_with(b".\r\nMAIL FROM:"));
+        engine.handle_written(at(0), if late { 3 } else { out.len() });
+        engine.handle_input(at(0), b"250 taken\r\n");
+        if late {
+            engine.handle_written(at(0), out.len() - 3);
+        }
+        assert_eq!(engine.poll_timeout(), Some(at(if late { 300 } else { 7 })));
+    }
+}
