@@ -7,6 +7,8 @@
 //! $ cargo test -p smtp-newsletter
 //! ```
 
+use smtp_blocking::smtp_proto::error::Retry;
+
 /// The sender of all messages.
 pub const SENDER: &str = "newsletter@example.org";
 
@@ -36,7 +38,7 @@ pub async fn confirm(
     );
     match session.send(envelope, message.as_bytes()).await {
         Ok(_) => Confirmation::Sent,
-        Err(error) if error.is_permanent() => Confirmation::NoSuchMailbox,
+        Err(error) if error.retry() == Retry::Never => Confirmation::NoSuchMailbox,
         Err(_) => Confirmation::Later,
     }
 }
@@ -76,7 +78,8 @@ pub fn send_issue(
         let message = format!("From: {SENDER}\r\nSubject: News\r\n\r\n{text}\r\n");
         let list = match session.send(envelope, message.as_bytes()) {
             Ok(_) => &mut issue.sent,
-            Err(error) if error.is_permanent() => &mut issue.gone,
+            // Not `is_permanent`: a wrong setting of ours strikes nobody off.
+            Err(error) if error.retry() == Retry::Never => &mut issue.gone,
             Err(error) if error.is_in_doubt() => &mut issue.in_doubt,
             Err(_) => &mut issue.later,
         };
