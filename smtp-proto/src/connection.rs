@@ -448,7 +448,12 @@ impl Connection {
                 out.put_slice(&octets[..fits]);
                 gathered += fits;
             }
-            left = left.after(transmit.take(gathered, Fate::Gathered));
+            let used = transmit.take(gathered, Fate::Gathered);
+            if gathered == 0 && used == 0 {
+                // An offer of nothing would come again for ever.
+                break;
+            }
+            left = left.after(used);
         }
         whole - left.bytes().len()
     }

@@ -1,4 +1,4 @@
-//! A test that would hang fails instead.
+//! A test that would hang fails instead: by the clock, or by the turns of a loop.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -36,5 +36,46 @@ pub fn within<T: Send + 'static>(
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
         ),
+    }
+}
+
+/// The turns of a loop whose end depends on what is tested. So a loop that would turn for ever fails, and says where.
+#[derive(Debug)]
+pub struct Turns(usize);
+
+impl Turns {
+    /// Far more turns than a loop takes that goes from offer to offer, or from event to event, of one session.
+    pub const MOST: usize = 1_000_000;
+
+    /// A loop of so many turns at most.
+    pub fn new(most: usize) -> Self {
+        Self(most)
+    }
+
+    /// One more turn.
+    ///
+    /// # Errors
+    /// There were too many.
+    pub fn next(&mut self) -> Result<(), String> {
+        self.0 = self.0.checked_sub(1).ok_or("it turns in a loop")?;
+        Ok(())
+    }
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self::new(Self::MOST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_has_an_end() {
+        let mut turns = Turns::new(2);
+        assert!(turns.next().is_ok() && turns.next().is_ok());
+        assert_eq!(turns.next(), Err("it turns in a loop".into()));
     }
 }

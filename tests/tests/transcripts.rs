@@ -161,6 +161,10 @@ fn play_over_sockets(
                 while let Some(&transcript) = playable.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let play = play.clone();
                     let result = within_limit(move || play(transcript));
+                    if result.is_none() {
+                        // The others would hang as well, each for as long.
+                        next.store(playable.len(), Ordering::Relaxed);
+                    }
                     let hangs = || Err(transcript.failure(1, "the player hangs".into()));
                     if let Err(failure) = result.unwrap_or_else(hangs) {
                         failures

@@ -3,6 +3,7 @@
 use smtp_proto::body::{BodyEncoder, BodyError, BodyPolicy, LineEndings, MAX_TEXT_LINE};
 
 use super::Input;
+use crate::watchdog::Turns;
 
 /// Every CR has its LF and every LF its CR. Only the LF after a CR at the end may still come.
 pub(super) fn assert_no_bare_line_ends(wire: &[u8]) {
@@ -187,7 +188,9 @@ fn encode(
 ) -> (Vec<u8>, Option<BodyError>) {
     let mut encoder = BodyEncoder::new(policy, eight_bit);
     let (mut wire, mut rest) = (vec![], body);
+    let mut turns = Turns::default();
     while !rest.is_empty() {
+        turns.next().expect("an encoder that uses nothing up");
         let piece = &rest[..rest.len().min(offer)];
         let (inserted, run) = match encoder.next(piece) {
             Ok(next) => next,

@@ -6,6 +6,7 @@ use smtp_proto::*;
 
 use super::body::{expand, normalise, stuff};
 use super::{Input, MOST_OFFERS};
+use crate::watchdog::Turns;
 
 /// A body, and how it is sent: two octets of flags, the size of a chunk, the sizes of offers and of what the transport
 /// takes of them (one octet each), the body in run-length code.
@@ -118,7 +119,9 @@ impl<'b> Letter<'b> {
         connection.handle_input(now, b"220 mx\r\n");
         let (mut used, mut report) = (0, None);
         for _ in 0..MOST_OFFERS {
+            let mut turns = Turns::default();
             while let Some(event) = connection.poll_event() {
+                turns.next().expect("events without end");
                 if let Event::Finished(_, finished) = event {
                     report = Some(finished);
                 }

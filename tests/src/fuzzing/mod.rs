@@ -21,6 +21,8 @@ mod url;
 
 use smtp_proto::{Connection, Instant};
 
+use crate::watchdog::Turns;
+
 pub use address::address;
 pub use body::body;
 pub use chunks::chunks;
@@ -68,7 +70,7 @@ fn assert_printable(text: &str) {
 }
 
 /// More offers than any of the sessions here makes at a time.
-const MOST_OFFERS: usize = 100_000;
+const MOST_OFFERS: usize = Turns::MOST;
 
 /// All that the engine has to say without a body. Whoever offers without end fails.
 fn take_all(connection: &mut Connection, now: Instant) -> Vec<u8> {

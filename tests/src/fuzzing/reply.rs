@@ -4,6 +4,7 @@ use smtp_proto::reply::{Decoder, ReplyClass, ReplyCode, ReplyError, ReplyLimits}
 use smtp_proto::*;
 
 use super::{Input, assert_printable};
+use crate::watchdog::Turns;
 
 /// The expected result of the decoder for a whole stream: the replies, the octets of an incomplete reply, and the
 /// error that ends it.
@@ -77,8 +78,10 @@ fn decode_pieces<'a>(
 ) -> (Vec<Reply>, bool, Option<ReplyError>) {
     let mut decoder = Decoder::new(limits);
     let mut replies = vec![];
+    let mut turns = Turns::default();
     for mut piece in pieces {
         loop {
+            turns.next().expect("a decoder that uses nothing up");
             match decoder.decode(&mut piece) {
                 Ok(Some(reply)) => replies.push(reply.to_reply()),
                 Ok(None) => break assert!(piece.is_empty()),

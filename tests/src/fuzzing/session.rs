@@ -15,6 +15,7 @@ use super::body::assert_no_bare_line_ends;
 use super::peer::Peer;
 use super::settings::{SECRET, configuration, configure_chunks, reveals_secret};
 use super::{Input, assert_printable};
+use crate::watchdog::Turns;
 
 /// Replies of a server, by the letters from `A` on, and then the characters after `Z` in ASCII.
 const REPLIES: [&str; 32] = [
@@ -209,7 +210,10 @@ impl Session {
             19 => self.submit(input.byte(), input.byte(), input.byte()),
             _ => {
                 // The body bounds it. The engine's own octets all come at once.
-                while self.transmit(self.body.len(), usize::MAX) {}
+                let mut turns = Turns::default();
+                while self.transmit(self.body.len(), usize::MAX) {
+                    turns.next().expect("an offer without end");
+                }
             }
         }
     }
@@ -512,6 +516,7 @@ impl Session {
         let Some(event) = self.connection.poll_event() else {
             return false;
         };
+        assert!(self.events.len() < Turns::MOST, "events without end");
         assert!(
             !matches!(self.events.last(), Some(Event::Closed(_))),
             "{event:?} after Closed"

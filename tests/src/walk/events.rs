@@ -6,12 +6,17 @@ use super::scene::Login;
 use super::wire::Feed;
 use super::world::World;
 use super::{Failure, fail, verdict};
+use crate::watchdog::Turns;
 
 impl World<'_> {
     pub(super) fn take_events(&mut self) -> Result<bool, Failure> {
         let mut any = false;
+        let mut turns = Turns::default();
         while let Some(event) = self.engine.poll_event() {
             any = true;
+            if let Err(error) = turns.next() {
+                return fail("events without end", error);
+            }
             self.note(|| format!("engine: {event:?}"));
             if self.closed.is_some() {
                 return fail("an event after the end", format!("{event:?}"));

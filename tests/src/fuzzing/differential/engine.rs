@@ -5,6 +5,7 @@ use smtp_proto::{BodyPart, Connection, Error, Event, Instant, MessageId, Report}
 use super::super::MOST_OFFERS;
 use super::{Cut, Run, Scene, Server};
 use crate::play::bulk::not_attempted;
+use crate::watchdog::Turns;
 
 struct Client<'s> {
     scene: &'s Scene,
@@ -92,7 +93,9 @@ impl Client<'_> {
     /// Whether there were any.
     fn take_events(&mut self) -> bool {
         let mut any = false;
+        let mut turns = Turns::default();
         while let Some(event) = self.connection.poll_event() {
+            turns.next().expect("events without end");
             match event {
                 Event::BodyWanted(id) => {
                     let index = self.ids.iter().position(|known| *known == id);

@@ -7,6 +7,7 @@ use smtp_proto::{Event, Outcome, Request};
 use super::Failure;
 use super::driver::{Feed, Finished, World};
 use super::scene::Job;
+use crate::watchdog::Turns;
 
 impl World<'_> {
     pub(super) fn grow_body(&mut self) {
@@ -81,7 +82,11 @@ impl World<'_> {
     }
 
     pub(super) fn take_events(&mut self) -> Result<(), Failure> {
+        let mut turns = Turns::default();
         while let Some(event) = self.engine.event() {
+            turns
+                .next()
+                .map_err(|error| Failure::new("endless events", error))?;
             self.note(|| format!("engine: {event:?}"));
             if self.closed.is_some() {
                 return Err(Failure::new(

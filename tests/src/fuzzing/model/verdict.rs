@@ -39,7 +39,9 @@ pub(super) fn check(
         },
         Ok(_) => None,
     };
-    match told.is_some_and(|told| told.end == due.end) {
+    let is_own = told.is_some_and(|told| told.end == due.end);
+    let outcome = result.as_ref().err().map(|error| error.outcome);
+    match is_own && outcome == Some(outcome_of(due.code)) {
         true => Ok(()),
         false => Err(Failure::new("another verdict", format!("due: {due:?}"))),
     }
@@ -94,6 +96,14 @@ fn due<'j>(judge: &Judge<'j>, finished: &Finished, who: usize) -> Option<&'j Sai
         .filter(|said| said.code >= 400)
 }
 
+/// What a refusal with this code means (RFC 5321 section 4.2.1).
+fn outcome_of(code: u16) -> Outcome {
+    match code {
+        500.. => Outcome::Permanent,
+        _ => Outcome::Transient,
+    }
+}
+
 /// Outcome, stage, command and recipient go with the reply.
 fn consistent(
     judge: &Judge<'_>,
@@ -119,11 +129,7 @@ fn consistent(
     let Some(said) = judge.said(reply) else {
         return Ok(());
     };
-    let expected = match said.code {
-        500.. => Outcome::Permanent,
-        _ => Outcome::Transient,
-    };
-    if error.outcome != expected
+    if error.outcome != outcome_of(said.code)
         && !matches!(error.outcome, Outcome::InDoubt | Outcome::NotAttempted)
     {
         return fail("another outcome");

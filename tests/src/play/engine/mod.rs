@@ -15,6 +15,7 @@ use smtp_proto::event::RequestId;
 use smtp_proto::{BodyPart, Cause, Connection, Event, Instant, MessageId};
 
 use crate::transcript::{Action, Failure, Job, Observed, Transcript, difference};
+use crate::watchdog::Turns;
 
 mod body;
 mod in_flight;
@@ -228,7 +229,9 @@ impl<'t> Player<'t> {
     fn speak(&mut self, limit: usize) -> Result<(), String> {
         let late = std::mem::take(&mut self.unreported);
         self.engine.handle_written(self.now, late);
+        let mut turns = Turns::default();
         loop {
+            turns.next()?;
             self.take_events()?;
             self.distract()?;
             let wants_body = self.engine.wants_body();
@@ -363,11 +366,13 @@ impl<'t> Player<'t> {
     /// no effect.
     fn pause(&mut self, duration: Duration) -> Result<(), String> {
         let end = self.now + duration;
+        let mut turns = Turns::default();
         while let Some(deadline) = self
             .engine
             .poll_timeout()
             .filter(|&deadline| deadline <= end)
         {
+            turns.next()?;
             let just_before = deadline
                 .since_origin()
                 .saturating_sub(Duration::from_nanos(1));
@@ -395,7 +400,9 @@ impl<'t> Player<'t> {
     }
 
     fn take_events(&mut self) -> Result<(), String> {
+        let mut turns = Turns::default();
         while let Some(event) = self.engine.poll_event() {
+            turns.next()?;
             let text = format!("{event:?}");
             if self.observed.closed.is_some() {
                 return Err(format!("an event behind Closed: {text}"));
