@@ -68,8 +68,10 @@ mod tests {
     #[test]
     fn it_is_what_goes_out() {
         const OCTETS: [u8; 4] = *b"\r\n.a";
+        // Miri is slow.
+        const LONGEST: u32 = if cfg!(miri) { 3 } else { 7 };
         let mut count = 0;
-        for length in 0..=7u32 {
+        for length in 0..=LONGEST {
             for number in 0..OCTETS.len().pow(length) {
                 let at = |place| OCTETS[number / OCTETS.len().pow(place) % OCTETS.len()];
                 let body: Vec<u8> = (0..length).map(at).collect();
@@ -77,13 +79,13 @@ mod tests {
                 count += 1;
             }
         }
-        assert_eq!(count, 21_845);
+        assert_eq!(count, (OCTETS.len().pow(LONGEST + 1) - 1) / 3);
     }
 
     #[test]
     fn blocks_have_no_seams() {
         for ends in ["\r\n", "\n", "\r", "\n\r", "\r\r\n"] {
-            for before in 0..=2 * BLOCK + 2 {
+            for before in (0..=2 * BLOCK + 2).step_by(if cfg!(miri) { BLOCK / 2 + 1 } else { 1 }) {
                 let body = ["x".repeat(before).as_str(), ends, "y"].concat();
                 assert_eq!(
                     wire_size(body.as_bytes()),

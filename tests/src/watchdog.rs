@@ -56,7 +56,7 @@ impl Turns {
     ///
     /// # Errors
     /// There were too many.
-    pub fn next(&mut self) -> Result<(), String> {
+    pub fn take(&mut self) -> Result<(), String> {
         self.0 = self.0.checked_sub(1).ok_or("it turns in a loop")?;
         Ok(())
     }
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn a_loop_has_an_end() {
         let mut turns = Turns::new(2);
-        assert!(turns.next().is_ok() && turns.next().is_ok());
-        assert_eq!(turns.next(), Err("it turns in a loop".into()));
+        assert!(turns.take().is_ok() && turns.take().is_ok());
+        assert_eq!(turns.take(), Err("it turns in a loop".into()));
     }
 }

@@ -131,18 +131,25 @@ mod tests {
     /// The response of each mechanism that shows the password, in each surrounding that a server gives it.
     #[test]
     fn an_echo_is_found_wherever_it_stands() {
-        for (secret, user) in [
+        let secrets = [
             ("correct-horse", "alice"),
             ("0123456789abcdef", "bo"),
             ("~~~~~~~~~~", ""),
-        ] {
+        ];
+        // Miri is slow.
+        let (most, step) = if cfg!(miri) {
+            (1, 40)
+        } else {
+            (secrets.len(), 1)
+        };
+        for (secret, user) in secrets.into_iter().take(most) {
             let responses = [
                 format!("\0{user}\0{secret}"),
                 format!("{user}x\0{user}\0{secret}"),
                 secret.into(),
                 format!("user={user}\x01auth=Bearer {secret}\x01\x01"),
             ];
-            for response in responses {
+            for response in responses.into_iter().take(most + 1) {
                 let echo = STANDARD.encode(&response);
                 for text in [
                     echo.clone(),
@@ -156,7 +163,7 @@ mod tests {
                     assert!(shown.contains("****"), "{shown}");
                     let echoes = [&echo, secret].map(str::to_lowercase);
                     for echo in echoes {
-                        for at in 0..echo.len().saturating_sub(TELLING) {
+                        for at in (0..echo.len().saturating_sub(TELLING)).step_by(step) {
                             let row = &echo[at..at + TELLING];
                             let is_of_secret = redacted(secret, row).contains("****");
                             assert!(!is_of_secret || !shown.contains(row), "{row} in {shown}");

@@ -190,7 +190,7 @@ fn encode(
     let (mut wire, mut rest) = (vec![], body);
     let mut turns = Turns::default();
     while !rest.is_empty() {
-        turns.next().expect("an encoder that uses nothing up");
+        turns.take().expect("an encoder that uses nothing up");
         let piece = &rest[..rest.len().min(offer)];
         let (inserted, run) = match encoder.next(piece) {
             Ok(next) => next,

@@ -121,7 +121,7 @@ impl<'b> Letter<'b> {
         for _ in 0..MOST_OFFERS {
             let mut turns = Turns::default();
             while let Some(event) = connection.poll_event() {
-                turns.next().expect("events without end");
+                turns.take().expect("events without end");
                 if let Event::Finished(_, finished) = event {
                     report = Some(finished);
                 }

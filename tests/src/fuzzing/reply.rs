@@ -81,7 +81,7 @@ fn decode_pieces<'a>(
     let mut turns = Turns::default();
     for mut piece in pieces {
         loop {
-            turns.next().expect("a decoder that uses nothing up");
+            turns.take().expect("a decoder that uses nothing up");
             match decoder.decode(&mut piece) {
                 Ok(Some(reply)) => replies.push(reply.to_reply()),
                 Ok(None) => break assert!(piece.is_empty()),

@@ -212,7 +212,7 @@ impl Session {
                 // The body bounds it. The engine's own octets all come at once.
                 let mut turns = Turns::default();
                 while self.transmit(self.body.len(), usize::MAX) {
-                    turns.next().expect("an offer without end");
+                    turns.take().expect("an offer without end");
                 }
             }
         }

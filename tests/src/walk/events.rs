@@ -14,7 +14,7 @@ impl World<'_> {
         let mut turns = Turns::default();
         while let Some(event) = self.engine.poll_event() {
             any = true;
-            if let Err(error) = turns.next() {
+            if let Err(error) = turns.take() {
                 return fail("events without end", error);
             }
             self.note(|| format!("engine: {event:?}"));

@@ -95,7 +95,7 @@ impl Client<'_> {
         let mut any = false;
         let mut turns = Turns::default();
         while let Some(event) = self.connection.poll_event() {
-            turns.next().expect("events without end");
+            turns.take().expect("events without end");
             match event {
                 Event::BodyWanted(id) => {
                     let index = self.ids.iter().position(|known| *known == id);

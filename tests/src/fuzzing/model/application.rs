@@ -85,7 +85,7 @@ impl World<'_> {
         let mut turns = Turns::default();
         while let Some(event) = self.engine.event() {
             turns
-                .next()
+                .take()
                 .map_err(|error| Failure::new("endless events", error))?;
             self.note(|| format!("engine: {event:?}"));
             if self.closed.is_some() {

@@ -231,7 +231,7 @@ impl<'t> Player<'t> {
         self.engine.handle_written(self.now, late);
         let mut turns = Turns::default();
         loop {
-            turns.next()?;
+            turns.take()?;
             self.take_events()?;
             self.distract()?;
             let wants_body = self.engine.wants_body();
@@ -372,7 +372,7 @@ impl<'t> Player<'t> {
             .poll_timeout()
             .filter(|&deadline| deadline <= end)
         {
-            turns.next()?;
+            turns.take()?;
             let just_before = deadline
                 .since_origin()
                 .saturating_sub(Duration::from_nanos(1));
@@ -402,7 +402,7 @@ impl<'t> Player<'t> {
     fn take_events(&mut self) -> Result<(), String> {
         let mut turns = Turns::default();
         while let Some(event) = self.engine.poll_event() {
-            turns.next()?;
+            turns.take()?;
             let text = format!("{event:?}");
             if self.observed.closed.is_some() {
                 return Err(format!("an event behind Closed: {text}"));
