@@ -138,7 +138,7 @@ mod tests {
         ];
         // Miri is slow.
         let (most, step) = if cfg!(miri) {
-            (1, 40)
+            (1, 400)
         } else {
             (secrets.len(), 1)
         };
