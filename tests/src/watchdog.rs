@@ -45,7 +45,7 @@ pub struct Turns(usize);
 
 impl Turns {
     /// Far more turns than a loop takes that goes from offer to offer, or from event to event, of one session.
-    pub const MOST: usize = 1_000_000;
+    pub const MOST: usize = 300_000;
 
     /// A loop of so many turns at most.
     pub fn new(most: usize) -> Self {

@@ -225,11 +225,19 @@ impl<'t> Player<'t> {
         }
     }
 
+    /// For a loop over what the engine offers or tells: a few turns for each octet of the bodies, and as many as long
+    /// envelopes need.
+    fn turns(&self) -> Turns {
+        let bodies = self.transcript.messages.iter();
+        let octets: usize = bodies.map(|message| message.body.len()).sum();
+        Turns::new(20_000 + 8 * octets)
+    }
+
     /// Takes the engine's octets, up to `limit`.
     fn speak(&mut self, limit: usize) -> Result<(), String> {
         let late = std::mem::take(&mut self.unreported);
         self.engine.handle_written(self.now, late);
-        let mut turns = Turns::default();
+        let mut turns = self.turns();
         loop {
             turns.take()?;
             self.take_events()?;
@@ -366,7 +374,7 @@ impl<'t> Player<'t> {
     /// no effect.
     fn pause(&mut self, duration: Duration) -> Result<(), String> {
         let end = self.now + duration;
-        let mut turns = Turns::default();
+        let mut turns = self.turns();
         while let Some(deadline) = self
             .engine
             .poll_timeout()
@@ -400,7 +408,7 @@ impl<'t> Player<'t> {
     }
 
     fn take_events(&mut self) -> Result<(), String> {
-        let mut turns = Turns::default();
+        let mut turns = self.turns();
         while let Some(event) = self.engine.poll_event() {
             turns.take()?;
             let text = format!("{event:?}");
