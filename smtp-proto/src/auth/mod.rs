@@ -47,6 +47,18 @@ pub struct Credentials {
     unverified: bool,
 }
 
+/// What credentials are, without what they hold.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Outline<'a> {
+    /// `password`, `token`, `external`, `anonymous` or `custom`.
+    pub kind: &'static str,
+    /// The mechanisms that are allowed, where not all are.
+    pub mechanisms: Option<&'a [String]>,
+    /// They act as another identity.
+    pub has_authorization_id: bool,
+}
+
 /// What a wrong server, or an eavesdropper, learns from a mechanism.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exposure {
@@ -317,6 +329,26 @@ impl Credentials {
         }
     }
 
+    /// What they are, without what they hold. For the record of a session.
+    #[doc(hidden)]
+    pub fn outline(&self) -> Outline<'_> {
+        Outline {
+            kind: self.kind(),
+            mechanisms: self.allowed.as_deref(),
+            has_authorization_id: self.authorization_id.is_some(),
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.source {
+            Source::Password(_) => "password",
+            Source::Token(_) | Source::TokenFrom(..) | Source::NoToken(_) => "token",
+            Source::External => "external",
+            Source::Anonymous(_) => "anonymous",
+            Source::Custom(_) => "custom",
+        }
+    }
+
     fn allows(&self, name: &str) -> bool {
         self.allowed
             .as_ref()
@@ -436,14 +468,7 @@ impl Credentials {
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.source {
-            Source::Password(_) => "password",
-            Source::Token(_) | Source::TokenFrom(..) | Source::NoToken(_) => "token",
-            Source::External => "external",
-            Source::Anonymous(_) => "anonymous",
-            Source::Custom(_) => "custom",
-        };
-        write!(f, "Credentials({kind}, redacted)")
+        write!(f, "Credentials({}, redacted)", self.kind())
     }
 }
 

@@ -220,6 +220,15 @@ impl<K> Parameter<K> {
         self.need
     }
 
+    /// The EHLO keyword that offers it, where the engine does not know it and it is not the name. For the record of a
+    /// session.
+    #[doc(hidden)]
+    pub fn keyword(&self) -> Option<&str> {
+        self.extension()
+            .err()
+            .filter(|keyword| *keyword != self.name())
+    }
+
     /// `NAME` or `NAME=VALUE`, as it is sent.
     pub(crate) fn text(&self) -> &str {
         &self.text
