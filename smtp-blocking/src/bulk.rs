@@ -230,7 +230,7 @@ impl<I: Iterator, F, T> Bulk<'_, I, F, T> {
     fn exhaust(&mut self) {
         self.exhausted = true;
         if self.quit {
-            let _ = self.pump().driver.engine.quit();
+            self.pump().quit();
         }
     }
 }
@@ -282,7 +282,7 @@ where
                     open,
                     tag,
                 } = message;
-                match self.pump().driver.submit(envelope) {
+                match self.pump().submit(envelope) {
                     Ok(id) => self.under_way.submitted.push_back((id, open, tag)),
                     Err((misuse, envelope)) => self.unsubmitted = Some((misuse, envelope, tag)),
                 }
@@ -320,7 +320,7 @@ where
             };
             match open().and_then(|mut source| pump.send_body(&mut source)) {
                 Ok(()) => pump.end_body(),
-                Err(error) => pump.driver.fail_body(&error),
+                Err(error) => pump.fail_body(&error),
             }
         }
     }

@@ -5,6 +5,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use smtp_adapter::{Driver, LAST_WORDS, SessionTerms};
+use smtp_proto::{Envelope, MessageId, Request, error::Misuse};
 
 use crate::stream::{Stream, Transport};
 
@@ -44,9 +45,34 @@ impl Pump {
         smtp_proto::Instant::from_origin(self.origin.elapsed())
     }
 
+    /// Submits a message, or gives the envelope back for its report.
+    pub(crate) fn submit(&mut self, envelope: Envelope) -> Result<MessageId, (Misuse, Envelope)> {
+        let now = self.now();
+        self.driver.submit(now, envelope)
+    }
+
+    /// Makes a request. From here on its answer alone is waited for.
+    pub(crate) fn request(&mut self, request: Request) -> Result<(), Misuse> {
+        let now = self.now();
+        self.driver.request(now, request)
+    }
+
+    /// The caller cannot give the rest of the body, for this reason.
+    pub(crate) fn fail_body(&mut self, error: &io::Error) {
+        let now = self.now();
+        self.driver.fail_body(now, error);
+    }
+
+    /// Asks for QUIT. Whether that is possible.
+    pub(crate) fn quit(&mut self) -> bool {
+        let now = self.now();
+        self.driver.quit(now)
+    }
+
     /// Ends the session at once. Octets that were gathered but not written are dropped.
     pub(crate) fn abort(&mut self, reason: &str) {
-        let _ = self.driver.engine.abort(reason);
+        let now = self.now();
+        self.driver.abort(now, reason);
         self.take_events();
         self.flush();
         self.stream.hang_up();
@@ -59,7 +85,7 @@ impl Pump {
             self.take_events();
             if self.driver.is_closed() || done(self) {
                 // QUIT is sent, but its reply is not waited for. If a body follows it, both go out together.
-                if !self.driver.engine.wants_body() {
+                if !self.driver.engine().wants_body() {
                     self.flush();
                 }
                 return;
@@ -76,7 +102,7 @@ impl Pump {
             used += self.driver.gather(self.now(), &body[used..]);
             if self.driver.is_full() {
                 self.flush();
-            } else if used == body.len() || !self.driver.engine.wants_body() {
+            } else if used == body.len() || !self.driver.engine().wants_body() {
                 return used;
             } else {
                 // The limit of unanswered chunks is reached.
@@ -195,11 +221,11 @@ impl Pump {
     fn settle(&mut self, octets: usize, before: u64) -> usize {
         let now = self.now();
         if self.stream.is_flushed() {
-            self.driver.engine.handle_written(now, octets);
+            self.driver.handle_written(now, octets);
             return octets;
         }
         if self.stream.socket.octets > before {
-            self.driver.engine.handle_given(now, octets);
+            self.driver.handle_given(now, octets);
         }
         0
     }
@@ -222,10 +248,10 @@ impl Pump {
                 if self.stream.socket.transport.set_timeout(LAST_WORDS).is_ok() {
                     let start = Instant::now();
                     let mut input = [0; READ];
-                    while start.elapsed() < LAST_WORDS && !self.driver.engine.is_closed() {
+                    while start.elapsed() < LAST_WORDS && !self.driver.engine().is_closed() {
                         let now = self.now();
                         match self.stream.read(&mut input) {
-                            Ok(Some(n @ 1..)) => self.driver.engine.handle_input(now, &input[..n]),
+                            Ok(Some(n @ 1..)) => self.driver.hear(now, &input[..n]),
                             // An incomplete TLS record.
                             Ok(None) => {}
                             Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
@@ -251,7 +277,7 @@ impl Pump {
         let now = self.now();
         if self
             .driver
-            .engine
+            .engine()
             .poll_timeout()
             .is_none_or(|deadline| deadline > now)
         {
@@ -259,7 +285,7 @@ impl Pump {
         }
         self.read_what_is_there();
         let now = self.now();
-        self.driver.engine.handle_timeout(now);
+        self.driver.handle_timeout(now);
         self.take_events();
     }
 
@@ -320,7 +346,7 @@ impl Pump {
         match result {
             Ok(Some(0)) => self.driver.lose(now, io::ErrorKind::UnexpectedEof.into()),
             Ok(Some(n)) => {
-                self.driver.engine.handle_input(now, &input[..n]);
+                self.driver.hear(now, &input[..n]);
                 return true;
             }
             Ok(None) => return true,
@@ -337,14 +363,18 @@ impl Pump {
         let now = self.now();
         let left = self
             .driver
-            .engine
+            .engine()
             .poll_timeout()
             .map_or(LONGEST_WAIT, |deadline| deadline - now);
         if left.is_zero() {
             self.handle_timeout();
             // The deadline has not passed: octets were waiting.
             return !self.driver.is_closed()
-                && self.driver.engine.poll_timeout().is_none_or(|at| at > now);
+                && self
+                    .driver
+                    .engine()
+                    .poll_timeout()
+                    .is_none_or(|at| at > now);
         }
         let left = left.min(self.driver.block_timeout);
         let wanted = left.clamp(Duration::from_millis(1), LONGEST_WAIT);
@@ -384,7 +414,14 @@ impl Pump {
     #[cfg(not(feature = "rustls"))]
     fn handshake(&mut self) {
         let cause = smtp_proto::Cause::Settings("built without TLS".into());
-        let _ = self.driver.engine.handle_tls_failed(cause);
+        let now = self.now();
+        self.driver.handle_tls_failed(now, cause);
+    }
+
+    #[cfg(feature = "rustls")]
+    fn fail_handshake(&mut self, cause: smtp_proto::Cause) {
+        let now = self.now();
+        self.driver.handle_tls_failed(now, cause);
     }
 
     #[cfg(feature = "rustls")]
@@ -392,19 +429,13 @@ impl Pump {
         use crate::handshake::{self, HandshakeError};
         use smtp_proto::Cause;
 
-        let fail = |engine: &mut smtp_proto::Connection, cause| {
-            let _ = engine.handle_tls_failed(cause);
-        };
         let Some(settings) = self.driver.tls_settings.take() else {
-            return fail(
-                &mut self.driver.engine,
-                Cause::Settings("there are no TLS settings".into()),
-            );
+            return self.fail_handshake(Cause::Settings("there are no TLS settings".into()));
         };
         let mut tls =
             match rustls::ClientConnection::new(settings.config.clone(), settings.name.clone()) {
                 Ok(tls) => tls,
-                Err(error) => return fail(&mut self.driver.engine, settings.cause(&error)),
+                Err(error) => return self.fail_handshake(settings.cause(&error)),
             };
         let mut is_flushed = true;
         loop {
@@ -418,14 +449,14 @@ impl Pump {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(HandshakeError::Tls(error)) => {
-                    return fail(&mut self.driver.engine, settings.cause(&error));
+                    return self.fail_handshake(settings.cause(&error));
                 }
                 Err(HandshakeError::Io(error)) if is_passing(error.kind()) => {}
                 Err(HandshakeError::Io(error)) => return self.lose(error),
             }
             let now = self.now();
-            self.driver.engine.handle_timeout(now);
-            if self.driver.engine.is_closed() {
+            self.driver.handle_timeout(now);
+            if self.driver.engine().is_closed() {
                 return;
             }
         }
@@ -433,7 +464,7 @@ impl Pump {
         self.driver.encrypted(info);
         self.stream.tls = Some(Box::new(tls));
         let now = self.now();
-        let _ = self.driver.engine.handle_tls_established_with(now, facts);
+        self.driver.handle_tls_established(now, facts);
     }
 }
 

@@ -60,7 +60,6 @@ impl Session {
         }
         let id = self
             .pump
-            .driver
             .submit(envelope)
             .map_err(|(misuse, _)| Error::local(misuse.into()))?;
         self.pump.run_until(|pump| pump.driver.wants_caller());
@@ -151,11 +150,11 @@ impl Session {
         };
         let mut transaction = self.begin_as_it_is(envelope.reopenable(again))?;
         if quit {
-            let _ = transaction.session.pump.driver.engine.quit();
+            transaction.session.pump.quit();
         }
         if let Some(octets) = message.in_memory() {
             // Where the server takes fewer recipients in one transaction, there are several.
-            while transaction.session.pump.driver.engine.wants_body() {
+            while transaction.session.pump.driver.engine().wants_body() {
                 // A slice can always be read.
                 let _ = transaction.session.pump.send_body(&mut &octets[..]);
                 transaction.end_part();
@@ -206,7 +205,6 @@ impl Session {
             return Err(self.pump.driver.ended().not_attempted());
         }
         self.pump
-            .driver
             .request(request)
             .map_err(|misuse| Error::local(misuse.into()))?;
         self.pump.run_until(|pump| pump.driver.has_answer());
@@ -221,7 +219,7 @@ impl Session {
 
     fn say_quit(&mut self) {
         self.pump.end_leaked();
-        if self.pump.driver.engine.quit().is_ok() {
+        if self.pump.quit() {
             self.pump.run_until(|_| false);
         }
     }
@@ -246,7 +244,7 @@ impl Session {
 
     /// What the server offers.
     pub fn capabilities(&self) -> &Capabilities {
-        self.pump.driver.engine.capabilities()
+        self.pump.driver.engine().capabilities()
     }
 
     /// Whether the server has shown that it does not take overlapping envelopes
@@ -259,7 +257,7 @@ impl Session {
     /// How many round trips the session has cost so far: replies to a command that was only sent after the reply
     /// before. The greeting counts. The handshakes of TCP and TLS do not.
     pub fn round_trips(&self) -> u64 {
-        self.pump.driver.engine.round_trips()
+        self.pump.driver.engine().round_trips()
     }
 
     /// How the session is encrypted. `None` if it is not.
@@ -272,7 +270,7 @@ impl Session {
 impl Pump {
     /// Sends `message` as long as the body is wanted.
     pub(crate) fn send_body(&mut self, message: &mut impl BufRead) -> io::Result<()> {
-        while self.driver.engine.wants_body() {
+        while self.driver.engine().wants_body() {
             let used = match message.fill_buf() {
                 Ok([]) => break,
                 Ok(octets) => self.transmit(octets),
@@ -301,7 +299,7 @@ pub struct Transaction<'a> {
 impl Transaction<'_> {
     /// The recipients that were refused so far, and why.
     pub fn failures(&self) -> impl Iterator<Item = event::Failure<'_>> {
-        self.session.pump.driver.engine.refused(self.id)
+        self.session.pump.driver.engine().refused(self.id)
     }
 
     /// Ends the body, and waits until it is wanted again or the message has ended.
@@ -330,7 +328,7 @@ impl Transaction<'_> {
     fn give_up(mut self, error: &io::Error) -> Error {
         self.done = true;
         let pump = &mut self.session.pump;
-        pump.driver.fail_body(error);
+        pump.fail_body(error);
         pump.run_until(|pump| pump.driver.has_report());
         match pump.driver.take_report(self.id) {
             Some(report) => pump.driver.explain(Error::from_report(report)),

@@ -306,7 +306,7 @@ where
                     ready!(self.pump().poll_end_body(cx));
                     self.content = None;
                 }
-                Err(error) => self.pump().driver.fail_body(&error),
+                Err(error) => self.pump().fail_body(&error),
             }
         }
     }
@@ -321,7 +321,7 @@ where
             let Some(message) = ready!(self.messages.as_mut().poll_next(cx)) else {
                 self.exhausted = true;
                 if self.quit {
-                    let _ = self.pump().driver.engine.quit();
+                    self.pump().quit();
                 }
                 break;
             };
@@ -330,7 +330,7 @@ where
                 open,
                 tag,
             } = message;
-            match self.pump().driver.submit(envelope) {
+            match self.pump().submit(envelope) {
                 Ok(id) => self.under_way.submitted.push_back((id, open, tag)),
                 Err((misuse, envelope)) => {
                     self.exhausted = misuse == Misuse::Closed;
@@ -367,7 +367,7 @@ where
                     }
                     Poll::Pending => {
                         ready!(self.under_way.session.pump.poll_progress(cx));
-                        if !self.under_way.session.pump.driver.engine.wants_body() {
+                        if !self.under_way.session.pump.driver.engine().wants_body() {
                             return Poll::Ready(Ok(()));
                         }
                     }

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use smtp_adapter::{Driver, FOREVER, LAST_WORDS, SessionTerms};
+use smtp_proto::{Envelope, MessageId, Request, error::Misuse};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -65,9 +66,34 @@ impl Pump {
         smtp_proto::Instant::from_origin(self.origin.elapsed())
     }
 
+    /// Submits a message, or gives the envelope back for its report.
+    pub(crate) fn submit(&mut self, envelope: Envelope) -> Result<MessageId, (Misuse, Envelope)> {
+        let now = self.now();
+        self.driver.submit(now, envelope)
+    }
+
+    /// Makes a request. From here on its answer alone is waited for.
+    pub(crate) fn request(&mut self, request: Request) -> Result<(), Misuse> {
+        let now = self.now();
+        self.driver.request(now, request)
+    }
+
+    /// The caller cannot give the rest of the body, for this reason.
+    pub(crate) fn fail_body(&mut self, error: &io::Error) {
+        let now = self.now();
+        self.driver.fail_body(now, error);
+    }
+
+    /// Asks for QUIT. Whether that is possible.
+    pub(crate) fn quit(&mut self) -> bool {
+        let now = self.now();
+        self.driver.quit(now)
+    }
+
     /// Ends the session at once. Octets that were gathered but not written are dropped.
     pub(crate) fn abort(&mut self, reason: &str) {
-        let _ = self.driver.engine.abort(reason);
+        let now = self.now();
+        self.driver.abort(now, reason);
         self.take_events();
         self.stream = None;
     }
@@ -251,7 +277,7 @@ impl Pump {
         self.heard = Instant::now();
         let now = smtp_proto::Instant::from_origin(self.heard - self.origin);
         match result {
-            Ok(()) if !received.is_empty() => self.driver.engine.handle_input(now, received),
+            Ok(()) if !received.is_empty() => self.driver.hear(now, received),
             Ok(()) => self.driver.lose(now, io::ErrorKind::UnexpectedEof.into()),
             Err(error) => self.driver.lose(now, error),
         }
@@ -262,7 +288,7 @@ impl Pump {
     fn deadline(&self) -> Option<Instant> {
         let engine = self
             .driver
-            .engine
+            .engine()
             .poll_timeout()
             .map(|at| self.origin + at.since_origin().min(FOREVER));
         [engine, self.write_by, self.read_until]
@@ -288,7 +314,7 @@ impl Pump {
                 // The deadline has passed if one more read finds nothing.
                 match self.poll_read(cx) {
                     Poll::Ready(()) => self.take_events(),
-                    Poll::Pending => self.driver.engine.handle_timeout(self.now()),
+                    Poll::Pending => self.driver.handle_timeout(self.now()),
                 }
                 return Poll::Ready(());
             }
@@ -326,7 +352,7 @@ impl Pump {
 
     /// Sends QUIT, as far as it can be written at once, and closes.
     pub(crate) fn leave_at_once(&mut self) {
-        if self.driver.engine.quit().is_err() {
+        if !self.quit() {
             return;
         }
         self.transmit(&[]);
@@ -367,7 +393,8 @@ impl Pump {
     #[cfg(not(feature = "rustls"))]
     async fn handshake(&mut self) {
         let cause = smtp_proto::Cause::Settings("built without TLS".into());
-        let _ = self.driver.engine.handle_tls_failed(cause);
+        let now = self.now();
+        self.driver.handle_tls_failed(now, cause);
     }
 
     #[cfg(feature = "rustls")]
@@ -376,10 +403,9 @@ impl Pump {
 
         let (Some(settings), Some(stream)) = (self.driver.tls_settings.take(), self.stream.take())
         else {
-            let _ = self
-                .driver
-                .engine
-                .handle_tls_failed(Cause::Settings("there are no TLS settings".into()));
+            let now = self.now();
+            let cause = Cause::Settings("there are no TLS settings".into());
+            self.driver.handle_tls_failed(now, cause);
             return;
         };
         let connector = tokio_rustls::TlsConnector::from(settings.config.clone());
@@ -394,16 +420,18 @@ impl Pump {
                 let (info, facts) = settings.established(stream.get_ref().1);
                 self.driver.encrypted(info);
                 self.stream = Some(Stream::encrypted(stream));
-                let _ = self.driver.engine.handle_tls_established_with(now, facts);
+                self.driver.handle_tls_established(now, facts);
             }
             Ok(Err(error)) => match error
                 .get_ref()
                 .and_then(|inner| inner.downcast_ref::<rustls::Error>())
             {
-                Some(error) => drop(self.driver.engine.handle_tls_failed(settings.cause(error))),
+                Some(error) => {
+                    self.driver.handle_tls_failed(now, settings.cause(error));
+                }
                 None => self.driver.lose(now, error),
             },
-            Err(_elapsed) => self.driver.engine.handle_timeout(now),
+            Err(_elapsed) => self.driver.handle_timeout(now),
         }
     }
 }
@@ -413,12 +441,10 @@ impl Pump {
 fn settle(stream: &mut Stream, driver: &mut Driver, unsettled: &mut usize, origin: Instant) {
     let now = || smtp_proto::Instant::from_origin(origin.elapsed());
     if stream.is_flushed() {
-        driver
-            .engine
-            .handle_written(now(), std::mem::take(unsettled));
+        driver.handle_written(now(), std::mem::take(unsettled));
         stream.begin_count();
     } else if stream.has_moved() {
-        driver.engine.handle_given(now(), *unsettled);
+        driver.handle_given(now(), *unsettled);
     }
 }
 

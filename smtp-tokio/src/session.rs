@@ -73,7 +73,6 @@ impl Session {
         }
         let id = self
             .pump
-            .driver
             .submit(envelope)
             .map_err(|(misuse, _)| Error::local(misuse.into()))?;
         // From here on, dropping it ends the session.
@@ -182,11 +181,11 @@ impl Session {
         };
         let mut transaction = self.begin_as_it_is(envelope.reopenable(again)).await?;
         if quit {
-            let _ = transaction.session.pump.driver.engine.quit();
+            transaction.session.pump.quit();
         }
         if let Some(octets) = message.in_memory() {
             // Where the server takes fewer recipients in one transaction, there are several.
-            while transaction.session.pump.driver.engine.wants_body() {
+            while transaction.session.pump.driver.engine().wants_body() {
                 let mut part = octets;
                 let pump = &mut transaction.session.pump;
                 // A slice can always be read.
@@ -239,7 +238,6 @@ impl Session {
             return Err(self.pump.driver.ended().not_attempted());
         }
         self.pump
-            .driver
             .request(request)
             .map_err(|misuse| Error::local(misuse.into()))?;
         // If this future is dropped, nobody waits for the answer.
@@ -256,7 +254,7 @@ impl Session {
 
     async fn say_quit(&mut self) {
         self.pump.end_leaked();
-        if self.pump.driver.engine.quit().is_ok() {
+        if self.pump.quit() {
             self.pump.run_until(|_| false).await;
         }
     }
@@ -281,7 +279,7 @@ impl Session {
 
     /// What the server offers.
     pub fn capabilities(&self) -> &Capabilities {
-        self.pump.driver.engine.capabilities()
+        self.pump.driver.engine().capabilities()
     }
 
     /// Whether the server has shown that it does not take overlapping envelopes
@@ -294,7 +292,7 @@ impl Session {
     /// How many round trips the session has cost so far: replies to a command that was only sent after the reply
     /// before. The greeting counts. The handshakes of TCP and TLS do not.
     pub fn round_trips(&self) -> u64 {
-        self.pump.driver.engine.round_trips()
+        self.pump.driver.engine().round_trips()
     }
 
     /// How the session is encrypted. `None` if it is not.
@@ -321,7 +319,7 @@ impl Pump {
         cx: &mut Context<'_>,
         mut message: Pin<&mut (impl AsyncBufRead + ?Sized)>,
     ) -> Poll<io::Result<()>> {
-        while self.driver.engine.wants_body() {
+        while self.driver.engine().wants_body() {
             let used = match message.as_mut().poll_fill_buf(cx)? {
                 Poll::Ready([]) => return Poll::Ready(Ok(())),
                 Poll::Ready(octets) => self.transmit(octets),
@@ -355,7 +353,7 @@ pub struct Transaction<'a> {
 impl Transaction<'_> {
     /// The recipients that were refused so far, and why.
     pub fn failures(&self) -> impl Iterator<Item = event::Failure<'_>> {
-        self.session.pump.driver.engine.refused(self.id)
+        self.session.pump.driver.engine().refused(self.id)
     }
 
     /// Ends the body, and waits until it is wanted again or the message has ended.
@@ -385,7 +383,7 @@ impl Transaction<'_> {
     /// The message cannot be read to its end.
     async fn give_up(mut self, error: io::Error) -> Error {
         let pump = &mut self.session.pump;
-        pump.driver.fail_body(&error);
+        pump.fail_body(&error);
         pump.run_until(|pump| pump.driver.has_report()).await;
         self.done = true;
         match pump.driver.take_report(self.id) {
@@ -405,7 +403,7 @@ impl AsyncWrite for Transaction<'_> {
     ) -> Poll<io::Result<usize>> {
         let transaction = self.get_mut();
         let pump = &mut transaction.session.pump;
-        while pump.driver.engine.wants_body() {
+        while pump.driver.engine().wants_body() {
             let used = pump.transmit(octets);
             if pump.driver.is_full() || used < octets.len() {
                 let progress = pump.poll_progress(cx);

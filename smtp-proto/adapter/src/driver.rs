@@ -12,9 +12,12 @@ use smtp_proto::{
     Report, Request, Stage, error::Misuse, event::RequestId,
 };
 
-use crate::error::{Error, copy_io, outcome_of};
+use crate::error::{Error, copy_io};
 use crate::observe::Watch;
+use crate::record::Record;
 use crate::terms::SessionTerms;
+
+mod told;
 
 /// Octets that are gathered before they are written. So an envelope, or the end of a body with its dot, can be one
 /// packet and one system call.
@@ -31,8 +34,8 @@ pub const FOREVER: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 
 /// The half of a pump that both adapters share.
 pub struct Driver {
-    /// The engine.
-    pub engine: Connection,
+    /// Told everything in `told.rs`, or in `take`, so that a record misses nothing.
+    engine: Connection,
     /// Gathered, but not written yet.
     pub out: Vec<u8>,
     /// `out` may hold credentials: until the session is ready, and after a request until the session is idle again.
@@ -135,6 +138,11 @@ impl Driver {
         }
     }
 
+    /// The engine, to be asked. What changes it has a method here.
+    pub fn engine(&self) -> &Connection {
+        &self.engine
+    }
+
     /// Whether the session has ended.
     pub fn is_closed(&self) -> bool {
         self.closed.is_some()
@@ -167,17 +175,6 @@ impl Driver {
             #[cfg(feature = "rustls")]
             self.tls_info.clone(),
         )
-    }
-
-    /// Submits a message, or returns the envelope for its report.
-    pub fn submit(&mut self, envelope: Envelope) -> Result<MessageId, (Misuse, Envelope)> {
-        let id = self.engine.try_submit(envelope)?;
-        self.submitted += 1;
-        self.unfinished += 1;
-        if self.client == Client::OtherForNextMessage {
-            self.client = Client::Own;
-        }
-        Ok(id)
     }
 
     /// Whether the session is good for further messages, of somebody who knows nothing of the ones before: nothing is
@@ -234,55 +231,6 @@ impl Driver {
         false
     }
 
-    /// The stream has failed, or has ended ([`io::ErrorKind::UnexpectedEof`]).
-    pub fn lose(&mut self, now: Instant, error: io::Error) {
-        #[cfg(feature = "rustls")]
-        let Some(error) = self.lose_tls(now, error) else {
-            return;
-        };
-        // rustls reports that the server closed without the closing alert of TLS, as many servers do.
-        if error.kind() != io::ErrorKind::UnexpectedEof {
-            self.io.get_or_insert(error);
-        }
-        self.engine.handle_eof(now);
-    }
-
-    /// The same for an error about TLS. Any other error is returned.
-    #[cfg(feature = "rustls")]
-    fn lose_tls(&mut self, now: Instant, error: io::Error) -> Option<io::Error> {
-        use crate::handshake::{tls_error, words};
-        let tls = tls_error(&error);
-        // The server may refuse the client's certificate after our handshake is over.
-        if let Some(handshake) = self.handshake
-            && self.tls_info.is_some()
-        {
-            let cause = match tls {
-                Some(tls) => handshake.cause(tls),
-                None => handshake.cut_off(),
-            };
-            if self.engine.handle_tls_failed(cause).is_ok() {
-                match error.kind() {
-                    // A later error of a write explains less.
-                    _ if tls.is_some() => self.io = None,
-                    io::ErrorKind::UnexpectedEof => {}
-                    _ => {
-                        self.io.get_or_insert(error);
-                    }
-                }
-                return None;
-            }
-        }
-        let words = match tls {
-            Some(tls) => words(tls),
-            None => return Some(error),
-        };
-        self.io = None;
-        let cause =
-            smtp_proto::Cause::Transport(format!("the TLS connection failed: {words}").into());
-        self.engine.handle_lost(now, cause);
-        None
-    }
-
     /// Whether a message has ended, or wants its body.
     pub fn wants_caller(&self) -> bool {
         self.has_report() || self.engine.wants_body()
@@ -300,16 +248,6 @@ impl Driver {
             return None;
         }
         self.finished.pop_front().map(|(_, report)| report)
-    }
-
-    /// Sends a request. From now on, the caller waits for its answer only.
-    pub fn request(&mut self, request: Request) -> Result<(), Misuse> {
-        let client = Client::after(&request, self.client);
-        let id = self.engine.request(request)?;
-        self.client = client;
-        self.may_hold_secret = true;
-        (self.asked, self.answer) = (Some(id), None);
-        Ok(())
     }
 
     /// Whether the request has been answered.
@@ -397,6 +335,11 @@ impl Driver {
         self.chunk = chunk;
         let sent = self.chunk_at == self.chunk.len();
         if sent {
+            let is_full = self.engine.chunk_size() == Some(self.chunk.len());
+            self.note(|record| match is_full || is_last {
+                true => record.full_chunk(),
+                false => record.short_chunk(),
+            });
             self.chunk.clear();
             self.chunk_at = 0;
         }
@@ -416,6 +359,9 @@ impl Driver {
     /// Ends the body as far as possible now. Returns whether it has ended. If not, something must be written first,
     /// or a reply must come.
     pub fn end_body(&mut self, now: Instant) -> bool {
+        if self.is_recorded(now) && self.engine.wants_body() {
+            self.note(Record::ended_body);
+        }
         if !self.has_no_chunk() && !self.send_chunk(now, true) && self.engine.wants_body() {
             return false;
         }
@@ -424,6 +370,8 @@ impl Driver {
     }
 
     fn take<'a>(&mut self, now: Instant, body: impl Into<BodyPart<'a>>) -> usize {
+        let body = body.into();
+        let is_recorded = self.is_recorded(now) && self.engine.wants_body();
         let room = GATHER.saturating_sub(self.out.len());
         if self.may_hold_secret
             && let Some(transmit) = self.engine.poll_transmit(now, &[][..])
@@ -432,17 +380,20 @@ impl Driver {
             let octets = transmit.parts()[0].len();
             self.out.reserve(octets.min(room));
         }
-        self.engine
-            .poll_transmit_onto(now, body, &mut (&mut self.out).limit(room))
-    }
-
-    /// The caller cannot give the rest of the body.
-    pub fn fail_body(&mut self, error: &io::Error) {
-        self.forget_chunk();
-        let _ = self.engine.fail_body(
-            outcome_of(error),
-            &format!("the message cannot be read: {error}"),
-        );
+        let used = self
+            .engine
+            .poll_transmit_onto(now, body, &mut (&mut self.out).limit(room));
+        if is_recorded {
+            let (taken, left) = body.bytes().split_at(used);
+            let is_refused = !left.is_empty() && !self.engine.wants_body();
+            self.note(|record| {
+                record.took(taken);
+                if is_refused {
+                    record.left(left);
+                }
+            });
+        }
+        used
     }
 
     fn forget_chunk(&mut self) {
@@ -497,6 +448,8 @@ impl Driver {
         while !self.is_between_messages()
             && let Some(event) = self.engine.poll_event()
         {
+            let is_chunked = self.engine.chunk_size().is_some();
+            self.note(|record| record.event(&event, is_chunked));
             match event {
                 Event::StartTls => self.handshake_due = true,
                 Event::Ready => {
@@ -580,6 +533,7 @@ impl fmt::Debug for Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        self.is_recorded(Instant::default());
         self.forget_output();
     }
 }
@@ -588,15 +542,15 @@ impl Drop for Driver {
 mod tests {
     use super::*;
     use crate::{Peer, Server, Terms};
-    use smtp_proto::{Channel, TlsPolicy};
+    use smtp_proto::{Channel, Request, TlsPolicy};
 
     /// The server sends this line, and all output is written.
     fn hear(driver: &mut Driver, line: &str) {
         let now = Instant::default();
-        driver.engine.handle_input(now, line.as_bytes());
+        driver.hear(now, line.as_bytes());
         driver.take_events();
         driver.gather(now, &[]);
-        driver.engine.handle_written(now, driver.out.len());
+        driver.handle_written(now, driver.out.len());
         driver.written();
     }
 
@@ -609,16 +563,16 @@ mod tests {
         hear(&mut driver, "250 hi\r\n");
         assert!(driver.ready);
 
-        driver.request(Request::noop()).unwrap();
+        driver.request(Instant::default(), Request::noop()).unwrap();
         driver.forget_answer();
         hear(&mut driver, "");
         hear(&mut driver, "250 nobody waits\r\n");
         assert!(!driver.has_answer());
 
         // It is not taken for the answer to the next request either.
-        driver.request(Request::noop()).unwrap();
+        driver.request(Instant::default(), Request::noop()).unwrap();
         hear(&mut driver, "");
-        driver.request(Request::noop()).unwrap();
+        driver.request(Instant::default(), Request::noop()).unwrap();
         hear(&mut driver, "250 nobody waits\r\n");
         assert!(!driver.has_answer());
         hear(&mut driver, "250 somebody waits\r\n");

@@ -37,6 +37,7 @@ mod locked;
 mod names;
 mod observe;
 mod places;
+mod record;
 #[cfg(feature = "serde")]
 mod serialized;
 mod server;

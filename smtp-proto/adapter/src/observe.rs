@@ -1,6 +1,7 @@
 //! The observer of a session, and what it is told.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use smtp_proto::{Config, MessageId, Report, event::Trace};
 
+use crate::record::{Record, Recorder};
 #[cfg(feature = "tracing")]
 use crate::span::{self, SessionSpan};
 
@@ -89,49 +91,76 @@ pub struct Watch {
     session: u64,
     peer: Peer,
     observer: Option<Observer>,
+    record: Option<Box<Record>>,
     #[cfg(feature = "tracing")]
     span: SessionSpan,
 }
 
+/// Who is to watch.
+#[derive(Clone, Copy)]
+pub(crate) struct Watchers<'a> {
+    pub(crate) observer: Option<&'a Observer>,
+    pub(crate) recorder: Option<&'a Recorder>,
+    /// There is a nonce for SCRAM.
+    pub(crate) has_nonce: bool,
+}
+
 impl Watch {
-    /// Begins to watch a session, if it has an observer.
+    /// Begins to watch a session, if it has an observer or a record.
+    ///
+    /// # Errors
+    /// The record cannot be opened.
     #[cfg(not(feature = "tracing"))]
     pub(crate) fn begin(
         session: u64,
-        _: &Config,
+        config: &Config,
         _is_shared: bool,
-        observer: Option<&Observer>,
+        watchers: Watchers<'_>,
         peer: impl FnOnce() -> Peer,
-    ) -> Option<Box<Self>> {
-        let observer = observer?.clone();
-        Some(Box::new(Self {
+    ) -> io::Result<Option<Box<Self>>> {
+        if watchers.observer.is_none() && watchers.recorder.is_none() {
+            return Ok(None);
+        }
+        let peer = peer();
+        Ok(Some(Box::new(Self {
             session,
-            peer: peer(),
-            observer: Some(observer),
-        }))
+            record: watchers.record(session, config, &peer)?,
+            peer,
+            observer: watchers.observer.cloned(),
+        })))
     }
 
-    /// Begins to watch a session, for its observer and for the subscriber of its span.
+    /// Begins to watch a session, for its observer, its record, and the subscriber of its span.
+    ///
+    /// # Errors
+    /// The record cannot be opened.
     #[cfg(feature = "tracing")]
     pub(crate) fn begin(
         session: u64,
         config: &Config,
         is_shared: bool,
-        observer: Option<&Observer>,
+        watchers: Watchers<'_>,
         peer: impl FnOnce() -> Peer,
-    ) -> Option<Box<Self>> {
+    ) -> io::Result<Option<Box<Self>>> {
         let span = SessionSpan::new(session, config, is_shared);
-        let peer = match observer.is_some() || span.is_collected() {
+        let is_watched = watchers.observer.is_some() || watchers.recorder.is_some();
+        let peer = match is_watched || span.is_collected() {
             true => peer(),
             false => Peer::Unknown,
         };
         span.set_peer(&peer);
-        Some(Box::new(Self {
+        Ok(Some(Box::new(Self {
             session,
+            record: watchers.record(session, config, &peer)?,
             peer,
-            observer: observer.cloned(),
+            observer: watchers.observer.cloned(),
             span,
-        }))
+        })))
+    }
+
+    /// The record of the session, where there is one.
+    pub(crate) fn record(&mut self) -> Option<&mut Record> {
+        self.record.as_deref_mut()
     }
 
     /// Whether anybody wants the steps of the conversation.
@@ -140,7 +169,7 @@ impl Watch {
         if self.span.wants_steps() {
             return true;
         }
-        self.observer.is_some()
+        self.observer.is_some() || self.record.is_some()
     }
 
     /// Reports a step of the conversation.
@@ -186,14 +215,17 @@ impl Watch {
     }
 
     /// The session has ended.
-    pub(crate) fn closed(
-        &self,
-        result: &Result<(), smtp_proto::Error>,
-        io: Option<&std::io::Error>,
-    ) {
+    pub(crate) fn closed(&self, result: &Result<(), smtp_proto::Error>, io: Option<&io::Error>) {
         #[cfg(feature = "tracing")]
         self.span.closed(result, io);
         let _ = (result, io);
+    }
+}
+
+impl Watchers<'_> {
+    fn record(self, session: u64, config: &Config, peer: &Peer) -> io::Result<Option<Box<Record>>> {
+        let begin = |recorder: &Recorder| recorder.begin(session, peer, config, self.has_nonce);
+        self.recorder.map(begin).transpose()
     }
 }
 

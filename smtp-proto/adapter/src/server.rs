@@ -1,6 +1,7 @@
 //! How to reach a server, and the settings of its sessions: plain data, the same for both adapters.
 
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 #[cfg(unix)]
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use crate::Error;
 use crate::driver::FOREVER;
 use crate::names::split_server;
 use crate::observe::{Observation, Observer};
+use crate::record::Recorder;
 use crate::to_server::ToServer;
 
 /// How to reach a server, and the settings of its sessions. `Session::connect` opens one.
@@ -64,6 +66,7 @@ pub struct Server {
     /// Replaces the random nonce in tests.
     pub(crate) fixed_nonce: Option<[u8; 18]>,
     pub(crate) observer: Option<Observer>,
+    pub(crate) recorder: Option<Recorder>,
     /// The name in EHLO.
     pub(crate) client_name: Option<ClientName>,
     /// The rest of the engine's configuration. The name in it is replaced later.
@@ -113,6 +116,7 @@ impl Server {
             tls_shared: Arc::default(),
             fixed_nonce: None,
             observer: None,
+            recorder: None,
             client_name: None,
             config: Config::new(placeholder),
         }
@@ -312,6 +316,43 @@ impl Server {
     #[must_use]
     pub fn observe(mut self, observer: impl Fn(&Observation<'_>) + Send + Sync + 'static) -> Self {
         self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// Writes each session down, so that it can be played again without the server. `open` is given the number of the
+    /// session, and opens the place for its record; a second call takes the place of the first.
+    ///
+    /// The record is text: the settings, the envelopes, each command and each reply, the times in microseconds, and what
+    /// became of each message. It is a report of a bug: attach it, and we play it. Look at it before, for it has the
+    /// addresses and all that the server said. It has no password, token or user name, and of a body its shape alone: each
+    /// octet becomes `x`, but for line ends, dots that begin a line, NUL, and octets above 127, which become `\xe9`.
+    ///
+    /// It costs time and memory, so do not leave it on. Where `open` fails, so does the session. Where a write fails, the
+    /// record ends there, and mail goes on.
+    ///
+    /// ```no_run
+    /// use std::fs::File;
+    /// use smtp_adapter::Server;
+    ///
+    /// let server = Server::new("mx.example.net").record(|session| File::create(format!("session-{session}.txt")));
+    /// ```
+    #[must_use]
+    pub fn record<W: io::Write + Send + 'static>(
+        mut self,
+        open: impl Fn(u64) -> io::Result<W> + Send + Sync + 'static,
+    ) -> Self {
+        let shows_bodies = self.recorder.is_some_and(|recorder| recorder.shows_bodies);
+        self.recorder = Some(Recorder::new(open, shows_bodies));
+        self
+    }
+
+    /// Writes bodies down as they are, if `true`, instead of their shape. It changes what [`record`](Self::record) writes,
+    /// which is to be called before.
+    #[must_use]
+    pub fn record_bodies(mut self, yes: bool) -> Self {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.shows_bodies = yes;
+        }
         self
     }
 

@@ -10,8 +10,11 @@ use smtp_proto::{
 
 use crate::error::Error;
 use crate::names::{default_client_name, split_server, to_ascii};
-use crate::observe::{Peer, Watch, next_number};
+use crate::observe::{Peer, Watch, Watchers, next_number};
 use crate::server::Server;
+
+/// Steps of the conversation that may wait to be recorded.
+const RECORDED_STEPS: usize = 16 * 1024;
 
 /// The view of a [`Server`] for an adapter.
 #[derive(Clone, Copy, Debug)]
@@ -251,11 +254,21 @@ impl<'a> Terms<'a> {
             None => default_client_name(&gethostname::gethostname().to_string_lossy(), local_end),
         };
         let number = next_number();
-        let observer = self.server.observer.as_ref();
-        let watch = Watch::begin(number, &config, self.is_shared, observer, peer);
+        let nonce = self.nonce()?;
+        let watchers = Watchers {
+            observer: self.server.observer.as_ref(),
+            recorder: self.server.recorder.as_ref(),
+            has_nonce: nonce.is_some(),
+        };
+        let watch = Watch::begin(number, &config, self.is_shared, watchers, peer)
+            .map_err(|error| local(format!("the record of the session: {error}")))?;
         config.trace = watch.as_deref().is_some_and(Watch::wants_steps);
+        if watchers.recorder.is_some() {
+            // A record misses nothing: one read or one write gives fewer steps than this.
+            config.limits.traces = config.limits.traces.max(RECORDED_STEPS);
+        }
         Ok(SessionTerms {
-            nonce: self.nonce()?,
+            nonce,
             number,
             watch,
             #[cfg(feature = "rustls")]
