@@ -27,6 +27,7 @@ pub use example::example;
 pub use items::{Item, Message};
 pub use options::{AuthMechanism, Chunking, DsnRet, Options, Tls};
 pub use output::say;
+pub(crate) use parameters::{mail_parameter, rcpt_parameter};
 pub use printer::Printer;
 pub use progress::Progress;
 pub use run::Run;

@@ -144,6 +144,13 @@ pub struct Options {
     /// Shows the conversation.
     #[arg(long)]
     pub transcript: bool,
+    /// Writes the session into this file, so that it can be played again: a report of a bug. A second session goes into
+    /// FILE.2. Passwords stand nowhere in it, and of the message its shape.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Writes the message into the record as it is.
+    #[arg(long, requires = "record")]
+    pub record_bodies: bool,
     /// Prints only errors.
     #[arg(long)]
     pub quiet: bool,

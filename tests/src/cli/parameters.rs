@@ -9,7 +9,7 @@ use smtp_proto::parameter::{
 type BadValue = Box<dyn std::error::Error>;
 
 /// `NAME` or `NAME=VALUE`, for MAIL.
-pub(super) fn mail_parameter(text: &str) -> Result<MailParameter, BadValue> {
+pub(crate) fn mail_parameter(text: &str) -> Result<MailParameter, BadValue> {
     let (name, value) = split_parameter(text);
     Ok(match (&*name.to_ascii_uppercase(), value) {
         ("RET", Some(value)) if value.eq_ignore_ascii_case("full") => MailParameter::ret(Ret::Full),
@@ -46,7 +46,7 @@ pub(super) fn mail_parameter(text: &str) -> Result<MailParameter, BadValue> {
 }
 
 /// The same for RCPT.
-pub(super) fn rcpt_parameter(text: &str) -> Result<RcptParameter, BadValue> {
+pub(crate) fn rcpt_parameter(text: &str) -> Result<RcptParameter, BadValue> {
     let (name, value) = split_parameter(text);
     Ok(match (&*name.to_ascii_uppercase(), value) {
         ("NOTIFY", value) => RcptParameter::notify(notify(value.unwrap_or_default())?),

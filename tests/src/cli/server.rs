@@ -1,8 +1,10 @@
 //! The server and its session, from the options.
 
+use std::fs::File;
 use std::os::unix::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::ValueEnum;
 use smtp_adapter::{Peer, Server, Terms};
@@ -81,11 +83,36 @@ pub fn server_for(
             .session(channel, None, || Peer::Unknown)
             .map_err(|error| in_options(&error))?;
     }
+    if let Some(path) = &options.record {
+        server = record(server, path)?.record_bodies(options.record_bodies);
+    }
     if options.transcript {
         let options = options.clone();
         server = server.observe(move |step| options.show(step.trace()));
     }
     Ok(server)
+}
+
+/// Writes the first session into this file, and the others beside it.
+fn record(server: Server, path: &Path) -> Result<Server, Error> {
+    // One that cannot be written is found now, and not when the server is connected to.
+    let first = File::create(path).map_err(|error| bad_file(path, &error))?;
+    let (first, count, path) = (
+        Mutex::new(Some(first)),
+        AtomicUsize::new(0),
+        path.to_owned(),
+    );
+    Ok(server.record(move |_| {
+        let number = count.fetch_add(1, Ordering::Relaxed) + 1;
+        match first.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(first) => Ok(first),
+            None => {
+                let mut name = path.clone().into_os_string();
+                name.push(format!(".{number}"));
+                File::create(name)
+            }
+        }
+    }))
 }
 
 /// Replaces the adapter's functions by options.

@@ -24,7 +24,17 @@ use crate::transcript::{Failure, Job, Message, Observed, Transcript};
 /// The first difference, in the client's octets or in its reports.
 pub fn play(transcript: &Transcript, way: Way) -> Result<(), Failure> {
     scripted::play(transcript, End::Whole, |socket, cues| {
-        run_client(transcript, socket, way, cues)
+        run_client(transcript, socket, way, cues, &Traces::default())
+    })
+}
+
+/// The same, with a record that is played again when the session is over.
+///
+/// # Errors
+/// As [`play`], and what the two differ in.
+pub fn play_recorded(transcript: &Transcript, way: Way) -> Result<(), Failure> {
+    scripted::play(transcript, End::Whole, |socket, cues| {
+        run_client(transcript, socket, way, cues, &Traces::recorded())
     })
 }
 
@@ -34,9 +44,9 @@ pub(crate) fn run_client(
     stream: impl Transport + 'static,
     way: Way,
     cues: &Receiver<Cue>,
+    traces: &Traces,
 ) -> Result<Observed, Failure> {
-    let traces = Traces::default();
-    let server = server_of(transcript)?.observe(traces.observer());
+    let server = traces.watch(server_of(transcript)?);
     let mut observed = Observed::default();
     match Session::connect_over(&server, stream) {
         Err(error) => {

@@ -4,5 +4,6 @@
 pub mod blocking;
 pub mod bulk;
 pub mod engine;
+pub mod replay;
 pub mod scripted;
 pub mod tokio;

@@ -15,6 +15,7 @@ use smtp_adapter::Observation;
 use smtp_proto::event::Trace;
 use smtp_proto::{Envelope, Error, Reply, Report};
 
+use crate::play::replay::{Tape, replay};
 use crate::transcript::{Action, Failure, Message, Observed, Transcript, difference};
 
 /// The name in the server's certificate.
@@ -145,11 +146,32 @@ pub(crate) fn server_of(transcript: &Transcript) -> Result<smtp_adapter::Server,
 
 /// Collects the conversation that the client shows. It must not contain secrets.
 #[derive(Clone, Default)]
-pub(crate) struct Traces(Arc<Mutex<Vec<Trace>>>);
+pub(crate) struct Traces {
+    steps: Arc<Mutex<Vec<Trace>>>,
+    /// The session is written down as well, and played again when it is over.
+    tape: Option<Tape>,
+}
 
 impl Traces {
-    pub(crate) fn observer(&self) -> impl Fn(&Observation<'_>) + Send + Sync + use<> {
-        let traces = Arc::clone(&self.0);
+    /// With a record.
+    pub(crate) fn recorded() -> Self {
+        Self {
+            tape: Some(Tape::default()),
+            ..Self::default()
+        }
+    }
+
+    /// The server whose sessions are seen.
+    pub(crate) fn watch(&self, server: smtp_adapter::Server) -> smtp_adapter::Server {
+        let server = server.observe(self.observer());
+        match &self.tape {
+            Some(tape) => server.record(tape.recorder()),
+            None => server,
+        }
+    }
+
+    fn observer(&self) -> impl Fn(&Observation<'_>) + Send + Sync + use<> {
+        let traces = Arc::clone(&self.steps);
         move |step| {
             traces
                 .lock()
@@ -163,9 +185,10 @@ impl Traces {
         transcript: &Transcript,
         observed: Observed,
     ) -> Result<Observed, Failure> {
+        let records = self.tape.as_ref().map(Tape::records).unwrap_or_default();
         let text = format!(
-            "{:?} {observed:?}",
-            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+            "{:?} {observed:?} {records:?}",
+            self.steps.lock().unwrap_or_else(PoisonError::into_inner)
         );
         match transcript
             .secrets()
@@ -175,7 +198,23 @@ impl Traces {
             Some(secret) => {
                 Err(transcript.failure(1, format!("the secret {secret} is shown: {text}")))
             }
-            None => Ok(observed),
+            None => self.replay(transcript, &records).map(|()| observed),
+        }
+    }
+
+    fn replay(&self, transcript: &Transcript, records: &[String]) -> Result<(), Failure> {
+        for record in records {
+            replay(&transcript.name, record).map_err(|failure| {
+                let lines = record.lines().enumerate();
+                let lines = lines.map(|(n, line)| format!("\n    {:3} {line}", n + 1));
+                let record: String = lines.collect();
+                transcript.failure(1, format!("its record: {failure}{record}"))
+            })?;
+        }
+        // A client that is cut off early has none.
+        match self.tape.is_none() || records.len() <= 1 {
+            true => Ok(()),
+            false => Err(transcript.failure(1, format!("{} records", records.len()))),
         }
     }
 }
@@ -312,6 +351,7 @@ fn serve(
                     Err(_) => Ok(()),
                 }
             }
+            Action::Recorded(what) => Err(format!("no adapter plays a record: {what:?}")),
             Action::Submit => cue(Cue::Submit),
             Action::Quit => cue(Cue::Quit),
             Action::Jam => {

@@ -25,7 +25,21 @@ use crate::transcript::{Failure, Job, Message, Observed, Transcript};
 /// The first difference, in the client's octets or in its reports.
 pub fn play(transcript: &Transcript, way: Way) -> Result<(), Failure> {
     scripted::play(transcript, End::Whole, |socket, cues| {
-        run_client(transcript, socket, way, cues, &Fuse::default(), false)
+        run_client(transcript, socket, way, cues, &Extra::default())
+    })
+}
+
+/// The same, with a record that is played again when the session is over.
+///
+/// # Errors
+/// As [`play`], and what the two differ in.
+pub fn play_recorded(transcript: &Transcript, way: Way) -> Result<(), Failure> {
+    let extra = Extra {
+        traces: Traces::recorded(),
+        ..Extra::default()
+    };
+    scripted::play(transcript, End::Whole, |socket, cues| {
+        run_client(transcript, socket, way, cues, &extra)
     })
 }
 
@@ -34,8 +48,12 @@ pub fn play(transcript: &Transcript, way: Way) -> Result<(), Failure> {
 /// # Errors
 /// As [`play`].
 pub fn play_with_dropped_futures(transcript: &Transcript) -> Result<(), Failure> {
+    let extra = Extra {
+        drop_futures: true,
+        ..Extra::default()
+    };
     scripted::play(transcript, End::Whole, |socket, cues| {
-        run_client(transcript, socket, Way::Bulk, cues, &Fuse::default(), true)
+        run_client(transcript, socket, Way::Bulk, cues, &extra)
     })
 }
 
@@ -46,15 +64,32 @@ pub fn play_with_dropped_futures(transcript: &Transcript) -> Result<(), Failure>
 /// Any other observation.
 pub fn play_with_each_await_cancelled(transcript: &Transcript) -> Result<usize, Failure> {
     for awaits in 0.. {
-        let fuse = Fuse::after(awaits);
+        // What was cut off is played again as well, where it does not depend on a secret.
+        let traces = match transcript.config.credentials {
+            None => Traces::recorded(),
+            Some(_) => Traces::default(),
+        };
+        let extra = Extra {
+            fuse: Fuse::after(awaits),
+            traces,
+            drop_futures: false,
+        };
         scripted::play(transcript, End::Anywhere, |socket, cues| {
-            run_client(transcript, socket, Way::OneByOne, cues, &fuse, false)
+            run_client(transcript, socket, Way::OneByOne, cues, &extra)
         })?;
-        if !fuse.is_blown() {
+        if !extra.fuse.is_blown() {
             return Ok(awaits);
         }
     }
     Ok(0)
+}
+
+/// What is special in one play.
+#[derive(Default)]
+struct Extra {
+    fuse: Fuse,
+    drop_futures: bool,
+    traces: Traces,
 }
 
 /// Cancels one await of many.
@@ -101,8 +136,7 @@ fn run_client(
     socket: TcpStream,
     way: Way,
     cues: &Receiver<Cue>,
-    fuse: &Fuse,
-    drop_futures: bool,
+    extra: &Extra,
 ) -> Result<Observed, Failure> {
     let unusable = |error: std::io::Error| transcript.failure(1, format!("no runtime: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -112,7 +146,7 @@ fn run_client(
     runtime.block_on(async {
         socket.set_nonblocking(true).map_err(unusable)?;
         let stream = tokio::net::TcpStream::from_std(socket).map_err(unusable)?;
-        run_over(transcript, stream, way, cues, fuse, drop_futures).await
+        run_over(transcript, stream, way, cues, extra).await
     })
 }
 
@@ -126,7 +160,7 @@ pub(crate) async fn converse<S>(
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    run_over(transcript, stream, way, cues, &Fuse::default(), false).await
+    run_over(transcript, stream, way, cues, &Extra::default()).await
 }
 
 async fn run_over<S>(
@@ -134,14 +168,17 @@ async fn run_over<S>(
     stream: S,
     way: Way,
     cues: &Receiver<Cue>,
-    fuse: &Fuse,
-    drop_futures: bool,
+    extra: &Extra,
 ) -> Result<Observed, Failure>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let traces = Traces::default();
-    let server = server_of(transcript)?.observe(traces.observer());
+    let Extra {
+        fuse,
+        drop_futures,
+        traces,
+    } = extra;
+    let server = traces.watch(server_of(transcript)?);
     let mut observed = Observed::default();
     match fuse.run(Session::connect_over(&server, stream)).await {
         None => {}
@@ -154,7 +191,7 @@ where
             let session = match (transcript.is_cued(), way) {
                 (true, _) => send_when_told(transcript, session, cues, to, fuse).await?,
                 (false, Way::OneByOne) => send_one_by_one(transcript, session, to, fuse).await?,
-                (false, Way::Bulk) => Some(send_bulk(transcript, session, to, drop_futures).await),
+                (false, Way::Bulk) => Some(send_bulk(transcript, session, to, *drop_futures).await),
             };
             observed.overlap_broken = session.as_ref().is_some_and(Session::overlap_is_broken);
             observed.closed = match session {

@@ -4,5 +4,5 @@ pub mod dead;
 pub mod fast;
 pub mod real;
 pub mod receiver;
-mod scram;
+pub(crate) mod scram;
 pub mod tls;

@@ -31,6 +31,17 @@ impl Exchange {
         plus: bool,
         binding: Option<&Binding>,
     ) -> Option<Self> {
+        Self::begin_as(first, account, "", plus, binding)
+    }
+
+    /// The same for a client that acts as somebody else, whom it names by this attribute.
+    pub(crate) fn begin_as(
+        first: &[u8],
+        account: (&[u8], &[u8]),
+        acts_as: &str,
+        plus: bool,
+        binding: Option<&Binding>,
+    ) -> Option<Self> {
         let first = str::from_utf8(first).ok()?;
         let mut fields = first.splitn(3, ',');
         let (flag, identity, bare) = (fields.next()?, fields.next()?, fields.next()?);
@@ -41,7 +52,7 @@ impl Exchange {
             _ => return None,
         };
         let (user, theirs) = bare.strip_prefix("n=")?.split_once(",r=")?;
-        if user.as_bytes() != account.0 || !identity.is_empty() {
+        if user.as_bytes() != account.0 || identity != acts_as {
             return None;
         }
         let nonce = format!("{theirs}by-the-receiver");

@@ -14,6 +14,19 @@ pub fn describe(result: &Result<Reply, Error>) -> String {
     }
 }
 
+/// The result in short, or as a record has it.
+pub(super) fn in_words_of(
+    expected: &str,
+    short: impl FnOnce() -> String,
+    result: &Result<Reply, Error>,
+) -> String {
+    match result {
+        _ if !expected.starts_with("says ") => short(),
+        Ok(reply) => format!("says ok {reply}"),
+        Err(error) => format!("says error {error}"),
+    }
+}
+
 pub(super) fn describe_reply(reply: &Reply) -> String {
     match reply.enhanced() {
         Some(enhanced) => format!("{} {enhanced}", reply.code()),

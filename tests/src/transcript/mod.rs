@@ -80,6 +80,8 @@
 //! A result is `ok`, with the code and the enhanced code of a reply. Otherwise it is an outcome, a stage and a cause,
 //! as [`describe`] writes them. The result of a request is `answer`, with the code and the enhanced code of any
 //! reply.
+//!
+//! A session that was written down has some more words, which [`recorded`] describes.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
@@ -88,13 +90,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use describe::describe;
-use describe::{describe_error, describe_reply};
+use describe::{describe_error, describe_reply, in_words_of};
 use parse::Parser;
+pub use recorded::{Happening, Recorded, Run, is_said};
 use smtp_proto::{Config, Envelope, Error, Reply, Report, Request, TlsFacts};
 
 mod describe;
 mod parameters;
 mod parse;
+pub mod recorded;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -106,6 +110,8 @@ pub struct Transcript {
     pub name: String,
     /// The rules that it shows.
     pub rules: Vec<String>,
+    /// It is a session that was written down, and not a rule.
+    pub recorded: bool,
     /// Why adapters cannot play it, if they cannot.
     pub engine_only: Option<String>,
     /// The client's configuration.
@@ -145,6 +151,8 @@ pub struct Message {
     pub body: Vec<u8>,
     /// The places where the application keeps the rest of the body back until the server's next reply.
     pub holds: Vec<usize>,
+    /// How a recorded application gave it, each time that it was wanted.
+    pub runs: Vec<Run>,
     /// The envelope declares the size that the body has.
     exact: bool,
 }
@@ -183,6 +191,8 @@ pub enum Action {
     Quit,
     /// The transport takes nothing more.
     Jam,
+    /// Something that stands only in a record.
+    Recorded(Recorded),
 }
 
 #[derive(Debug, Default)]
@@ -197,6 +207,8 @@ struct Expected {
     closed: Option<(usize, String)>,
     /// The line of `expect closed` or `expect open`.
     end: Option<usize>,
+    /// What the engine tells, each after how many steps that are not the client's.
+    happenings: Vec<(usize, Happening)>,
 }
 
 /// The observed results of a conversation.
@@ -212,6 +224,8 @@ pub struct Observed {
     pub answers: Vec<Option<Result<Reply, Error>>>,
     /// How the connection ended. `None` if it has not.
     pub closed: Option<Result<(), Error>>,
+    /// All of it in its order, each after how many steps that were not the client's.
+    pub happenings: Vec<(usize, Happening)>,
 }
 
 /// A difference, and its place.
@@ -313,14 +327,22 @@ impl Transcript {
 
     /// A failure in this line.
     pub fn failure(&self, line: usize, message: String) -> Failure {
-        at(&self.name, line, message)
+        match self.recorded {
+            true => Failure {
+                place: format!("{}:{line}", self.name),
+                message,
+            },
+            false => at(&self.name, line, message),
+        }
     }
 
     /// Whether the application acts when the conversation says so, instead of at once.
     pub fn is_cued(&self) -> bool {
-        self.steps
-            .iter()
-            .any(|step| matches!(step.action, Action::Submit | Action::Quit))
+        self.recorded
+            || self
+                .steps
+                .iter()
+                .any(|step| matches!(step.action, Action::Submit | Action::Quit))
     }
 
     /// Whether it shows a message that cannot be opened again, and would otherwise be split.
@@ -340,6 +362,9 @@ impl Transcript {
     /// The SASL responses: the argument of AUTH, and answers to a 334. They must not appear in a trace or an error.
     pub fn secrets(&self) -> Vec<String> {
         let mut secrets = Vec::new();
+        if self.recorded {
+            return secrets;
+        }
         let mut challenged = false;
         for step in &self.steps {
             match &step.action {
@@ -394,7 +419,10 @@ impl Transcript {
                 let Some((line, expected)) = expected else {
                     continue;
                 };
-                let actual = results.get(position).map_or("nothing".into(), describe);
+                let result = results.get(position);
+                let actual = result.map_or("nothing".into(), |result| {
+                    in_words_of(expected, || describe(result), result)
+                });
                 let what = format!("message {}, recipient {}", index + 1, position + 1);
                 compare(*line, &what, expected, &actual);
             }
@@ -416,8 +444,14 @@ impl Transcript {
             };
             let actual = match observed.answers.get(index).and_then(Option::as_ref) {
                 None => "nothing".into(),
-                Some(Ok(reply)) => format!("answer {}", describe_reply(reply)),
-                Some(Err(error)) => describe_error(error),
+                Some(answer) => in_words_of(
+                    expected,
+                    || match answer {
+                        Ok(reply) => format!("answer {}", describe_reply(reply)),
+                        Err(error) => describe_error(error),
+                    },
+                    answer,
+                ),
             };
             compare(*line, &format!("request {}", index + 1), expected, &actual);
         }
@@ -428,10 +462,22 @@ impl Transcript {
             .map_or("open", |(_, expected)| expected);
         let actual = match &observed.closed {
             None => "open".into(),
+            Some(Ok(())) if self.recorded => "says ok".into(),
+            Some(Err(error)) if self.recorded => format!("says error {error}"),
             Some(Ok(())) => "ok".into(),
             Some(Err(error)) => describe_error(error),
         };
         compare(end, "the connection", expected, &actual);
+        if self.recorded {
+            let list = |happenings: &[(usize, Happening)]| {
+                let words = happenings
+                    .iter()
+                    .map(|(step, what)| format!("{step} {what:?}"));
+                words.collect::<Vec<_>>().join(", ")
+            };
+            let (expected, actual) = (&self.expected.happenings, &observed.happenings);
+            compare(end, "the events", &list(expected), &list(actual));
+        }
         match first {
             None => Ok(()),
             Some(line) => Err(self.failure(line, message)),

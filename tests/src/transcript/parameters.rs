@@ -5,6 +5,7 @@ use smtp_proto::request::{ClientProtocol, MessageSource, XClient, XForward};
 use smtp_proto::{Mailbox, Request};
 
 use super::parse::{as_string, known, parse_number, text};
+use super::recorded::from_xtext;
 
 /// The name, the mark for required or if offered, and the value.
 fn parse_parameter(source: &str) -> Result<(&str, Option<char>, String), String> {
@@ -142,6 +143,7 @@ pub(super) fn parse_request(source: &str) -> Result<Request, String> {
         "expn" => Request::expand(argument),
         "etrn" => Request::etrn(argument),
         "raw" => Request::raw(argument),
+        "xclient-as" | "xforward-as" => return parse_wire_request(verb, argument),
         "xclient" => Request::xclient(
             attributes()
                 .map(parse_xclient)
@@ -183,6 +185,72 @@ fn parse_xforward((name, value): (&str, &str)) -> Result<XForward, String> {
         ("ident", name) => XForward::Ident(known(name)?),
         ("source", "local") => XForward::Source(Some(MessageSource::Local)),
         ("source", "remote") => XForward::Source(Some(MessageSource::Remote)),
+        ("source", "") => XForward::Source(None),
+        _ => return Err(format!("XFORWARD has no `{name}`")),
+    })
+}
+
+/// `xclient-as` and `xforward-as`, with the attributes as they were sent.
+fn parse_wire_request(verb: &str, argument: &str) -> Result<Request, String> {
+    let attribute = |word: &str| {
+        let (name, value) = word.split_once('=').unwrap_or((word, ""));
+        let value = match value {
+            "[UNAVAILABLE]" => String::new(),
+            value => from_xtext(value)?,
+        };
+        Ok::<_, String>((name.to_ascii_lowercase(), value))
+    };
+    let words: Vec<_> = argument.split_whitespace().map(attribute).collect();
+    let words = words.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let request = match verb {
+        "xclient-as" => Request::xclient(
+            words
+                .iter()
+                .map(|(name, value)| xclient(name, value))
+                .collect::<Result<Vec<_>, _>>()?,
+        ),
+        _ => Request::xforward(
+            words
+                .iter()
+                .map(|(name, value)| xforward(name, value))
+                .collect::<Result<Vec<_>, _>>()?,
+        ),
+    };
+    request.map_err(|error| error.to_string())
+}
+
+fn xclient(name: &str, value: &str) -> Result<XClient, String> {
+    Ok(match (name, value) {
+        ("name", "[TEMPUNAVAIL]") => XClient::NameUnknownForNow,
+        ("name", name) => XClient::Name(known(name)?),
+        ("addr", address) => {
+            XClient::Addr(known(address.strip_prefix("IPV6:").unwrap_or(address))?)
+        }
+        ("port", port) => XClient::Port(known(port)?),
+        ("proto", "SMTP") => XClient::Proto(ClientProtocol::Smtp),
+        ("proto", "ESMTP") => XClient::Proto(ClientProtocol::Esmtp),
+        ("helo", name) => XClient::Helo(known(name)?),
+        ("login", name) => XClient::Login(known(name)?),
+        ("destaddr", address) => {
+            XClient::DestAddr(known(address.strip_prefix("IPV6:").unwrap_or(address))?)
+        }
+        ("destport", port) => XClient::DestPort(known(port)?),
+        _ => return Err(format!("XCLIENT has no `{name}`")),
+    })
+}
+
+fn xforward(name: &str, value: &str) -> Result<XForward, String> {
+    Ok(match (name, value) {
+        ("name", name) => XForward::Name(known(name)?),
+        ("addr", address) => {
+            XForward::Addr(known(address.strip_prefix("IPV6:").unwrap_or(address))?)
+        }
+        ("port", port) => XForward::Port(known(port)?),
+        ("proto", name) => XForward::Proto(known(name)?),
+        ("helo", name) => XForward::Helo(known(name)?),
+        ("ident", name) => XForward::Ident(known(name)?),
+        ("source", "LOCAL") => XForward::Source(Some(MessageSource::Local)),
+        ("source", "REMOTE") => XForward::Source(Some(MessageSource::Remote)),
         ("source", "") => XForward::Source(None),
         _ => return Err(format!("XFORWARD has no `{name}`")),
     })

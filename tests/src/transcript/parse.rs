@@ -9,6 +9,10 @@ use smtp_proto::envelope::BodyType;
 use smtp_proto::{Envelope, Recipient, Request, TlsFacts};
 
 use super::parameters::{parse_mail_parameter, parse_rcpt_parameter, parse_request};
+use super::recorded::{
+    self, Happening, Run, parse_mail_wire, parse_message_number, parse_rcpt_wire, parse_recorded,
+    parse_said,
+};
 use super::settings::config;
 use super::{Action, Expected, Job, Message, Step, Transcript};
 
@@ -24,6 +28,11 @@ pub(super) struct Parser {
     jobs: Vec<Job>,
     steps: Vec<Step>,
     expected: Expected,
+    /// A session that was written down.
+    recorded: bool,
+    /// The message whose body follows, and that the server's next line is a step of its own.
+    of: Option<usize>,
+    parted: bool,
 }
 
 impl Parser {
@@ -36,9 +45,13 @@ impl Parser {
             "C:" => self.say(number, Action::Client(text_line(rest)?)),
             "expect" => self.expect(number, rest)?,
             "rule" | "engine-only:" | "config" | "message" | "request" | "|" | "hold"
-                if !self.steps.is_empty() =>
+                if !self.steps.is_empty() && !self.recorded =>
             {
                 return Err(format!("`{word}` belongs in the head"));
+            }
+            "recorded" if rest.is_empty() => self.recorded = true,
+            "of" | "hold" | "border" | "body-ends" | "data" | "bdat" | "chunk" if self.recorded => {
+                self.body_line(number, word, rest)?;
             }
             "rule" => self.rules.push(rest.to_owned()),
             "engine-only:" => self.engine_only = Some(rest.to_owned()),
@@ -60,34 +73,87 @@ impl Parser {
                 self.requests.push(parse_request(rest)?);
             }
             "|" => {
-                let message = self.messages.last_mut().ok_or("a body without a message")?;
+                let message = match self.of {
+                    Some(index) => self.messages.get_mut(index),
+                    None => self.messages.last_mut(),
+                };
+                let message = message.ok_or("a body without a message")?;
                 message.body.extend(text_line(rest)?);
             }
             "hold" => {
                 let message = self.messages.last_mut().ok_or("a hold without a message")?;
                 message.holds.push(message.body.len());
             }
-            _ => self.say(number, parse_action(word, rest)?),
+            _ => match parse_action(word, rest) {
+                // In a record, a handshake has its own facts.
+                Ok(action) if !(self.recorded && word == "tls") => self.say(number, action),
+                Err(error) if !self.recorded => return Err(error),
+                _ => self.say(number, Action::Recorded(parse_recorded(word, rest)?)),
+            },
         }
         Ok(())
+    }
+
+    /// What a record says of a body.
+    fn body_line(&mut self, number: usize, word: &str, rest: &str) -> Result<(), String> {
+        let (index, rest) = parse_message_number(rest, &self.messages)?;
+        let message = &mut self.messages[index];
+        if word == "of" {
+            self.of = Some(index);
+            return Ok(());
+        }
+        let run = message.runs.last_mut().ok_or("no body is wanted")?;
+        match word {
+            "hold" => {
+                run.holds.push(parse_number(&rest)?);
+                self.parted = true;
+            }
+            "border" => run.borders.push(parse_number(&rest)?),
+            "body-ends" => run.ends = true,
+            _ => {
+                let said = parse_said(word, &rest, message)?;
+                self.say(number, Action::Client(said));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the engine tells its caller now.
+    fn happens(&mut self, happening: Happening) {
+        let is_step = |step: &&Step| !matches!(step.action, Action::Client(_));
+        let steps = self.steps.iter().filter(is_step).count();
+        self.expected.happenings.push((steps, happening));
     }
 
     fn say(&mut self, line: usize, action: Action) {
         match (self.steps.last_mut().map(|step| &mut step.action), action) {
             (Some(Action::Client(all)), Action::Client(more)) => all.extend(more),
-            (Some(Action::Server(all)), Action::Server(more)) => all.extend(more),
+            (Some(Action::Server(all)), Action::Server(more)) if !self.parted => all.extend(more),
             (_, action) => self.steps.push(Step { line, action }),
         }
+        self.parted = false;
     }
 
     fn expect(&mut self, line: usize, rest: &str) -> Result<(), String> {
         match rest.split_once(' ').unwrap_or((rest, "")) {
-            ("ready", "") => self.expected.ready = true,
-            ("overlap-broken", "") => self.expected.overlap_broken = true,
+            ("ready", "") => {
+                self.expected.ready = true;
+                self.happens(Happening::Ready);
+            }
+            ("overlap-broken", "") => {
+                self.expected.overlap_broken = true;
+                self.happens(Happening::OverlapBroken);
+            }
+            ("body", rest) if self.recorded => {
+                let (index, _) = parse_message_number(rest, &self.messages)?;
+                self.messages[index].runs.push(Run::default());
+                self.happens(Happening::Body(index));
+            }
             ("open", "") => self.expected.end = Some(line),
             ("closed", result) => {
                 self.expected.end = Some(line);
                 self.expected.closed = Some((line, result.to_owned()));
+                self.happens(Happening::Closed);
             }
             ("request", rest) => {
                 let (number, result) = rest.split_once(' ').ok_or("a result is missing")?;
@@ -95,6 +161,9 @@ impl Parser {
                 let index = number.parse::<usize>().ok().and_then(|n| n.checked_sub(1));
                 let slot = index.and_then(|n| self.expected.requests.get_mut(n));
                 *slot.ok_or("unknown request number")? = Some((line, result.to_owned()));
+                if let Some(index) = index.filter(|_| result != "nothing") {
+                    self.happens(Happening::Request(index));
+                }
             }
             (message, rest) => {
                 let messages = &mut self.expected.messages;
@@ -107,6 +176,7 @@ impl Parser {
                 let recipients = &mut messages[index];
                 recipients.resize(count, None);
                 let (recipient, result) = rest.split_once(' ').ok_or("a result is missing")?;
+                let is_first = recipients.iter().all(Option::is_none) && result != "nothing";
                 let result = Some((line, result.to_owned()));
                 match recipient
                     .parse::<usize>()
@@ -117,6 +187,9 @@ impl Parser {
                     None if recipient == "*" => recipients.fill(result),
                     _ => return Err("unknown recipient number".into()),
                 }
+                if is_first {
+                    self.happens(Happening::Message(index));
+                }
             }
         }
         Ok(())
@@ -126,7 +199,7 @@ impl Parser {
         if !self.commented {
             return Err("a comment must say what this shows, and why".into());
         }
-        if self.rules.is_empty() {
+        if self.rules.is_empty() && !self.recorded {
             return Err("no `rule` is named".into());
         }
         if self.expected.end.is_none() {
@@ -152,6 +225,14 @@ impl Parser {
                 message.envelope = message.envelope.clone().exact_size(size);
             }
         }
+        if self.recorded {
+            for secret in ["password", "token"] {
+                if let Some(value) = self.settings.get_mut(secret) {
+                    *value = recorded::secret(&self.steps);
+                }
+            }
+        }
+        let custom = self.settings.remove("custom");
         let server_name = self.settings.remove("server-name");
         let mut tls_facts = TlsFacts::default();
         tls_facts.verified = self.settings.remove("verified").is_some();
@@ -173,11 +254,16 @@ impl Parser {
                 Some(octets.ok_or("`nonce` is 18 octets in base64")?)
             }
         };
+        let mut config = config(self.settings)?;
+        if custom.is_some() {
+            config.credentials = Some(recorded::custom(&self.steps));
+        }
         Ok(Transcript {
             name: name.to_owned(),
+            recorded: self.recorded,
             rules: self.rules,
             engine_only: self.engine_only,
-            config: config(self.settings)?,
+            config,
             nonce,
             server_name,
             tls_facts,
@@ -243,7 +329,10 @@ fn parse_message(attributes: &str) -> Result<Message, String> {
             ("smtputf8", "") => declared.push(Box::new(|envelope| envelope.smtputf8(true))),
             ("reopenable", "") => declared.push(Box::new(|envelope| envelope.reopenable(true))),
             _ => {
-                let parameter = parse_mail_parameter(attribute)?;
+                let parameter = match parse_mail_wire(attribute)? {
+                    Some(parameter) => parameter,
+                    None => parse_mail_parameter(attribute)?,
+                };
                 declared.push(Box::new(|envelope| envelope.parameter(parameter)));
             }
         }
@@ -257,6 +346,7 @@ fn parse_message(attributes: &str) -> Result<Message, String> {
         envelope,
         body: Vec::new(),
         holds: Vec::new(),
+        runs: Vec::new(),
         exact,
     })
 }
@@ -266,7 +356,10 @@ fn parse_recipient(source: &str) -> Result<Recipient, String> {
     let address = as_string(text(parts.next().unwrap_or_default())?)?;
     let recipient = Recipient::new(&address).map_err(|error| error.to_string())?;
     parts.try_fold(recipient, |recipient, part| {
-        Ok(recipient.parameter(parse_rcpt_parameter(part)?))
+        Ok(recipient.parameter(match parse_rcpt_wire(part)? {
+            Some(parameter) => parameter,
+            None => parse_rcpt_parameter(part)?,
+        }))
     })
 }
 
@@ -289,6 +382,9 @@ pub(super) fn parse_number<N: std::str::FromStr>(digits: &str) -> Result<N, Stri
 }
 
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+    if let Some(microseconds) = text.strip_suffix("us") {
+        return parse_number(microseconds).map(Duration::from_micros);
+    }
     let milliseconds = text.strip_suffix("ms").map(parse_number::<u64>);
     milliseconds
         .ok_or_else(|| format!("`{text}` is not a duration such as 200ms"))?

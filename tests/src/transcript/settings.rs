@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use smtp_proto::body::LineEndings;
-use smtp_proto::{Chunking, ClientName, Config, Credentials, Protocol, Timeouts, TlsPolicy};
+use smtp_proto::{
+    Channel, Chunking, ClientName, Config, Credentials, Protocol, Timeouts, TlsPolicy,
+};
 
 use super::parse::{parse_duration, parse_number};
+use super::recorded::parse_facts;
 
 pub(super) fn config(mut settings: BTreeMap<String, String>) -> Result<Config, String> {
     let mut take = |key: &str| settings.remove(key);
@@ -50,12 +53,30 @@ pub(super) fn config(mut settings: BTreeMap<String, String>) -> Result<Config, S
     if let Some(reply) = take("timeout.reply") {
         config.timeouts = Timeouts::default().replies(parse_duration(&reply)?);
     }
+    let (facts, settings): (Vec<_>, Vec<_>) = settings
+        .into_iter()
+        .partition(|(key, _)| key.starts_with("channel."));
     for (key, value) in settings {
         match (key.as_str(), value.as_str()) {
             ("tls", "never") => config.tls = TlsPolicy::Never,
             ("tls", "opportunistic") => config.tls = TlsPolicy::Opportunistic,
             ("tls", "required") => config.tls = TlsPolicy::Required,
             ("tls", "implicit") => config.tls = TlsPolicy::Implicit,
+            ("channel", "local") => config.channel = Channel::Local,
+            ("channel", "tls") => {
+                let words: Vec<_> = facts
+                    .iter()
+                    .map(|(key, value)| match value.as_str() {
+                        "" => key["channel.".len()..].to_owned(),
+                        value => format!(
+                            "problem={}",
+                            value.replace('\\', "\\\\").replace(' ', "\\s")
+                        ),
+                    })
+                    .collect();
+                let facts = parse_facts(words.iter().map(String::as_str))?;
+                config.channel = Channel::Tls(facts);
+            }
             ("lmtp", "") => config.protocol = Protocol::Lmtp,
             ("pipelining", "off") => config.pipelining = false,
             ("overlap", "") => config.overlap = true,
@@ -70,6 +91,9 @@ pub(super) fn config(mut settings: BTreeMap<String, String>) -> Result<Config, S
             ("limit.reply.line", n) => config.limits.reply.line = parse_number(n)?,
             ("limit.reply.lines", n) => config.limits.reply.lines = parse_number(n)?,
             ("limit.reply.octets", n) => config.limits.reply.octets = parse_number(n)?,
+            ("limit.recipients", n) => config.limits.recipients = parse_number(n)?,
+            ("limit.reply-kept", n) => config.limits.reply_kept = parse_number(n)?,
+            ("limit.report", n) => config.limits.report = parse_number(n)?,
             ("limit.in-flight", n) => config.limits.in_flight = parse_number(n)?,
             ("limit.messages", n) => config.limits.messages = parse_number(n)?,
             ("limit.challenges", n) => config.limits.challenges = parse_number(n)?,

@@ -20,6 +20,7 @@ mod first;
 mod input;
 mod limits;
 mod options;
+mod record;
 mod run;
 mod server;
 mod terminal;

@@ -16,6 +16,10 @@ pub(super) struct Body<'t> {
     holds: VecDeque<usize>,
     /// All of `rest` is offered, as the last part.
     pub(super) is_last: bool,
+    /// Where a chunk ends that is not full; the next one is first.
+    borders: VecDeque<usize>,
+    /// The application never says that there is no more.
+    is_endless: bool,
 }
 
 impl<'t> Body<'t> {
@@ -25,6 +29,23 @@ impl<'t> Body<'t> {
             offered: 0,
             holds: message.holds.iter().copied().collect(),
             is_last: false,
+            borders: VecDeque::new(),
+            is_endless: false,
+        }
+    }
+
+    /// As a recorded application gave it when it was wanted for the time of this number.
+    pub(super) fn recorded(message: &'t Message, run: usize) -> Self {
+        let Some(run) = message.runs.get(run) else {
+            return Self::default();
+        };
+        Self {
+            rest: &message.body,
+            offered: 0,
+            holds: run.holds.iter().copied().collect(),
+            is_last: false,
+            borders: run.borders.iter().copied().collect(),
+            is_endless: !run.ends,
         }
     }
 
@@ -36,7 +57,9 @@ impl<'t> Body<'t> {
     }
 
     fn end(&self) -> usize {
-        self.holds.front().copied().unwrap_or(self.rest.len())
+        let hold = self.holds.front().copied().unwrap_or(self.rest.len());
+        let border = self.borders.front().copied().unwrap_or(hold);
+        hold.min(border)
     }
 
     /// Offers up to `more` further octets. False if there are none.
@@ -52,10 +75,16 @@ impl<'t> Body<'t> {
         for hold in &mut self.holds {
             *hold -= used;
         }
+        for border in &mut self.borders {
+            *border = border.saturating_sub(used);
+        }
+        while self.borders.front() == Some(&0) {
+            self.borders.pop_front();
+        }
     }
 
     pub(super) fn is_held(&self) -> bool {
-        !self.holds.is_empty()
+        !self.holds.is_empty() || self.is_endless
     }
 
     pub(super) fn release(&mut self) {

@@ -4,9 +4,11 @@
 //! taken likewise. Three things must not show in the result: how octets are cut, when events are polled, and calls
 //! without effect. The design calls these invariants.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use body::Body;
+use challenger::Challenger;
 use in_flight::InFlight;
 use random::Random;
 use smtp_proto::auth::Nonce;
@@ -14,12 +16,16 @@ use smtp_proto::error::Misuse;
 use smtp_proto::event::RequestId;
 use smtp_proto::{BodyPart, Cause, Connection, Event, Instant, MessageId};
 
-use crate::transcript::{Action, Failure, Job, Observed, Transcript, difference};
+use crate::transcript::{
+    Action, Failure, Happening, Job, Observed, Recorded, Transcript, difference, is_said,
+};
 use crate::watchdog::Turns;
 
 mod body;
+mod challenger;
 mod in_flight;
 pub(crate) mod random;
+mod record;
 
 /// How octets are cut, in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +59,18 @@ pub fn play(transcript: &Transcript, cut: Cut) -> Result<Conversation, Failure> 
         last_line = step.line;
         let next = transcript.steps.get(index + 1).map(|step| &step.action);
         let jams = next == Some(&Action::Jam);
+        let before = index
+            .checked_sub(1)
+            .map(|index| &transcript.steps[index].action);
+        let is_of_application = |action: &Action| match action {
+            Action::Submit | Action::Quit => true,
+            Action::Recorded(what) => matches!(what, Recorded::Abort(_) | Recorded::FailBody(..)),
+            _ => false,
+        };
+        // A recorded application did both before the transport had its turn.
+        player.at_once = transcript.recorded
+            && is_of_application(&step.action)
+            && before.is_some_and(is_of_application);
         player
             .step(&step.action, jams)
             .map_err(|message| transcript.failure(step.line, message))?;
@@ -94,6 +112,12 @@ struct Player<'t> {
     said: Vec<u8>,
     events: Vec<String>,
     observed: Observed,
+    /// Steps so far that were not the client's. The next one follows at once.
+    steps: usize,
+    at_once: bool,
+    /// How often each body was wanted.
+    wanted: BTreeMap<usize, usize>,
+    challenger: Challenger,
 }
 
 impl<'t> Player<'t> {
@@ -127,6 +151,10 @@ impl<'t> Player<'t> {
             said: Vec::new(),
             events: Vec::new(),
             observed: Observed::default(),
+            steps: 0,
+            at_once: false,
+            wanted: BTreeMap::new(),
+            challenger: Challenger::default(),
         };
         if !transcript.is_cued() {
             for _ in &transcript.jobs {
@@ -174,11 +202,17 @@ impl<'t> Player<'t> {
         // answered, but not longer.
         let late = matches!(action, Action::Server(_) | Action::Eof) && self.unreported > 0;
         match late {
+            _ if self.at_once => self.take_events()?,
             true => self.expect_nothing_new()?,
             false => self.speak(usize::MAX)?,
         }
         self.end_of_batch(b"")?;
+        self.steps += 1;
+        if self.transcript.recorded {
+            self.body.release();
+        }
         match action {
+            Action::Recorded(what) => self.recorded(what)?,
             Action::Server(octets) => self.hear(octets)?,
             Action::Pause(duration) => self.pause(*duration)?,
             Action::Eof => self.engine.handle_eof(self.now),
@@ -219,7 +253,11 @@ impl<'t> Player<'t> {
 
     fn end_of_batch(&mut self, expected: &[u8]) -> Result<(), String> {
         let batch = std::mem::take(&mut self.batch);
-        match batch == expected {
+        let is_said = match self.transcript.recorded {
+            true => is_said(expected, &batch),
+            false => batch == expected,
+        };
+        match is_said {
             true => Ok(()),
             false => Err(difference(expected, &batch)),
         }
@@ -366,7 +404,9 @@ impl<'t> Player<'t> {
                 self.distract()?;
             }
         }
-        self.body.release();
+        if !self.transcript.recorded {
+            self.body.release();
+        }
         Ok(())
     }
 
@@ -374,6 +414,11 @@ impl<'t> Player<'t> {
     /// no effect.
     fn pause(&mut self, duration: Duration) -> Result<(), String> {
         let end = self.now + duration;
+        if self.transcript.recorded {
+            // A transport may be late, and may read once more before it says so.
+            self.now = end;
+            return Ok(());
+        }
         let mut turns = self.turns();
         while let Some(deadline) = self
             .engine
@@ -431,11 +476,24 @@ impl<'t> Player<'t> {
                     continue;
                 }
                 Event::Trace(_) => continue,
-                Event::Ready => self.observed.ready = true,
-                Event::OverlapBroken => self.observed.overlap_broken = true,
+                Event::Ready => {
+                    self.observed.ready = true;
+                    self.happens(Happening::Ready);
+                }
+                Event::OverlapBroken => {
+                    self.observed.overlap_broken = true;
+                    self.happens(Happening::OverlapBroken);
+                }
                 Event::BodyWanted(id) => {
                     let index = self.index(id)?;
-                    self.body = Body::new(&self.transcript.messages[index]);
+                    let message = &self.transcript.messages[index];
+                    let count = self.wanted.entry(index).or_default();
+                    self.body = match self.transcript.recorded {
+                        true => Body::recorded(message, *count),
+                        false => Body::new(message),
+                    };
+                    *count += 1;
+                    self.happens(Happening::Body(index));
                     self.body_of = Some(id);
                 }
                 Event::Answered(id, answer) => {
@@ -444,6 +502,7 @@ impl<'t> Player<'t> {
                     if self.observed.answers[index].replace(answer).is_some() {
                         return Err(format!("request {} is answered twice", index + 1));
                     }
+                    self.happens(Happening::Request(index));
                 }
                 Event::Finished(id, report) => {
                     let index = self.index(id)?;
@@ -453,8 +512,12 @@ impl<'t> Player<'t> {
                     if self.body_of == Some(id) {
                         self.body = Body::default();
                     }
+                    self.happens(Happening::Message(index));
                 }
-                Event::Closed(result) => self.observed.closed = Some(result),
+                Event::Closed(result) => {
+                    self.observed.closed = Some(result);
+                    self.happens(Happening::Closed);
+                }
                 other => return Err(format!("an event that the player does not know: {other:?}")),
             }
             self.events.push(text);

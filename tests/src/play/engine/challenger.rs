@@ -1,0 +1,63 @@
+//! The server's part of a login whose challenges were not written down.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::servers::scram::Exchange;
+
+/// Knows the account of each record, and what SCRAM has come to.
+#[derive(Default)]
+pub(super) struct Challenger {
+    exchange: Option<Exchange>,
+}
+
+impl Challenger {
+    /// What the server says to the last line of the client's.
+    pub(super) fn challenge(&mut self, said: &[u8]) -> Result<String, String> {
+        let said = String::from_utf8_lossy(said);
+        let line = said.lines().next_back().unwrap_or_default();
+        let challenge = match line.strip_prefix("AUTH ") {
+            Some(auth) => {
+                self.exchange = None;
+                let (name, response) = auth.split_once(' ').unwrap_or((auth, ""));
+                match name.strip_prefix("SCRAM-SHA-256") {
+                    Some(plus) => self.begin(response, plus == "-PLUS")?,
+                    None if name.starts_with("SCRAM-") => {
+                        return Err(format!("{name} cannot be played again"));
+                    }
+                    // Of the application's own: nobody reads it.
+                    None => "x".into(),
+                }
+            }
+            None => match &self.exchange {
+                Some(exchange) => exchange
+                    .finish(&decode(line)?)
+                    .ok_or("the client's proof is wrong")?,
+                None => "x".into(),
+            },
+        };
+        Ok(format!("334 {}\r\n", STANDARD.encode(challenge)))
+    }
+
+    fn begin(&mut self, response: &str, is_plus: bool) -> Result<String, String> {
+        let first = decode(response)?;
+        // Whoever acts as somebody else acts as this one.
+        let identity = first.windows(12).any(|part| part == b",a=identity,");
+        let identity = if identity { "a=identity" } else { "" };
+        let kinds = ["tls-exporter", "tls-server-end-point"];
+        let kind = kinds
+            .iter()
+            .find(|kind| first.starts_with(format!("p={kind},").as_bytes()));
+        let binding = kind.map(|kind| (*kind, vec![0; 32]));
+        let account = (&b"user"[..], &b"secret"[..]);
+        let exchange = Exchange::begin_as(&first, account, identity, is_plus, binding.as_ref());
+        let exchange = self
+            .exchange
+            .insert(exchange.ok_or("the client's first message is wrong")?);
+        Ok(exchange.challenge.clone())
+    }
+}
+
+fn decode(response: &str) -> Result<Vec<u8>, String> {
+    STANDARD.decode(response).map_err(|error| error.to_string())
+}

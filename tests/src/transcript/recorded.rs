@@ -1,0 +1,436 @@
+//! What a record has beyond a [transcript](super).
+//!
+//! What [`Server::record`](smtp_adapter::Server::record) writes has the line `recorded` in its head, needs no rule, and is
+//! played by `tests/tests/replay.rs`. All that happens stands there in the order in which it happened: a `message` comes
+//! when it is submitted, its body when it is sent, an `expect` when the engine tells. Secrets stand nowhere: the user is
+//! `user`, the password is `secret`, and `****` in a client's line is any response of SASL. So it has some more words:
+//!
+//! - `pause 187us` is a duration in microseconds. A deadline that passes does nothing before `timeout`: the transport may
+//!   be late.
+//! - `of 1`: the lines with `|` that follow are of message 1. `expect body 1`: its body is wanted.
+//! - `hold 1 4096`: after so many octets the application has no more until something else happens. `border 1 100`: a chunk
+//!   ends here that is not full. `body-ends 1`: there is no more.
+//! - `data 1 0..4096` is what the client says of these octets under DATA, and `bdat 1 0..4096` in one chunk of a known size.
+//!   With `end` it is said with the end of the body. `chunk 1 65536` and `chunk 1 100 last` are chunks of so many octets.
+//! - `tls verified problem=WORDS exporter end-point`: what the handshake has found. `tls-failed`, `tls-untrusted`,
+//!   `tls-misconfigured` and `tls-settings` have words, and `lost` too: the connection fails in that way.
+//! - `abort WORDS` and `fail-body permanent|transient WORDS` are what the application does.
+//! - `challenge` is a 334 that is not written down, because it helps to guess the password.
+//! - `config channel=local|tls`, with `channel.` before the facts of such a channel; `custom`: a mechanism of the
+//!   application's own; `limit.recipients|reply-kept|report`.
+//! - `message` has `wire!=KEYWORD:NAME=VALUE` for a parameter, as it is sent. A `?` for the `!` is one that is sent where it
+//!   is offered. The keyword is empty where it is known. `request xclient-as` and `xforward-as` are as they are sent, too.
+//! - `expect ... says WORDS` is a result in the words for people, and `nothing` is one that there is not.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use smtp_proto::auth::{Mechanism, MechanismError, Secret};
+use smtp_proto::envelope::BodyType;
+use smtp_proto::parameter::{MailParameter, Parameter, RcptParameter};
+use smtp_proto::{Cause, Credentials, Outcome, TlsFacts};
+
+use super::parse::{as_string, parse_number, text};
+use super::{Action, Message, Step};
+use crate::cli::{mail_parameter, rcpt_parameter};
+
+/// What happens in a session, beyond what a transcript can say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// A handshake succeeds, and this is known of the server.
+    Tls(TlsFacts),
+    /// A handshake fails, or the server refuses us after it.
+    NoTls(Cause),
+    /// The transport says that a deadline has passed.
+    Timeout,
+    /// The connection is lost.
+    Lost(Cause),
+    /// The application ends the session.
+    Abort(String),
+    /// The application cannot give the rest of a body.
+    FailBody(Outcome, String),
+    /// The server sends a challenge that was not written down.
+    Challenge,
+}
+
+/// What the engine tells its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happening {
+    /// Mail can be sent.
+    Ready,
+    /// The server does not take overlapping envelopes.
+    OverlapBroken,
+    /// The body of this message is wanted.
+    Body(usize),
+    /// This message is finished.
+    Message(usize),
+    /// This request is answered.
+    Request(usize),
+    /// The connection has ended.
+    Closed,
+}
+
+/// How the application gives a body, each time that it is wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Run {
+    /// Where it keeps the rest back until something happens.
+    pub holds: Vec<usize>,
+    /// Where chunks end that are not full.
+    pub borders: Vec<usize>,
+    /// Whether it says that there is no more.
+    pub ends: bool,
+    /// Octets that the chunks have by now.
+    pub(super) chunked: usize,
+}
+
+/// `tls`, and the other words that a transcript does not have.
+pub(super) fn parse_recorded(word: &str, rest: &str) -> Result<Recorded, String> {
+    let words = || as_string(text(rest)?);
+    let cause = || words().map(Arc::<str>::from);
+    Ok(match word {
+        "tls" => Recorded::Tls(parse_facts(rest.split_whitespace())?),
+        "tls-failed" => Recorded::NoTls(Cause::TlsFailed(cause()?)),
+        "tls-untrusted" => Recorded::NoTls(Cause::TlsUntrusted(cause()?)),
+        "tls-misconfigured" => Recorded::NoTls(Cause::TlsMisconfigured(cause()?)),
+        "tls-settings" => Recorded::NoTls(Cause::Settings(cause()?)),
+        "lost" => Recorded::Lost(Cause::Transport(cause()?)),
+        "abort" => Recorded::Abort(words()?),
+        "fail-body" => {
+            let (outcome, reason) = rest.split_once(' ').ok_or("a reason is missing")?;
+            let outcome = match outcome {
+                "permanent" => Outcome::Permanent,
+                "transient" => Outcome::Transient,
+                _ => return Err(format!("a body does not fail `{outcome}`")),
+            };
+            Recorded::FailBody(outcome, as_string(text(reason)?)?)
+        }
+        "timeout" if rest.is_empty() => Recorded::Timeout,
+        "challenge" if rest.is_empty() => Recorded::Challenge,
+        _ => return Err(format!("`{word} {rest}` means nothing")),
+    })
+}
+
+/// What is known of an encrypted channel. The octets of a binding are anybody's.
+pub(super) fn parse_facts<'a>(
+    words: impl IntoIterator<Item = &'a str>,
+) -> Result<TlsFacts, String> {
+    let mut facts = TlsFacts::default();
+    for word in words {
+        match word.split_once('=').unwrap_or((word, "")) {
+            ("verified", "") => facts.verified = true,
+            ("problem", words) => facts.problem = Some(as_string(text(words)?)?.into()),
+            ("exporter", "") => facts.exporter = Some([0; 32]),
+            ("end-point", "") => facts.server_end_point = Some([0; 32].into()),
+            _ => return Err(format!("nothing is known by `{word}`")),
+        }
+    }
+    Ok(facts)
+}
+
+/// A message number, and what follows it.
+pub(super) fn parse_message_number(
+    rest: &str,
+    messages: &[Message],
+) -> Result<(usize, String), String> {
+    let (number, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+    let index = number.parse::<usize>().ok().and_then(|n| n.checked_sub(1));
+    let index = index.filter(|&index| index < messages.len());
+    let index = index.ok_or_else(|| format!("there is no message `{number}`"))?;
+    Ok((index, rest.to_owned()))
+}
+
+/// What the client says of a body: `data`, `bdat` or `chunk`.
+pub(super) fn parse_said(word: &str, rest: &str, message: &mut Message) -> Result<Vec<u8>, String> {
+    if word == "chunk" {
+        let (octets, is_last) = match rest.strip_suffix(" last") {
+            Some(octets) => (octets, true),
+            None => (rest, false),
+        };
+        let octets: usize = parse_number(octets)?;
+        let all = message.wire(message.body.len(), true, is_last);
+        let run = message.runs.last_mut().ok_or("no body is wanted")?;
+        let chunk = all
+            .get(run.chunked..run.chunked + octets)
+            .ok_or("the body has no such chunk")?;
+        run.chunked += octets;
+        let last = if is_last { " LAST" } else { "" };
+        return Ok([format!("BDAT {octets}{last}\r\n").as_bytes(), chunk].concat());
+    }
+    let (range, ends) = match rest.strip_suffix(" end") {
+        Some(range) => (range, true),
+        None => (rest, false),
+    };
+    let Range { start, end } = parse_range(range)?;
+    if end > message.body.len() {
+        return Err("the body has no such octets".into());
+    }
+    let is_chunked = word == "bdat";
+    let mut before = message.wire(start, is_chunked, false).len();
+    let mut said = message.wire(end, is_chunked, ends);
+    if !is_chunked {
+        return Ok(said.split_off(before));
+    }
+    let octets = message.envelope.exact_size_octets();
+    let octets = octets.ok_or("one chunk needs a message of exact size")?;
+    // Before the end is known, the last octet is kept back: a body that is too long must not be delivered.
+    let kept_back = usize::try_from(octets)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(1);
+    before = before.min(kept_back);
+    if !ends {
+        said.truncate(kept_back);
+    }
+    let mut said = said.split_off(before);
+    if start == 0 {
+        said.splice(..0, format!("BDAT {octets} LAST\r\n").into_bytes());
+    }
+    Ok(said)
+}
+
+fn parse_range(range: &str) -> Result<Range<usize>, String> {
+    let (start, end) = range.split_once("..").ok_or("a range is A..B")?;
+    let (start, end) = (parse_number(start)?, parse_number(end)?);
+    match start <= end {
+        true => Ok(start..end),
+        false => Err(format!("`{range}` is no range")),
+    }
+}
+
+impl Message {
+    /// The first octets of the body on the wire. It is written without a look at the engine, so that the two are judges
+    /// of each other.
+    fn wire(&self, octets: usize, is_chunked: bool, ends: bool) -> Vec<u8> {
+        let body = &self.body[..octets];
+        if self.envelope.body_type() == BodyType::Binary {
+            return body.to_vec();
+        }
+        let mut wire = Vec::with_capacity(body.len() + 5);
+        let mut last = b'\n';
+        for &octet in body {
+            if last == b'\r' && octet != b'\n' {
+                wire.push(b'\n');
+                last = b'\n';
+            }
+            if octet == b'\n' && last != b'\r' {
+                wire.push(b'\r');
+            }
+            if octet == b'.' && last == b'\n' && !is_chunked {
+                wire.push(b'.');
+            }
+            wire.push(octet);
+            last = octet;
+        }
+        if ends {
+            match last {
+                b'\n' => {}
+                b'\r' => wire.push(b'\n'),
+                _ => wire.extend(b"\r\n"),
+            }
+            if !is_chunked {
+                wire.extend(b".\r\n");
+            }
+        }
+        wire
+    }
+}
+
+/// Whether the client has said this, where a record has no secrets.
+pub fn is_said(expected: &[u8], said: &[u8]) -> bool {
+    let (mut expected, mut said) = (lines(expected), lines(said));
+    loop {
+        match (expected.next(), said.next()) {
+            (None, None) => return true,
+            (Some(one), Some(other)) if one == other => {}
+            (Some(one), Some(other)) => {
+                let known = one.strip_suffix(b"****\r\n");
+                let response = known.and_then(|known| other.strip_prefix(known));
+                let is_response = response.is_some_and(|response| {
+                    let response = response.trim_ascii_end();
+                    let is_base64 = |b: &u8| b.is_ascii_alphanumeric() || b"+/=".contains(b);
+                    response.iter().all(is_base64)
+                });
+                if !is_response {
+                    return false;
+                }
+            }
+            _ => return false,
+        }
+    }
+}
+
+fn lines(octets: &[u8]) -> impl Iterator<Item = &[u8]> {
+    octets.split_inclusive(|&octet| octet == b'\n')
+}
+
+/// Credentials that lead to the same commands. A first response that did not fit the line of AUTH is a long one here.
+pub(super) fn secret(steps: &[Step]) -> String {
+    let mechanisms = ["PLAIN", "XOAUTH2", "OAUTHBEARER"];
+    let is_late = mechanisms
+        .iter()
+        .any(|name| has_line(steps, &format!("AUTH {name}\r\n")));
+    "secret".repeat(if is_late { 100 } else { 1 })
+}
+
+fn has_line(steps: &[Step], line: &str) -> bool {
+    steps.iter().any(|step| match &step.action {
+        Action::Client(octets) => lines(octets).any(|said| said == line.as_bytes()),
+        _ => false,
+    })
+}
+
+/// A mechanism of the application's own, of which its name is known, and what it has said.
+pub(super) fn custom(steps: &[Step]) -> Credentials {
+    let mut name = None;
+    for step in steps {
+        if let Action::Client(octets) = &step.action {
+            let auth = lines(octets).find_map(|line| line.strip_prefix(b"AUTH "));
+            let auth = auth.map(|auth| String::from_utf8_lossy(auth).trim_end().to_owned());
+            name = name.or(auth);
+        }
+    }
+    // What was never begun had no place to go to.
+    let is_withheld = name.is_none();
+    let (name, has_initial) = match name.unwrap_or_default().split_once(' ') {
+        Some((name, _)) => (name.to_owned(), true),
+        None => (String::new(), false),
+    };
+    Credentials::custom(move || {
+        Box::new(Custom {
+            name: name.clone(),
+            has_initial,
+            is_withheld,
+        })
+    })
+}
+
+struct Custom {
+    name: String,
+    has_initial: bool,
+    is_withheld: bool,
+}
+
+impl Mechanism for Custom {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn exposes_secret(&self) -> bool {
+        self.is_withheld
+    }
+
+    fn initial_response(&mut self) -> Result<Option<Secret>, MechanismError> {
+        Ok(self.has_initial.then(|| Secret::new(b"secret".to_vec())))
+    }
+
+    fn respond(&mut self, _challenge: &[u8]) -> Result<Secret, MechanismError> {
+        Ok(Secret::new(b"secret".to_vec()))
+    }
+
+    fn reads_challenges(&self) -> bool {
+        false
+    }
+}
+
+/// `wire!=KEYWORD:NAME=VALUE`, of MAIL.
+pub(super) fn parse_mail_wire(source: &str) -> Result<Option<MailParameter>, String> {
+    parse_wire(source, mail_parameter, MailParameter::offered_by)
+}
+
+/// The same of RCPT.
+pub(super) fn parse_rcpt_wire(source: &str) -> Result<Option<RcptParameter>, String> {
+    parse_wire(source, rcpt_parameter, RcptParameter::offered_by)
+}
+
+fn parse_wire<K>(
+    source: &str,
+    make: impl Fn(&str) -> Result<Parameter<K>, Box<dyn std::error::Error>>,
+    offered_by: impl Fn(Parameter<K>, &str) -> Parameter<K>,
+) -> Result<Option<Parameter<K>>, String>
+where
+    Parameter<K>: Sized,
+{
+    let Some(rest) = source.strip_prefix("wire") else {
+        return Ok(None);
+    };
+    let (is_required, rest) = match (rest.strip_prefix("!="), rest.strip_prefix("?=")) {
+        (Some(rest), _) => (true, rest),
+        (_, Some(rest)) => (false, rest),
+        _ => return Err(format!("`{source}` is no parameter")),
+    };
+    let (keyword, wire) = rest.split_once(':').ok_or("a keyword is missing")?;
+    let wire = as_string(text(wire)?)?;
+    // These three are written in xtext, and made of what that stands for.
+    let plain = match wire.split_once('=') {
+        Some((name @ ("ENVID" | "AUTH"), value)) => format!("{name}={}", from_xtext(value)?),
+        Some(("ORCPT", value)) => {
+            let (kind, address) = value.split_once(';').ok_or("ORCPT is TYPE;ADDRESS")?;
+            format!("ORCPT={kind};{}", from_xtext(address)?)
+        }
+        _ => wire.clone(),
+    };
+    let made = make(&plain).map_err(|error| error.to_string())?;
+    let made = match keyword {
+        "" => made,
+        keyword => offered_by(made, keyword),
+    };
+    if made.to_string() != wire {
+        return Err(format!("`{wire}` became `{made}`"));
+    }
+    Ok(Some(match is_required {
+        true => made.required(),
+        false => made.if_offered(),
+    }))
+}
+
+pub(super) fn from_xtext(xtext: &str) -> Result<String, String> {
+    let mut octets = Vec::new();
+    let mut rest = xtext.bytes();
+    while let Some(octet) = rest.next() {
+        octets.push(match octet {
+            b'+' => {
+                let digits = [rest.next(), rest.next()];
+                let digits: Option<Vec<u8>> = digits.into_iter().collect();
+                let digits = digits.and_then(|digits| String::from_utf8(digits).ok());
+                let octet = digits.and_then(|digits| u8::from_str_radix(&digits, 16).ok());
+                octet.ok_or_else(|| format!("`{xtext}` is no xtext"))?
+            }
+            octet => octet,
+        });
+    }
+    as_string(octets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_any_response_and_nothing_else() {
+        assert!(is_said(b"AUTH PLAIN ****\r\n", b"AUTH PLAIN AGFi\r\n"));
+        assert!(is_said(b"****\r\n****\r\n", b"AGFi\r\n\r\n"));
+        assert!(!is_said(b"AUTH PLAIN ****\r\n", b"AUTH LOGIN AGFi\r\n"));
+        assert!(!is_said(b"AUTH PLAIN ****\r\n", b"AUTH PLAIN a b\r\n"));
+        assert!(!is_said(b"****\r\n", b"AGFi\r\nQUIT\r\n"));
+        assert!(!is_said(b"QUIT\r\n", b"RSET\r\n"));
+    }
+
+    #[test]
+    fn parameters_are_read_as_they_are_sent() {
+        for wire in [
+            "ENVID=a+2Bb",
+            "RET=HDRS",
+            "AUTH=e+2Bs@b",
+            "BY=120;R",
+            "X-A=b",
+        ] {
+            let parameter = parse_mail_wire(&format!("wire!=:{wire}")).unwrap().unwrap();
+            assert_eq!(parameter.to_string(), wire);
+        }
+        for wire in ["NOTIFY=SUCCESS,DELAY", "ORCPT=rfc822;a+2Bb@c"] {
+            let parameter = parse_rcpt_wire(&format!("wire?=:{wire}")).unwrap().unwrap();
+            assert_eq!(parameter.to_string(), wire);
+        }
+        let other = parse_mail_wire("wire!=X-B:X-A=b").unwrap().unwrap();
+        assert_eq!(other.keyword(), Some("X-B"));
+    }
+}
