@@ -27,7 +27,7 @@
 //! | speed, round trips, and failures at a chosen moment | [`servers::fast`]: it takes everything at once, and can hold replies back | TCP, in a process of its own |
 //! | trust: certificates with flaws, logins | [`servers::tls`] | TCP with TLS |
 //! | a host that is down, a closed port | [`servers::dead`] | nothing |
-//! | the behaviour of real servers | [`servers::real`], which installs Postfix, Exim and Dovecot and runs the same tests on them | TCP, TLS, Unix sockets |
+//! | the behaviour of real servers | [`servers::real`], which installs Postfix, Exim, Dovecot and aiosmtpd and runs the same tests on them | TCP, TLS, Unix sockets |
 //!
 //! `tests/applications/newsletter` uses the first two.
 

@@ -30,14 +30,22 @@ fn what_it_offers() {
     session.quit();
 }
 
+smtp_tests::tests_of_every_server!(DOVECOT);
+
+/// Nobody logs in by LMTP.
 #[test]
-fn a_single_message() {
-    real::a_single_message(&DOVECOT);
+fn no_login() {
+    real::no_login(&DOVECOT, &Manner::default());
 }
 
+/// Overlap is asked for, and under LMTP there is none.
 #[test]
-fn every_way_of_a_body() {
-    real::every_way_of_a_body(&DOVECOT);
+fn fifty_messages_tokio_overlapping() {
+    let manner = Manner {
+        overlap: true,
+        ..Manner::default()
+    };
+    real::bulk(&DOVECOT, Adapter::Tokio, &manner, 50);
 }
 
 #[test]

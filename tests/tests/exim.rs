@@ -9,24 +9,52 @@
 use std::sync::LazyLock;
 
 use smtp_blocking::Server;
-use smtp_proto::{Chunking, Envelope, TlsPolicy, event::Trace, parameter::MailParameter};
+use smtp_proto::{
+    Chunking, Credentials, Envelope, TlsPolicy, event::Trace, parameter::MailParameter,
+};
 use smtp_tests::servers::real::exim::Exim;
-use smtp_tests::servers::real::{self, Adapter, Manner, address};
+use smtp_tests::servers::real::{self, Adapter, Login, Manner, address};
 
 /// One server for all tests. Each test has its own recipients.
 static EXIM: LazyLock<Exim> =
     LazyLock::new(|| Exim::start().unwrap_or_else(|error| panic!("{error}")));
 
+smtp_tests::tests_of_every_server!(EXIM);
 smtp_tests::tests_of_every_smtp_server!(EXIM);
 
 #[test]
 fn what_it_offers() {
     let server = Server::new(format!("127.0.0.1:{}", EXIM.smtp_port())).tls(TlsPolicy::Never);
     let session = smtp_blocking::Session::connect(&server).unwrap();
-    let expected =
-        "SIZE 67108864,8BITMIME,DSN,PIPELINING,PIPECONNECT,CHUNKING,STARTTLS,PRDR,SMTPUTF8,HELP";
+    let expected = "SIZE 67108864,8BITMIME,DSN,PIPELINING,PIPECONNECT,AUTH PLAIN LOGIN CRAM-MD5,CHUNKING,STARTTLS,PRDR,SMTPUTF8,HELP";
     assert_eq!(real::offers(session.capabilities()).join(","), expected);
     session.quit();
+}
+
+#[test]
+fn logins() {
+    let logged = ["A=plain:", "A=login:", "A=cram:"].map(|name| format!(" {name}{} ", EXIM.user()));
+    let logins: Vec<_> = ["PLAIN", "LOGIN", "CRAM-MD5"]
+        .into_iter()
+        .zip(&logged)
+        .map(|(mechanism, logged)| Login { mechanism, logged })
+        .collect();
+    real::logins(
+        &EXIM,
+        &Manner::default(),
+        EXIM.user(),
+        EXIM.password(),
+        &logins,
+    );
+}
+
+#[test]
+fn a_record_with_a_login() {
+    let manner = Manner {
+        credentials: Some(Credentials::password(EXIM.user(), EXIM.password())),
+        ..Manner::default()
+    };
+    real::a_record(&EXIM, &manner);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use smtp_blocking::{
 use smtp_proto::request::{ClientProtocol, MessageSource};
 use smtp_tests::servers::real::dovecot::Dovecot;
 use smtp_tests::servers::real::postfix::Postfix;
-use smtp_tests::servers::real::{self, Adapter, Manner, NAME, address, awkward};
+use smtp_tests::servers::real::{self, Adapter, Login, Manner, NAME, address, awkward};
 
 /// One server for all tests. Each test has its own recipients.
 static POSTFIX: LazyLock<Postfix> =
@@ -809,7 +809,37 @@ fn handed_on_to_dovecot_by_lmtp() {
     );
 }
 
+smtp_tests::tests_of_every_server!(POSTFIX);
 smtp_tests::tests_of_every_smtp_server!(POSTFIX);
+
+/// What Postfix itself says of a login.
+#[test]
+fn logins_in_the_log() {
+    let names = ["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256"];
+    let logged = names.map(|name| format!("sasl_method={name}, sasl_username={}", POSTFIX.user()));
+    let logins: Vec<_> = names
+        .into_iter()
+        .zip(&logged)
+        .map(|(mechanism, logged)| Login { mechanism, logged })
+        .collect();
+    let manner = Manner::on(POSTFIX.submission_port());
+    real::logins(
+        &POSTFIX,
+        &manner,
+        POSTFIX.user(),
+        POSTFIX.password(),
+        &logins,
+    );
+}
+
+#[test]
+fn a_record_with_a_login() {
+    let manner = Manner {
+        credentials: Some(credentials().mechanisms(&["SCRAM-SHA-256"])),
+        ..Manner::on(POSTFIX.submission_port())
+    };
+    real::a_record(&POSTFIX, &manner);
+}
 
 #[test]
 fn no_utf8() {

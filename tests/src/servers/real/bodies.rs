@@ -35,8 +35,10 @@ pub fn a_single_message(server: &Server) {
             .send_last(envelope(&[&user]), message.as_bytes())
             .unwrap();
         assert!(report.is_success(), "{report:?}");
-        // Greeting, EHLO, STARTTLS, EHLO; the envelope; the message, with QUIT after it.
-        assert_eq!(session.round_trips(), 6);
+        // Greeting, EHLO, STARTTLS, EHLO; the envelope; the message, with QUIT after it. MAIL, RCPT and DATA are one by
+        // one without PIPELINING.
+        let envelope = if server.kind.pipelining { 1 } else { 3 };
+        assert_eq!(session.round_trips(), 4 + envelope + 1);
         arrives(server, &user, &[message.as_bytes()]);
     }
     let wrong = terms(server, &Manner::default(), false).server_name("other.example.test");
@@ -102,6 +104,10 @@ pub fn every_way_of_a_body(server: &Server) {
         .iter()
         .flat_map(|adapter| ways().map(|way| (adapter, way)))
     {
+        // They go out by DATA, one way or the other.
+        if !server.kind.chunking && !["data-overlapping", "streamed", "exact"].contains(&way) {
+            continue;
+        }
         let user = format!("{way}-{}", adapter.name());
         let to: [&[&str]; 5] = [
             &[&user],
@@ -174,7 +180,7 @@ pub fn every_way_of_a_body(server: &Server) {
             Trace::SentChunk { octets, last } => Some((*octets as usize, *last)),
             _ => None,
         });
-        if manner.chunking == Chunking::Never {
+        if manner.chunking == Chunking::Never || !server.kind.chunking {
             let bodies = trace
                 .iter()
                 .filter(|step| matches!(step, Trace::SentBody { .. }))

@@ -92,6 +92,9 @@ const KIND: Kind = Kind {
     recipients: None,
     greylisted: (451, "4.3.0"),
     lmtp_socket: Some("lmtp"),
+    pipelining: true,
+    chunking: true,
+    stores_crlf: false,
 };
 
 /// A running Dovecot. As a [`Server`], it offers all its extensions by LMTP, and demands nothing.

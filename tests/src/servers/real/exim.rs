@@ -31,6 +31,7 @@ delivery_date_remove = false
 # On top of what it offers by itself: PIPELINING, PIPECONNECT, CHUNKING, 8BITMIME, SMTPUTF8.
 dsn_advertise_hosts = *
 prdr_enable
+auth_advertise_hosts = *
 message_size_limit = 64M
 tls_certificate = @DIR@/server.pem
 tls_privatekey = @DIR@/server.pem
@@ -89,7 +90,29 @@ maildir:
   batch_max = 10000
   return_path_add
   envelope_to_add
+
+begin authenticators
+plain:
+  driver = plaintext
+  public_name = PLAIN
+  server_prompts = :
+  server_condition = ${if and{{eq{$auth2}{@USER@}}{eq{$auth3}{@PASSWORD@}}}}
+  server_set_id = $auth2
+login:
+  driver = plaintext
+  public_name = LOGIN
+  server_prompts = <| Username: | Password:
+  server_condition = ${if and{{eq{$auth1}{@USER@}}{eq{$auth2}{@PASSWORD@}}}}
+  server_set_id = $auth1
+cram:
+  driver = cram_md5
+  public_name = CRAM-MD5
+  server_secret = ${if eq{$auth1}{@USER@}{@PASSWORD@}fail}
+  server_set_id = $auth1
 ";
+
+const USER: &str = "tester";
+const PASSWORD: &str = "s3cret pass";
 
 /// Where the unpacked package is kept.
 const PACKAGE: &str = "/var/cache/smtp-tests/exim";
@@ -150,6 +173,9 @@ const KIND: Kind = Kind {
     recipients: Some("Envelope-to:"),
     greylisted: (450, "4.2.0"),
     lmtp_socket: None,
+    pipelining: true,
+    chunking: true,
+    stores_crlf: false,
 };
 
 /// A running Exim. As a [`Server`], it offers all its extensions, and demands nothing.
@@ -175,7 +201,9 @@ impl Exim {
                     "exim.conf",
                     &EXIM_CONF
                         .replace("@EXIM@", exim)
-                        .replace("@UTF8@", UTF8_DOMAIN),
+                        .replace("@UTF8@", UTF8_DOMAIN)
+                        .replace("@USER@", USER)
+                        .replace("@PASSWORD@", PASSWORD),
                 )],
             )?;
             sh(START, &[server.dir()?, exim])?;
@@ -188,6 +216,16 @@ impl Exim {
             })
         })?;
         Ok(Self { server })
+    }
+
+    /// The one user who can authenticate: PLAIN, LOGIN, CRAM-MD5, in the clear too.
+    pub fn user(&self) -> &'static str {
+        USER
+    }
+
+    /// The password of [`Self::user`]; there is a space in it.
+    pub fn password(&self) -> &'static str {
+        PASSWORD
     }
 }
 

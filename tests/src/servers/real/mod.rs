@@ -13,12 +13,15 @@ use std::time::{Duration, Instant};
 
 use smtp_proto::Envelope;
 
+pub mod aiosmtpd;
 mod bodies;
+mod cells;
 mod client;
 pub mod dovecot;
 pub mod exim;
 mod install;
 mod many;
+mod pool;
 pub mod postfix;
 mod reports;
 mod stored;
@@ -28,10 +31,14 @@ pub use bodies::{
     a_single_message, an_address_in_utf8, awkward, every_way_of_a_body, no_utf8,
     refused_after_the_data,
 };
+pub use cells::{
+    Login, a_record, in_the_clear, logins, no_chunking, no_login, refused_and_greylisted,
+};
 pub use client::{Adapter, Manner, Session, commands, failures, far_away, offers};
 use install::certificates;
 pub(crate) use install::{install, sh};
 pub use many::bulk;
+pub use pool::pool;
 pub use reports::{delivery_report, delivery_reports, no_delivery_reports};
 pub use stored::Stored;
 
@@ -76,6 +83,18 @@ pub(crate) struct Kind {
     pub(crate) greylisted: (u16, &'static str),
     /// The Unix socket of an LMTP server, which takes the same mail as the first port.
     pub(crate) lmtp_socket: Option<&'static str>,
+    /// PIPELINING and CHUNKING are offered on the first port.
+    pub(crate) pipelining: bool,
+    pub(crate) chunking: bool,
+    /// It stores CRLF as it came, and not LF.
+    pub(crate) stores_crlf: bool,
+}
+
+impl Kind {
+    /// Whether envelopes go out with the message before, where that is asked for.
+    fn may_overlap(&self) -> bool {
+        self.pipelining && self.lmtp_socket.is_none()
+    }
 }
 
 /// A running server with mail for every user of `example.test`, which answers `refused@example.test`
@@ -187,7 +206,7 @@ impl Server {
         self.dir.join(name)
     }
 
-    /// PIPELINING and STARTTLS are offered on this port, and nothing is demanded.
+    /// STARTTLS is offered on this port, and nothing is demanded.
     pub fn smtp_port(&self) -> u16 {
         self.ports[0]
     }

@@ -208,6 +208,9 @@ const KIND: Kind = Kind {
     recipients: Some("Delivered-To:"),
     greylisted: (450, "4.2.0"),
     lmtp_socket: None,
+    pipelining: true,
+    chunking: true,
+    stores_crlf: false,
 };
 
 /// A running Postfix and Dovecot. As a [`Server`], it is for port 25: PIPELINING, STARTTLS and AUTH offered,

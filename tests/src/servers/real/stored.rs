@@ -32,11 +32,11 @@ impl Stored {
         let mut body = Vec::with_capacity(sent.len() + sent.len() / 32);
         for line in sent.split_inclusive(|&byte| byte == b'\n') {
             match line.strip_suffix(b"\n") {
-                Some(line) => {
+                Some(line) if !kind.stores_crlf => {
                     body.extend_from_slice(line);
                     body.extend_from_slice(b"\r\n");
                 }
-                None => body.extend_from_slice(line),
+                _ => body.extend_from_slice(line),
             }
         }
         let (id, recipients) = (

@@ -1,6 +1,48 @@
 //! The suite itself: each server has the same tests.
 
-/// The tests that each server of SMTP is put to, by both adapters. It is given the static that starts it.
+/// The tests that each server is put to, whatever it offers, by each adapter. It is given the static that starts it.
+#[macro_export]
+macro_rules! tests_of_every_server {
+    ($server:ident) => {
+        mod as_every_server {
+            use $crate::servers::real::{self, Manner};
+
+            use super::$server as SERVER;
+
+            #[test]
+            fn a_single_message() {
+                real::a_single_message(&SERVER);
+            }
+
+            #[test]
+            fn in_the_clear() {
+                real::in_the_clear(&SERVER);
+            }
+
+            #[test]
+            fn refused_and_greylisted() {
+                real::refused_and_greylisted(&SERVER);
+            }
+
+            #[test]
+            fn every_way_of_a_body() {
+                real::every_way_of_a_body(&SERVER);
+            }
+
+            #[test]
+            fn a_pool() {
+                real::pool(&SERVER, &Manner::default(), 60);
+            }
+
+            #[test]
+            fn a_record() {
+                real::a_record(&SERVER, &Manner::default());
+            }
+        }
+    };
+}
+
+/// The tests that each server of SMTP with PIPELINING and CHUNKING is put to as well, by both adapters. It is given the static that starts it.
 #[macro_export]
 macro_rules! tests_of_every_smtp_server {
     ($server:ident) => {
@@ -11,16 +53,6 @@ macro_rules! tests_of_every_smtp_server {
             use $crate::servers::real::{self, Adapter, Manner};
 
             use super::$server as SERVER;
-
-            #[test]
-            fn a_single_message() {
-                real::a_single_message(&SERVER);
-            }
-
-            #[test]
-            fn every_way_of_a_body() {
-                real::every_way_of_a_body(&SERVER);
-            }
 
             #[test]
             fn an_address_in_utf8() {
