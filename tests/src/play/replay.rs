@@ -21,7 +21,8 @@ pub fn replay(name: &str, record: &str) -> Result<(), Failure> {
         return Err(transcript.failure(1, "this is no record; `recorded` is missing".into()));
     }
     let whole = engine::play(&transcript, Cut::Whole)?;
-    let is_challenge = |step: &Step| step.action == Action::Recorded(Recorded::Challenge);
+    let is_challenge =
+        |step: &Step| matches!(step.action, Action::Recorded(Recorded::Challenge(_)));
     // SCRAM takes long, by intent.
     let seeds = match transcript.steps.iter().any(is_challenge) {
         true => 0,

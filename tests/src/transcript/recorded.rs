@@ -15,7 +15,8 @@
 //! - `tls verified problem=WORDS exporter end-point`: what the handshake has found. `tls-failed`, `tls-untrusted`,
 //!   `tls-misconfigured` and `tls-settings` have words, and `lost` too: the connection fails in that way.
 //! - `abort WORDS` and `fail-body permanent|transient WORDS` are what the application does.
-//! - `challenge` is a 334 that is not written down, because it helps to guess the password.
+//! - `challenge` is a 334 that is not written down, because it helps to guess the password. `challenge begun` is one whose
+//!   first octet stands before it: where a reply comes in pieces, it counts when it has begun.
 //! - `config channel=local|tls`, with `channel.` before the facts of such a channel; `custom`: a mechanism of the
 //!   application's own; `limit.recipients|reply-kept|report`.
 //! - `message` has `wire!=KEYWORD:NAME=VALUE` for a parameter, as it is sent. A `?` for the `!` is one that is sent where it
@@ -49,8 +50,8 @@ pub enum Recorded {
     Abort(String),
     /// The application cannot give the rest of a body.
     FailBody(Outcome, String),
-    /// The server sends a challenge that was not written down.
-    Challenge,
+    /// The server sends a challenge that was not written down, of which the first octet has come before, or not.
+    Challenge(bool),
 }
 
 /// What the engine tells its caller.
@@ -105,7 +106,8 @@ pub(super) fn parse_recorded(word: &str, rest: &str) -> Result<Recorded, String>
             Recorded::FailBody(outcome, as_string(text(reason)?)?)
         }
         "timeout" if rest.is_empty() => Recorded::Timeout,
-        "challenge" if rest.is_empty() => Recorded::Challenge,
+        "challenge" if rest.is_empty() => Recorded::Challenge(false),
+        "challenge" if rest == "begun" => Recorded::Challenge(true),
         _ => return Err(format!("`{word} {rest}` means nothing")),
     })
 }

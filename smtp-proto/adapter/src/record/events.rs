@@ -133,12 +133,16 @@ impl Record {
         self.forget_lines(reply.lines().count());
         self.begin_heard();
         let code = reply.code();
+        let has_begun = std::mem::take(&mut self.has_begun);
         if self.hides_challenges && code.get() == 334 {
-            return self.line(format_args!("challenge"));
+            let begun = if has_begun { " begun" } else { "" };
+            return self.line(format_args!("challenge{begun}"));
         }
+        let code = code.to_string();
+        let mut shown = &code[usize::from(has_begun)..];
         // Data with the success, where RFC 4954 has none: it is a proof as well.
-        if self.hides_challenges && code.get() == 235 && !reply.text().contains(&b' ') {
-            return self.line(format_args!("S: 235"));
+        if self.hides_challenges && code == "235" && !reply.text().contains(&b' ') {
+            return self.line(format_args!("S: {shown}"));
         }
         let mut lines = reply.lines().peekable();
         while let Some(line) = lines.next() {
@@ -147,11 +151,27 @@ impl Record {
                 None if line.is_empty() => ("", String::new()),
                 None => (" ", text::line(line)),
             };
-            self.line(format_args!("S: {code}{hyphen}{line}"));
+            self.line(format_args!("S: {shown}{hyphen}{line}"));
+            shown = &code;
         }
     }
 
     /// These lines stand in a reply.
+    /// What the client says from here on is not what this reply answers: it has begun before.
+    pub(super) fn begin_reply(&mut self) {
+        let is_heard = self.hearing.is_some() && !self.has_begun;
+        let Some(&first) = self.unread.first().filter(|_| is_heard) else {
+            return;
+        };
+        self.begin_heard();
+        let mut first = [first];
+        if self.hides_unread {
+            hide(&mut first);
+        }
+        self.line(format_args!("S: {}\\", text::line(&first)));
+        self.has_begun = true;
+    }
+
     pub(super) fn forget_lines(&mut self, count: usize) {
         let ends = self
             .unread
@@ -184,6 +204,9 @@ impl Record {
         }
         if self.hides_unread {
             hide(&mut unread);
+        }
+        if std::mem::take(&mut self.has_begun) {
+            unread.remove(0);
         }
         self.begin_heard();
         for line in unread.split_inclusive(|&octet| octet == b'\n') {

@@ -75,6 +75,7 @@ impl Recorder {
             hides_challenges: false,
             is_over: false,
             unread: Vec::new(),
+            has_begun: false,
             unread_at: Duration::ZERO,
             hearing: None,
             hides_unread: config.credentials.is_some(),
@@ -116,6 +117,8 @@ pub(crate) struct Record {
     is_over: bool,
     /// What the server has sent and is no whole reply.
     unread: Vec<u8>,
+    /// The first octet of that stands in the record already.
+    has_begun: bool,
     unread_at: Duration,
     /// What came at once is being told.
     hearing: Option<Hearing>,
@@ -266,6 +269,7 @@ impl Record {
 
     /// All that came of it is told.
     fn end_hearing(&mut self) {
+        self.begin_reply();
         for line in self.hearing.take().into_iter().flat_map(|one| one.said) {
             self.line(format_args!("C: {line}"));
         }

@@ -36,9 +36,9 @@ impl Player<'_> {
             }
             Recorded::Abort(reason) => self.engine.abort(reason),
             Recorded::FailBody(outcome, reason) => self.engine.fail_body(*outcome, reason),
-            Recorded::Challenge => {
+            Recorded::Challenge(has_begun) => {
                 let line = self.challenger.challenge(&self.said)?;
-                return self.hear(line.as_bytes());
+                return self.hear(&line.as_bytes()[usize::from(*has_begun)..]);
             }
         };
         result.map_err(|misuse| misuse.to_string())
