@@ -222,13 +222,15 @@ impl Record {
         }
     }
 
-    /// The engine has refused a body because of these octets.
+    /// The engine has refused a body because of these octets, and wants no more of it.
     pub(crate) fn left(&mut self, octets: &[u8]) {
         self.content(&octets[..octets.len().min(MOST_LEFT)]);
         if let Some(body) = &mut self.body {
             body.known = u64::MAX;
         }
+        self.say_body();
         self.flush_content();
+        self.end_body();
     }
 
     /// A chunk has ended here, although there was room in it.
