@@ -80,8 +80,8 @@ pub struct Run {
     pub borders: Vec<usize>,
     /// Whether it says that there is no more.
     pub ends: bool,
-    /// Octets that the chunks have by now.
-    pub(super) chunked: usize,
+    /// What is encoded for chunks, and in none of them yet.
+    pub(super) chunks: Encoder,
 }
 
 /// `tls`, and the other words that a transcript does not have.
@@ -149,14 +149,18 @@ pub(super) fn parse_said(word: &str, rest: &str, message: &mut Message) -> Resul
             None => (rest, false),
         };
         let octets: usize = parse_number(octets)?;
-        let all = message.wire(message.body.len(), true, is_last);
+        let is_binary = message.envelope.body_type() == BodyType::Binary;
         let run = message.runs.last_mut().ok_or("no body is wanted")?;
-        let chunk = all
-            .get(run.chunked..run.chunked + octets)
-            .ok_or("the body has no such chunk")?;
-        run.chunked += octets;
+        run.chunks.encode(&message.body, true, is_binary);
+        if is_last {
+            run.chunks.finish(true, is_binary);
+        }
+        if octets > run.chunks.wire.len() {
+            return Err("the body has no such chunk".into());
+        }
+        let chunk: Vec<u8> = run.chunks.wire.drain(..octets).collect();
         let last = if is_last { " LAST" } else { "" };
-        return Ok([format!("BDAT {octets}{last}\r\n").as_bytes(), chunk].concat());
+        return Ok([format!("BDAT {octets}{last}\r\n").as_bytes(), &chunk].concat());
     }
     let (range, ends) = match rest.strip_suffix(" end") {
         Some(range) => (range, true),
@@ -199,40 +203,68 @@ fn parse_range(range: &str) -> Result<Range<usize>, String> {
 }
 
 impl Message {
-    /// The first octets of the body on the wire. It is written without a look at the engine, so that the two are judges
-    /// of each other.
+    /// The first octets of the body on the wire.
     fn wire(&self, octets: usize, is_chunked: bool, ends: bool) -> Vec<u8> {
-        let body = &self.body[..octets];
-        if self.envelope.body_type() == BodyType::Binary {
-            return body.to_vec();
-        }
-        let mut wire = Vec::with_capacity(body.len() + 5);
-        let mut last = b'\n';
-        for &octet in body {
-            if last == b'\r' && octet != b'\n' {
-                wire.push(b'\n');
-                last = b'\n';
-            }
-            if octet == b'\n' && last != b'\r' {
-                wire.push(b'\r');
-            }
-            if octet == b'.' && last == b'\n' && !is_chunked {
-                wire.push(b'.');
-            }
-            wire.push(octet);
-            last = octet;
-        }
+        let is_binary = self.envelope.body_type() == BodyType::Binary;
+        let mut encoder = Encoder::default();
+        encoder.encode(&self.body[..octets], is_chunked, is_binary);
         if ends {
-            match last {
-                b'\n' => {}
-                b'\r' => wire.push(b'\n'),
-                _ => wire.extend(b"\r\n"),
-            }
-            if !is_chunked {
-                wire.extend(b".\r\n");
-            }
+            encoder.finish(is_chunked, is_binary);
         }
-        wire
+        encoder.wire
+    }
+}
+
+/// A body on the wire. It is written without a look at the engine, so that the two are judges of each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Encoder {
+    wire: Vec<u8>,
+    /// So many octets of the body are encoded, and this was the last one.
+    done: usize,
+    last: u8,
+}
+
+impl Default for Encoder {
+    fn default() -> Self {
+        Self {
+            wire: Vec::new(),
+            done: 0,
+            last: b'\n',
+        }
+    }
+}
+
+impl Encoder {
+    fn encode(&mut self, body: &[u8], is_chunked: bool, is_binary: bool) {
+        for &octet in &body[self.done..] {
+            if !is_binary {
+                if self.last == b'\r' && octet != b'\n' {
+                    self.wire.push(b'\n');
+                    self.last = b'\n';
+                }
+                if octet == b'\n' && self.last != b'\r' {
+                    self.wire.push(b'\r');
+                }
+                if octet == b'.' && self.last == b'\n' && !is_chunked {
+                    self.wire.push(b'.');
+                }
+            }
+            self.wire.push(octet);
+            self.last = octet;
+        }
+        self.done = body.len();
+    }
+
+    fn finish(&mut self, is_chunked: bool, is_binary: bool) {
+        match self.last {
+            b'\n' => {}
+            _ if is_binary => {}
+            b'\r' => self.wire.push(b'\n'),
+            _ => self.wire.extend(b"\r\n"),
+        }
+        if !is_chunked {
+            self.wire.extend(b".\r\n");
+        }
     }
 }
 
