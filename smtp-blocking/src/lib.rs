@@ -196,6 +196,9 @@
 //! [`Server::observe`] calls a function for each command and each reply, with the number and the other end of the
 //! session.
 //!
+//! [`Server::record`] writes each session to a file that can be replayed through the engine, without the server. Attach it
+//! to a bug report.
+//!
 //! With the feature `tracing`, a session also reports to the subscriber of [`tracing`](https://docs.rs/tracing). Each
 //! session has a span named `smtp`. It is a child of the span in which the session was opened. Many callers share a
 //! session of a [`Pool`], so its span is a root:

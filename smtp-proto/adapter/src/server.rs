@@ -319,16 +319,18 @@ impl Server {
         self
     }
 
-    /// Writes each session down, so that it can be played again without the server. `open` is given the number of the
-    /// session, and opens the place for its record; a second call takes the place of the first.
+    /// Records each session as text, so that it can be replayed through the engine, without the server. `open` gets the
+    /// number of the session, and opens the record. A second call replaces the first one.
     ///
-    /// The record is text: the settings, the envelopes, each command and each reply, the times in microseconds, and what
-    /// became of each message. It is a report of a bug: attach it, and we play it. Look at it before, for it has the
-    /// addresses and all that the server said. It has no password, token or user name, and of a body its shape alone: each
-    /// octet becomes `x`, but for line ends, dots that begin a line, NUL, and octets above 127, which become `\xe9`.
+    /// A record has the settings, the envelopes, each command and each reply, the times in microseconds, and the result of
+    /// each message. Attach it to a bug report.
     ///
-    /// It costs time and memory, so do not leave it on. Where `open` fails, so does the session. Where a write fails, the
-    /// record ends there, and mail goes on.
+    /// A record has no password, token or user name. Each octet of a body becomes `x`, except line ends, a dot at the start
+    /// of a line, and NUL. Octets above 127 become `\xe9`. But a record has the addresses, and all replies. Look at it before
+    /// you publish it.
+    ///
+    /// Recording costs time and memory. If `open` fails, the session fails. If a write fails, the record ends there, and
+    /// the session goes on.
     ///
     /// ```no_run
     /// use std::fs::File;
@@ -346,8 +348,7 @@ impl Server {
         self
     }
 
-    /// Writes bodies down as they are, if `true`, instead of their shape. It changes what [`record`](Self::record) writes,
-    /// which is to be called before.
+    /// Records the octets of bodies, if `true`. Call [`record`](Self::record) first.
     #[must_use]
     pub fn record_bodies(mut self, yes: bool) -> Self {
         if let Some(recorder) = &mut self.recorder {

@@ -1,27 +1,36 @@
-//! What a record has beyond a [transcript](super).
+//! Records: the additional words of a record, compared with a [transcript](super).
 //!
-//! What [`Server::record`](smtp_adapter::Server::record) writes has the line `recorded` in its head, needs no rule, and is
-//! played by `tests/tests/replay.rs`. All that happens stands there in the order in which it happened: a `message` comes
-//! when it is submitted, its body when it is sent, an `expect` when the engine tells. Secrets stand nowhere: the user is
-//! `user`, the password is `secret`, and `****` in a client's line is any response of SASL. So it has some more words:
+//! [`Server::record`](smtp_adapter::Server::record) writes records, and `tests/tests/replay.rs` replays them. A record has
+//! the line `recorded` in its head, and needs no rule. Its lines are in the order of events. A `message` is at the place
+//! where it was submitted, its body where it was sent, and an `expect` where the engine reported the result.
 //!
-//! - `pause 187us` is a duration in microseconds. A deadline that passes does nothing before `timeout`: the transport may
-//!   be late.
-//! - `of 1`: the lines with `|` that follow are of message 1. `expect body 1`: its body is wanted.
-//! - `hold 1 4096`: after so many octets the application has no more until something else happens. `border 1 100`: a chunk
-//!   ends here that is not full. `body-ends 1`: there is no more.
-//! - `data 1 0..4096` is what the client says of these octets under DATA, and `bdat 1 0..4096` in one chunk of a known size.
-//!   With `end` it is said with the end of the body. `chunk 1 65536` and `chunk 1 100 last` are chunks of so many octets.
-//! - `tls verified problem=WORDS exporter end-point`: what the handshake has found. `tls-failed`, `tls-untrusted`,
-//!   `tls-misconfigured` and `tls-settings` have words, and `lost` too: the connection fails in that way.
-//! - `abort WORDS` and `fail-body permanent|transient WORDS` are what the application does.
-//! - `challenge` is a 334 that is not written down, because it helps to guess the password. `challenge begun` is one whose
-//!   first octet stands before it: where a reply comes in pieces, it counts when it has begun.
-//! - `config channel=local|tls`, with `channel.` before the facts of such a channel; `custom`: a mechanism of the
-//!   application's own; `limit.recipients|reply-kept|report`.
-//! - `message` has `wire!=KEYWORD:NAME=VALUE` for a parameter, as it is sent. A `?` for the `!` is one that is sent where it
-//!   is offered. The keyword is empty where it is known. `request xclient-as` and `xforward-as` are as they are sent, too.
-//! - `expect ... says WORDS` is a result in the words for people, and `nothing` is one that there is not.
+//! A record has no secrets. The user is `user`, the password is `secret`, and `****` in a client's line is any SASL
+//! response. These are the additional words:
+//!
+//! | words | meaning |
+//! |---|---|
+//! | `pause 187us` | time passes, in microseconds |
+//! | `timeout` | the transport reports that a deadline has passed; a transport may be late, so a `pause` alone reports nothing |
+//! | `of 1` | the lines with `\|` that follow are the body of message 1 |
+//! | `expect body 1` | the engine wants the body of message 1 |
+//! | `hold 1 4096` | the application gives 4096 octets, and no more before the next step |
+//! | `border 1 100` | a chunk ends after 100 octets of the body, although it is not full |
+//! | `body-ends 1` | the application ends the body |
+//! | `data 1 0..4096` | the client sends these octets by DATA; with `end`, the end of the data too |
+//! | `bdat 1 0..4096` | the same in one chunk whose size is known |
+//! | `chunk 1 65536` | the client sends a chunk of that size; with `last`, the last one |
+//! | `tls verified exporter end-point` | a handshake succeeds, with these facts; `problem=WORDS` says why it is not verified |
+//! | `tls-failed WORDS`, `tls-untrusted`, `tls-misconfigured`, `tls-settings` | a handshake fails |
+//! | `lost WORDS` | the transport fails |
+//! | `abort WORDS` | the application ends the session |
+//! | `fail-body transient WORDS`, `fail-body permanent WORDS` | the application cannot give the rest of a body |
+//! | `challenge` | a 334 whose text is left out, because it helps to guess the password; with `begun`, its first octet stands before |
+//! | `config channel=local`, `config channel=tls` | the stream; the facts of TLS follow, each after `channel.` |
+//! | `config custom` | a mechanism of the application |
+//! | `wire!=KEYWORD:NAME=VALUE` | a parameter as it is sent; `?` instead of `!` if it is sent only if offered |
+//! | `request xclient-as LINE`, `request xforward-as LINE` | the attributes as they are sent |
+//! | `expect ... says WORDS` | the result in words for people |
+//! | `expect ... nothing` | no result |
 
 use std::ops::Range;
 use std::sync::Arc;

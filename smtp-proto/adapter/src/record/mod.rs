@@ -1,8 +1,8 @@
-//! What a session writes down, so that it can be played again: everything that the engine was told, in its order and
-//! with its time, and what came of it. The format is that of the transcripts in `tests/corpus`, and somewhat more.
+//! The record of a session, which can be replayed. It has all calls to the engine, in order and with their times, and
+//! all events. The format is that of the transcripts in `tests/corpus`, with a few more words.
 //!
-//! Secrets are left out, and bodies keep their shape alone. The engine asks nothing of their octets but line ends,
-//! dots, NUL and whether there are any above 127.
+//! A record leaves secrets out, and keeps only the shape of a body. The engine looks at line ends, dots, NUL and octets
+//! above 127. It does not look at the other octets.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,10 +30,10 @@ const STALL: Duration = Duration::from_secs(1);
 /// The most octets of a body that are kept of what the engine did not take.
 const MOST_LEFT: usize = 128 * 1024;
 
-/// Opens the place where the session of this number is written down.
+/// Opens the record of the session with this number.
 type Open = dyn Fn(u64) -> io::Result<Box<dyn Write + Send>> + Send + Sync;
 
-/// Where sessions are written down, and how.
+/// Makes the records of a server's sessions.
 #[derive(Clone)]
 pub(crate) struct Recorder {
     open: Arc<Open>,
@@ -93,12 +93,12 @@ impl Recorder {
     }
 }
 
-/// A session as it is written down.
+/// The record of one session.
 pub(crate) struct Record {
-    /// None after it has failed. Mail goes on without its record.
+    /// `None` after a write has failed. The session goes on.
     out: Option<Box<dyn Write + Send>>,
     shows_bodies: bool,
-    /// The clock of the session, and how much of it is written down.
+    /// The time of the session, and the time of the last line in the record.
     now: Duration,
     noted: Duration,
     /// How many there were by now.
