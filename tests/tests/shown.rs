@@ -14,6 +14,7 @@ use serde::Serialize;
 use smtp_blocking::{Server, Session, Transport};
 use smtp_proto::auth::Nonce;
 use smtp_proto::{Connection, Envelope, Event, Instant, Report};
+use smtp_tests::play::replay::Tape;
 use smtp_tests::transcript::{Action, Transcript, corpus_folder, read_corpus};
 
 const NOW: Instant = Instant::from_origin(Duration::ZERO);
@@ -177,12 +178,14 @@ impl Transport for Script {
 
 fn by_the_adapter(transcript: &Transcript, shown: &mut Shown) {
     let seen = Arc::new(Mutex::new(Shown::default()));
+    let tape = Tape::default();
     let observed = Arc::clone(&seen);
     let server = Server::new("mx.example.net")
         .tls(transcript.config.tls)
         .credentials(transcript.config.credentials.clone())
         .fixed_nonce(transcript.nonce)
-        .observe(move |step| observed.lock().unwrap().add(step.trace()));
+        .observe(move |step| observed.lock().unwrap().add(step.trace()))
+        .record(tape.recorder());
     shown.add(&server);
     let result = Session::connect_over(&server, Script(replies(transcript)));
     let mut tell = |error: &smtp_blocking::Error| {
@@ -203,6 +206,9 @@ fn by_the_adapter(transcript: &Transcript, shown: &mut Shown) {
         Err(error) => tell(&error),
     }
     shown.0.push_str(&seen.lock().unwrap().0);
+    let records = tape.records();
+    assert!(!records.is_empty(), "the session is recorded");
+    records.iter().for_each(|record| shown.words(record));
 }
 
 /// Everything that `tracing` gets from the code in `f`.

@@ -16,7 +16,7 @@ use smtp_proto::event::Trace;
 use smtp_proto::{Envelope, Error, Reply, Report};
 
 use crate::play::replay::{Tape, replay};
-use crate::transcript::{Action, Failure, Message, Observed, Transcript, difference};
+use crate::transcript::{Action, Failure, Message, Observed, Step, Transcript, difference};
 
 /// The name in the server's certificate.
 pub(crate) const SERVER_NAME: &str = "mx.example.net";
@@ -204,6 +204,11 @@ impl Traces {
 
     fn replay(&self, transcript: &Transcript, records: &[String]) -> Result<(), Failure> {
         for record in records {
+            // What a server of SCRAM sends helps to guess the password.
+            if let Some(proof) = challenges(transcript).find(|proof| record.contains(proof)) {
+                let message = format!("the challenge {proof} is in the record:\n{record}");
+                return Err(transcript.failure(1, message));
+            }
             replay(&transcript.name, record).map_err(|failure| {
                 let lines = record.lines().enumerate();
                 let lines = lines.map(|(n, line)| format!("\n    {:3} {line}", n + 1));
@@ -217,6 +222,26 @@ impl Traces {
             false => Err(transcript.failure(1, format!("{} records", records.len()))),
         }
     }
+}
+
+/// The challenges of SCRAM in this transcript.
+fn challenges(transcript: &Transcript) -> impl Iterator<Item = &str> {
+    fn text(octets: &[u8]) -> &str {
+        str::from_utf8(octets).unwrap_or_default()
+    }
+    let is_scram = move |step: &&Step| match &step.action {
+        Action::Client(octets) => text(octets).contains("AUTH SCRAM-"),
+        _ => false,
+    };
+    let steps = transcript.steps.iter();
+    let steps = steps.skip_while(move |step| !is_scram(step));
+    let lines = steps.flat_map(move |step| match &step.action {
+        Action::Server(octets) => text(octets).lines(),
+        _ => "".lines(),
+    });
+    // Nonce and salt, or a proof. The challenge of CRAM-MD5 alone tells nothing, and begins with `<`.
+    let challenges = lines.filter_map(|line| line.strip_prefix("334 "));
+    challenges.filter(|text| text.len() > 16 && !text.starts_with("PD"))
 }
 
 /// The report of a message, even if its sender got an error.
