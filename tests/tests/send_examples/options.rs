@@ -263,6 +263,7 @@ fn every_option_refuses_in_an_object(adapter: Adapter) {
             64,
             &[&["soon"], &["0"], &["-1"], &["1e40"]],
         ),
+        ("--record", 65, &[&["/nowhere/at/all"], &["/"], &["."]]),
         ("--no-such-option", 64, &[&[], &["x"]]),
         ("a word", 64, &[&[]]),
     ];
