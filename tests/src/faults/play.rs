@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use super::ledger::Ledger;
 use super::stream::{Async, Blocking};
 use super::wire::{Faults, SharedWire, Wire};
-use crate::play::scripted::Way;
+use crate::play::scripted::{Traces, Way};
 use crate::play::{blocking, tokio as over_tokio};
 use crate::transcript::{Failure, Observed, Transcript};
 
@@ -55,13 +55,14 @@ pub fn play(
     let wire: SharedWire = Arc::new(Mutex::new(wire));
     let shared = Arc::clone(&wire);
     let mut took = None;
+    let traces = Traces::default();
     let observed = match adapter {
         Adapter::Blocking => {
             let stream = Blocking {
                 wire: shared,
                 until: None,
             };
-            blocking::run_client(transcript, stream, way, &cues)?
+            blocking::run_client(transcript, stream, way, &cues, &traces)?
         }
         Adapter::Tokio(runtime) => {
             let stream = Async {
@@ -70,7 +71,7 @@ pub fn play(
             };
             runtime.block_on(async {
                 let began = tokio::time::Instant::now();
-                let observed = over_tokio::converse(transcript, stream, way, &cues).await;
+                let observed = over_tokio::converse(transcript, stream, way, &cues, traces).await;
                 took = Some(began.elapsed());
                 observed
             })?

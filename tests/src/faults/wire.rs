@@ -419,6 +419,7 @@ impl Wire {
                 Action::Submit => self.cue(Cue::Submit),
                 Action::Quit => self.cue(Cue::Quit),
                 Action::Jam => return self.fail("a jam cannot be played".into()),
+                Action::Recorded(_) => return self.fail("a record cannot be played".into()),
             }
             self.step += 1;
         }

@@ -156,11 +156,16 @@ pub(crate) async fn converse<S>(
     stream: S,
     way: Way,
     cues: &Receiver<Cue>,
+    traces: Traces,
 ) -> Result<Observed, Failure>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    run_over(transcript, stream, way, cues, &Extra::default()).await
+    let extra = Extra {
+        traces,
+        ..Extra::default()
+    };
+    run_over(transcript, stream, way, cues, &extra).await
 }
 
 async fn run_over<S>(
