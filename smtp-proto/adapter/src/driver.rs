@@ -371,7 +371,9 @@ impl Driver {
 
     fn take<'a>(&mut self, now: Instant, body: impl Into<BodyPart<'a>>) -> usize {
         let body = body.into();
-        let is_recorded = self.is_recorded(now) && self.engine.wants_body();
+        let is_recorded = self.is_recorded(now);
+        let wants_body = self.engine.wants_body();
+        let before = self.out.len();
         let room = GATHER.saturating_sub(self.out.len());
         if self.may_hold_secret
             && let Some(transmit) = self.engine.poll_transmit(now, &[][..])
@@ -385,8 +387,10 @@ impl Driver {
             .poll_transmit_onto(now, body, &mut (&mut self.out).limit(room));
         if is_recorded {
             let (taken, left) = body.bytes().split_at(used);
-            let is_refused = !left.is_empty() && !self.engine.wants_body();
+            let is_refused = wants_body && !left.is_empty() && !self.engine.wants_body();
+            let gathered = self.out.len() - before;
             self.note(|record| {
+                record.gathered(gathered);
                 record.took(taken);
                 if is_refused {
                     record.left(left);

@@ -64,11 +64,13 @@ impl Driver {
 
     /// So many octets of what was gathered are written.
     pub fn handle_written(&mut self, now: Instant, octets: usize) {
+        self.note(|record| record.written(octets));
         self.engine.handle_written(now, octets);
     }
 
     /// So many octets of what was gathered may have gone out.
     pub fn handle_given(&mut self, now: Instant, octets: usize) {
+        self.note(|record| record.given(octets));
         self.engine.handle_given(now, octets);
     }
 

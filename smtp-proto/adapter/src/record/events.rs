@@ -170,6 +170,7 @@ impl Record {
         }
         self.line(format_args!("S: {}\\", text::line(&first)));
         self.has_begun = true;
+        self.ungiven_then = self.ungiven();
     }
 
     pub(super) fn forget_lines(&mut self, count: usize) {

@@ -37,8 +37,21 @@ impl Record {
         self.noted = self.now;
     }
 
-    /// The client has no more of the body before the next step.
+    /// The client has no more of the body before the next step, and not all that it has said has gone out.
     pub(super) fn hold(&mut self) {
+        self.hold_body();
+        let octets = self.ungiven();
+        // The rest of a reply is a step of its own, if octets have gone out since it began.
+        if octets > 0 || (self.has_begun && self.ungiven_then > 0) {
+            self.line(format_args!("ungiven {octets}"));
+        }
+    }
+
+    pub(super) fn ungiven(&self) -> u64 {
+        self.gathered.saturating_sub(self.given)
+    }
+
+    fn hold_body(&mut self) {
         if let Some(body) = &self.body {
             let at = match body.is_chunked {
                 true => body.border,

@@ -75,7 +75,11 @@ impl Recorder {
             hides_challenges: false,
             is_over: false,
             unread: Vec::new(),
+            gathered: 0,
+            given: 0,
+            written: 0,
             has_begun: false,
+            ungiven_then: 0,
             unread_at: Duration::ZERO,
             hearing: None,
             hides_unread: config.credentials.is_some(),
@@ -117,8 +121,14 @@ pub(crate) struct Record {
     is_over: bool,
     /// What the server has sent and is no whole reply.
     unread: Vec<u8>,
+    /// Octets of the client's that were gathered, that may have gone out, and that are written.
+    gathered: u64,
+    given: u64,
+    written: u64,
     /// The first octet of that stands in the record already.
     has_begun: bool,
+    /// How many octets had not gone out when that came.
+    ungiven_then: u64,
     unread_at: Duration,
     /// What came at once is being told.
     hearing: Option<Hearing>,
@@ -275,6 +285,22 @@ impl Record {
         for line in self.hearing.take().into_iter().flat_map(|one| one.said) {
             self.line(format_args!("C: {line}"));
         }
+    }
+
+    /// So many octets were gathered.
+    pub(crate) fn gathered(&mut self, octets: usize) {
+        self.gathered += octets as u64;
+    }
+
+    /// So many of them may have gone out, after those that are written.
+    pub(crate) fn given(&mut self, octets: usize) {
+        self.given = self.given.max(self.written + octets as u64);
+    }
+
+    /// So many of them are written.
+    pub(crate) fn written(&mut self, octets: usize) {
+        self.written += octets as u64;
+        self.given = self.given.max(self.written);
     }
 
     /// A deadline has passed.
