@@ -55,7 +55,12 @@ pub fn play(
     let wire: SharedWire = Arc::new(Mutex::new(wire));
     let shared = Arc::clone(&wire);
     let mut took = None;
-    let traces = Traces::default();
+    // About half of all sessions are recorded. A session that depended on a secret cannot be replayed.
+    let is_recorded = (transcript.name.len() + way as usize).is_multiple_of(2);
+    let traces = match transcript.config.credentials {
+        None if is_recorded => Traces::recorded(),
+        _ => Traces::default(),
+    };
     let observed = match adapter {
         Adapter::Blocking => {
             let stream = Blocking {

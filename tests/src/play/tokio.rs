@@ -64,10 +64,10 @@ pub fn play_with_dropped_futures(transcript: &Transcript) -> Result<(), Failure>
 /// Any other observation.
 pub fn play_with_each_await_cancelled(transcript: &Transcript) -> Result<usize, Failure> {
     for awaits in 0.. {
-        // What was cut off is played again as well, where it does not depend on a secret.
+        // Every second session is recorded and replayed, unless it depends on a secret.
         let traces = match transcript.config.credentials {
-            None => Traces::recorded(),
-            Some(_) => Traces::default(),
+            None if awaits % 2 == 1 => Traces::recorded(),
+            _ => Traces::default(),
         };
         let extra = Extra {
             fuse: Fuse::after(awaits),

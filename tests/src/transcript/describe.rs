@@ -117,3 +117,23 @@ fn describe_protocol_error(error: &ProtocolError) -> String {
         other => format!("({other})"),
     }
 }
+
+/// The differences of two parts of the conversation, line by line.
+pub fn difference(expected: &[u8], actual: &[u8]) -> String {
+    let list = |octets: &[u8]| {
+        let lines = octets.split_inclusive(|&octet| octet == b'\n');
+        lines
+            .map(|line| format!("\n    {}", line.escape_ascii()))
+            .collect::<String>()
+    };
+    let common = expected
+        .iter()
+        .zip(actual)
+        .take_while(|(a, b)| a == b)
+        .count();
+    format!(
+        "the client does not send what it must (the first {common} octets agree)\n  expected:{}\n  actual:{}",
+        list(expected),
+        list(actual)
+    )
+}

@@ -89,7 +89,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use describe::describe;
+pub use describe::{describe, difference};
 use describe::{describe_error, describe_reply, in_words_of};
 use parse::Parser;
 pub use recorded::{Happening, Recorded, Run, is_said};
@@ -490,24 +490,4 @@ fn at(name: &str, line: usize, message: String) -> Failure {
         place: format!("tests/corpus/{name}:{line}"),
         message,
     }
-}
-
-/// The differences of two parts of the conversation, line by line.
-pub fn difference(expected: &[u8], actual: &[u8]) -> String {
-    let list = |octets: &[u8]| {
-        let lines = octets.split_inclusive(|&octet| octet == b'\n');
-        lines
-            .map(|line| format!("\n    {}", line.escape_ascii()))
-            .collect::<String>()
-    };
-    let common = expected
-        .iter()
-        .zip(actual)
-        .take_while(|(a, b)| a == b)
-        .count();
-    format!(
-        "the client does not send what it must (the first {common} octets agree)\n  expected:{}\n  actual:{}",
-        list(expected),
-        list(actual)
-    )
 }

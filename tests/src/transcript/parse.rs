@@ -10,8 +10,8 @@ use smtp_proto::{Envelope, Recipient, Request, TlsFacts};
 
 use super::parameters::{parse_mail_parameter, parse_rcpt_parameter, parse_request};
 use super::recorded::{
-    self, Happening, Run, parse_mail_wire, parse_message_number, parse_rcpt_wire, parse_recorded,
-    parse_said,
+    self, Happening, Recorded, Run, parse_mail_wire, parse_message_number, parse_rcpt_wire,
+    parse_recorded, parse_said,
 };
 use super::settings::config;
 use super::{Action, Expected, Job, Message, Step, Transcript};
@@ -120,7 +120,11 @@ impl Parser {
 
     /// What the engine tells its caller now.
     fn happens(&mut self, happening: Happening) {
-        let is_step = |step: &&Step| !matches!(step.action, Action::Client(_));
+        let is_step = |step: &&Step| match &step.action {
+            Action::Client(_) => false,
+            Action::Recorded(what) => !matches!(what, Recorded::Ungiven(_)),
+            _ => true,
+        };
         let steps = self.steps.iter().filter(is_step).count();
         self.expected.happenings.push((steps, happening));
     }

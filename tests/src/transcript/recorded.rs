@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `pause 187us` | time passes, in microseconds |
 //! | `timeout` | the transport reports that a deadline has passed; a transport may be late, so a `pause` alone reports nothing |
+//! | `ungiven 27` | at the next step, the last 27 octets of the client have not gone out |
 //! | `of 1` | the lines with `\|` that follow are the body of message 1 |
 //! | `expect body 1` | the engine wants the body of message 1 |
 //! | `hold 1 4096` | the application gives 4096 octets, and no more before the next step |
@@ -51,6 +52,8 @@ pub enum Recorded {
     Tls(TlsFacts),
     /// A handshake fails, or the server refuses us after it.
     NoTls(Cause),
+    /// So many of the octets that the client has said have not gone out by the next step.
+    Ungiven(usize),
     /// The transport says that a deadline has passed.
     Timeout,
     /// The connection is lost.
@@ -114,6 +117,7 @@ pub(super) fn parse_recorded(word: &str, rest: &str) -> Result<Recorded, String>
             };
             Recorded::FailBody(outcome, as_string(text(reason)?)?)
         }
+        "ungiven" => Recorded::Ungiven(parse_number(rest)?),
         "timeout" if rest.is_empty() => Recorded::Timeout,
         "challenge" if rest.is_empty() => Recorded::Challenge(false),
         "challenge" if rest == "begun" => Recorded::Challenge(true),

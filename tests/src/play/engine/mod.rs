@@ -14,15 +14,17 @@ use random::Random;
 use smtp_proto::auth::Nonce;
 use smtp_proto::error::Misuse;
 use smtp_proto::event::RequestId;
-use smtp_proto::{BodyPart, Cause, Connection, Event, Instant, MessageId};
+use smtp_proto::{Cause, Connection, Instant, MessageId};
 
 use crate::transcript::{
-    Action, Failure, Happening, Job, Observed, Recorded, Transcript, difference, is_said,
+    Action, Failure, Job, Observed, Recorded, Transcript, difference, is_said,
 };
 use crate::watchdog::Turns;
 
 mod body;
 mod challenger;
+mod distraction;
+mod events;
 mod in_flight;
 pub(crate) mod random;
 mod record;
@@ -62,11 +64,11 @@ pub fn play(transcript: &Transcript, cut: Cut) -> Result<Conversation, Failure> 
         let before = index
             .checked_sub(1)
             .map(|index| &transcript.steps[index].action);
-        let is_of_application = |action: &Action| match action {
-            Action::Submit | Action::Quit => true,
-            Action::Recorded(what) => matches!(what, Recorded::Abort(_) | Recorded::FailBody(..)),
-            _ => false,
-        };
+        let mut later = transcript.steps[index + 1..]
+            .iter()
+            .map(|step| &step.action)
+            .skip_while(|action| is_of_application(action) || matches!(action, Action::Pause(_)));
+        player.gathers = matches!(later.next(), Some(Action::Recorded(Recorded::Ungiven(_))));
         // A recorded application did both before the transport had its turn.
         player.at_once = transcript.recorded
             && is_of_application(&step.action)
@@ -83,6 +85,15 @@ pub fn play(transcript: &Transcript, cut: Cut) -> Result<Conversation, Failure> 
         said: player.said,
         events: player.events,
     })
+}
+
+/// Whether it is the application that does this.
+fn is_of_application(action: &Action) -> bool {
+    match action {
+        Action::Submit | Action::Quit => true,
+        Action::Recorded(what) => matches!(what, Recorded::Abort(_) | Recorded::FailBody(..)),
+        _ => false,
+    }
 }
 
 struct Player<'t> {
@@ -115,6 +126,11 @@ struct Player<'t> {
     /// Steps so far that were not the client's. The next one follows at once.
     steps: usize,
     at_once: bool,
+    /// What the client says now does not go out at once; so much of what it has said has not; and whether the engine is
+    /// told what has.
+    gathers: bool,
+    gathered: usize,
+    is_told: bool,
     /// How often each body was wanted.
     wanted: BTreeMap<usize, usize>,
     challenger: Challenger,
@@ -153,6 +169,9 @@ impl<'t> Player<'t> {
             observed: Observed::default(),
             steps: 0,
             at_once: false,
+            gathers: false,
+            gathered: 0,
+            is_told: false,
             wanted: BTreeMap::new(),
             challenger: Challenger::default(),
         };
@@ -187,6 +206,10 @@ impl<'t> Player<'t> {
     }
 
     fn step(&mut self, action: &Action, jams: bool) -> Result<(), String> {
+        if let Action::Recorded(Recorded::Ungiven(octets)) = action {
+            self.give_all_but(*octets);
+            return Ok(());
+        }
         if let Action::Client(octets) = action {
             self.speak(if jams { octets.len() } else { usize::MAX })?;
             return self.end_of_batch(octets);
@@ -197,6 +220,12 @@ impl<'t> Player<'t> {
                 true => Err("the client has nothing to say that could be jammed".into()),
                 false => Ok(()),
             };
+        }
+        let is_of_transport = !is_of_application(action) && !matches!(action, Action::Pause(_));
+        let is_told = std::mem::take(&mut self.is_told);
+        if is_of_transport && !is_told && self.gathered > 0 {
+            self.give_all_but(0);
+            self.is_told = false;
         }
         // Before any other step, the client must have sent all. Octets without a report may wait until the server has
         // answered, but not longer.
@@ -280,6 +309,9 @@ impl<'t> Player<'t> {
             turns.take()?;
             self.take_events()?;
             self.distract()?;
+            if self.gathers && self.gather()? {
+                continue;
+            }
             let wants_body = self.engine.wants_body();
             self.fill_chunk();
             let piece = self.body.piece();
@@ -373,22 +405,6 @@ impl<'t> Player<'t> {
         }
     }
 
-    /// Polls must not change the offer or the deadline.
-    fn poll_twice(&mut self, piece: BodyPart<'_>) -> Result<(), String> {
-        let mut poll = || {
-            let offer = self
-                .engine
-                .poll_transmit(self.now, piece)
-                .map(|transmit| transmit.parts().concat());
-            (offer, self.engine.poll_timeout())
-        };
-        let (first, second) = (poll(), poll());
-        match first == second {
-            true => Ok(()),
-            false => Err(format!("polled twice: {first:?}, and then {second:?}")),
-        }
-    }
-
     /// Gives the server's octets to the engine. Nothing is sent between the pieces. Otherwise a reply could find its
     /// command gone out before it, which would be another conversation.
     fn hear(&mut self, octets: &[u8]) -> Result<(), String> {
@@ -450,121 +466,6 @@ impl<'t> Player<'t> {
         }
         self.now = end;
         Ok(())
-    }
-
-    fn take_events(&mut self) -> Result<(), String> {
-        let mut turns = self.turns();
-        while let Some(event) = self.engine.poll_event() {
-            turns.take()?;
-            let text = format!("{event:?}");
-            if self.observed.closed.is_some() {
-                return Err(format!("an event behind Closed: {text}"));
-            }
-            if let Some(secret) = self
-                .secrets
-                .iter()
-                .find(|secret| text.contains(secret.as_str()))
-            {
-                return Err(format!("the secret {secret} is in an event: {text}"));
-            }
-            match event {
-                Event::StartTls if self.engine.is_closed() => {
-                    return Err("a handshake is asked for on a connection that has ended".into());
-                }
-                Event::StartTls => {
-                    self.handshake_due = true;
-                    continue;
-                }
-                Event::Trace(_) => continue,
-                Event::Ready => {
-                    self.observed.ready = true;
-                    self.happens(Happening::Ready);
-                }
-                Event::OverlapBroken => {
-                    self.observed.overlap_broken = true;
-                    self.happens(Happening::OverlapBroken);
-                }
-                Event::BodyWanted(id) => {
-                    let index = self.index(id)?;
-                    let message = &self.transcript.messages[index];
-                    let count = self.wanted.entry(index).or_default();
-                    self.body = match self.transcript.recorded {
-                        true => Body::recorded(message, *count),
-                        false => Body::new(message),
-                    };
-                    *count += 1;
-                    self.happens(Happening::Body(index));
-                    self.body_of = Some(id);
-                }
-                Event::Answered(id, answer) => {
-                    let index = self.requests.iter().position(|&known| known == id);
-                    let index = index.ok_or_else(|| format!("{id:?} was never made"))?;
-                    if self.observed.answers[index].replace(answer).is_some() {
-                        return Err(format!("request {} is answered twice", index + 1));
-                    }
-                    self.happens(Happening::Request(index));
-                }
-                Event::Finished(id, report) => {
-                    let index = self.index(id)?;
-                    if self.observed.reports[index].replace(report).is_some() {
-                        return Err(format!("message {} is finished twice", index + 1));
-                    }
-                    if self.body_of == Some(id) {
-                        self.body = Body::default();
-                    }
-                    self.happens(Happening::Message(index));
-                }
-                Event::Closed(result) => {
-                    self.observed.closed = Some(result);
-                    self.happens(Happening::Closed);
-                }
-                other => return Err(format!("an event that the player does not know: {other:?}")),
-            }
-            self.events.push(text);
-        }
-        Ok(())
-    }
-
-    fn index(&self, id: MessageId) -> Result<usize, String> {
-        let index = self.messages.iter().position(|&known| known == id);
-        index.ok_or_else(|| format!("{id:?} was never submitted"))
-    }
-
-    /// Makes a call that must not make a difference.
-    fn distract(&mut self) -> Result<(), String> {
-        if !self.is_random() {
-            return Ok(());
-        }
-        let refused = |result: Result<(), Misuse>, misuse| match result {
-            Err(error) if error == misuse => Ok(()),
-            result => Err(format!("{misuse:?} was due, and it was {result:?}")),
-        };
-        match self.random.below(8) {
-            0 if self
-                .engine
-                .poll_timeout()
-                .is_none_or(|deadline| deadline > self.now) =>
-            {
-                self.engine.handle_timeout(self.now);
-                Ok(())
-            }
-            1 => {
-                self.engine.handle_input(self.now, b"");
-                Ok(())
-            }
-            2 if !self.engine.wants_body() => {
-                refused(self.engine.finish_body(), Misuse::NoBodyWanted)
-            }
-            3 if !self.handshake_due => refused(
-                self.engine.handle_tls_established(self.now),
-                Misuse::NoHandshakeWanted,
-            ),
-            4 if self.engine.is_closed() => {
-                self.engine.handle_eof(self.now);
-                refused(self.engine.quit(), Misuse::Closed)
-            }
-            _ => Ok(()),
-        }
     }
 
     fn is_random(&self) -> bool {
