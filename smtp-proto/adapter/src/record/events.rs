@@ -164,8 +164,9 @@ impl Record {
             return;
         };
         self.begin_heard();
+        // The first digit of a code hides nothing, and decides.
         let mut first = [first];
-        if self.hides_unread {
+        if self.hides_unread && !first[0].is_ascii_digit() {
             hide(&mut first);
         }
         self.line(format_args!("S: {}\\", text::line(&first)));
