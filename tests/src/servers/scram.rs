@@ -28,16 +28,6 @@ impl Exchange {
     pub(crate) fn begin(
         first: &[u8],
         account: (&[u8], &[u8]),
-        plus: bool,
-        binding: Option<&Binding>,
-    ) -> Option<Self> {
-        Self::begin_as(first, account, "", plus, binding)
-    }
-
-    /// The same for a client that acts as somebody else, whom it names by this attribute.
-    pub(crate) fn begin_as(
-        first: &[u8],
-        account: (&[u8], &[u8]),
         acts_as: &str,
         plus: bool,
         binding: Option<&Binding>,
@@ -114,6 +104,7 @@ mod tests {
             Exchange::begin(
                 first.as_bytes(),
                 (b"user", b"pencil"),
+                "",
                 plus,
                 binding.as_ref(),
             )
@@ -130,7 +121,7 @@ mod tests {
             assert!(!begin(first, plus), "{first} {plus}");
         }
         let exchange =
-            Exchange::begin(b"n,,n=user,r=x", (b"user", b"pencil"), false, None).unwrap();
+            Exchange::begin(b"n,,n=user,r=x", (b"user", b"pencil"), "", false, None).unwrap();
         assert_eq!(exchange.finish(b"c=biws,r=xby-the-receiver,p=AAAA"), None);
         assert_eq!(exchange.finish(b"c=eSws,r=xby-the-receiver,p=AAAA"), None);
     }

@@ -50,7 +50,7 @@ impl Challenger {
             .find(|kind| first.starts_with(format!("p={kind},").as_bytes()));
         let binding = kind.map(|kind| (*kind, vec![0; 32]));
         let account = (&b"user"[..], &b"secret"[..]);
-        let exchange = Exchange::begin_as(&first, account, identity, is_plus, binding.as_ref());
+        let exchange = Exchange::begin(&first, account, identity, is_plus, binding.as_ref());
         let exchange = self
             .exchange
             .insert(exchange.ok_or("the client's first message is wrong")?);

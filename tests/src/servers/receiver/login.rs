@@ -82,7 +82,7 @@ impl Session<'_> {
                 let first = self.auth_response(initial, "")?;
                 let (plus, binding) = (name.ends_with("-PLUS"), self.binding());
                 let exchange =
-                    scram::Exchange::begin(&first, user_password, plus, binding.as_ref());
+                    scram::Exchange::begin(&first, user_password, "", plus, binding.as_ref());
                 let exchange = exchange.ok_or("535 5.7.8 Authentication credentials invalid")?;
                 let last = self.auth_response(None, &encode_base64(&exchange.challenge))?;
                 match exchange.finish(&last) {
