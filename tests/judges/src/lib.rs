@@ -2,6 +2,8 @@
 //! that of `smtp-tests`. Without the adapters it builds in seconds, which counts where it is built once for each of
 //! a thousand mutations: `.ci/mutants`.
 
+#![allow(dead_code, reason = "what only the tests of the adapters call")]
+
 mod cli;
 pub mod fuzzing;
 pub mod play;

@@ -301,7 +301,7 @@ fn inside() -> Vec<Case> {
         required("TLS cut within the final reply", |talk| {
             talk.reach(At::Dot)?;
             talk.act();
-            talk.say("250 2.0.0 queu")?;
+            talk.say("250 2.0.0 q")?;
             talk.half_close()
         })
         .logs_in(true)

@@ -5,11 +5,10 @@ use smtp_proto::{Event, MessageId};
 use super::Player;
 use super::body::Body;
 use crate::transcript::Happening;
-use crate::watchdog::Turns;
 
 impl Player<'_> {
     pub(super) fn take_events(&mut self) -> Result<(), String> {
-        let mut turns = Turns::default();
+        let mut turns = self.turns();
         while let Some(event) = self.engine.poll_event() {
             turns.take()?;
             let text = format!("{event:?}");
