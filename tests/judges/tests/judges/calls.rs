@@ -320,3 +320,43 @@ fn a_mail_that_is_given_late_does_not_overlap() {
         assert_eq!(engine.poll_timeout(), Some(at(if late { 300 } else { 7 })));
     }
 }
+
+/// Nobody gets it in another session either, so the message is refused for good.
+#[test]
+fn all_or_nothing_with_more_domains_than_a_session_may_have_is_refused() {
+    for (domains, expected) in [(2, Outcome::Permanent), (1, Outcome::NotAttempted)] {
+        let ehlo = "250-mx\r\n250-PIPELINING\r\n250 LIMITS RCPTDOMAINMAX=1\r\n";
+        let mut engine = ready(config(), ehlo);
+        // One domain is used up in this session.
+        send(&mut engine);
+        let to = (0..domains).map(|n| format!("b@{n}.example"));
+        let envelope = Envelope::new("a@example.org", to).unwrap();
+        engine.submit(envelope.all_or_nothing(true)).unwrap();
+        assert_eq!(sent(&mut engine, at(0), BodyPart::Next(b"")), "");
+        let report = reports(&mut engine).remove(0);
+        for (_, result) in &report {
+            assert_eq!(result.as_ref().unwrap_err().outcome, expected, "{report:?}");
+        }
+    }
+}
+
+/// Of what was given, nothing more is written because a later offer was looked at.
+#[test]
+fn an_offer_of_which_nothing_is_taken_proves_nothing() {
+    let mut config = config();
+    config.timeouts.block = Duration::from_secs(10);
+    let mut engine = ready(config, EHLO);
+    engine.submit(envelope()).unwrap();
+    sent(&mut engine, at(0), BodyPart::Next(b""));
+    engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n354 go\r\n");
+    while engine.poll_event().is_some() {}
+    let mut out = Vec::new();
+    engine.poll_transmit_onto(at(0), BodyPart::Next(BODY), &mut out);
+    engine.handle_given(at(0), out.len());
+    let transmit = engine.poll_transmit(at(1), BodyPart::Next(BODY)).unwrap();
+    assert_eq!(transmit.advance(0), 0);
+    assert!(engine.poll_transmit(at(1), BodyPart::Next(b"")).is_none());
+    assert!(engine.poll_timeout().is_some());
+    engine.handle_written(at(1), out.len());
+    assert_eq!(engine.poll_timeout(), None);
+}
