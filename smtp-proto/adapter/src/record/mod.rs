@@ -320,6 +320,7 @@ impl Record {
     }
 
     /// The connection is lost for this reason.
+    #[cfg(feature = "rustls")]
     pub(crate) fn lost(&mut self, cause: &Cause) {
         self.say_unread();
         self.begin_step();
