@@ -361,3 +361,22 @@ fn an_offer_of_which_nothing_is_taken_proves_nothing() {
     engine.handle_written(at(1), out.len());
     assert_eq!(engine.poll_timeout(), None);
 }
+
+/// What a message was told of a recipient is not told to the next message.
+#[test]
+fn a_message_that_was_not_begun_has_no_command_of_another() {
+    let mut engine = ready(config(), EHLO);
+    engine.submit(envelope()).unwrap();
+    engine.submit(envelope()).unwrap();
+    sent(&mut engine, at(0), BodyPart::Next(b""));
+    engine.handle_input(at(0), b"250 ok\r\n");
+    engine.handle_eof(at(0));
+    let errors: Vec<_> = reports(&mut engine)
+        .iter()
+        .map(|report| report.iter().next().unwrap().1.clone().unwrap_err())
+        .collect();
+    assert!(errors[0].command.as_ref().unwrap().starts_with("RCPT"));
+    assert!(errors[0].recipient.is_some());
+    assert_eq!((&errors[1].command, &errors[1].recipient), (&None, &None));
+    assert_eq!(errors[1].outcome, Outcome::NotAttempted);
+}
