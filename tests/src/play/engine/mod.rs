@@ -45,8 +45,8 @@ pub enum Cut {
 pub struct Conversation {
     /// All octets of the client.
     pub said: Vec<u8>,
-    /// The events, without traces and [`Event::StartTls`](smtp_proto::Event::StartTls). The engine withdraws that event if the connection is lost
-    /// before somebody polls it.
+    /// The events, without traces and [`Event::StartTls`](smtp_proto::Event::StartTls). The engine withdraws that event
+    /// if the connection is lost before somebody polls it.
     pub events: Vec<String>,
 }
 
