@@ -15,6 +15,17 @@ pub(crate) const SHORT: Duration = Duration::from_millis(300);
 /// Longer than any case may take.
 const PATIENT: Duration = Duration::from_secs(600);
 
+/// Where the client waits for a reply.
+pub(crate) const WAITS: [At; 7] = [
+    At::Greeting,
+    At::Ehlo,
+    At::Auth,
+    At::Mail,
+    At::Rcpt,
+    At::Data,
+    At::Dot,
+];
+
 /// A point in the conversation: the greeting is due, a command was read, a MiB of the body was read, or its dot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum At {

@@ -3,18 +3,7 @@
 
 use smtp_proto::TlsPolicy;
 
-use crate::case::{At, Case, everywhere};
-
-/// Where the client waits for a reply.
-const WAITS: [At; 7] = [
-    At::Greeting,
-    At::Ehlo,
-    At::Auth,
-    At::Mail,
-    At::Rcpt,
-    At::Data,
-    At::Dot,
-];
+use crate::case::{At, Case, WAITS, everywhere};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();

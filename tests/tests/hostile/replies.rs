@@ -1,21 +1,10 @@
 //! Replies that are not what was asked for: too many, too few, too early, of the wrong form or the wrong class.
 
-use crate::case::{At, Case, everywhere};
+use crate::case::{At, Case, WAITS, everywhere};
 
 /// The replies to MAIL, RCPT, RCPT and DATA.
 const BATCH: &[u8] =
     b"250 2.1.0 ok\r\n250-2.1.5 ok\r\n250 2.1.5 ok\r\n250 2.1.5 ok\r\n354 go ahead\r\n";
-
-/// Where the client waits for a reply.
-const WAITS: [At; 7] = [
-    At::Greeting,
-    At::Ehlo,
-    At::Auth,
-    At::Mail,
-    At::Rcpt,
-    At::Data,
-    At::Dot,
-];
 
 /// At the first command of the batch, this is said instead of its four replies.
 fn batch(name: &str, replies: &'static str) -> Case {

@@ -9,7 +9,7 @@
 use std::fs;
 use std::ops::Deref;
 
-use crate::servers::real::{Kind, Result, Server, sh};
+use crate::servers::real::{Kind, PASSWORD, Result, Server, USER, sh};
 
 const SERVER_PY: &str = include_str!("aiosmtpd.py");
 
@@ -53,9 +53,6 @@ exec >/dev/null 2>&1
 cat
 kill -9 "-$(cat "$1/pid")"
 for round in 1 2 3 4 5 6 7 8 9 10; do rm -rf "$1" && exit; sleep 0.2; done"#;
-
-const USER: &str = "tester";
-const PASSWORD: &str = "s3cret pass";
 
 const KIND: Kind = Kind {
     name: "aiosmtpd",

@@ -8,7 +8,7 @@
 use std::fs;
 use std::ops::Deref;
 
-use crate::servers::real::{Kind, Result, Server, UTF8_DOMAIN, sh};
+use crate::servers::real::{Kind, PASSWORD, Result, Server, USER, UTF8_DOMAIN, sh};
 
 /// Exim gives up root once it listens, and never asks for it again. So it need not run the whole program again for
 /// each delivery.
@@ -110,9 +110,6 @@ cram:
   server_secret = ${if eq{$auth1}{@USER@}{@PASSWORD@}fail}
   server_set_id = $auth1
 ";
-
-const USER: &str = "tester";
-const PASSWORD: &str = "s3cret pass";
 
 /// Where the unpacked package is kept.
 const PACKAGE: &str = "/var/cache/smtp-tests/exim";

@@ -47,6 +47,10 @@ pub(crate) type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<
 /// The name in each server's certificate, which also holds for `localhost` and 127.0.0.1.
 pub const NAME: &str = "mail.example.test";
 
+/// The one user who can authenticate, and a password with a space in it.
+pub(crate) const USER: &str = "tester";
+pub(crate) const PASSWORD: &str = "s3cret pass";
+
 /// A domain beyond ASCII for which Postfix and Exim take mail.
 pub(crate) const UTF8_DOMAIN: &str = "\u{3b4}\u{3bf}\u{3ba}\u{3b9}\u{3bc}\u{3ae}.example.test";
 

@@ -14,7 +14,7 @@ use std::ops::Deref;
 use std::os::unix::fs::symlink;
 
 use crate::servers::real::dovecot::Dovecot;
-use crate::servers::real::{Kind, Result, Server, UTF8_DOMAIN, install, sh};
+use crate::servers::real::{Kind, PASSWORD, Result, Server, USER, UTF8_DOMAIN, install, sh};
 
 const MAIN_CF: &str = "\
 compatibility_level = 3.6
@@ -189,9 +189,6 @@ cat
 /usr/sbin/postfix -c "$1/etc" stop
 kill -9 "-$(cat "$1/dovecot/master.pid")"
 for round in 1 2 3 4 5 6 7 8 9 10; do rm -rf "$1" && exit; sleep 0.2; done"#;
-
-const USER: &str = "tester";
-const PASSWORD: &str = "s3cret pass";
 
 const KIND: Kind = Kind {
     name: "postfix",

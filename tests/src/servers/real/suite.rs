@@ -42,7 +42,8 @@ macro_rules! tests_of_every_server {
     };
 }
 
-/// The tests that each server of SMTP with PIPELINING and CHUNKING is put to as well, by both adapters. It is given the static that starts it.
+/// The tests that each server of SMTP with PIPELINING and CHUNKING is put to as well, by both adapters. It is given the
+/// static that starts it.
 #[macro_export]
 macro_rules! tests_of_every_smtp_server {
     ($server:ident) => {
