@@ -51,7 +51,7 @@ impl Pump {
         self.driver.submit(now, envelope)
     }
 
-    /// Makes a request. From here on its answer alone is waited for.
+    /// Sends a request. From now on, the caller waits for its answer only.
     pub(crate) fn request(&mut self, request: Request) -> Result<(), Misuse> {
         let now = self.now();
         self.driver.request(now, request)
@@ -63,7 +63,7 @@ impl Pump {
         self.driver.fail_body(now, error);
     }
 
-    /// Asks for QUIT. Whether that is possible.
+    /// Asks for QUIT. Returns whether that is possible.
     pub(crate) fn quit(&mut self) -> bool {
         let now = self.now();
         self.driver.quit(now)

@@ -290,8 +290,8 @@ impl<S> Entry<S> {
         self.poll_suited(now, waker, |_| true)
     }
 
-    /// The same for somebody whom not every session suits. One that does not is given where there is no room for
-    /// another one, so that it makes room.
+    /// The same for a caller that cannot use every session. If the pool is full, it gets a session that does not suit,
+    /// so that it can replace that session.
     ///
     /// # Errors
     /// As [`poll`](Self::poll).

@@ -185,7 +185,7 @@ impl Record {
         }
     }
 
-    /// What is no reply has broken the session.
+    /// These octets are not a reply, and have broken the session.
     pub(super) fn explain(&mut self, error: &smtp_proto::Error) {
         let is_malformed = |error: &ProtocolError| {
             matches!(
@@ -198,7 +198,7 @@ impl Record {
         }
     }
 
-    /// What is no reply yet, and will not be one.
+    /// The beginning of a reply. Its end will not come.
     pub(super) fn say_unread(&mut self) {
         let mut unread = std::mem::take(&mut self.unread);
         if unread.is_empty() {

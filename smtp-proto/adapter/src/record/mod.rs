@@ -119,7 +119,7 @@ pub(crate) struct Record {
     /// The challenges of this mechanism help to guess a password.
     hides_challenges: bool,
     is_over: bool,
-    /// What the server has sent and is no whole reply.
+    /// Octets of the server that are not a whole reply yet.
     unread: Vec<u8>,
     /// Octets of the client's that were gathered, that may have gone out, and that are written.
     gathered: u64,

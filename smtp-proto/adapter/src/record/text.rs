@@ -29,7 +29,7 @@ pub(super) fn value(octets: &[u8]) -> String {
     out
 }
 
-/// Escapes what is no printable ASCII character, and what is special here.
+/// Escapes each octet that is not printable ASCII, and those with a meaning here.
 pub(super) fn escape(octets: &[u8], is_special: impl Fn(u8) -> bool, out: &mut String) {
     for &octet in octets {
         match octet {
