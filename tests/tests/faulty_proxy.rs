@@ -143,7 +143,7 @@ fn judge(way: Way, seed: u64) -> Result<[u64; 3], String> {
     let proxy = Proxy::start(receiver.local_addr(), seed).unwrap();
     let server = Server::new(proxy.address().to_string()).tls(TlsPolicy::Never);
     let reports = within_limit(move || run(way, server)).ok_or("it hangs")?;
-    if !receiver.wait_until(LIMIT, |counts| counts.open == 0) {
+    if !receiver.wait_until(LIMIT, |counts| counts.ended == counts.sessions) {
         return Err("a connection stays open".into());
     }
     let taken = receiver.messages();

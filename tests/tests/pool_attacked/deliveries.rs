@@ -22,11 +22,6 @@ fn a_session_that_has_no_room_for_a_domain_is_followed_by_a_new_one() {
             assert_eq!((sent.reports.len(), sent.left.len()), (12, 0));
             assert!(sent.reports().all(|report| report.is_success()));
             are_true(&receiver, sent.reports());
-            if true {
-                for c in receiver.commands() {
-                    eprintln!("{} {}", c.session, c.line);
-                }
-            }
             assert!(receiver.counts().peak <= sessions);
             // So does a single message.
             for n in 20..26 {

@@ -83,7 +83,7 @@ fn commands(record: &str) -> Vec<String> {
 #[track_caller]
 fn is_what_was_heard(record: &str, receiver: &Receiver) {
     // QUIT is not waited for.
-    assert!(receiver.wait_until(watchdog::LIMIT, |counts| counts.open == 0));
+    assert!(receiver.wait_until(watchdog::LIMIT, |counts| counts.ended == counts.sessions));
     let heard: Vec<_> = receiver
         .commands()
         .into_iter()

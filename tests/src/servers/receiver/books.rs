@@ -68,8 +68,10 @@ pub struct HeardCommand {
 pub struct Counts {
     /// Connections since the start.
     pub sessions: usize,
-    /// Connections that neither end has closed.
+    /// Connections that neither end has closed. When a client has closed one, the server may still be reading it.
     pub open: usize,
+    /// Connections that the server has read to their end. All that their clients sent is in the books.
+    pub ended: usize,
     /// The most connections open at one time.
     pub peak: usize,
     /// Messages that were accepted.

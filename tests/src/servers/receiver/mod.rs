@@ -331,10 +331,12 @@ impl Receiver {
 
     /// Waits until this holds, or the time is over. Returns whether it holds.
     ///
+    /// Before the books are compared with reports, wait until all sessions have ended:
+    ///
     /// ```
     /// use std::time::Duration;
     /// # let receiver = smtp_tests::receiver::Receiver::new();
-    /// assert!(receiver.wait_until(Duration::from_secs(5), |counts| counts.open == 0));
+    /// assert!(receiver.wait_until(Duration::from_secs(5), |counts| counts.ended == counts.sessions));
     /// ```
     #[must_use]
     pub fn wait_until(&self, timeout: Duration, mut holds: impl FnMut(&Counts) -> bool) -> bool {

@@ -96,6 +96,7 @@ impl<'a> Session<'a> {
     pub(super) fn run(&mut self) {
         let fault = self.converse();
         self.shared.note(|state| {
+            state.counts.ended += 1;
             if let Some(connection) = state.connections.get_mut(&self.number) {
                 connection.is_ended = true;
             }
