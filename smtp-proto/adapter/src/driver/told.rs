@@ -119,7 +119,9 @@ impl Driver {
             return false;
         }
         self.take_events();
-        self.note(|record| record.at(now));
+        let queued = self.engine.poll_transmit(now, &[][..]);
+        let queued = queued.map_or(0, |transmit| transmit.parts()[0].len());
+        self.note(|record| record.at(now, queued));
         true
     }
 

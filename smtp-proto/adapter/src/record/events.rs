@@ -156,7 +156,6 @@ impl Record {
         }
     }
 
-    /// These lines stand in a reply.
     /// What the client says from here on is not what this reply answers: it has begun before.
     pub(super) fn begin_reply(&mut self) {
         let is_heard = self.hearing.is_some() && !self.has_begun;
@@ -171,9 +170,9 @@ impl Record {
         }
         self.line(format_args!("S: {}\\", text::line(&first)));
         self.has_begun = true;
-        self.ungiven_then = self.ungiven();
     }
 
+    /// These lines stand in a reply.
     pub(super) fn forget_lines(&mut self, count: usize) {
         let ends = self
             .unread

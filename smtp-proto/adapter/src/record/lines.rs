@@ -40,15 +40,12 @@ impl Record {
     /// The client has no more of the body before the next step, and not all that it has said has gone out.
     pub(super) fn hold(&mut self) {
         self.hold_body();
-        let octets = self.ungiven();
-        // The rest of a reply is a step of its own, if octets have gone out since it began.
-        if octets > 0 || (self.has_begun && self.ungiven_then > 0) {
+        let octets = self.queued + self.gathered.saturating_sub(self.given);
+        // Also if none are left: what the server says then is another step than what it said before.
+        if octets > 0 || self.told > 0 {
             self.line(format_args!("ungiven {octets}"));
         }
-    }
-
-    pub(super) fn ungiven(&self) -> u64 {
-        self.gathered.saturating_sub(self.given)
+        self.told = octets;
     }
 
     fn hold_body(&mut self) {

@@ -75,11 +75,12 @@ impl Recorder {
             hides_challenges: false,
             is_over: false,
             unread: Vec::new(),
+            has_begun: false,
             gathered: 0,
             given: 0,
             written: 0,
-            has_begun: false,
-            ungiven_then: 0,
+            queued: 0,
+            told: 0,
             unread_at: Duration::ZERO,
             hearing: None,
             hides_unread: config.credentials.is_some(),
@@ -121,14 +122,15 @@ pub(crate) struct Record {
     is_over: bool,
     /// Octets of the server that are not a whole reply yet.
     unread: Vec<u8>,
-    /// Octets of the client's that were gathered, that may have gone out, and that are written.
+    /// The first octet of that stands in the record already.
+    has_begun: bool,
+    /// Octets of the client's that wait in the engine, that were gathered, that may have gone out, and that are written.
+    queued: u64,
     gathered: u64,
     given: u64,
     written: u64,
-    /// The first octet of that stands in the record already.
-    has_begun: bool,
-    /// How many octets had not gone out when that came.
-    ungiven_then: u64,
+    /// How many had not gone out, as it stands in the record.
+    told: u64,
     unread_at: Duration,
     /// What came at once is being told.
     hearing: Option<Hearing>,
@@ -163,9 +165,10 @@ struct Body {
 }
 
 impl Record {
-    /// It is this late.
-    pub(crate) fn at(&mut self, now: Instant) {
+    /// It is this late, and so many octets wait in the engine.
+    pub(crate) fn at(&mut self, now: Instant, queued: usize) {
         self.end_hearing();
+        self.queued = queued as u64;
         self.now = self.now.max(now.since_origin());
     }
 
@@ -287,9 +290,10 @@ impl Record {
         }
     }
 
-    /// So many octets were gathered.
+    /// So many octets were gathered. Those that waited in the engine come first.
     pub(crate) fn gathered(&mut self, octets: usize) {
         self.gathered += octets as u64;
+        self.queued = self.queued.saturating_sub(octets as u64);
     }
 
     /// So many of them may have gone out, after those that are written.
