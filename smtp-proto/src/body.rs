@@ -463,6 +463,10 @@ mod tests {
         let whole = encode(policy, body, usize::MAX, usize::MAX);
         for offer in [1, 2, 3, 7, usize::MAX] {
             for take in [1, 2, 3, usize::MAX] {
+                // Miri is slow, and this takes the square of the length.
+                if cfg!(miri) && take < offer && body.len() > 100 {
+                    continue;
+                }
                 assert_eq!(
                     encode(policy, body, offer, take),
                     whole,
@@ -503,7 +507,7 @@ mod tests {
         for filler in [&b"xxxxxxx"[..], b"xxxxx\r\n"] {
             let plain: Vec<u8> = filler.iter().copied().cycle().take(4 * BLOCK).collect();
             // Miri is slow.
-            let step = if cfg!(miri) { BLOCK / 2 - 1 } else { 1 };
+            let step = if cfg!(miri) { BLOCK + 3 } else { 1 };
             for at in (BLOCK - 4..2 * BLOCK + 12).step_by(step) {
                 for pair in [
                     b"\r\n", b"\n.", b"\r.", b"x\n", b"\rx", b"x\0", b"\n\r", b"\r\r", b".\n",
