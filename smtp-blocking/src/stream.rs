@@ -217,7 +217,7 @@ impl Stream {
     }
 }
 
-/// The octets that TLS has decrypted so far. `None` if there are none yet.
+/// The octets that TLS has decrypted. `None` if it needs more from the server first.
 #[cfg(feature = "rustls")]
 fn take_plaintext(
     tls: &mut rustls::ClientConnection,

@@ -12,8 +12,8 @@ use crate::reply::Reply;
 pub(crate) enum Standing {
     /// Not asked in any transaction yet.
     Waiting,
-    /// The server takes no more recipients in this transaction. The next one asks again. If there is no other, this
-    /// is the answer. The error is boxed, so that a standing is as large as a result. The list of standings then
+    /// The server takes no more recipients in this transaction, so the next transaction asks again. If none follows,
+    /// this error is the result. It is boxed, so that a standing is as large as a result, and the list of standings
     /// becomes the report in place.
     Deferred(Box<Error>),
     /// RCPT was sent.

@@ -375,9 +375,9 @@ fn from_unicode_xtext(text: &str) -> Option<Vec<u8>> {
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
         if let Some(coded) = rest.strip_prefix("\\x{") {
-            let (digits, behind) = coded.split_once('}')?;
+            let (digits, after) = coded.split_once('}')?;
             octets.push(char::from_u32(u32::from_str_radix(digits, 16).ok()?)?);
-            rest = behind;
+            rest = after;
         } else if ('!'..='~').contains(&c) && c != '+' && c != '=' {
             octets.push(c);
             rest = &rest[1..];

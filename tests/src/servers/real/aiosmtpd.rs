@@ -96,16 +96,6 @@ impl Aiosmtpd {
         })?;
         Ok(Self { server })
     }
-
-    /// The one user who can authenticate, by PLAIN and LOGIN.
-    pub fn user(&self) -> &'static str {
-        USER
-    }
-
-    /// The password of [`Self::user`]; there is a space in it.
-    pub fn password(&self) -> &'static str {
-        PASSWORD
-    }
 }
 
 impl Deref for Aiosmtpd {

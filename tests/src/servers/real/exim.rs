@@ -214,16 +214,6 @@ impl Exim {
         })?;
         Ok(Self { server })
     }
-
-    /// The one user who can authenticate: PLAIN, LOGIN, CRAM-MD5, in the clear too.
-    pub fn user(&self) -> &'static str {
-        USER
-    }
-
-    /// The password of [`Self::user`]; there is a space in it.
-    pub fn password(&self) -> &'static str {
-        PASSWORD
-    }
 }
 
 impl Deref for Exim {

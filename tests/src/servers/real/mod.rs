@@ -114,6 +114,16 @@ pub struct Server {
 }
 
 impl Server {
+    /// The one user who can log in, where the server offers AUTH.
+    pub fn user(&self) -> &'static str {
+        USER
+    }
+
+    /// The password of [`Self::user`]. It has a space in it.
+    pub fn password(&self) -> &'static str {
+        PASSWORD
+    }
+
     /// Finds a folder and `N` ports for the server. `launch` must configure and start it. An error tells what went
     /// wrong, with the end of the log.
     pub(crate) fn start<const N: usize>(

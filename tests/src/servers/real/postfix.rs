@@ -289,17 +289,6 @@ impl Postfix {
         Ok(symlink(to.socket(), self.server.path("lmtp"))?)
     }
 
-    /// The one user who can authenticate: PLAIN, LOGIN, CRAM-MD5, SCRAM-SHA-1, SCRAM-SHA-256 with a password,
-    /// OAUTHBEARER and XOAUTH2 with a token.
-    pub fn user(&self) -> &'static str {
-        USER
-    }
-
-    /// The password of [`Self::user`]; there is a space in it.
-    pub fn password(&self) -> &'static str {
-        PASSWORD
-    }
-
     /// The access token of [`Self::user`].
     pub fn oauth_token(&self) -> &str {
         &self.token
