@@ -233,8 +233,11 @@
 //! it. The process reads the system's trust store once. Sessions resume if the server must be verified
 //! ([`TlsInfo::is_resumed`]). [`Server::rustls_config`] replaces these settings by the application's own.
 
-mod bulk;
+// In the order of the methods on the page of `Session`.
 mod connect;
+mod session;
+
+mod bulk;
 mod content;
 #[cfg(feature = "rustls")]
 mod handshake;
@@ -243,7 +246,6 @@ mod lettre;
 mod pool;
 mod pool_bulk;
 mod pump;
-mod session;
 mod stream;
 
 pub use bulk::{Bulk, Message};

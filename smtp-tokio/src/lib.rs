@@ -59,8 +59,11 @@
 //! The computation for a SCRAM server blocks the thread for some milliseconds, and at most as long as
 //! [`Limits::scram_iterations`] allows.
 
-mod bulk;
+// In the order of the methods on the page of `Session`.
 mod connect;
+mod session;
+
+mod bulk;
 mod content;
 mod in_memory;
 #[cfg(feature = "lettre")]
@@ -69,7 +72,6 @@ mod pool;
 mod pool_bulk;
 mod pump;
 mod race;
-mod session;
 mod stream;
 
 pub use bulk::{Bulk, Iter, Message, iter};
