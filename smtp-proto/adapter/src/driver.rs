@@ -326,6 +326,7 @@ impl Driver {
     /// Gathers the rest of the chunk, which may be the last of the body. Returns whether all of it is gathered.
     fn send_chunk(&mut self, now: Instant, is_last: bool) -> bool {
         let chunk = std::mem::take(&mut self.chunk);
+        self.note(|record| record.offered_chunk(chunk.len()));
         let rest = &chunk[self.chunk_at..];
         let part = match is_last {
             true => BodyPart::Last(rest),
@@ -335,7 +336,8 @@ impl Driver {
         self.chunk = chunk;
         let sent = self.chunk_at == self.chunk.len();
         if sent {
-            let is_full = self.engine.chunk_size() == Some(self.chunk.len());
+            // One that was flushed had no need to be full.
+            let is_full = !self.chunk_due && self.engine.chunk_size() == Some(self.chunk.len());
             self.note(|record| match is_full || is_last {
                 true => record.full_chunk(),
                 false => record.short_chunk(),

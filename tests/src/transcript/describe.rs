@@ -3,7 +3,7 @@
 use smtp_proto::auth::MechanismError;
 use smtp_proto::body::BodyError;
 use smtp_proto::error::ProtocolError;
-use smtp_proto::reply::ReplyError;
+use smtp_proto::reply::{Printable, ReplyError};
 use smtp_proto::{Cause, Error, Outcome, Reply};
 
 /// A result in the words of an expectation.
@@ -23,7 +23,7 @@ pub(super) fn in_words_of(
     match result {
         _ if !expected.starts_with("says ") => short(),
         Ok(reply) => format!("says ok {reply}"),
-        Err(error) => format!("says error {error}"),
+        Err(error) => format!("says error {}", Printable(error.to_string().as_bytes())),
     }
 }
 

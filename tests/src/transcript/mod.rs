@@ -93,6 +93,7 @@ pub use describe::{describe, difference};
 use describe::{describe_error, describe_reply, in_words_of};
 use parse::Parser;
 pub use recorded::{Happening, Recorded, Run, is_said};
+use smtp_proto::reply::Printable;
 use smtp_proto::{Config, Envelope, Error, Reply, Report, Request, TlsFacts};
 
 mod describe;
@@ -463,7 +464,9 @@ impl Transcript {
         let actual = match &observed.closed {
             None => "open".into(),
             Some(Ok(())) if self.recorded => "says ok".into(),
-            Some(Err(error)) if self.recorded => format!("says error {error}"),
+            Some(Err(error)) if self.recorded => {
+                format!("says error {}", Printable(error.to_string().as_bytes()))
+            }
             Some(Ok(())) => "ok".into(),
             Some(Err(error)) => describe_error(error),
         };

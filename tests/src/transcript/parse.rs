@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use smtp_proto::envelope::BodyType;
-use smtp_proto::{Envelope, Recipient, Request, TlsFacts};
+use smtp_proto::{Credentials, Envelope, Recipient, Request, TlsFacts};
 
 use super::parameters::{parse_mail_parameter, parse_rcpt_parameter, parse_request};
 use super::recorded::{
@@ -33,6 +33,8 @@ pub(super) struct Parser {
     /// The message whose body follows, and that the server's next line is a step of its own.
     of: Option<usize>,
     parted: bool,
+    /// Credentials that stand for a mechanism of the application.
+    own_mechanism: Option<Credentials>,
 }
 
 impl Parser {
@@ -236,7 +238,11 @@ impl Parser {
                 }
             }
         }
-        let custom = self.settings.remove("custom");
+        if self.settings.remove("custom").is_some() {
+            let closed = self.expected.closed.as_ref();
+            let closed = closed.map_or("", |(_, result)| result);
+            self.own_mechanism = Some(recorded::custom(&self.steps, self.expected.ready, closed));
+        }
         let server_name = self.settings.remove("server-name");
         let mut tls_facts = TlsFacts::default();
         tls_facts.verified = self.settings.remove("verified").is_some();
@@ -258,10 +264,7 @@ impl Parser {
                 Some(octets.ok_or("`nonce` is 18 octets in base64")?)
             }
         };
-        let mut config = config(self.settings)?;
-        if custom.is_some() {
-            config.credentials = Some(recorded::custom(&self.steps));
-        }
+        let config = config(self.settings, self.own_mechanism)?;
         Ok(Transcript {
             name: name.to_owned(),
             recorded: self.recorded,
@@ -386,13 +389,15 @@ pub(super) fn parse_number<N: std::str::FromStr>(digits: &str) -> Result<N, Stri
 }
 
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
-    if let Some(microseconds) = text.strip_suffix("us") {
-        return parse_number(microseconds).map(Duration::from_micros);
-    }
-    let milliseconds = text.strip_suffix("ms").map(parse_number::<u64>);
-    milliseconds
-        .ok_or_else(|| format!("`{text}` is not a duration such as 200ms"))?
-        .map(Duration::from_millis)
+    let units: [(_, u128); 3] = [("ns", 1_000_000_000), ("us", 1_000_000), ("ms", 1_000)];
+    let unit = units
+        .iter()
+        .find_map(|(unit, parts)| Some((text.strip_suffix(unit)?, parts)));
+    let (count, parts) = unit.ok_or_else(|| format!("`{text}` is not a duration such as 200ms"))?;
+    let count: u128 = parse_number(count)?;
+    let seconds = u64::try_from(count / parts).map_err(|_| format!("`{text}` is too long"))?;
+    let nanos = count % parts * (1_000_000_000 / parts);
+    Ok(Duration::new(seconds, u32::try_from(nanos).unwrap_or(0)))
 }
 
 pub(super) fn as_string(octets: Vec<u8>) -> Result<String, String> {

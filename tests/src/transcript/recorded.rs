@@ -4,7 +4,7 @@
 //! the line `recorded` in its head, and needs no rule. Its lines are in the order of events. A `message` is at the place
 //! where it was submitted, its body where it was sent, and an `expect` where the engine reported the result.
 //!
-//! A record has no secrets. The user is `user`, the password is `secret`, and `****` in a client's line is any SASL
+//! A record has no secrets. The user is `user`, the password is another one, and `****` in a client's line is any SASL
 //! response. These are the additional words:
 //!
 //! | words | meaning |
@@ -25,7 +25,7 @@
 //! | `lost WORDS` | the transport fails |
 //! | `abort WORDS` | the application ends the session |
 //! | `fail-body transient WORDS`, `fail-body permanent WORDS` | the application cannot give the rest of a body |
-//! | `challenge` | a 334 whose text is left out, because it helps to guess the password; with `begun`, its first octet stands before |
+//! | `challenge` | a 334 whose base64 is left out, because it helps to guess the password; with `begun`, its first octet stands before |
 //! | `config channel=local`, `config channel=tls` | the stream; the facts of TLS follow, each after `channel.` |
 //! | `config custom` | a mechanism of the application |
 //! | `wire!=KEYWORD:NAME=VALUE` | a parameter as it is sent; `?` instead of `!` if it is sent only if offered |
@@ -310,13 +310,20 @@ fn lines(octets: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Credentials that lead to the same commands. A first response that did not fit the line of AUTH is a long one here.
+/// The engine looks for a secret in what the server says. It does not look for one that is so short, or so odd.
 pub(super) fn secret(steps: &[Step]) -> String {
     let mechanisms = ["PLAIN", "XOAUTH2", "OAUTHBEARER"];
     let is_late = mechanisms
         .iter()
         .any(|name| has_line(steps, &format!("AUTH {name}\r\n")));
-    "secret".repeat(if is_late { 100 } else { 1 })
+    match is_late {
+        true => "~^~".repeat(200),
+        false => SECRET.into(),
+    }
 }
+
+/// The secret of each account.
+pub const SECRET: &str = "x";
 
 fn has_line(steps: &[Step], line: &str) -> bool {
     steps.iter().any(|step| match &step.action {
@@ -325,35 +332,67 @@ fn has_line(steps: &[Step], line: &str) -> bool {
     })
 }
 
-/// A mechanism of the application's own, of which its name is known, and what it has said.
-pub(super) fn custom(steps: &[Step]) -> Credentials {
-    let mut name = None;
-    for step in steps {
-        if let Action::Client(octets) = &step.action {
-            let auth = lines(octets).find_map(|line| line.strip_prefix(b"AUTH "));
-            let auth = auth.map(|auth| String::from_utf8_lossy(auth).trim_end().to_owned());
-            name = name.or(auth);
-        }
+/// A mechanism of the application's own, of which its name is known, and what it has said. Whether the session was ready,
+/// and how it has ended, tells the rest.
+pub(super) fn custom(steps: &[Step], was_ready: bool, closed: &str) -> Credentials {
+    let said = steps.iter().filter_map(|step| match &step.action {
+        Action::Client(octets) => Some(octets),
+        _ => None,
+    });
+    let said: Vec<String> = said
+        .flat_map(|octets| lines(octets))
+        .map(|line| String::from_utf8_lossy(line).trim_end().to_owned())
+        .collect();
+    let mut name = said.iter().find_map(|line| line.strip_prefix("AUTH "));
+    // What was offered, and not begun.
+    let is_withheld = name.is_none() && closed.contains("the credentials were not sent");
+    let offered = steps.iter().find_map(|step| match &step.action {
+        Action::Server(octets) => lines(octets)
+            .find_map(|line| line.get(4..)?.strip_prefix(b"AUTH "))
+            .map(|names| String::from_utf8_lossy(names).trim_end().to_owned()),
+        _ => None,
+    });
+    if is_withheld {
+        name = offered.as_deref();
     }
-    // What was never begun had no place to go to.
-    let is_withheld = name.is_none();
     let (name, has_initial) = match name.unwrap_or_default().split_once(' ') {
-        Some((name, _)) => (name.to_owned(), true),
-        None => (String::new(), false),
+        Some((name, _)) => (name, true),
+        None => (name.unwrap_or_default(), false),
     };
-    Credentials::custom(move || {
-        Box::new(Custom {
-            name: name.clone(),
-            has_initial,
-            is_withheld,
-        })
-    })
+    // Its own words stand behind the command.
+    let words = closed.strip_prefix("says error auth: AUTH ");
+    let words = words.and_then(|rest| rest.split_once(": ")?.1.rsplit_once(" ("));
+    let (words, _) = words.unwrap_or_default();
+    let mechanism = Custom {
+        name: name.to_owned(),
+        has_initial,
+        is_withheld,
+        gives_up_after: said
+            .iter()
+            .position(|line| line == "*")
+            .map(|end| said[..end].iter().filter(|line| *line == "****").count()),
+        is_content: was_ready || words.is_empty(),
+        words: words.to_owned(),
+    };
+    Credentials::custom(move || Box::new(mechanism.clone()))
 }
 
+#[derive(Clone)]
 struct Custom {
     name: String,
     has_initial: bool,
     is_withheld: bool,
+    /// It gives so many responses to challenges, and then none.
+    gives_up_after: Option<usize>,
+    /// It believes a server that accepts the login.
+    is_content: bool,
+    words: String,
+}
+
+impl Custom {
+    fn error(&self) -> MechanismError {
+        MechanismError::Other(self.words.clone().into())
+    }
 }
 
 impl Mechanism for Custom {
@@ -366,11 +405,24 @@ impl Mechanism for Custom {
     }
 
     fn initial_response(&mut self) -> Result<Option<Secret>, MechanismError> {
-        Ok(self.has_initial.then(|| Secret::new(b"secret".to_vec())))
+        Ok(self.has_initial.then(|| Secret::new(SECRET.into())))
     }
 
     fn respond(&mut self, _challenge: &[u8]) -> Result<Secret, MechanismError> {
-        Ok(Secret::new(b"secret".to_vec()))
+        if let Some(left) = &mut self.gives_up_after {
+            let Some(less) = left.checked_sub(1) else {
+                return Err(self.error());
+            };
+            *left = less;
+        }
+        Ok(Secret::new(SECRET.into()))
+    }
+
+    fn verify(&mut self, _data: &[u8]) -> Result<(), MechanismError> {
+        match self.is_content {
+            true => Ok(()),
+            false => Err(self.error()),
+        }
     }
 
     fn reads_challenges(&self) -> bool {

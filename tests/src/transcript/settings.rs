@@ -11,7 +11,11 @@ use smtp_proto::{
 use super::parse::{parse_duration, parse_number};
 use super::recorded::parse_facts;
 
-pub(super) fn config(mut settings: BTreeMap<String, String>) -> Result<Config, String> {
+/// The settings, with credentials that they cannot name.
+pub(super) fn config(
+    mut settings: BTreeMap<String, String>,
+    custom: Option<Credentials>,
+) -> Result<Config, String> {
     let mut take = |key: &str| settings.remove(key);
     let name = take("name").unwrap_or_else(|| "client.example".into());
     let mut config = Config::new(ClientName::parse(&name).map_err(|error| error.to_string())?);
@@ -29,7 +33,7 @@ pub(super) fn config(mut settings: BTreeMap<String, String>) -> Result<Config, S
         (None, None, None) => match (take("external"), take("anonymous")) {
             (Some(_), None) => Some(Credentials::external()),
             (None, Some(trace)) => Some(Credentials::anonymous(&trace)),
-            _ => None,
+            _ => custom,
         },
         _ => return Err("credentials are a user and a password, or a user and a token".into()),
     };

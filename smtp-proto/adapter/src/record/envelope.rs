@@ -2,7 +2,7 @@
 
 use smtp_proto::envelope::BodyType;
 use smtp_proto::parameter::{Need, Parameter};
-use smtp_proto::{Envelope, Mailbox, Request};
+use smtp_proto::{Envelope, Extension, Mailbox, Request};
 
 use super::text::{value, words};
 
@@ -72,15 +72,12 @@ fn parameter<K>(parameter: &Parameter<K>) -> String {
 /// A request, after its first word.
 pub(super) fn request_line(request: &Request) -> String {
     let line = request.to_string();
-    let (verb, argument) = line.split_once(' ').unwrap_or((&line, ""));
-    let argument = argument.strip_suffix(" SMTPUTF8").unwrap_or(argument);
-    match verb {
-        "NOOP" if argument.is_empty() => "noop".into(),
-        "HELP" | "VRFY" | "EXPN" | "ETRN" => {
-            let verb = verb.to_ascii_lowercase();
-            words(format!("{verb} {argument}").trim_end())
-        }
-        "XCLIENT" | "XFORWARD" => words(&format!("{}-as {argument}", verb.to_ascii_lowercase())),
+    let (_, argument) = line.split_once(' ').unwrap_or((&line, ""));
+    match request.extension() {
+        Some(Extension::Etrn) => words(&format!("etrn {argument}")),
+        Some(Extension::XClient) => words(&format!("xclient-as {argument}")),
+        Some(Extension::XForward) => words(&format!("xforward-as {argument}")),
+        // Two requests with the same line are the same.
         _ => words(&format!("raw {line}")),
     }
 }

@@ -1,5 +1,8 @@
 //! What came of it: commands, replies, and what the engine tells.
 
+use std::sync::Arc;
+
+use smtp_proto::reply::{Printable, ReplyError};
 use smtp_proto::{Cause, Event, MessageId, Reply, Report, error::ProtocolError, event::Trace};
 
 use super::content::Content;
@@ -8,6 +11,9 @@ use super::{Body, Record, text};
 impl Record {
     /// What the engine tells. `is_chunked` holds for the body that is wanted.
     pub(crate) fn event(&mut self, event: &Event, is_chunked: bool) {
+        if !matches!(event, Event::Trace(_)) {
+            self.end_refused();
+        }
         match event {
             Event::Trace(trace) => self.step(trace),
             Event::Ready => self.line(format_args!("expect ready")),
@@ -17,8 +23,9 @@ impl Record {
                 if let Err(error) = answer {
                     self.explain(error);
                 }
+                self.say_cause();
                 if let Some(number) = self.asked.remove(id) {
-                    let result = words_of(answer);
+                    let result = self.words_of(answer);
                     self.line(format_args!("expect request {number} says {result}"));
                 }
             }
@@ -27,13 +34,21 @@ impl Record {
                 if let Err(error) = result {
                     self.explain(error);
                 }
+                self.say_cause();
+                // Whatever else was heard has no effect any more. It may still be what has ended the session.
+                if self.hearing.is_some() {
+                    self.say_unread();
+                }
                 // What the client would have said is not said any more.
                 self.hearing = None;
                 self.say_body();
                 self.expect_nothing();
                 match result {
                     Ok(()) => self.line(format_args!("expect closed says ok")),
-                    Err(error) => self.line(format_args!("expect closed says error {error}")),
+                    Err(error) => {
+                        let words = self.words_of_error(error);
+                        self.line(format_args!("expect closed says {words}"));
+                    }
                 }
                 self.is_over = true;
             }
@@ -49,6 +64,7 @@ impl Record {
         {
             self.explain(error);
         }
+        self.say_cause();
         self.say_body();
         if self.body.as_ref().is_some_and(|body| body.id == id) {
             self.flush_content();
@@ -58,7 +74,7 @@ impl Record {
             return;
         };
         for (index, result) in report.recipients.iter().enumerate() {
-            let (recipient, result) = (index + 1, words_of(result));
+            let (recipient, result) = (index + 1, self.words_of(result));
             self.line(format_args!("expect {number} {recipient} says {result}"));
         }
     }
@@ -77,7 +93,10 @@ impl Record {
             said: 0,
             border: 0,
             known,
+            offered: 0,
             at: self.now,
+            has_ended: false,
+            left: None,
             content: Content::new(self.shows_bodies),
         });
     }
@@ -92,17 +111,17 @@ impl Record {
                 };
                 if let Some(mechanism) = line.strip_prefix("AUTH ") {
                     let name = mechanism.split(' ').next().unwrap_or_default();
-                    // Of a mechanism that is unknown here, nothing is known of its challenges.
+                    // Of a mechanism that is unknown here, nothing is known of its challenges. The challenge of CRAM-MD5 helps to
+                    // guess the password, once a server echoes the response to it.
                     let known = [
                         "PLAIN",
                         "LOGIN",
-                        "CRAM-MD5",
                         "XOAUTH2",
                         "OAUTHBEARER",
                         "EXTERNAL",
                         "ANONYMOUS",
                     ];
-                    self.hides_challenges = !known.contains(&name);
+                    self.hides_challenges = self.is_own_mechanism || !known.contains(&name);
                 }
                 let line = text::line(line.as_bytes());
                 match &mut self.hearing {
@@ -130,11 +149,12 @@ impl Record {
     }
 
     pub(super) fn replied(&mut self, reply: &Reply) {
-        self.forget_lines(reply.lines().count());
+        let mut is_bare = self.forget_reply().into_iter();
         self.begin_heard();
         let code = reply.code();
         let has_begun = std::mem::take(&mut self.has_begun);
-        if self.hides_challenges && code.get() == 334 {
+        let is_challenge = self.hides_challenges && code.get() == 334;
+        if is_challenge && is_base64(reply.text().trim_ascii()) {
             let begun = if has_begun { " begun" } else { "" };
             return self.line(format_args!("challenge{begun}"));
         }
@@ -146,12 +166,24 @@ impl Record {
         }
         let mut lines = reply.lines().peekable();
         while let Some(line) = lines.next() {
+            let mut line = line.to_vec();
+            // It is not base64, and must not become that.
+            if is_challenge {
+                let hidden = line.iter_mut().filter(|octet| octet.is_ascii_graphic());
+                hidden.for_each(|octet| *octet = b'*');
+            }
             let (hyphen, line) = match lines.peek() {
-                Some(_) => ("-", text::line(line)),
+                Some(_) => ("-", text::line(&line)),
                 None if line.is_empty() => ("", String::new()),
-                None => (" ", text::line(line)),
+                None => (" ", text::line(&line)),
             };
-            self.line(format_args!("S: {shown}{hyphen}{line}"));
+            // A line that ends in a bare LF is an octet shorter, which counts at a limit.
+            let end = if is_bare.next() == Some(true) {
+                "\\n\\"
+            } else {
+                ""
+            };
+            self.line(format_args!("S: {shown}{hyphen}{line}{end}"));
             shown = &code;
         }
     }
@@ -172,27 +204,71 @@ impl Record {
         self.has_begun = true;
     }
 
-    /// These lines stand in a reply.
-    pub(super) fn forget_lines(&mut self, count: usize) {
-        let ends = self
-            .unread
-            .iter()
-            .enumerate()
-            .filter(|(_, octet)| **octet == b'\n');
-        if let Some((end, _)) = ends.take(count).last() {
-            self.unread.drain(..=end);
+    /// These octets are a reply. The text of its event may be shorter: the engine has redacted it. Returns which of its
+    /// lines end in a bare LF.
+    fn forget_reply(&mut self) -> Vec<bool> {
+        let (mut end, mut is_bare) = (0, Vec::new());
+        for line in self.unread.split_inclusive(|&octet| octet == b'\n') {
+            end += line.len();
+            is_bare.push(!line.ends_with(b"\r\n"));
+            if line.get(3) != Some(&b'-') {
+                break;
+            }
         }
+        self.unread.drain(..end);
+        is_bare
     }
 
     /// These octets are not a reply, and have broken the session.
     pub(super) fn explain(&mut self, error: &smtp_proto::Error) {
-        let is_malformed = |error: &ProtocolError| {
-            matches!(
-                error,
-                ProtocolError::Malformed(_) | ProtocolError::OctetsBehindStartTls
-            )
-        };
-        if matches!(&error.cause, Cause::Protocol(error) if is_malformed(error)) {
+        match &error.cause {
+            Cause::Protocol(ProtocolError::Malformed(ReplyError::NotAReply(line))) => {
+                self.blame(line);
+            }
+            Cause::Protocol(ProtocolError::Malformed(_) | ProtocolError::OctetsBehindStartTls) => {}
+            _ => return,
+        }
+        self.say_unread();
+    }
+
+    /// This line, without what the engine has redacted, is not a reply. It may still have a part of a login.
+    fn blame(&mut self, line: &[u8]) {
+        if !self.hides_unread || self.unread.is_empty() {
+            return;
+        }
+        let mut shown = line.to_vec();
+        hide(&mut shown);
+        let mut before = 0;
+        for line in self.unread.split_inclusive(|&octet| octet == b'\n') {
+            if !is_of_reply(line) {
+                break;
+            }
+            before += line.len();
+        }
+        // The first digit stands there already.
+        if let (Some(shown), Some(first)) = (shown.first_mut(), self.unread.get(before))
+            && first.is_ascii_digit()
+        {
+            *shown = *first;
+        }
+        let bad = self.unread.split_off(before);
+        let end = bad.iter().position(|&octet| octet == b'\n');
+        let (_, rest) = bad.split_at(end.unwrap_or(bad.len()));
+        self.unread.extend_from_slice(&shown);
+        if !rest.is_empty() {
+            self.unread.push(b'\r');
+        }
+        self.unread.extend_from_slice(rest);
+        self.blamed = Some(shown.into());
+    }
+
+    /// What was heard is no reply, but something has come of it. So it has broken the session, whatever is told.
+    fn say_cause(&mut self) {
+        if self
+            .hearing
+            .as_ref()
+            .is_some_and(|hearing| !hearing.has_begun)
+        {
             self.say_unread();
         }
     }
@@ -220,15 +296,13 @@ impl Record {
     }
 }
 
-/// Leaves what decides whether octets are a reply: the beginnings of lines, and what cannot be printed.
+/// Leaves what decides whether octets are a reply: the first digits of lines, and what cannot be printed.
 fn hide(octets: &mut [u8]) {
     for line in octets.split_mut(|&octet| octet == b'\n') {
-        let is_code = line
-            .iter()
-            .take_while(|octet| octet.is_ascii_digit())
-            .count()
-            >= 3;
-        let shown = if is_code { 4 } else { 0 };
+        let shown = match is_of_reply(line) {
+            true => 4,
+            false => usize::from(line.first().is_some_and(u8::is_ascii_digit)),
+        };
         let hidden = line.iter_mut().skip(shown);
         hidden
             .filter(|octet| octet.is_ascii_graphic())
@@ -236,9 +310,53 @@ fn hide(octets: &mut [u8]) {
     }
 }
 
-fn words_of(result: &Result<Reply, smtp_proto::Error>) -> String {
-    match result {
-        Ok(reply) => format!("ok {reply}"),
-        Err(error) => format!("error {error}"),
+/// Whether the text is base64 of at least one octet, with its padding (RFC 4648 section 4).
+fn is_base64(text: &[u8]) -> bool {
+    let padding = text
+        .iter()
+        .rev()
+        .take_while(|&&octet| octet == b'=')
+        .count();
+    let digits = &text[..text.len() - padding];
+    // The bits of the last digit that belong to no octet are zero.
+    let may_end: &[u8] = match padding {
+        0 => return !text.is_empty() && text.len().is_multiple_of(4) && is_all_base64(digits),
+        1 => b"AEIMQUYcgkosw048",
+        2 => b"AQgw",
+        _ => return false,
+    };
+    let ends_well = digits.last().is_some_and(|last| may_end.contains(last));
+    text.len().is_multiple_of(4) && ends_well && is_all_base64(digits)
+}
+
+fn is_all_base64(digits: &[u8]) -> bool {
+    let is_digit = |octet: &u8| octet.is_ascii_alphanumeric() || b"+/".contains(octet);
+    digits.iter().all(is_digit)
+}
+
+/// Whether it begins as a line of a reply does.
+fn is_of_reply(line: &[u8]) -> bool {
+    let is_code = matches!(line, [b'2'..=b'5', b'0'..=b'9', b'0'..=b'9', ..]);
+    is_code && matches!(line.get(3), None | Some(b' ' | b'-' | b'\r' | b'\n'))
+}
+
+impl Record {
+    fn words_of(&self, result: &Result<Reply, smtp_proto::Error>) -> String {
+        match result {
+            Ok(reply) => format!("ok {reply}"),
+            Err(error) => self.words_of_error(error),
+        }
+    }
+
+    /// One line, without what is hidden.
+    fn words_of_error(&self, error: &smtp_proto::Error) -> String {
+        let mut error = error.clone();
+        if let Cause::Protocol(ProtocolError::Malformed(ReplyError::NotAReply(line))) =
+            &mut error.cause
+            && let Some(blamed) = &self.blamed
+        {
+            *line = Arc::clone(blamed);
+        }
+        format!("error {}", Printable(error.to_string().as_bytes()))
     }
 }

@@ -1,8 +1,10 @@
 //! How it is written: steps, the time between them, bodies, and lines.
 
 use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::Record;
+use super::{Record, Writer};
 
 impl Record {
     /// The server says something. All that came at once is one step.
@@ -48,9 +50,13 @@ impl Record {
         self.told = octets;
     }
 
+    /// Of a body that has ended, octets may wait for their chunk.
     fn hold_body(&mut self) {
-        if let Some(body) = &self.body {
+        if let Some(body) = &self.body
+            && (body.is_chunked || !body.has_ended)
+        {
             let at = match body.is_chunked {
+                true if body.taken > body.border => body.offered,
                 true => body.border,
                 false => body.taken,
             };
@@ -153,10 +159,15 @@ impl Record {
     }
 
     pub(super) fn write(&mut self, text: fmt::Arguments<'_>) {
-        if let Some(out) = &mut self.out
-            && out.write_all(text.to_string().as_bytes()).is_err()
-        {
-            self.out = None;
-        }
+        self.with_writer(|out| out.write_all(text.to_string().as_bytes()));
+    }
+
+    /// A writer that fails ends the record, even if it panics. It must not end the session.
+    pub(super) fn with_writer(&mut self, write: impl FnOnce(&mut Writer) -> io::Result<()>) {
+        let Some(mut out) = self.out.take() else {
+            return;
+        };
+        let written = catch_unwind(AssertUnwindSafe(move || write(&mut out).map(|()| out)));
+        self.out = written.ok().and_then(Result::ok);
     }
 }

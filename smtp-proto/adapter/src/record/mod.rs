@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use smtp_proto::reply::Printable;
 use smtp_proto::{
     Cause, Config, Envelope, Instant, MessageId, Outcome, Request, TlsFacts, event::RequestId,
 };
@@ -31,7 +32,10 @@ const STALL: Duration = Duration::from_secs(1);
 const MOST_LEFT: usize = 128 * 1024;
 
 /// Opens the record of the session with this number.
-type Open = dyn Fn(u64) -> io::Result<Box<dyn Write + Send>> + Send + Sync;
+type Open = dyn Fn(u64) -> io::Result<Writer> + Send + Sync;
+
+/// Where a record goes.
+type Writer = Box<dyn Write + Send>;
 
 /// Makes the records of a server's sessions.
 #[derive(Clone)]
@@ -45,7 +49,7 @@ impl Recorder {
         open: impl Fn(u64) -> io::Result<W> + Send + Sync + 'static,
         shows_bodies: bool,
     ) -> Self {
-        let open = move |session| open(session).map(|out| Box::new(out) as Box<dyn Write + Send>);
+        let open = move |session| open(session).map(|out| Box::new(out) as Writer);
         Self {
             open: Arc::new(open),
             shows_bodies,
@@ -84,9 +88,15 @@ impl Recorder {
             unread_at: Duration::ZERO,
             hearing: None,
             hides_unread: config.credentials.is_some(),
+            blamed: None,
+            is_own_mechanism: config
+                .credentials
+                .as_ref()
+                .is_some_and(|credentials| credentials.outline().kind == "custom"),
         });
         record.line(format_args!(
-            "# Session {session} with {peer}, by smtp-adapter {}.",
+            "# Session {session} with {}, by smtp-adapter {}.",
+            Printable(peer.to_string().as_bytes()),
             env!("CARGO_PKG_VERSION")
         ));
         record.line(format_args!("recorded"));
@@ -101,7 +111,7 @@ impl Recorder {
 /// The record of one session.
 pub(crate) struct Record {
     /// `None` after a write has failed. The session goes on.
-    out: Option<Box<dyn Write + Send>>,
+    out: Option<Writer>,
     shows_bodies: bool,
     /// The time of the session, and the time of the last line in the record.
     now: Duration,
@@ -117,6 +127,8 @@ pub(crate) struct Record {
     of: u64,
     /// DATA was the last that began a body.
     is_data: bool,
+    /// The mechanism is the application's own, whatever it is called.
+    is_own_mechanism: bool,
     /// The challenges of this mechanism help to guess a password.
     hides_challenges: bool,
     is_over: bool,
@@ -136,6 +148,8 @@ pub(crate) struct Record {
     hearing: Option<Hearing>,
     /// It may be what a server echoes of a login.
     hides_unread: bool,
+    /// The line that is not a reply, as it stands there.
+    blamed: Option<Arc<[u8]>>,
 }
 
 /// What comes of octets of the server's that came at once.
@@ -157,10 +171,16 @@ struct Body {
     taken: u64,
     said: u64,
     border: u64,
+    /// Where the chunk ends that was offered last. The engine may have taken a part of it.
+    offered: u64,
     /// Of an earlier run, which has these octets already.
     known: u64,
     /// When the engine took some.
     at: Duration,
+    /// The application has said that there is no more.
+    has_ended: bool,
+    /// What the engine has not taken of a body that it has refused.
+    left: Option<Box<[u8]>>,
     content: Content,
 }
 
@@ -168,6 +188,7 @@ impl Record {
     /// It is this late, and so many octets wait in the engine.
     pub(crate) fn at(&mut self, now: Instant, queued: usize) {
         self.end_hearing();
+        self.end_refused();
         self.queued = queued as u64;
         self.now = self.now.max(now.since_origin());
     }
@@ -235,15 +256,33 @@ impl Record {
         }
     }
 
-    /// The engine has refused a body because of these octets, and wants no more of it.
+    /// The engine has refused a body because of these octets, and wants no more of it. A chunk of the octets before them
+    /// may not be told yet.
     pub(crate) fn left(&mut self, octets: &[u8]) {
-        self.content(&octets[..octets.len().min(MOST_LEFT)]);
+        if let Some(body) = &mut self.body {
+            body.left = Some(octets[..octets.len().min(MOST_LEFT)].into());
+        }
+    }
+
+    /// All that was sent of a refused body is told.
+    fn end_refused(&mut self) {
+        let Some(left) = self.body.as_mut().and_then(|body| body.left.take()) else {
+            return;
+        };
+        self.content(&left);
         if let Some(body) = &mut self.body {
             body.known = u64::MAX;
         }
         self.say_body();
         self.flush_content();
         self.end_body();
+    }
+
+    /// These octets are the next chunk, and the engine may take a part of it.
+    pub(crate) fn offered_chunk(&mut self, octets: usize) {
+        if let Some(body) = &mut self.body {
+            body.offered = body.border + octets as u64;
+        }
     }
 
     /// A chunk has ended here, although there was room in it.
@@ -266,7 +305,9 @@ impl Record {
     /// The application has ended the body.
     pub(crate) fn ended_body(&mut self) {
         self.flush_content();
-        if let Some(body) = &self.body {
+        if let Some(body) = &mut self.body
+            && !std::mem::replace(&mut body.has_ended, true)
+        {
             let number = body.number;
             self.line(format_args!("body-ends {number}"));
         }
@@ -359,14 +400,15 @@ impl Drop for Record {
     fn drop(&mut self) {
         if !self.is_over {
             self.end_hearing();
+            self.end_refused();
             self.say_body();
             self.flush_content();
             self.expect_nothing();
             self.line(format_args!("expect open"));
         }
-        if let Some(out) = &mut self.out {
-            let _ = out.flush();
-        }
+        self.with_writer(|out| out.flush());
+        // It may panic here as well.
+        self.with_writer(|_| Err(io::ErrorKind::Other.into()));
     }
 }
 

@@ -138,9 +138,10 @@ fn timeouts(timeouts: &Timeouts) -> impl Iterator<Item = String> {
 }
 
 fn duration(time: Duration) -> String {
-    match time.subsec_nanos().is_multiple_of(1_000_000) {
-        true => format!("{}ms", time.as_millis()),
-        false => format!("{}us", time.as_micros()),
+    match time.subsec_nanos() {
+        nanos if nanos % 1_000_000 == 0 => format!("{}ms", time.as_millis()),
+        nanos if nanos % 1_000 == 0 => format!("{}us", time.as_micros()),
+        _ => format!("{}ns", time.as_nanos()),
     }
 }
 

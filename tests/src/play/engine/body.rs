@@ -73,7 +73,7 @@ impl<'t> Body<'t> {
         self.rest = &self.rest[used..];
         self.offered -= used;
         for hold in &mut self.holds {
-            *hold -= used;
+            *hold = hold.saturating_sub(used);
         }
         for border in &mut self.borders {
             *border = border.saturating_sub(used);
@@ -85,6 +85,11 @@ impl<'t> Body<'t> {
 
     pub(super) fn is_held(&self) -> bool {
         !self.holds.is_empty() || self.is_endless
+    }
+
+    /// Whether all that is left may be the last chunk.
+    pub(super) fn may_be_last(&self) -> bool {
+        !self.is_held() && self.borders.is_empty()
     }
 
     pub(super) fn release(&mut self) {

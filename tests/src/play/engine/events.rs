@@ -50,6 +50,7 @@ impl Player<'_> {
                     *count += 1;
                     self.happens(Happening::Body(index));
                     self.body_of = Some(id);
+                    self.is_in_body = true;
                 }
                 Event::Answered(id, answer) => {
                     let index = self.requests.iter().position(|&known| known == id);

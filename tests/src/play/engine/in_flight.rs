@@ -59,7 +59,8 @@ impl InFlight {
             }
         }
         let octets: usize = self.commands.iter().sum();
-        match self.commands.len() > 1 && octets > self.limit {
+        let commands = self.commands.iter().filter(|&&octets| octets > 0);
+        match commands.count() > 1 && octets > self.limit {
             true => Err(format!(
                 "{octets} octets of commands are in flight, over {}",
                 self.limit

@@ -110,6 +110,8 @@ struct Player<'t> {
     /// The last body that was wanted, and its message.
     body: Body<'t>,
     body_of: Option<MessageId>,
+    /// It has not ended.
+    is_in_body: bool,
     /// The octets on offer that are not advanced. Every later offer must begin with them.
     promised: Vec<u8>,
     /// How many promised octets have gone out without a report to the engine. That happens if a completion comes
@@ -158,6 +160,7 @@ impl<'t> Player<'t> {
             requests: Vec::new(),
             body: Body::default(),
             body_of: None,
+            is_in_body: false,
             promised: Vec::new(),
             unreported: 0,
             jammed: false,
@@ -173,7 +176,7 @@ impl<'t> Player<'t> {
             gathered: 0,
             is_told: false,
             wanted: BTreeMap::new(),
-            challenger: Challenger::default(),
+            challenger: Challenger::new(transcript.config.credentials.as_ref()),
         };
         if !transcript.is_cued() {
             for _ in &transcript.jobs {
@@ -336,6 +339,7 @@ impl<'t> Player<'t> {
                     self.engine
                         .finish_body()
                         .map_err(|misuse| misuse.to_string())?;
+                    self.is_in_body = false;
                 }
                 continue;
             };
@@ -363,7 +367,8 @@ impl<'t> Player<'t> {
             let n = n.min(room);
             self.batch.extend(&offer[..n]);
             self.said.extend(&offer[..n]);
-            if !(wants_body && self.in_flight.is_behind_data()) {
+            // Octets that were on offer before the body was refused go out behind it.
+            if !(self.is_in_body && self.in_flight.is_behind_data()) {
                 self.in_flight.say(&offer[..n])?;
             }
             if self.cut != Cut::Whole && may_be_late && n == offer.len() && self.random.one_in(3) {
@@ -379,11 +384,11 @@ impl<'t> Player<'t> {
     }
 
     /// Gathers the next chunk. It ends where it is full, or where the body is held, independent of other cuts. A body
-    /// that fits into one chunk is offered as the last.
+    /// that fits into one chunk is offered as the last, unless it was flushed before its end was known.
     fn fill_chunk(&mut self) {
         if let Some(size) = self.engine.chunk_size() {
             self.body.grow(usize::MAX);
-            self.body.is_last |= !self.body.is_held() && self.body.rest.len() <= size;
+            self.body.is_last |= self.body.may_be_last() && self.body.rest.len() <= size;
         }
     }
 

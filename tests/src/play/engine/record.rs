@@ -30,6 +30,9 @@ impl Player<'_> {
         self.batch.extend(&out);
         self.said.extend(&out);
         self.gathered += out.len();
+        if !(self.is_in_body && self.in_flight.is_behind_data()) {
+            self.in_flight.say(&out)?;
+        }
         Ok(used > 0 || !out.is_empty())
     }
 
