@@ -549,6 +549,7 @@ mod tests {
     use super::*;
     use crate::{Peer, Server, Terms};
     use smtp_proto::{Channel, Request, TlsPolicy};
+    use std::sync::{Arc, Mutex};
 
     /// The server sends this line, and all output is written.
     fn hear(driver: &mut Driver, line: &str) {
@@ -585,5 +586,37 @@ mod tests {
         assert!(driver.has_answer());
         let answer = driver.take_answer().unwrap();
         assert!(answer.to_string().contains("somebody"), "{answer}");
+    }
+
+    /// The rest of a session's life is not in its record, and what did not go out is no part of it.
+    #[test]
+    fn a_record_ends_with_what_has_not_gone_out() {
+        let record = Arc::new(Mutex::new(Vec::new()));
+        let server = Server::new("mx.example.net").tls(TlsPolicy::Never);
+        let server = server.record({
+            let record = Arc::clone(&record);
+            move |_| Ok(Shared(Arc::clone(&record)))
+        });
+        let terms = Terms::new(&server, false).session(Channel::Network, None, || Peer::Unknown);
+        let mut driver = Driver::new(terms.unwrap());
+        hear(&mut driver, "220 hi\r\n");
+        driver.hear(Instant::default(), b"550 go away\r\n");
+        drop(driver);
+        let record = String::from_utf8(record.lock().unwrap().clone()).unwrap();
+        let end = "S: 550 go away\nC: QUIT\nungiven 6\nexpect open\n";
+        assert!(record.ends_with(end), "{record}");
+    }
+
+    /// A writer that its owner can read.
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Shared {
+        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(octets)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 }

@@ -42,6 +42,11 @@ impl Record {
     /// The client has no more of the body before the next step, and not all that it has said has gone out.
     pub(super) fn hold(&mut self) {
         self.hold_body();
+        self.say_ungiven();
+    }
+
+    /// What has not gone out of all that the client has said.
+    pub(super) fn say_ungiven(&mut self) {
         let octets = self.queued + self.gathered.saturating_sub(self.given);
         // Also if none are left: what the server says then is another step than what it said before.
         if octets > 0 || self.told > 0 {

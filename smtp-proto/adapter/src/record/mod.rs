@@ -403,6 +403,7 @@ impl Drop for Record {
             self.end_refused();
             self.say_body();
             self.flush_content();
+            self.say_ungiven();
             self.expect_nothing();
             self.line(format_args!("expect open"));
         }
