@@ -10,29 +10,29 @@ use smtp_proto::{
     Report, Request, Stage, TlsPolicy,
 };
 
-const GREETING: &str = "220 mx.example.net\r\n";
-const EHLO: &str = "250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 DSN\r\n";
+pub(super) const GREETING: &str = "220 mx.example.net\r\n";
+pub(super) const EHLO: &str = "250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 DSN\r\n";
 /// More turns than any loop takes here.
-const MOST: usize = 1_000;
-const BODY: &[u8] = b"Subject: x\r\n\r\nx\r\n";
+pub(super) const MOST: usize = 1_000;
+pub(super) const BODY: &[u8] = b"Subject: x\r\n\r\nx\r\n";
 
-fn at(seconds: u64) -> Instant {
+pub(super) fn at(seconds: u64) -> Instant {
     Instant::from_origin(Duration::from_secs(seconds))
 }
 
-fn config() -> Config {
+pub(super) fn config() -> Config {
     let mut config = Config::new(ClientName::parse("client.example").unwrap());
     config.tls = TlsPolicy::Never;
     config.chunking = Chunking::Never;
     config
 }
 
-fn envelope() -> Envelope {
+pub(super) fn envelope() -> Envelope {
     Envelope::new("a@example.org", ["b@example.net"]).unwrap()
 }
 
 /// All that the engine has to send now. It is given and written at once.
-fn sent(engine: &mut Connection, now: Instant, body: BodyPart<'_>) -> String {
+pub(super) fn sent(engine: &mut Connection, now: Instant, body: BodyPart<'_>) -> String {
     let mut out = Vec::new();
     engine.poll_transmit_onto(now, body, &mut out);
     engine.handle_written(now, out.len());
@@ -40,7 +40,7 @@ fn sent(engine: &mut Connection, now: Instant, body: BodyPart<'_>) -> String {
 }
 
 /// What the engine has to tell.
-fn events(engine: &mut Connection) -> Vec<Event> {
+pub(super) fn events(engine: &mut Connection) -> Vec<Event> {
     let events: Vec<_> = std::iter::from_fn(|| engine.poll_event())
         .take(MOST)
         .collect();
@@ -49,7 +49,7 @@ fn events(engine: &mut Connection) -> Vec<Event> {
 }
 
 /// A session that is ready, with this reply to EHLO.
-fn ready(config: Config, ehlo: &str) -> Connection {
+pub(super) fn ready(config: Config, ehlo: &str) -> Connection {
     let mut engine = Connection::new(config, at(0));
     engine.handle_input(at(0), GREETING.as_bytes());
     assert_eq!(
@@ -65,7 +65,7 @@ fn ready(config: Config, ehlo: &str) -> Connection {
     engine
 }
 
-fn reports(engine: &mut Connection) -> Vec<Report> {
+pub(super) fn reports(engine: &mut Connection) -> Vec<Report> {
     let reports = events(engine).into_iter().filter_map(|event| match event {
         Event::Finished(_, report) => Some(report),
         _ => None,
@@ -74,7 +74,7 @@ fn reports(engine: &mut Connection) -> Vec<Report> {
 }
 
 /// One message, from MAIL to the last reply.
-fn send(engine: &mut Connection) {
+pub(super) fn send(engine: &mut Connection) {
     engine.submit(envelope()).unwrap();
     sent(engine, at(0), BodyPart::Next(b""));
     engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n354 go\r\n");
@@ -89,7 +89,7 @@ fn send(engine: &mut Connection) {
 }
 
 #[test]
-fn the_limit_of_recipients_is_exact() {
+pub(super) fn the_limit_of_recipients_is_exact() {
     let mut config = config();
     config.limits.recipients = 2;
     let mut engine = ready(config, EHLO);

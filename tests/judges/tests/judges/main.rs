@@ -7,7 +7,9 @@ use smtp_judges::play::engine::{self, Cut};
 use smtp_judges::transcript::{Failure, read_corpus};
 use smtp_judges::watchdog::within;
 
+mod buffers;
 mod calls;
+mod errors;
 
 /// What a judge takes is a second or two. A mutation that never ends fails after this time.
 const LIMIT: Duration = Duration::from_secs(60);

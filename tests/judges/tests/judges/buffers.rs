@@ -1,0 +1,73 @@
+//! Heap: what a session keeps, and when it is freed.
+
+use allocation_counter::measure;
+use smtp_proto::{BodyPart, Channel, Connection, Credentials, Envelope};
+
+use super::calls::{GREETING, at, config, envelope, events, ready, sent};
+
+/// The transport is always one octet behind, so the output is never empty. What it has taken is dropped all the same.
+#[test]
+fn octets_that_were_taken_are_dropped() {
+    const RECIPIENTS: usize = 4_000;
+    let to = (0..RECIPIENTS).map(|n| format!("b{n:04}@example.net"));
+    let envelope = Envelope::new("a@example.org", to).unwrap();
+    let mut engine = ready(config(), "250-mx\r\n250 PIPELINING\r\n");
+    engine.submit(envelope).unwrap();
+    let mut named = 0;
+    let heap = measure(|| {
+        for _ in 0..RECIPIENTS {
+            if named > RECIPIENTS {
+                break;
+            }
+            let transmit = engine.poll_transmit(at(0), b"").unwrap();
+            let commands = transmit.parts()[0];
+            let lines = commands.iter().filter(|octet| **octet == b'\n').count();
+            let n = commands.len();
+            transmit.advance(n - 1);
+            // The last line lacks its LF. It goes out with the next offer.
+            for _ in 0..lines - 1 {
+                engine.handle_input(at(0), b"250 ok\r\n");
+            }
+            named += lines - 1;
+            if lines == 1 {
+                break;
+            }
+        }
+    });
+    // All but DATA.
+    assert_eq!(named, RECIPIENTS + 1);
+    assert!(heap.bytes_max < 24 * 1_024, "{} octets", heap.bytes_max);
+}
+
+/// A session that has ended in the middle of a login keeps no more of it than one that has ended after it.
+#[test]
+fn a_closed_session_keeps_no_login() {
+    let ended = |logged_in: bool| {
+        let mut config = config();
+        config.channel = Channel::Local;
+        config.credentials = Some(Credentials::password("user", "secret"));
+        let config = std::sync::Arc::new(config);
+        let mut engine = Connection::new(config.clone(), at(0));
+        for reply in [GREETING, "250-mx\r\n250 AUTH PLAIN\r\n"] {
+            engine.handle_input(at(0), reply.as_bytes());
+            sent(&mut engine, at(0), BodyPart::Next(b""));
+        }
+        if logged_in {
+            engine.handle_input(at(0), b"235 ok\r\n");
+        }
+        engine.handle_eof(at(0));
+        events(&mut engine);
+        measure(|| drop(engine)).bytes_current
+    };
+    assert_eq!(ended(false), ended(true));
+}
+
+/// `Debug` tells how many messages and requests are left.
+#[test]
+fn debug_counts_what_is_left() {
+    let mut engine = ready(config(), "250 mx\r\n");
+    for count in [0, 1, 2] {
+        assert!(format!("{engine:?}").contains(&format!("jobs: {count},")));
+        engine.submit(envelope()).unwrap();
+    }
+}
