@@ -67,7 +67,8 @@ pub(super) struct Transaction {
     pub(super) replies_for_each: bool,
     /// Why it has failed.
     pub(super) failure: Option<Error>,
-    /// MAIL overlapped and was refused, so the message was not attempted. But the server may still accept the rest.
+    /// MAIL overlapped and was refused, or the RSET before it was. So the message was not attempted. But the server may
+    /// still accept the rest.
     pub(super) unbegun: Option<Error>,
 }
 

@@ -236,7 +236,11 @@ impl Conversation {
                     });
                     message.chunk_sent(sent, began_at, &mut self.peer);
                 }
-                self.settle(fate, n > 0 || used > 0);
+                match n {
+                    // One octet is held back, and nothing is on offer until the end.
+                    0 if used > 0 => self.peer.pipeline.offer_nothing(),
+                    _ => self.settle(fate, n > 0),
+                }
                 if completed.is_some() {
                     self.stop_hopeless(index);
                     self.proceed();

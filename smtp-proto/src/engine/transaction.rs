@@ -34,21 +34,16 @@ impl Message {
     ) -> Result<Flow, Error> {
         use MessageReply as M;
         use ReplyClass::{Intermediate, Success};
-        let class = reply.class();
-        if let (M::Rset { overlapping }, _) = (what, class) {
+        let is_rset = matches!(what, M::Rset { .. });
+        match reply.class() {
+            Success if is_rset => Ok(Flow::Wait),
             // A server that cannot even reset gets no other message.
-            return match class {
-                Success => Ok(Flow::Wait),
-                _ if overlapping => {
-                    let error = self.rejected(what, reply, peer);
-                    Err(self.overlap_refused(error))
-                }
-                // rule: transaction.rset-refused
-                // rule: chunking.502
-                _ => Err(self.rejected(what, reply, peer)),
-            };
-        }
-        match class {
+            // rule: transaction.rset-refused
+            // rule: chunking.502
+            _ if is_rset => {
+                let error = self.rejected(what, reply, peer);
+                Err(self.not_begun(error))
+            }
             Success | Intermediate => self.on_acceptance(what, owed, reply, peer),
             _ => {
                 let error = self.rejected(what, reply, peer);
@@ -142,10 +137,13 @@ impl Message {
         let Some(transaction) = &mut self.transaction else {
             return Ok(Flow::Wait);
         };
+        // What the server says of a message that was not begun is not about it.
+        let has_begun = transaction.unbegun.is_none();
+        let error = transaction.unbegun.clone().unwrap_or(error);
         match what {
             // rule: transaction.overlap-broken
             M::Mail { overlapping: true } if reply.code().get() == 503 => {
-                Err(self.overlap_refused(error))
+                Err(self.not_begun(error))
             }
             // A reply tells more than the fact that the caller could not give the body.
             M::Mail { .. } => {
@@ -162,15 +160,14 @@ impl Message {
                 Ok(Flow::Wait)
             }
             M::Rcpt(index) => {
-                match transaction.unbegun.clone() {
-                    Some(unbegun) => self.recipients.refuse(index, unbegun),
-                    None if self.may_defer(reply, peer) => {
+                match has_begun && self.may_defer(reply, peer) {
+                    true => {
                         // rule: limits.learnt
                         peer.usage.learn(self.recipients.accepted());
                         self.recipients.defer(index, error);
                     }
                     // rule: transaction.some-refused
-                    None => self.recipients.refuse(index, error),
+                    false => self.recipients.refuse(index, error),
                 }
                 Ok(Flow::Wait)
             }
@@ -195,7 +192,7 @@ impl Message {
             // rule: transaction.refused-after-the-body
             // rule: prdr.final-refusal
             M::EndOfData | M::EndOfAll => {
-                transaction.failure = Some(transaction.unbegun.clone().unwrap_or(error));
+                transaction.failure = Some(error);
                 Ok(Flow::Ended)
             }
             M::EndOfDataFor(index) => {
@@ -248,8 +245,9 @@ impl Message {
         too_many && peer.config.learn_limits && self.recipients.accepted() > 0 && may_split
     }
 
-    /// The server does not accept overlapping commands, so this message was not attempted.
-    fn overlap_refused(&mut self, error: Error) -> Error {
+    /// The server has refused RSET, or commands that overlap. So this message was not attempted, although MAIL may have
+    /// followed.
+    fn not_begun(&mut self, error: Error) -> Error {
         if let Some(transaction) = &mut self.transaction {
             transaction.unbegun = Some(error.not_attempted());
         }

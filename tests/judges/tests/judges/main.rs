@@ -10,6 +10,7 @@ use smtp_judges::watchdog::within;
 mod buffers;
 mod calls;
 mod errors;
+mod flight;
 
 /// What a judge takes is a second or two. A mutation that never ends fails after this time.
 const LIMIT: Duration = Duration::from_secs(60);

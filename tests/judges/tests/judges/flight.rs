@@ -1,0 +1,252 @@
+//! What was given to the transport, what was written, and how long each may take.
+
+use std::time::Duration;
+
+use smtp_proto::{
+    BodyPart, Cause, Chunking, Connection, Envelope, Error, Event, Outcome, Report, Stage,
+};
+
+use super::calls::{BODY, EHLO, at, config, envelope, events, ready, reports, sent};
+
+/// A session with overlap where the end of a first body was gathered, and the next envelope with it. Returns what was
+/// gathered.
+fn overlapping(chunking: Chunking, block: u64) -> (Connection, Vec<u8>) {
+    let mut config = config();
+    config.overlap = true;
+    config.chunking = chunking;
+    config.timeouts.overlap = Duration::from_secs(7);
+    config.timeouts.block = Duration::from_secs(block);
+    let mut engine = ready(config, EHLO);
+    engine.submit(envelope()).unwrap();
+    engine.submit(envelope()).unwrap();
+    sent(&mut engine, at(0), BodyPart::Next(b""));
+    engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n");
+    if chunking == Chunking::Never {
+        engine.handle_input(at(0), b"354 go\r\n");
+    }
+    events(&mut engine);
+    let mut out = Vec::new();
+    engine.poll_transmit_onto(at(0), BodyPart::Last(BODY), &mut out);
+    if engine.wants_body() {
+        engine.finish_body().unwrap();
+    }
+    engine.poll_transmit_onto(at(0), BodyPart::Next(b""), &mut out);
+    (engine, out)
+}
+
+/// Where this command begins in what was gathered.
+fn place(out: &[u8], command: &str) -> usize {
+    String::from_utf8_lossy(out).find(command).unwrap()
+}
+
+fn only_error(report: &Report) -> Error {
+    report.iter().next().unwrap().1.clone().unwrap_err()
+}
+
+/// RSET is given after the reply to the chunk before it, so it overlaps nothing. It is refused, which is not about the
+/// message that follows.
+#[test]
+fn a_refused_rset_is_not_about_the_message_behind_it() {
+    for (chunking, late) in [
+        (Chunking::Auto, false),
+        (Chunking::Auto, true),
+        (Chunking::Eager, false),
+        (Chunking::Eager, true),
+    ] {
+        let (mut engine, mut out) = overlapping(chunking, 300);
+        events(&mut engine);
+        engine.poll_transmit_onto(at(0), BodyPart::Last(BODY), &mut out);
+        assert_eq!(
+            out.ends_with(b"x\r\n"),
+            chunking == Chunking::Eager,
+            "the second body is out"
+        );
+        let end = place(&out, "RSET");
+        engine.handle_written(at(0), if late { end } else { out.len() });
+        engine.handle_input(at(0), b"250 taken\r\n");
+        if late {
+            engine.handle_written(at(0), out.len() - end);
+        }
+        // RSET, MAIL, RCPT, and the chunk if it has gone out.
+        for reply in ["502 unknown\r\n", "503 no\r\n", "503 no\r\n", "503 no\r\n"] {
+            engine.handle_input(at(0), reply.as_bytes());
+        }
+        let (mut reports, mut broken) = (Vec::new(), false);
+        for event in events(&mut engine) {
+            match event {
+                Event::Finished(_, report) => reports.push(report),
+                Event::OverlapBroken => broken = true,
+                _ => {}
+            }
+        }
+        assert!(reports[0].is_success());
+        let error = only_error(&reports[1]);
+        assert_eq!(
+            error.outcome,
+            Outcome::NotAttempted,
+            "{chunking:?}, late: {late}"
+        );
+        assert_eq!(broken, !late);
+        assert!(engine.is_closed());
+    }
+}
+
+/// One octet of MAIL before the reply is enough: the server may have read it before it answered.
+#[test]
+fn a_mail_of_which_a_part_was_given_overlaps() {
+    let (_, out) = overlapping(Chunking::Never, 300);
+    let mail = place(&out, "MAIL");
+    let rcpt = place(&out, "RCPT");
+    for given in mail..=rcpt {
+        let (mut engine, _) = overlapping(Chunking::Never, 300);
+        engine.handle_written(at(0), given);
+        engine.handle_input(at(0), b"250 taken\r\n");
+        engine.handle_written(at(0), out.len() - given);
+        let expected = if given == mail { 300 } else { 7 };
+        assert_eq!(engine.poll_timeout(), Some(at(expected)), "{given}");
+    }
+}
+
+/// The transport takes nothing of MAIL's end. The server is not late, so nothing shows that it minds the overlap.
+#[test]
+fn only_a_late_reply_breaks_the_overlap() {
+    for written in [false, true] {
+        let (mut engine, out) = overlapping(Chunking::Never, 5);
+        let mail = place(&out, "MAIL");
+        engine.handle_written(at(0), mail);
+        let rest = if written { out.len() - mail } else { 4 };
+        engine.handle_given(at(0), rest);
+        engine.handle_input(at(0), b"250 taken\r\n");
+        if written {
+            engine.handle_written(at(0), rest);
+        }
+        let deadline = engine.poll_timeout().unwrap();
+        assert_eq!(deadline, at(if written { 7 } else { 5 }));
+        engine.handle_timeout(deadline);
+        let broken = events(&mut engine).contains(&Event::OverlapBroken);
+        assert_eq!(broken, written);
+        assert!(engine.is_closed());
+    }
+}
+
+/// An offer was looked at, and nothing of it was taken. That does not prove that what was gathered before is written.
+#[test]
+fn a_command_of_which_nothing_is_taken_proves_nothing() {
+    let mut config = config();
+    config.timeouts.block = Duration::from_secs(10);
+    let mut engine = ready(config, EHLO);
+    engine.submit(envelope()).unwrap();
+    let mut out = [0; 5];
+    engine.poll_transmit_into(at(0), b"", &mut out);
+    let transmit = engine.poll_transmit(at(1), b"").unwrap();
+    assert_eq!(transmit.advance(0), 0);
+    assert_eq!(engine.poll_timeout(), Some(at(11)));
+}
+
+/// A transport that takes nothing of a body is jammed, however often it is asked.
+#[test]
+fn a_body_of_which_nothing_is_taken_keeps_its_deadline() {
+    let mut config = config();
+    config.timeouts.block = Duration::from_secs(10);
+    let mut engine = ready(config, EHLO);
+    engine.submit(envelope()).unwrap();
+    sent(&mut engine, at(0), BodyPart::Next(b""));
+    engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n354 go\r\n");
+    events(&mut engine);
+    for now in 0..5 {
+        let transmit = engine.poll_transmit(at(now), BODY).unwrap();
+        assert_eq!(transmit.advance(0), 0);
+        assert_eq!(engine.poll_timeout(), Some(at(10)));
+    }
+}
+
+/// A body of exact size, of which the last octet is taken without a write. Returns what was gathered before.
+fn held_back(block: u64, write: impl Fn(&mut Connection, usize)) -> Connection {
+    let mut config = config();
+    config.chunking = Chunking::Auto;
+    config.timeouts.block = Duration::from_secs(block);
+    let mut engine = ready(config, EHLO);
+    let envelope = Envelope::new("a@example.org", ["b@example.net"]).unwrap();
+    engine
+        .submit(envelope.exact_size(BODY.len() as u64))
+        .unwrap();
+    sent(&mut engine, at(0), BodyPart::Next(b""));
+    engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n");
+    events(&mut engine);
+    let (front, last) = BODY.split_at(BODY.len() - 1);
+    let mut out = Vec::new();
+    engine.poll_transmit_onto(at(0), front, &mut out);
+    write(&mut engine, out.len());
+    let transmit = engine.poll_transmit(at(1), last).unwrap();
+    assert_eq!(transmit.parts(), [b"", b""]);
+    assert_eq!(transmit.advance(0), 1);
+    engine
+}
+
+#[test]
+fn an_octet_that_is_held_back_has_no_deadline() {
+    let engine = held_back(10, |engine, n| engine.handle_written(at(0), n));
+    assert_eq!(engine.poll_timeout(), None);
+}
+
+/// No octet was written for the one that is held back, so nothing before it was.
+#[test]
+fn an_octet_that_is_held_back_proves_nothing() {
+    let mut engine = held_back(10, |engine, n| engine.handle_given(at(0), n));
+    assert_eq!(engine.poll_timeout(), Some(at(10)));
+    engine.handle_timeout(at(10));
+    let error = only_error(&reports(&mut engine)[0]);
+    assert_eq!(error.cause, Cause::TimedOut(Duration::from_secs(10)));
+}
+
+/// A reply comes before the completion of the write that it answers.
+#[test]
+fn a_reply_proves_that_its_command_is_written() {
+    let mut config = config();
+    config.timeouts.block = Duration::from_secs(10);
+    let mut engine = ready(config, "250 mx\r\n");
+    engine.submit(envelope()).unwrap();
+    let mut out = Vec::new();
+    engine.poll_transmit_onto(at(0), b"", &mut out);
+    engine.handle_given(at(0), out.len());
+    assert_eq!(engine.poll_timeout(), Some(at(10)));
+    engine.handle_input(at(1), b"250 ok\r\n");
+    assert_eq!(engine.poll_timeout(), None);
+}
+
+/// A reply and a block are due at the same time. The server is late, and its time is told.
+#[test]
+fn at_the_same_deadline_the_reply_is_late() {
+    let mut config = config();
+    config.timeouts.mail = Duration::from_secs(20);
+    config.timeouts.block = Duration::from_secs(10);
+    let mut engine = ready(config, EHLO);
+    engine.submit(envelope()).unwrap();
+    let mut out = [0; "MAIL FROM:<a@example.org>\r\n".len()];
+    engine.poll_transmit_into(at(0), b"", &mut out);
+    engine.handle_written(at(0), out.len());
+    assert!(engine.poll_transmit(at(10), b"").is_some());
+    assert_eq!(engine.poll_timeout(), Some(at(20)));
+    engine.handle_timeout(at(20));
+    let error = only_error(&reports(&mut engine)[0]);
+    let late = Cause::TimedOut(Duration::from_secs(20));
+    assert_eq!((error.stage, error.cause), (Stage::Mail, late));
+}
+
+/// A chunk costs the round trip of its own reply.
+#[test]
+fn round_trips_are_counted() {
+    let mut config = config();
+    config.chunking = Chunking::Auto;
+    let mut engine = ready(config, EHLO);
+    // The greeting and EHLO.
+    assert_eq!(engine.round_trips(), 2);
+    engine.submit(envelope()).unwrap();
+    sent(&mut engine, at(0), BodyPart::Next(b""));
+    engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n");
+    assert_eq!(engine.round_trips(), 3);
+    events(&mut engine);
+    sent(&mut engine, at(0), BodyPart::Last(BODY));
+    engine.handle_input(at(0), b"250 taken\r\n");
+    assert_eq!(engine.round_trips(), 4);
+}
