@@ -177,7 +177,7 @@ impl Message {
         };
         transaction.failure.is_some()
             // rule: transaction.all-refused
-            || (self.recipients.all_answered() && self.recipients.accepted() == 0)
+            || self.recipients.none_accepted()
     }
 
     /// Why its transaction is hopeless.

@@ -50,9 +50,8 @@ pub(crate) struct Recipients {
     accepted: usize,
     /// How many are not asked yet, or will be asked again.
     left: usize,
-    /// The first one that this transaction deferred, and how many it deferred.
+    /// The first one that this transaction deferred.
     deferred: Option<usize>,
-    deferrals: usize,
 }
 
 impl Recipients {
@@ -60,7 +59,7 @@ impl Recipients {
         let mut list = Vec::new();
         list.resize_with(count, || Standing::Waiting);
         let (first, next, room) = (0, 0, count);
-        let (asked, answered, accepted, deferrals) = (0, 0, 0, 0);
+        let (asked, answered, accepted) = (0, 0, 0);
         Self {
             list,
             first,
@@ -71,7 +70,6 @@ impl Recipients {
             accepted,
             left: count,
             deferred: None,
-            deferrals,
         }
     }
 
@@ -106,7 +104,7 @@ impl Recipients {
 
     /// Begins a transaction that may name `room` recipients.
     pub(crate) fn begin(&mut self, room: usize) {
-        (self.next, self.room, self.deferred, self.deferrals) = (self.first, room, None, 0);
+        (self.next, self.room, self.deferred) = (self.first, room, None);
         (self.asked, self.answered, self.accepted) = (0, 0, 0);
     }
 
@@ -147,10 +145,11 @@ impl Recipients {
         }
     }
 
-    /// Whether all recipients of this transaction were named and answered.
-    pub(crate) fn all_answered(&self) -> bool {
-        let all_asked = self.asked >= self.room || self.left == self.deferrals;
-        all_asked && self.answered == self.asked
+    /// Whether all recipients of this transaction were named and answered, and none was accepted. None was deferred
+    /// then, because that takes an accepted one.
+    pub(crate) fn none_accepted(&self) -> bool {
+        let all_asked = self.asked >= self.room || self.left == 0;
+        all_asked && self.answered == self.asked && self.accepted == 0
     }
 
     /// How many recipients of this transaction were accepted.
@@ -188,7 +187,6 @@ impl Recipients {
     pub(crate) fn defer(&mut self, index: u32, error: Error) {
         self.answered += 1;
         self.left += 1;
-        self.deferrals += 1;
         self.deferred.get_or_insert(index as usize);
         self.set(index, Standing::Deferred(Box::new(error)));
     }
