@@ -36,8 +36,8 @@ pub(crate) struct Conversation {
 
 pub(super) enum Phase {
     Opening,
-    /// A handshake is due. The deadline is set once [`Event::StartTls`] was queued.
-    Handshake(Option<Deadline>),
+    /// [`Event::StartTls`] was queued, and the handshake has this long.
+    Handshake(Deadline),
     Ready,
     /// The session stops sending because of this error, and reads the replies that it is owed until the deadline.
     /// Without a deadline, it is computed when the caller next gives the time.
@@ -259,7 +259,7 @@ impl Conversation {
     pub(crate) fn next_deadline(&self) -> Option<Deadline> {
         match &self.phase {
             Phase::Draining(_, deadline) => *deadline,
-            Phase::Handshake(Some(deadline)) => Some(*deadline),
+            Phase::Handshake(deadline) => Some(*deadline),
             _ => self.peer.pipeline.deadline(),
         }
     }
@@ -269,7 +269,7 @@ impl Conversation {
         now: Instant,
         facts: TlsFacts,
     ) -> Result<(), Misuse> {
-        if !matches!(self.phase, Phase::Handshake(Some(_))) {
+        if !matches!(self.phase, Phase::Handshake(_)) {
             return Err(Misuse::NoHandshakeWanted);
         }
         self.at(now).phase = Phase::Opening;
@@ -280,7 +280,7 @@ impl Conversation {
 
     pub(crate) fn handle_tls_failed(&mut self, cause: Cause) -> Result<(), Misuse> {
         match self.phase {
-            Phase::Handshake(Some(_)) => {
+            Phase::Handshake(_) => {
                 // rule: opening.tls-failed
                 self.lose(cause);
                 Ok(())
@@ -298,13 +298,10 @@ impl Conversation {
         // rule: opening.capabilities-forgotten-after-tls
         // rule: parameters.forgotten-after-tls
         self.peer.capabilities = Capabilities::default();
-        // Octets that the transport has not taken go out first.
-        let announced = self.peer.pipeline.is_taken();
-        if announced {
-            self.peer.events.push(Event::StartTls);
-        }
+        // Nothing waits to go out: STARTTLS was given before its reply, and nothing follows it.
+        self.peer.events.push(Event::StartTls);
         let deadline = Deadline::new(self.now(), self.peer.config.timeouts.handshake);
-        self.phase = Phase::Handshake(announced.then_some(deadline));
+        self.phase = Phase::Handshake(deadline);
     }
 
     // What is known.

@@ -266,14 +266,10 @@ impl Conversation {
         if self.quit == Quit::Said {
             self.quit = Quit::Taken;
         }
-        match &mut self.phase {
-            Phase::Handshake(None) => self.begin_handshake(),
-            Phase::Leaving(error) => {
-                // rule: ends.quit-is-not-waited-for
-                let result = leaving(error.take());
-                self.end(result);
-            }
-            _ => {}
+        if let Phase::Leaving(error) = &mut self.phase {
+            // rule: ends.quit-is-not-waited-for
+            let result = leaving(error.take());
+            self.end(result);
         }
     }
 }
