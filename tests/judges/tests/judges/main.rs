@@ -11,6 +11,7 @@ mod buffers;
 mod calls;
 mod errors;
 mod flight;
+mod limits;
 
 /// What a judge takes is a second or two. A mutation that never ends fails after this time.
 const LIMIT: Duration = Duration::from_secs(60);
