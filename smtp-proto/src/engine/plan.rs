@@ -179,8 +179,8 @@ fn room(envelope: &Envelope, left: usize, peer: &Peer) -> Result<usize, Error> {
             exceeded("RCPTMAX", limit, left as u64),
         )),
         // rule: limits.rcptmax-split
-        Some(limit) if left as u64 > limit => Ok(limit as usize),
-        _ => Ok(left),
+        Some(limit) => Ok(usize::try_from(limit).map_or(left, |limit| limit.min(left))),
+        None => Ok(left),
     }
 }
 
