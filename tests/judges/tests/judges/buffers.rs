@@ -71,3 +71,19 @@ fn debug_counts_what_is_left() {
         engine.submit(envelope()).unwrap();
     }
 }
+
+/// A message is large, and most sessions have one at a time. So the first one takes no room for others.
+#[test]
+fn a_queue_has_room_for_what_is_in_it() {
+    let mut engine = ready(config(), "250 mx\r\n");
+    let submits: Vec<_> = (0..4)
+        .map(|_| {
+            let envelope = envelope();
+            let mut submit = || engine.submit(envelope.clone()).map(drop).unwrap();
+            measure(&mut submit).bytes_current
+        })
+        .collect();
+    // The first one also begins, so its command is in the output.
+    assert!(submits[0] < 2 * submits[1], "{submits:?}");
+    assert_eq!(submits[1..3], submits[2..4]);
+}
