@@ -21,6 +21,7 @@ pub(super) fn at(seconds: u64) -> Instant {
 }
 
 pub(super) fn config() -> Config {
+    super::watch();
     let mut config = Config::new(ClientName::parse("client.example").unwrap());
     config.tls = TlsPolicy::Never;
     config.chunking = Chunking::Never;
@@ -31,12 +32,13 @@ pub(super) fn envelope() -> Envelope {
     Envelope::new("a@example.org", ["b@example.net"]).unwrap()
 }
 
-/// All that the engine has to send now. It is given and written at once.
+/// All that the engine has to send now. It is given and written at once. An offer that comes again for ever fills the
+/// buffer, and no more.
 pub(super) fn sent(engine: &mut Connection, now: Instant, body: BodyPart<'_>) -> String {
-    let mut out = Vec::new();
-    engine.poll_transmit_onto(now, body, &mut out);
-    engine.handle_written(now, out.len());
-    String::from_utf8(out).unwrap()
+    let mut out = [0; 64 * 1_024];
+    let (gathered, _) = engine.poll_transmit_into(now, body, &mut out);
+    engine.handle_written(now, gathered);
+    String::from_utf8(out[..gathered].to_vec()).unwrap()
 }
 
 /// What the engine has to tell.

@@ -1,6 +1,8 @@
 //! All transcripts on the engine, two thousand conversations of the model, and the calls that neither of them makes.
 
+use std::sync::Once;
 use std::time::Duration;
+use std::{process, thread};
 
 use smtp_judges::fuzzing::model;
 use smtp_judges::play::engine::{self, Cut};
@@ -15,6 +17,18 @@ mod limits;
 
 /// What a judge takes is a second or two. A mutation that never ends fails after this time.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// Ends all judges if they take longer. A call that never returns would otherwise be noticed by nobody.
+fn watch() {
+    static WATCHED: Once = Once::new();
+    WATCHED.call_once(|| {
+        thread::spawn(|| {
+            thread::sleep(LIMIT);
+            eprintln!("the judges never end");
+            process::exit(1);
+        });
+    });
+}
 
 /// Plays each transcript with these cuts.
 fn transcripts(cuts: impl Iterator<Item = Cut> + Clone + Send + 'static) {
