@@ -59,6 +59,8 @@ enum Awaited {
     Other,
     StartTls,
     Xclient,
+    /// Before this transaction.
+    Rset(usize),
     Mail(usize),
     Rcpt(usize, Option<Who>),
     Data,
@@ -89,6 +91,8 @@ struct Reader<'t> {
     reply: Vec<u8>,
     /// Where the current transaction is, and all of them.
     transactions: Vec<Transaction>,
+    /// The transactions that were begun before an earlier one was answered.
+    overlapping: Vec<usize>,
     awaited: VecDeque<Awaited>,
     /// The message that was spoken of last.
     message: Option<usize>,
@@ -118,6 +122,7 @@ impl Ledger {
             line: Vec::new(),
             reply: Vec::new(),
             transactions: Vec::new(),
+            overlapping: Vec::new(),
             awaited: [Awaited::Greeting].into(),
             message: None,
             asked,
@@ -231,10 +236,19 @@ impl Reader<'_> {
     fn command(&mut self, line: &str) {
         let mut words = line.split(' ');
         let verb = words.next().unwrap_or_default().to_ascii_uppercase();
+        let is_end = |awaited: &Awaited| matches!(awaited, Awaited::End(..));
+        let overlaps = self.awaited.iter().any(is_end);
         let awaited = match &*verb {
+            "RSET" => {
+                let next = self.transactions.len();
+                self.overlapping.extend(overlaps.then_some(next));
+                Awaited::Rset(next)
+            }
             "MAIL" => {
+                let number = self.transactions.len();
+                self.overlapping.extend(overlaps.then_some(number));
                 self.transactions.push(Transaction::default());
-                Awaited::Mail(self.transactions.len() - 1)
+                Awaited::Mail(number)
             }
             "RCPT" if !self.transactions.is_empty() => {
                 let who = self.who(line);
@@ -326,6 +340,12 @@ impl Reader<'_> {
         let front = self.awaited.front().copied();
         if code == 221 && front != Some(Awaited::Quit) {
             self.ledger.is_odd = true;
+            // A reply may be missing before it. Then those after it answer something else.
+            if let Some(Awaited::Rset(number) | Awaited::Mail(number)) = front
+                && self.overlapping.contains(&number)
+            {
+                self.stop();
+            }
             return;
         }
         // The server closes.
@@ -385,6 +405,11 @@ impl Reader<'_> {
                 self.awaited.push_front(front);
                 self.stop();
             }
+            // It is for RCPT: a reply may be missing before it.
+            Awaited::End(..) if matches!(code, 251 | 252) && !self.awaited.is_empty() => {
+                self.awaited.push_front(front);
+                self.stop();
+            }
             Awaited::End(number, with) => {
                 for who in self.transactions[number].accepted.clone() {
                     self.end(number, who, with, is_success);
@@ -407,7 +432,7 @@ impl Reader<'_> {
                 }
             }
             Awaited::StartTls | Awaited::Greeting | Awaited::Xclient => {}
-            Awaited::Other | Awaited::Quit => {}
+            Awaited::Other | Awaited::Rset(_) | Awaited::Quit => {}
         }
     }
 

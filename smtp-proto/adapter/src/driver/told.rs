@@ -125,6 +125,23 @@ impl Driver {
         true
     }
 
+    /// The session is dropped. For the record, what waits in the engine counts as gathered: a replay cannot leave it.
+    pub(super) fn end_record(&mut self) {
+        let now = Instant::default();
+        if !self.is_recorded(now) || self.is_closed() {
+            return;
+        }
+        // It may be a login, and a buffer that grows leaves a copy.
+        let waits = self.engine.poll_transmit(now, &[][..]);
+        let octets = waits.map_or(0, |transmit| transmit.parts()[0].len());
+        let mut rest = zeroize::Zeroizing::new(Vec::with_capacity(octets));
+        self.engine.poll_transmit_onto(now, &[][..], &mut *rest);
+        self.note(|record| record.gathered(rest.len()));
+        while let Some(event) = self.engine.poll_event() {
+            self.note(|record| record.event(&event, false));
+        }
+    }
+
     /// Writes down what happens, and before what comes of it.
     pub(super) fn note(&mut self, note: impl FnOnce(&mut Record)) {
         if let Some(record) = self.watch.as_mut().and_then(|watch| watch.record()) {

@@ -199,6 +199,9 @@ impl Server {
         for (at, &octet) in given.iter().enumerate().skip(self.read) {
             let token = self.lexer.feed(octet);
             for token in [token, self.lexer.empty_chunk()].into_iter().flatten() {
+                if matches!(&token, Token::Line(line) if line.starts_with(b"MAIL ")) {
+                    self.lexer.body.clear();
+                }
                 self.note(&token, at + 1);
             }
         }
