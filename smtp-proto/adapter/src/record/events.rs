@@ -122,6 +122,9 @@ impl Record {
                         "ANONYMOUS",
                     ];
                     self.hides_challenges = self.is_own_mechanism || !known.contains(&name);
+                } else if !line.starts_with('*') {
+                    // The exchange is over: a 334 is no challenge any more.
+                    self.hides_challenges = false;
                 }
                 let line = text::line(line.as_bytes());
                 match &mut self.hearing {
