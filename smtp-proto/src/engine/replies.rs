@@ -91,10 +91,10 @@ impl Conversation {
         self.end_of_drain();
     }
 
-    /// Whether a reply that began in the body answers the end of the data, which has gone out meanwhile.
+    /// Whether a reply that began in the body answers the chunk, or the end of the data, which has gone out meanwhile.
     fn ends_in_time(&self) -> bool {
         let pipeline = &self.peer.pipeline;
-        pipeline.front().is_some_and(Awaited::is_end_of_data) && pipeline.front_is_given()
+        pipeline.front().is_some_and(Awaited::is_of_body) && pipeline.front_is_given()
     }
 
     /// A 221 that nobody asked for: the server closes. It does not count as an answer. The reply to the end of a body

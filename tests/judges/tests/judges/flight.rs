@@ -199,6 +199,37 @@ fn an_octet_that_is_held_back_proves_nothing() {
     assert_eq!(error.cause, Cause::TimedOut(Duration::from_secs(10)));
 }
 
+/// A refusal of a chunk begins before the chunk has gone out, and ends after the whole body has. The reply to the end
+/// of the body decides.
+#[test]
+fn a_refusal_that_begins_within_a_chunk_answers_it() {
+    let mut config = config();
+    config.chunking = Chunking::Auto;
+    let mut engine = ready(config, EHLO);
+    let envelope = Envelope::new("a@example.org", ["b@example.net"]).unwrap();
+    engine.submit(envelope).unwrap();
+    sent(&mut engine, at(0), BodyPart::Next(b""));
+    engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n");
+    events(&mut engine);
+    let transmit = engine.poll_transmit(at(0), BodyPart::Next(BODY)).unwrap();
+    let used = transmit.advance("BDAT 17\r\nSubject".len());
+    assert_eq!(used, "Subject".len());
+    engine.handle_input(at(0), b"55");
+    let rest = sent(&mut engine, at(0), BodyPart::Next(&BODY[used..]));
+    assert_eq!(rest.as_bytes(), &BODY[used..]);
+    assert_eq!(
+        sent(&mut engine, at(0), BodyPart::Last(b"y\r\n")),
+        "BDAT 3 LAST\r\ny\r\n"
+    );
+    engine.handle_input(at(0), b"4 no\r\n503 no\r\n");
+    let error = only_error(&reports(&mut engine)[0]);
+    assert_eq!(
+        (error.stage, error.outcome),
+        (Stage::Body, Outcome::Permanent)
+    );
+    assert_eq!(error.command.as_deref(), Some("BDAT 17"));
+}
+
 /// A reply comes before the completion of the write that it answers.
 #[test]
 fn a_reply_proves_that_its_command_is_written() {
