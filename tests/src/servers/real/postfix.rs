@@ -289,7 +289,7 @@ impl Postfix {
         Ok(symlink(to.socket(), self.server.path("lmtp"))?)
     }
 
-    /// The access token of [`Self::user`].
+    /// The access token of [`user`](Server::user).
     pub fn oauth_token(&self) -> &str {
         &self.token
     }
