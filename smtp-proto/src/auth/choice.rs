@@ -218,7 +218,6 @@ fn is_mechanism_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::string::String;
 
     #[test]
     fn a_mechanism_name_is_a_word_of_20_octets_at_most() {
@@ -260,7 +259,7 @@ mod tests {
             Credentials::anonymous("alice"),
         ] {
             for (mechanism, exposure) in credentials.all(&around) {
-                let name = String::from(mechanism.name());
+                let name = alloc::string::String::from(mechanism.name());
                 assert_eq!(
                     mechanism.exposes_secret(),
                     exposure == Exposure::Secret,
