@@ -214,8 +214,8 @@ fn a_server_may_speak_of_secrets() {
     }
 }
 
-/// A challenge of CRAM-MD5 is left out: with the response, which a server may echo, it helps to guess the password. What
-/// is not a challenge is hidden, and still is none.
+/// A challenge of CRAM-MD5 is left out: with the response, which a server may echo, it helps to guess the password. The text
+/// of a 334 that is not base64 is hidden, and the replay refuses it too.
 #[test]
 fn challenges_are_left_out_unless_they_are_none() {
     let challenge = "334 PDE4cmVkNjk3MTcwOTUyQHBvc3RvZmZpY2U+\r\n";

@@ -359,7 +359,7 @@ pub(super) fn custom(steps: &[Step], was_ready: bool, closed: &str) -> Credentia
         Some((name, _)) => (name, true),
         None => (name.unwrap_or_default(), false),
     };
-    // Its own words stand behind the command.
+    // The error's own words follow the command.
     let words = closed.strip_prefix("says error auth: AUTH ");
     let words = words.and_then(|rest| rest.split_once(": ")?.1.rsplit_once(" ("));
     let (words, _) = words.unwrap_or_default();

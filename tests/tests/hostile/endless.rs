@@ -1,17 +1,6 @@
 //! Replies that never end: what is kept of them has a bound, and so has the time.
 
-use crate::case::{At, Case, everywhere};
-
-/// Where the server says something that can be endless. In the body it says nothing.
-const REPLIES: [At; 7] = [
-    At::Greeting,
-    At::Ehlo,
-    At::Auth,
-    At::Mail,
-    At::Rcpt,
-    At::Data,
-    At::Dot,
-];
+use crate::case::{At, Case, WAITS, everywhere};
 
 /// The code that is expected here.
 fn code(at: At) -> &'static str {
@@ -27,7 +16,7 @@ fn code(at: At) -> &'static str {
 fn flood(name: &str, first: &'static str, again: &'static str) -> Vec<Case> {
     everywhere(
         name,
-        &REPLIES,
+        &WAITS,
         move |talk, at| {
             let code = code(at);
             talk.flood(&first.replace("250", code), &again.replace("250", code))

@@ -123,7 +123,7 @@ impl Record {
                     ];
                     self.hides_challenges = self.is_own_mechanism || !known.contains(&name);
                 } else if !line.starts_with('*') {
-                    // The exchange is over: a 334 is no challenge any more.
+                    // The exchange is over, so a 334 from now on is an ordinary reply.
                     self.hides_challenges = false;
                 }
                 let line = text::line(line.as_bytes());
@@ -265,7 +265,7 @@ impl Record {
         self.blamed = Some(shown.into());
     }
 
-    /// What was heard is no reply, but something has come of it. So it has broken the session, whatever is told.
+    /// If the octets that were heard have an effect and are not a reply, they have broken the session. Write them down.
     fn say_cause(&mut self) {
         if self
             .hearing

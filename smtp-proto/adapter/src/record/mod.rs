@@ -177,7 +177,7 @@ struct Body {
     known: u64,
     /// When the engine took some.
     at: Duration,
-    /// The application has said that there is no more.
+    /// The application has ended it.
     has_ended: bool,
     /// What the engine has not taken of a body that it has refused.
     left: Option<Box<[u8]>>,

@@ -5,7 +5,7 @@ use smtp_proto::{BodyPart, Channel, Connection, Credentials, Envelope};
 
 use super::calls::{GREETING, at, config, envelope, events, ready, sent};
 
-/// The transport is always one octet behind, so the output is never empty. What it has taken is dropped all the same.
+/// The transport always leaves one octet, so the output is never empty. The octets that it took are dropped even so.
 #[test]
 fn octets_that_were_taken_are_dropped() {
     const RECIPIENTS: usize = 4_000;

@@ -41,6 +41,16 @@ pub(super) fn sent(engine: &mut Connection, now: Instant, body: BodyPart<'_>) ->
     String::from_utf8(out[..gathered].to_vec()).unwrap()
 }
 
+/// A session in which the body of this message is due: the server answers its envelope with this.
+pub(super) fn at_the_body(config: Config, envelope: Envelope, replies: &[u8]) -> Connection {
+    let mut engine = ready(config, EHLO);
+    engine.submit(envelope).unwrap();
+    sent(&mut engine, at(0), BodyPart::Next(b""));
+    engine.handle_input(at(0), replies);
+    events(&mut engine);
+    engine
+}
+
 /// What the engine has to tell.
 pub(super) fn events(engine: &mut Connection) -> Vec<Event> {
     let events: Vec<_> = std::iter::from_fn(|| engine.poll_event())
@@ -243,11 +253,7 @@ fn an_overlapping_mail_stays_within_the_octets_in_flight() {
 fn a_small_buffer_makes_no_small_chunks() {
     let mut config = config();
     config.chunking = Chunking::Auto;
-    let mut engine = ready(config, EHLO);
-    engine.submit(envelope()).unwrap();
-    sent(&mut engine, at(0), BodyPart::Next(b""));
-    engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n");
-    events(&mut engine);
+    let mut engine = at_the_body(config, envelope(), b"250 ok\r\n250 ok\r\n");
     let body = [b'x'; 600];
     let (mut used, mut wire) = (0, Vec::new());
     while used < body.len() {
@@ -363,11 +369,7 @@ fn all_or_nothing_with_more_domains_than_a_session_may_have_is_refused() {
 fn an_offer_of_which_nothing_is_taken_proves_nothing() {
     let mut config = config();
     config.timeouts.block = Duration::from_secs(10);
-    let mut engine = ready(config, EHLO);
-    engine.submit(envelope()).unwrap();
-    sent(&mut engine, at(0), BodyPart::Next(b""));
-    engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n354 go\r\n");
-    events(&mut engine);
+    let mut engine = at_the_body(config, envelope(), b"250 ok\r\n250 ok\r\n354 go\r\n");
     let mut out = Vec::new();
     engine.poll_transmit_onto(at(0), BodyPart::Next(BODY), &mut out);
     engine.handle_given(at(0), out.len());

@@ -8,7 +8,9 @@ use smtp_proto::{
     Stage, TlsFacts, TlsPolicy,
 };
 
-use super::calls::{BODY, EHLO, GREETING, at, config, envelope, events, ready, reports, sent};
+use super::calls::{
+    BODY, EHLO, GREETING, at, at_the_body, config, envelope, events, ready, reports, sent,
+};
 
 /// Plays this conversation: what the server says, and the command that we then send.
 fn play(config: Config, conversation: &[(&str, &str)]) -> Connection {
@@ -46,11 +48,7 @@ fn with_password(tls: TlsPolicy, channel: Channel) -> Config {
 fn the_last_chunk_is_named() {
     let mut config = config();
     config.chunking = Chunking::Auto;
-    let mut engine = ready(config, EHLO);
-    engine.submit(envelope()).unwrap();
-    sent(&mut engine, at(0), BodyPart::Next(b""));
-    engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n");
-    events(&mut engine);
+    let mut engine = at_the_body(config, envelope(), b"250 ok\r\n250 ok\r\n");
     sent(&mut engine, at(0), BodyPart::Last(BODY));
     engine.handle_input(at(0), b"554 no\r\n");
     let report = reports(&mut engine).remove(0);

@@ -6,7 +6,7 @@ use smtp_proto::{
     BodyPart, Cause, Chunking, Connection, Envelope, Error, Event, Outcome, Report, Stage,
 };
 
-use super::calls::{BODY, EHLO, at, config, envelope, events, ready, reports, sent};
+use super::calls::{BODY, EHLO, at, at_the_body, config, envelope, events, ready, reports, sent};
 
 /// A session with overlap where the end of a first body was gathered, and the next envelope with it. Returns what was
 /// gathered.
@@ -148,11 +148,7 @@ fn a_command_of_which_nothing_is_taken_proves_nothing() {
 fn a_body_of_which_nothing_is_taken_keeps_its_deadline() {
     let mut config = config();
     config.timeouts.block = Duration::from_secs(10);
-    let mut engine = ready(config, EHLO);
-    engine.submit(envelope()).unwrap();
-    sent(&mut engine, at(0), BodyPart::Next(b""));
-    engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n354 go\r\n");
-    events(&mut engine);
+    let mut engine = at_the_body(config, envelope(), b"250 ok\r\n250 ok\r\n354 go\r\n");
     for now in 0..5 {
         let transmit = engine.poll_transmit(at(now), BODY).unwrap();
         assert_eq!(transmit.advance(0), 0);

@@ -34,7 +34,7 @@ const TEXTS: [&[u8]; 24] = [
     b"\xe2\x80\xa8 a line separator",
 ];
 
-/// What is no reply.
+/// Lines that are not replies.
 const GARBAGE: [&[u8]; 12] = [
     b"\r\n",
     b"hello\r\n",

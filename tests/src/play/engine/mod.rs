@@ -367,7 +367,7 @@ impl<'t> Player<'t> {
             let n = n.min(room);
             self.batch.extend(&offer[..n]);
             self.said.extend(&offer[..n]);
-            // Octets that were on offer before the body was refused go out behind it.
+            // Octets that were on offer before the body was refused still go out, after it.
             if !(self.is_in_body && self.in_flight.is_behind_data()) {
                 self.in_flight.say(&offer[..n])?;
             }
