@@ -144,6 +144,20 @@ impl Transaction {
             .find(|(named, _)| *named == recipient)
             .map(|(_, reply)| *reply)
     }
+
+    /// LMTP answers the end once for each accepted recipient (RFC 2033 section 4.2): the largest possible number if
+    /// some are not answered yet.
+    pub(crate) fn due_by_lmtp(&self, said: &[Said]) -> usize {
+        let is_accepted = |reply: ReplyIndex| said[reply].code < 300;
+        let mut due = 0;
+        for (_, reply) in &self.named {
+            match reply {
+                Some(reply) => due += usize::from(is_accepted(*reply)),
+                None => return usize::MAX,
+            }
+        }
+        due.max(1)
+    }
 }
 
 /// The server has taken responsibility for this message and this recipient.

@@ -223,11 +223,14 @@ impl Server {
                 Token::Line(line) => Kind::of(line),
                 Token::ChunkBegins { .. } => Kind::Chunk,
             };
-            let prdr = books.transactions.last().is_some_and(|last| last.prdr);
-            let replies = if kind == Kind::End && (self.traits.lmtp || prdr) {
-                usize::MAX
-            } else {
-                1
+            let transaction = books.transactions.last();
+            let prdr = transaction.is_some_and(|last| last.prdr);
+            let replies = match kind {
+                Kind::End if self.traits.lmtp => {
+                    transaction.map_or(1, |last| last.due_by_lmtp(&books.said))
+                }
+                Kind::End if prdr => usize::MAX,
+                _ => 1,
             };
             books.demands.push(Demand { kind, end, replies });
         }
