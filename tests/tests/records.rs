@@ -4,13 +4,14 @@
 
 use std::collections::VecDeque;
 use std::io::{self, BufReader, Read, Write};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use smtp_blocking::{Chunking, Credentials, Envelope, Server, Session, TlsPolicy, Transport};
 use smtp_proto::auth::{Mechanism, MechanismError, Secret};
 use smtp_proto::{Limits, Request, Timeouts};
-use smtp_tests::play::anything::{list, play_blocking, play_tokio};
+use smtp_tests::play::anything::{is_heard, list, play_blocking, play_tokio};
 use smtp_tests::play::engine::{self, Cut};
 use smtp_tests::play::replay::{Tape, replay};
 use smtp_tests::receiver::{Options, Receiver};
@@ -74,6 +75,9 @@ struct Script {
     replies: VecDeque<Vec<u8>>,
     /// Each reply comes an octet at a time.
     drips: bool,
+    /// It has closed before the batch that the last reply is for.
+    breaks: bool,
+    heard: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Read for Script {
@@ -97,6 +101,10 @@ impl Read for Script {
 impl Write for Script {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
         self.replies.pop_front();
+        if self.breaks && self.replies.len() == 1 {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        self.heard.lock().unwrap().extend(octets);
         Ok(octets.len())
     }
 
@@ -124,19 +132,34 @@ fn login(mechanism: &str) -> Server {
 
 /// Plays a session, with each reply at once and octet by octet. Both records replay. Returns them.
 fn record(server: &Server, replies: &[&str], act: impl Fn(&mut Session)) -> [String; 2] {
+    record_until(false, server, replies, act)
+}
+
+/// The same, where the write before the last reply may fail.
+fn record_until(
+    breaks: bool,
+    server: &Server,
+    replies: &[&str],
+    act: impl Fn(&mut Session),
+) -> [String; 2] {
     [false, true].map(|drips| {
         let tape = Tape::default();
-        let server = server.clone().record(tape.recorder());
+        let server = server.clone().record(tape.recorder()).record_bodies(true);
         let replies = replies.iter().map(|reply| reply.as_bytes().to_vec());
+        let heard = Arc::default();
         let script = Script {
             replies: replies.collect(),
             drips,
+            breaks,
+            heard: Arc::clone(&heard),
         };
         if let Ok(mut session) = Session::connect_over(&server, script) {
             act(&mut session);
         }
         let record = tape.records().remove(0);
         replay("it", &record).unwrap_or_else(|failure| panic!("{failure}\n{record}"));
+        let heard = heard.lock().unwrap();
+        is_heard(&record, &heard).unwrap_or_else(|failure| panic!("{failure}\n{record}"));
         record
     })
 }
@@ -432,6 +455,22 @@ fn a_refused_chunk_is_replayed() {
             }
         }
     }
+}
+
+/// A write fails, and 32 KiB were gathered: a part of a chunk.
+#[test]
+fn a_chunk_that_is_cut_off_is_replayed() {
+    let chunk = [
+        HI,
+        "250-hi\r\n250 CHUNKING\r\n",
+        "250 ok\r\n",
+        "250 ok\r\n",
+        "421 bye\r\n",
+    ];
+    let server = plain().chunking(Chunking::Always);
+    record_until(true, &server, &chunk, |session| {
+        send_flushed(session, [&"x\r\n".repeat(11_000), ""]);
+    });
 }
 
 /// The application has ended a body before its declared size. What the server says then changes nothing.

@@ -384,6 +384,11 @@ impl Driver {
             let octets = transmit.parts()[0].len();
             self.out.reserve(octets.min(room));
         }
+        // A record has no word for a part of a chunk, so a recorded session gathers it whole.
+        let room = match is_recorded && room > 0 && self.engine.chunk_size().is_some() {
+            true => usize::MAX,
+            false => room,
+        };
         let used = self
             .engine
             .poll_transmit_onto(now, body, &mut (&mut self.out).limit(room));

@@ -101,6 +101,7 @@ pub struct Watch {
 pub(crate) struct Watchers<'a> {
     pub(crate) observer: Option<&'a Observer>,
     pub(crate) recorder: Option<&'a Recorder>,
+    pub(crate) records_bodies: bool,
     /// There is a nonce for SCRAM.
     pub(crate) has_nonce: bool,
 }
@@ -224,7 +225,9 @@ impl Watch {
 
 impl Watchers<'_> {
     fn record(self, session: u64, config: &Config, peer: &Peer) -> io::Result<Option<Box<Record>>> {
-        let begin = |recorder: &Recorder| recorder.begin(session, peer, config, self.has_nonce);
+        let begin = |recorder: &Recorder| {
+            recorder.begin(session, peer, config, self.has_nonce, self.records_bodies)
+        };
         self.recorder.map(begin).transpose()
     }
 }

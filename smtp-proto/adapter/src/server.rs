@@ -67,6 +67,7 @@ pub struct Server {
     pub(crate) fixed_nonce: Option<[u8; 18]>,
     pub(crate) observer: Option<Observer>,
     pub(crate) recorder: Option<Recorder>,
+    pub(crate) records_bodies: bool,
     /// The name in EHLO.
     pub(crate) client_name: Option<ClientName>,
     /// The rest of the engine's configuration. The name in it is replaced later.
@@ -117,6 +118,7 @@ impl Server {
             fixed_nonce: None,
             observer: None,
             recorder: None,
+            records_bodies: false,
             client_name: None,
             config: Config::new(placeholder),
         }
@@ -329,7 +331,7 @@ impl Server {
     /// of a line, and NUL. Octets above 127 become `\xe9`. But a record has the addresses, and all replies. Look at it before
     /// you publish it.
     ///
-    /// Recording costs time and memory. If `open` fails, the session fails. If a write fails, the record ends there, and
+    /// Recording costs time and memory: also for one more chunk. If `open` fails, the session fails. If a write fails, the record ends there, and
     /// the session goes on.
     ///
     /// ```no_run
@@ -343,17 +345,14 @@ impl Server {
         mut self,
         open: impl Fn(u64) -> io::Result<W> + Send + Sync + 'static,
     ) -> Self {
-        let shows_bodies = self.recorder.is_some_and(|recorder| recorder.shows_bodies);
-        self.recorder = Some(Recorder::new(open, shows_bodies));
+        self.recorder = Some(Recorder::new(open));
         self
     }
 
-    /// Records the octets of bodies, if `true`. Call [`record`](Self::record) first.
+    /// Records the octets of bodies, if `true`, where sessions are [recorded](Self::record).
     #[must_use]
     pub fn record_bodies(mut self, yes: bool) -> Self {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.shows_bodies = yes;
-        }
+        self.records_bodies = yes;
         self
     }
 

@@ -258,6 +258,7 @@ impl<'a> Terms<'a> {
         let watchers = Watchers {
             observer: self.server.observer.as_ref(),
             recorder: self.server.recorder.as_ref(),
+            records_bodies: self.server.records_bodies,
             has_nonce: nonce.is_some(),
         };
         let watch = Watch::begin(number, &config, self.is_shared, watchers, peer)

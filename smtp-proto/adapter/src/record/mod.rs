@@ -41,18 +41,15 @@ type Writer = Box<dyn Write + Send>;
 #[derive(Clone)]
 pub(crate) struct Recorder {
     open: Arc<Open>,
-    pub(crate) shows_bodies: bool,
 }
 
 impl Recorder {
     pub(crate) fn new<W: Write + Send + 'static>(
         open: impl Fn(u64) -> io::Result<W> + Send + Sync + 'static,
-        shows_bodies: bool,
     ) -> Self {
         let open = move |session| open(session).map(|out| Box::new(out) as Writer);
         Self {
             open: Arc::new(open),
-            shows_bodies,
         }
     }
 
@@ -63,10 +60,11 @@ impl Recorder {
         peer: &Peer,
         config: &Config,
         has_nonce: bool,
+        shows_bodies: bool,
     ) -> io::Result<Box<Record>> {
         let mut record = Box::new(Record {
             out: Some((self.open)(session)?),
-            shows_bodies: self.shows_bodies,
+            shows_bodies,
             now: Duration::ZERO,
             noted: Duration::ZERO,
             messages: 0,

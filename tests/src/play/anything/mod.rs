@@ -101,29 +101,31 @@ impl Play {
             }
         }
         if self.shows_bodies {
-            let heard = &lock(&self.server).heard;
-            let transcript = Transcript::parse("it", record).map_err(|error| error.to_string())?;
-            let mut said = Vec::new();
-            for step in &transcript.steps {
-                if let Action::Client(octets) = &step.action {
-                    said.extend(octets);
-                }
-            }
-            is_heard(&said, heard).map_err(failure)?;
+            is_heard(record, &lock(&self.server).heard).map_err(failure)?;
         }
         Ok(())
     }
 }
 
-/// What the server has heard is the beginning of what the client has said, by its record.
-fn is_heard(said: &[u8], heard: &[u8]) -> Result<(), String> {
+/// What the server has heard is the beginning of what the client has said, by its record with bodies.
+///
+/// # Errors
+/// The first line that is not the same.
+pub fn is_heard(record: &str, heard: &[u8]) -> Result<(), String> {
+    let transcript = Transcript::parse("it", record).map_err(|error| error.to_string())?;
+    let mut said = Vec::new();
+    for step in &transcript.steps {
+        if let Action::Client(octets) = &step.action {
+            said.extend(octets);
+        }
+    }
     let lines = |octets: &[u8]| -> Vec<Vec<u8>> {
         octets
             .split_inclusive(|&octet| octet == b'\n')
             .map(<[u8]>::to_vec)
             .collect()
     };
-    let mut said = lines(said).into_iter();
+    let mut said = lines(&said).into_iter();
     for line in lines(heard) {
         let recorded = said.next().unwrap_or_default();
         let is_same = match recorded.strip_suffix(b"****\r\n") {

@@ -73,7 +73,7 @@ impl<'t> Body<'t> {
         self.rest = &self.rest[used..];
         self.offered -= used;
         for hold in &mut self.holds {
-            *hold = hold.saturating_sub(used);
+            *hold = hold.checked_sub(used).expect("holds are in order");
         }
         for border in &mut self.borders {
             *border = border.saturating_sub(used);
