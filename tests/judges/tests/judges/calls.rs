@@ -140,23 +140,56 @@ fn the_limit_of_messages_counts_results_too() {
 
 #[test]
 fn the_count_of_missed_traces_is_exact() {
-    let mut config = config();
-    config.trace = true;
-    config.limits.traces = 2;
-    let mut engine = ready(config, EHLO);
-    engine.submit(envelope()).unwrap();
-    sent(&mut engine, at(0), BodyPart::Next(b""));
-    // MAIL, RCPT, DATA and three replies are six steps.
-    engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n354 go\r\n");
-    let traces = events(&mut engine)
-        .into_iter()
-        .filter_map(|event| match event {
-            Event::Trace(trace) => Some(trace),
-            _ => None,
-        });
-    let traces: Vec<_> = traces.collect();
-    assert!(matches!(traces[0], Trace::Missed(4)), "{traces:?}");
-    assert_eq!(traces.len(), 3, "{traces:?}");
+    for most in [0, 2] {
+        let mut config = config();
+        config.trace = true;
+        config.limits.traces = most;
+        let mut engine = ready(config, EHLO);
+        engine.submit(envelope()).unwrap();
+        sent(&mut engine, at(0), BodyPart::Next(b""));
+        // MAIL, RCPT, DATA and three replies are six steps.
+        engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n354 go\r\n");
+        let traces = traces(&mut engine);
+        assert_eq!(traces[0], Trace::Missed(6 - most as u64), "{traces:?}");
+        assert_eq!(traces.len(), 1 + most, "{traces:?}");
+    }
+}
+
+/// The steps of the conversation since they were last asked for.
+fn traces(engine: &mut Connection) -> Vec<Trace> {
+    let traces = events(engine).into_iter().filter_map(|event| match event {
+        Event::Trace(trace) => Some(trace),
+        _ => None,
+    });
+    traces.collect()
+}
+
+/// A body that went out in chunks is told by its chunks, and any other one as a whole.
+#[test]
+fn a_body_is_traced_once() {
+    for (chunking, replies, expected) in [
+        (
+            Chunking::Never,
+            "250 ok\r\n250 ok\r\n354 go\r\n",
+            Trace::SentBody { octets: 17 },
+        ),
+        (
+            Chunking::Auto,
+            "250 ok\r\n250 ok\r\n",
+            Trace::SentChunk {
+                octets: 17,
+                last: true,
+            },
+        ),
+    ] {
+        let mut config = config();
+        config.trace = true;
+        config.chunking = chunking;
+        let mut engine = at_the_body(config, envelope(), replies.as_bytes());
+        sent(&mut engine, at(0), BodyPart::Last(BODY));
+        engine.finish_body().unwrap();
+        assert_eq!(traces(&mut engine), [expected]);
+    }
 }
 
 /// A session between messages has no more heap than before the first one.
@@ -359,7 +392,14 @@ fn all_or_nothing_with_more_domains_than_a_session_may_have_is_refused() {
         assert_eq!(sent(&mut engine, at(0), BodyPart::Next(b"")), "");
         let report = reports(&mut engine).remove(0);
         for (_, result) in &report {
-            assert_eq!(result.as_ref().unwrap_err().outcome, expected, "{report:?}");
+            let error = result.as_ref().unwrap_err();
+            assert_eq!(error.outcome, expected, "{report:?}");
+            let cause = Cause::LimitExceeded {
+                name: "RCPTDOMAINMAX",
+                limit: 1,
+                value: 2,
+            };
+            assert_eq!(error.cause, cause);
         }
     }
 }
