@@ -6,7 +6,9 @@ use smtp_proto::{
     BodyPart, Cause, Chunking, Connection, Envelope, Error, Event, Outcome, Report, Stage,
 };
 
-use super::calls::{BODY, EHLO, at, at_the_body, config, envelope, events, ready, reports, sent};
+use super::calls::{
+    BODY, EHLO, at, at_the_body, config, envelope, events, gathered, ready, reports, sent,
+};
 
 /// A session with overlap where the end of a first body was gathered, and the next envelope with it. Returns what was
 /// gathered.
@@ -25,12 +27,11 @@ fn overlapping(chunking: Chunking, block: u64) -> (Connection, Vec<u8>) {
         engine.handle_input(at(0), b"354 go\r\n");
     }
     events(&mut engine);
-    let mut out = Vec::new();
-    engine.poll_transmit_onto(at(0), BodyPart::Last(BODY), &mut out);
+    let mut out = gathered(&mut engine, at(0), BodyPart::Last(BODY));
     if engine.wants_body() {
         engine.finish_body().unwrap();
     }
-    engine.poll_transmit_onto(at(0), BodyPart::Next(b""), &mut out);
+    out.extend(gathered(&mut engine, at(0), BodyPart::Next(b"")));
     (engine, out)
 }
 
@@ -55,7 +56,7 @@ fn a_refused_rset_is_not_about_the_message_behind_it() {
     ] {
         let (mut engine, mut out) = overlapping(chunking, 300);
         events(&mut engine);
-        engine.poll_transmit_onto(at(0), BodyPart::Last(BODY), &mut out);
+        out.extend(gathered(&mut engine, at(0), BodyPart::Last(BODY)));
         assert_eq!(
             out.ends_with(b"x\r\n"),
             chunking == Chunking::Eager,
@@ -170,8 +171,7 @@ fn held_back(block: u64, write: impl Fn(&mut Connection, usize)) -> Connection {
     engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n");
     events(&mut engine);
     let (front, last) = BODY.split_at(BODY.len() - 1);
-    let mut out = Vec::new();
-    engine.poll_transmit_onto(at(0), front, &mut out);
+    let out = gathered(&mut engine, at(0), front);
     write(&mut engine, out.len());
     let transmit = engine.poll_transmit(at(1), last).unwrap();
     assert_eq!(transmit.parts(), [b"", b""]);
@@ -233,8 +233,7 @@ fn a_reply_proves_that_its_command_is_written() {
     config.timeouts.block = Duration::from_secs(10);
     let mut engine = ready(config, "250 mx\r\n");
     engine.submit(envelope()).unwrap();
-    let mut out = Vec::new();
-    engine.poll_transmit_onto(at(0), b"", &mut out);
+    let out = gathered(&mut engine, at(0), b"");
     engine.handle_given(at(0), out.len());
     assert_eq!(engine.poll_timeout(), Some(at(10)));
     engine.handle_input(at(1), b"250 ok\r\n");
