@@ -122,10 +122,8 @@ fn nothing_waits_for_another_part_of_a_refused_message() {
     }
 }
 
-/// Two bodies are out when the connection is lost. Both are in doubt, and the second one was told nothing of the RCPT
-/// of the first.
-#[test]
-fn a_message_in_doubt_has_no_command_of_another() {
+/// A session with overlap in which two messages have gone out, and nothing is answered.
+fn two_bodies_out() -> Connection {
     let mut config = eager();
     config.overlap = true;
     let mut engine = ready(config, EHLO);
@@ -136,6 +134,14 @@ fn a_message_in_doubt_has_no_command_of_another() {
         commands(&mut engine);
         send_body(&mut engine);
     }
+    engine
+}
+
+/// Two bodies are out when the connection is lost. Both are in doubt, and the second one was told nothing of the RCPT
+/// of the first.
+#[test]
+fn a_message_in_doubt_has_no_command_of_another() {
+    let mut engine = two_bodies_out();
     says(&mut engine, "250 ok\r\n");
     engine.handle_eof(at(0));
     let reports = reports(&mut engine);
@@ -147,4 +153,24 @@ fn a_message_in_doubt_has_no_command_of_another() {
     let first = (Some("RCPT TO:<b@example.net>"), Some(0));
     assert_eq!(about, [first, (None, None)]);
     assert!(reports.iter().all(Report::maybe_delivered));
+}
+
+/// A 421 answers the RSET or the MAIL of the second message, whose body is out already. So that message was not attempted.
+/// A later 421 refuses it.
+#[test]
+fn a_421_to_an_overlapping_envelope_is_not_about_its_body() {
+    for (replies, expected) in [
+        ("421 closing\r\n", Outcome::NotAttempted),
+        ("250 ok\r\n421 closing\r\n", Outcome::NotAttempted),
+        ("250 ok\r\n250 ok\r\n421 closing\r\n", Outcome::Transient),
+        ("", Outcome::InDoubt),
+    ] {
+        let mut engine = two_bodies_out();
+        says(&mut engine, "250 ok\r\n250 ok\r\n250 taken\r\n");
+        says(&mut engine, replies);
+        engine.handle_eof(at(0));
+        let reports = reports(&mut engine);
+        assert!(reports[0].is_success());
+        assert_eq!(reports[1].outcome(), Some(expected), "after {replies:?}");
+    }
 }

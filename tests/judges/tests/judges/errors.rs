@@ -7,7 +7,7 @@ use smtp_proto::error::Misuse;
 use smtp_proto::reply::ReplyCode;
 use smtp_proto::{
     BodyPart, Cause, Channel, Chunking, Config, Connection, Credentials, Error, Event, Outcome,
-    Reply, Stage, TlsFacts, TlsPolicy,
+    Reply, Request, Stage, TlsFacts, TlsPolicy,
 };
 
 use super::calls::{
@@ -297,7 +297,7 @@ fn an_echo_of_an_own_response_is_not_shown() {
     }
 }
 
-/// The login is over, and a server still repeats the password of it.
+/// The login is over, and a server still repeats the password of it in a refusal. Any other text stays as it is.
 #[test]
 fn an_echo_in_a_later_refusal_is_not_shown() {
     let config = with_password(TlsPolicy::Never, Channel::Local);
@@ -307,6 +307,11 @@ fn an_echo_in_a_later_refusal_is_not_shown() {
         ("235 ok\r\n", ""),
     ];
     let mut engine = play(config, &conversation);
+    engine.request(Request::noop()).unwrap();
+    sent(&mut engine, at(0), BodyPart::Next(b""));
+    engine.handle_input(at(0), b"250 secret\r\n");
+    let answered = format!("{:?}", events(&mut engine));
+    assert!(answered.contains("secret"), "{answered}");
     engine.submit(envelope()).unwrap();
     sent(&mut engine, at(0), BodyPart::Next(b""));
     engine.handle_input(at(0), b"550 not after secret\r\n");
