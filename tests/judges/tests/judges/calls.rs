@@ -32,8 +32,8 @@ pub(super) fn envelope() -> Envelope {
     Envelope::new("a@example.org", ["b@example.net"]).unwrap()
 }
 
-/// All that the engine has to send now. It is not given yet. An offer that comes again for ever fills the buffer, and no
-/// more.
+/// All that the engine has to send now. It is not given yet. An offer that comes again for ever fills the buffer, and
+/// no more.
 pub(super) fn gathered<'a>(
     engine: &mut Connection,
     now: Instant,

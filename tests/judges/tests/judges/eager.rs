@@ -155,8 +155,8 @@ fn a_message_in_doubt_has_no_command_of_another() {
     assert!(reports.iter().all(Report::maybe_delivered));
 }
 
-/// A 421 answers the RSET or the MAIL of the second message, whose body is out already. So that message was not attempted.
-/// A later 421 refuses it.
+/// A 421 answers the RSET or the MAIL of the second message, whose body is out already. So that message was not
+/// attempted. A later 421 refuses it.
 #[test]
 fn a_421_to_an_overlapping_envelope_is_not_about_its_body() {
     for (replies, expected) in [
