@@ -22,11 +22,8 @@ impl Conversation {
             // rule: opening.tls-lost
             Phase::Handshake(_) => self.handshake_stage(),
             _ if self.sending().is_some() => Stage::Body,
-            _ if self.jobs.is_empty() => Stage::Quit,
-            _ => match self.jobs.front() {
-                Some(Job::Request(_)) => Stage::Request,
-                _ => Stage::Mail,
-            },
+            // Any other job under way has sent a command, and its reply is owed.
+            _ => Stage::Quit,
         }
     }
 

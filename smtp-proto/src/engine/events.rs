@@ -7,9 +7,10 @@ use crate::event::{Event, Trace};
 
 #[derive(Debug)]
 pub(crate) struct Events {
-    /// Each event with its number, which orders it among the traces.
+    /// Each event with its number.
     queue: VecDeque<(u64, Event)>,
-    next: u64,
+    /// The number of the last event.
+    last: u64,
     /// Reports and answers in the queue.
     results: usize,
     /// `None` if the caller does not want traces.
@@ -19,6 +20,7 @@ pub(crate) struct Events {
 /// The steps of the conversation. They have their own queue, because the oldest are dropped.
 #[derive(Debug)]
 struct Traces {
+    /// Each trace with the number of the event before it.
     queue: VecDeque<(u64, Trace)>,
     most: usize,
     /// How many were dropped since the last poll.
@@ -35,7 +37,7 @@ impl Events {
         });
         Self {
             queue: VecDeque::new(),
-            next: 0,
+            last: 0,
             results: 0,
             traces: traces.map(Box::new),
         }
@@ -48,8 +50,8 @@ impl Events {
             Event::BodyWanted(_) => self.queue.retain(|(_, earlier)| *earlier != event),
             _ => {}
         }
-        self.next += 1;
-        self.queue.push_back((self.next, event));
+        self.last += 1;
+        self.queue.push_back((self.last, event));
     }
 
     pub(crate) fn trace(&mut self, trace: impl FnOnce() -> Trace) {
@@ -61,8 +63,7 @@ impl Events {
             traces.queue.pop_front();
         }
         if traces.most > 0 {
-            self.next += 1;
-            traces.queue.push_back((self.next, trace()));
+            traces.queue.push_back((self.last, trace()));
         }
     }
 

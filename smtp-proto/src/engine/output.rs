@@ -224,7 +224,8 @@ impl Conversation {
                 let Some(sending) = message.sending_mut() else {
                     return 0;
                 };
-                if n > 0 && sending.body.is_between_chunks() {
+                // It counts anew until the first octet of the chunk is taken.
+                if sending.body.is_between_chunks() {
                     sending.began_at = trips;
                 }
                 let (used, completed) = sending.body.record(insertion, run, *held, n);
@@ -252,9 +253,9 @@ impl Conversation {
 
     fn settle(&mut self, fate: Fate, any: bool) {
         match fate {
+            Fate::Gathered => self.peer.pipeline.offer_nothing(),
             Fate::Written if any => self.peer.pipeline.write_all(),
             Fate::Given if any => self.peer.pipeline.give_all(),
-            Fate::Gathered if any => self.peer.pipeline.offer_nothing(),
             _ => {}
         }
     }

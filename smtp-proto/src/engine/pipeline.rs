@@ -446,11 +446,10 @@ impl Pipeline {
         self.write = None;
     }
 
-    /// Frees the buffers that are empty.
+    /// Frees the buffers, as far as they are empty.
     pub(crate) fn release(&mut self) {
-        if self.out.is_empty() && self.owed.is_empty() {
-            (self.out, self.owed) = (Vec::new(), VecDeque::new());
-        }
+        self.out.shrink_to_fit();
+        self.owed.shrink_to_fit();
     }
 }
 

@@ -297,8 +297,10 @@ fn check_domains(
         true => Ok(()),
         // A new session would not help either.
         false if envelope.is_all_or_nothing() && !Domains::default().has_room_for(paths, limit) => {
-            let cause = exceeded("RCPTDOMAINMAX", limit, limit + 1);
-            Err(Error::permanent(Stage::Mail, cause))
+            Err(Error {
+                outcome: Outcome::Permanent,
+                ..one_domain_more(limit)
+            })
         }
         false => Err(one_domain_more(limit)),
     }

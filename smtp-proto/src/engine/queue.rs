@@ -68,6 +68,7 @@ impl Conversation {
             }
             Err(error) => {
                 message.withhold(error);
+                self.finish_first();
                 true
             }
         }
@@ -108,8 +109,9 @@ impl Conversation {
         let Some(Job::Request(asked)) = self.jobs.front_mut() else {
             return false;
         };
+        // Its own reply is owed, or that to a message before it.
         // rule: requests.between-messages
-        if asked.step != AskedStep::Queued || !self.peer.pipeline.is_settled() {
+        if !self.peer.pipeline.is_settled() {
             return false;
         }
         let unsupported = asked.request.unsupported(&self.peer.capabilities);

@@ -1,7 +1,7 @@
 //! Heap: what a session keeps, and when it is freed.
 
 use allocation_counter::measure;
-use smtp_proto::{BodyPart, Channel, Connection, Credentials, Envelope};
+use smtp_proto::{BodyPart, Channel, Connection, Credentials, Envelope, Request};
 
 use super::calls::{GREETING, at, config, envelope, events, ready, sent};
 
@@ -86,4 +86,25 @@ fn a_queue_has_room_for_what_is_in_it() {
     // The first one also begins, so its command is in the output.
     assert!(submits[0] < 2 * submits[1], "{submits:?}");
     assert_eq!(submits[1..3], submits[2..4]);
+}
+
+/// Events and traces that were polled late leave no more behind than those that were polled at once.
+#[test]
+fn an_idle_session_keeps_no_queue_of_events() {
+    let kept = |late: bool| {
+        let mut config = config();
+        config.trace = true;
+        let mut engine = ready(config, "250 mx\r\n");
+        for _ in 0..20 {
+            engine.request(Request::noop()).unwrap();
+            sent(&mut engine, at(0), BodyPart::Next(b""));
+            engine.handle_input(at(0), b"250 ok\r\n");
+            if !late {
+                events(&mut engine);
+            }
+        }
+        assert_eq!(events(&mut engine).is_empty(), !late);
+        measure(|| drop(engine)).bytes_current
+    };
+    assert_eq!(kept(false), kept(true));
 }

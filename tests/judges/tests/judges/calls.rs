@@ -32,13 +32,23 @@ pub(super) fn envelope() -> Envelope {
     Envelope::new("a@example.org", ["b@example.net"]).unwrap()
 }
 
-/// All that the engine has to send now. It is given and written at once. An offer that comes again for ever fills the
-/// buffer, and no more.
-pub(super) fn sent(engine: &mut Connection, now: Instant, body: BodyPart<'_>) -> String {
+/// All that the engine has to send now. It is not given yet. An offer that comes again for ever fills the buffer, and
+/// no more.
+pub(super) fn gathered<'a>(
+    engine: &mut Connection,
+    now: Instant,
+    body: impl Into<BodyPart<'a>>,
+) -> Vec<u8> {
     let mut out = [0; 64 * 1_024];
     let (gathered, _) = engine.poll_transmit_into(now, body, &mut out);
-    engine.handle_written(now, gathered);
-    String::from_utf8(out[..gathered].to_vec()).unwrap()
+    out[..gathered].to_vec()
+}
+
+/// The same, given and written at once.
+pub(super) fn sent(engine: &mut Connection, now: Instant, body: BodyPart<'_>) -> String {
+    let out = gathered(engine, now, body);
+    engine.handle_written(now, out.len());
+    String::from_utf8(out).unwrap()
 }
 
 /// A session in which the body of this message is due: the server answers its envelope with this.
@@ -140,23 +150,80 @@ fn the_limit_of_messages_counts_results_too() {
 
 #[test]
 fn the_count_of_missed_traces_is_exact() {
+    for most in [0, 2] {
+        let mut config = config();
+        config.trace = true;
+        config.limits.traces = most;
+        let mut engine = ready(config, EHLO);
+        engine.submit(envelope()).unwrap();
+        sent(&mut engine, at(0), BodyPart::Next(b""));
+        // MAIL, RCPT, DATA and three replies are six steps.
+        engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n354 go\r\n");
+        let traces = traces(&mut engine);
+        assert_eq!(traces[0], Trace::Missed(6 - most as u64), "{traces:?}");
+        assert_eq!(traces.len(), 1 + most, "{traces:?}");
+    }
+}
+
+/// The steps of the conversation since they were last asked for.
+fn traces(engine: &mut Connection) -> Vec<Trace> {
+    let traces = events(engine).into_iter().filter_map(|event| match event {
+        Event::Trace(trace) => Some(trace),
+        _ => None,
+    });
+    traces.collect()
+}
+
+/// Events and traces come in the order in which they happened, however late somebody polls.
+#[test]
+fn events_and_traces_have_one_order() {
     let mut config = config();
     config.trace = true;
-    config.limits.traces = 2;
-    let mut engine = ready(config, EHLO);
-    engine.submit(envelope()).unwrap();
+    let mut engine = Connection::new(config, at(0));
+    engine.handle_input(at(0), GREETING.as_bytes());
     sent(&mut engine, at(0), BodyPart::Next(b""));
-    // MAIL, RCPT, DATA and three replies are six steps.
-    engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n354 go\r\n");
-    let traces = events(&mut engine)
-        .into_iter()
-        .filter_map(|event| match event {
-            Event::Trace(trace) => Some(trace),
-            _ => None,
-        });
-    let traces: Vec<_> = traces.collect();
-    assert!(matches!(traces[0], Trace::Missed(4)), "{traces:?}");
-    assert_eq!(traces.len(), 3, "{traces:?}");
+    engine.handle_input(at(0), b"250 mx\r\n");
+    engine.request(Request::noop()).unwrap();
+    sent(&mut engine, at(0), BodyPart::Next(b""));
+    engine.handle_input(at(0), b"250 ok\r\n");
+    let order = events(&mut engine).into_iter().map(|event| match event {
+        Event::Trace(Trace::Sent(command)) => command.split(' ').next().unwrap().to_owned(),
+        Event::Trace(Trace::Received(reply)) => reply.code().to_string(),
+        Event::Ready => "ready".to_owned(),
+        Event::Answered(..) => "answered".to_owned(),
+        other => panic!("{other:?}"),
+    });
+    let order: Vec<_> = order.collect();
+    let expected = ["220", "EHLO", "250", "ready", "NOOP", "250", "answered"];
+    assert_eq!(order, expected);
+}
+
+/// A body that went out in chunks is told by its chunks, and any other one as a whole.
+#[test]
+fn a_body_is_traced_once() {
+    for (chunking, replies, expected) in [
+        (
+            Chunking::Never,
+            "250 ok\r\n250 ok\r\n354 go\r\n",
+            Trace::SentBody { octets: 17 },
+        ),
+        (
+            Chunking::Auto,
+            "250 ok\r\n250 ok\r\n",
+            Trace::SentChunk {
+                octets: 17,
+                last: true,
+            },
+        ),
+    ] {
+        let mut config = config();
+        config.trace = true;
+        config.chunking = chunking;
+        let mut engine = at_the_body(config, envelope(), replies.as_bytes());
+        sent(&mut engine, at(0), BodyPart::Last(BODY));
+        engine.finish_body().unwrap();
+        assert_eq!(traces(&mut engine), [expected]);
+    }
 }
 
 /// A session between messages has no more heap than before the first one.
@@ -318,7 +385,8 @@ fn nothing_on_offer_has_no_deadline() {
     assert_eq!(engine.poll_timeout(), None);
 }
 
-/// MAIL was gathered with the end of the data, and given after its reply. So it overlaps nothing, and has its usual time.
+/// MAIL was gathered with the end of the data, and given after its reply. So it overlaps nothing, and has its usual
+/// time.
 #[test]
 fn a_mail_that_is_given_late_does_not_overlap() {
     for late in [false, true] {
@@ -333,8 +401,7 @@ fn a_mail_that_is_given_late_does_not_overlap() {
         events(&mut engine);
         sent(&mut engine, at(0), BodyPart::Last(BODY));
         engine.finish_body().unwrap();
-        let mut out = Vec::new();
-        engine.poll_transmit_onto(at(0), BodyPart::Next(b""), &mut out);
+        let out = gathered(&mut engine, at(0), BodyPart::Next(b""));
         assert!(out.starts_with(b".\r\nMAIL FROM:"));
         engine.handle_written(at(0), if late { 3 } else { out.len() });
         engine.handle_input(at(0), b"250 taken\r\n");
@@ -359,7 +426,14 @@ fn all_or_nothing_with_more_domains_than_a_session_may_have_is_refused() {
         assert_eq!(sent(&mut engine, at(0), BodyPart::Next(b"")), "");
         let report = reports(&mut engine).remove(0);
         for (_, result) in &report {
-            assert_eq!(result.as_ref().unwrap_err().outcome, expected, "{report:?}");
+            let error = result.as_ref().unwrap_err();
+            assert_eq!(error.outcome, expected, "{report:?}");
+            let cause = Cause::LimitExceeded {
+                name: "RCPTDOMAINMAX",
+                limit: 1,
+                value: 2,
+            };
+            assert_eq!(error.cause, cause);
         }
     }
 }
@@ -370,8 +444,7 @@ fn an_offer_of_which_nothing_is_taken_proves_nothing() {
     let mut config = config();
     config.timeouts.block = Duration::from_secs(10);
     let mut engine = at_the_body(config, envelope(), b"250 ok\r\n250 ok\r\n354 go\r\n");
-    let mut out = Vec::new();
-    engine.poll_transmit_onto(at(0), BodyPart::Next(BODY), &mut out);
+    let out = gathered(&mut engine, at(0), BodyPart::Next(BODY));
     engine.handle_given(at(0), out.len());
     let transmit = engine.poll_transmit(at(1), BodyPart::Next(BODY)).unwrap();
     assert_eq!(transmit.advance(0), 0);

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use smtp_proto::auth::{Mechanism, MechanismError, Secret};
 use smtp_proto::error::Misuse;
+use smtp_proto::reply::ReplyCode;
 use smtp_proto::{
     BodyPart, Cause, Channel, Chunking, Config, Connection, Credentials, Error, Event, Outcome,
-    Stage, TlsFacts, TlsPolicy,
+    Reply, Request, Stage, TlsFacts, TlsPolicy,
 };
 
 use super::calls::{
@@ -131,7 +133,7 @@ fn a_handshake_is_unconfirmed_until_the_first_reply() {
             Cause::Transport("reset".into()),
             Cause::TlsFailed("alert".into()),
         ] {
-            for is_confirmed in [false, true] {
+            for (is_confirmed, is_failure) in [(false, false), (false, true), (true, false)] {
                 let mut config = config();
                 config.tls = policy;
                 let before: &[_] = match policy {
@@ -155,7 +157,10 @@ fn a_handshake_is_unconfirmed_until_the_first_reply() {
                     let refused = engine.handle_tls_failed(cause.clone());
                     assert_eq!(refused, Err(Misuse::NoHandshakeWanted));
                 }
-                engine.handle_lost(at(0), cause.clone());
+                match is_failure {
+                    false => engine.handle_lost(at(0), cause.clone()),
+                    true => engine.handle_tls_failed(cause.clone()).unwrap(),
+                }
                 let error = closed(&mut engine);
                 let expected = if is_confirmed { later } else { stage };
                 assert_eq!((error.stage, error.cause), (expected, cause.clone()));
@@ -230,4 +235,87 @@ fn an_aborted_session_reports_everything() {
     assert_eq!(engine.poll_timeout(), None);
     engine.handle_timeout(at(0) + Duration::from_secs(3_600));
     assert_eq!(events(&mut engine), []);
+}
+
+/// Only a 421 that the server has sent takes the place of the reply to the data. What the transport says answers
+/// nothing, even in the form of a reply.
+#[test]
+fn a_reply_of_the_transport_answers_nothing() {
+    let refused = Reply::new(ReplyCode::new(554).unwrap(), b"proxy: no");
+    for (is_of_server, expected) in [(true, Outcome::Transient), (false, Outcome::InDoubt)] {
+        let replies = b"250 ok\r\n250 ok\r\n354 go\r\n";
+        let mut engine = at_the_body(config(), envelope(), replies);
+        sent(&mut engine, at(0), BodyPart::Last(BODY));
+        engine.finish_body().unwrap();
+        assert_eq!(sent(&mut engine, at(0), BodyPart::Next(b"")), ".\r\n");
+        match is_of_server {
+            true => engine.handle_input(at(0), b"421 closing\r\n"),
+            false => engine.handle_lost(at(0), Cause::Rejected(refused.clone())),
+        }
+        let report = reports(&mut engine).remove(0);
+        assert_eq!(report.outcome(), Some(expected));
+    }
+}
+
+/// A mechanism of the caller's own, whose response is a secret.
+struct Passcode;
+
+const PASSCODE: &str = "passcode-123456";
+
+impl Mechanism for Passcode {
+    fn name(&self) -> &'static str {
+        "PASSCODE"
+    }
+
+    fn exposes_secret(&self) -> bool {
+        true
+    }
+
+    fn respond(&mut self, _challenge: &[u8]) -> Result<Secret, MechanismError> {
+        Ok(Secret::new(PASSCODE.as_bytes().to_vec()))
+    }
+}
+
+/// A server repeats the response, as it is or as it came.
+#[test]
+fn an_echo_of_an_own_response_is_not_shown() {
+    let in_base64 = "cGFzc2NvZGUtMTIzNDU2";
+    for echo in [PASSCODE, in_base64] {
+        let mut config = config();
+        config.trace = true;
+        config.channel = Channel::Local;
+        config.credentials = Some(Credentials::custom(|| Box::new(Passcode)));
+        let conversation = [
+            (GREETING, "EHLO"),
+            ("250-mx\r\n250 AUTH PASSCODE\r\n", "AUTH PASSCODE\r\n"),
+            ("334 \r\n", in_base64),
+            (&format!("535 wrong: {echo}\r\n"), "QUIT"),
+        ];
+        let shown = format!("{:?}", events(&mut play(config, &conversation)));
+        assert!(shown.contains("wrong: ****"), "{shown}");
+        assert!(!shown.contains(echo), "{shown}");
+    }
+}
+
+/// The login is over, and a server still repeats the password of it in a refusal. Any other text stays as it is.
+#[test]
+fn an_echo_in_a_later_refusal_is_not_shown() {
+    let config = with_password(TlsPolicy::Never, Channel::Local);
+    let conversation = [
+        (GREETING, "EHLO"),
+        ("250-mx\r\n250 AUTH PLAIN\r\n", "AUTH PLAIN "),
+        ("235 ok\r\n", ""),
+    ];
+    let mut engine = play(config, &conversation);
+    engine.request(Request::noop()).unwrap();
+    sent(&mut engine, at(0), BodyPart::Next(b""));
+    engine.handle_input(at(0), b"250 secret\r\n");
+    let answered = format!("{:?}", events(&mut engine));
+    assert!(answered.contains("secret"), "{answered}");
+    engine.submit(envelope()).unwrap();
+    sent(&mut engine, at(0), BodyPart::Next(b""));
+    engine.handle_input(at(0), b"550 not after secret\r\n");
+    let report = reports(&mut engine).remove(0);
+    let failure = report.failures().next().unwrap();
+    assert!(failure.to_string().contains("not after ****"), "{failure}");
 }

@@ -6,7 +6,9 @@ use smtp_proto::{
     BodyPart, Cause, Chunking, Connection, Envelope, Error, Event, Outcome, Report, Stage,
 };
 
-use super::calls::{BODY, EHLO, at, at_the_body, config, envelope, events, ready, reports, sent};
+use super::calls::{
+    BODY, EHLO, at, at_the_body, config, envelope, events, gathered, ready, reports, sent,
+};
 
 /// A session with overlap where the end of a first body was gathered, and the next envelope with it. Returns what was
 /// gathered.
@@ -25,12 +27,11 @@ fn overlapping(chunking: Chunking, block: u64) -> (Connection, Vec<u8>) {
         engine.handle_input(at(0), b"354 go\r\n");
     }
     events(&mut engine);
-    let mut out = Vec::new();
-    engine.poll_transmit_onto(at(0), BodyPart::Last(BODY), &mut out);
+    let mut out = gathered(&mut engine, at(0), BodyPart::Last(BODY));
     if engine.wants_body() {
         engine.finish_body().unwrap();
     }
-    engine.poll_transmit_onto(at(0), BodyPart::Next(b""), &mut out);
+    out.extend(gathered(&mut engine, at(0), BodyPart::Next(b"")));
     (engine, out)
 }
 
@@ -55,7 +56,7 @@ fn a_refused_rset_is_not_about_the_message_behind_it() {
     ] {
         let (mut engine, mut out) = overlapping(chunking, 300);
         events(&mut engine);
-        engine.poll_transmit_onto(at(0), BodyPart::Last(BODY), &mut out);
+        out.extend(gathered(&mut engine, at(0), BodyPart::Last(BODY)));
         assert_eq!(
             out.ends_with(b"x\r\n"),
             chunking == Chunking::Eager,
@@ -170,8 +171,7 @@ fn held_back(block: u64, write: impl Fn(&mut Connection, usize)) -> Connection {
     engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n");
     events(&mut engine);
     let (front, last) = BODY.split_at(BODY.len() - 1);
-    let mut out = Vec::new();
-    engine.poll_transmit_onto(at(0), front, &mut out);
+    let out = gathered(&mut engine, at(0), front);
     write(&mut engine, out.len());
     let transmit = engine.poll_transmit(at(1), last).unwrap();
     assert_eq!(transmit.parts(), [b"", b""]);
@@ -233,8 +233,7 @@ fn a_reply_proves_that_its_command_is_written() {
     config.timeouts.block = Duration::from_secs(10);
     let mut engine = ready(config, "250 mx\r\n");
     engine.submit(envelope()).unwrap();
-    let mut out = Vec::new();
-    engine.poll_transmit_onto(at(0), b"", &mut out);
+    let out = gathered(&mut engine, at(0), b"");
     engine.handle_given(at(0), out.len());
     assert_eq!(engine.poll_timeout(), Some(at(10)));
     engine.handle_input(at(1), b"250 ok\r\n");
@@ -276,4 +275,85 @@ fn round_trips_are_counted() {
     sent(&mut engine, at(0), BodyPart::Last(BODY));
     engine.handle_input(at(0), b"250 taken\r\n");
     assert_eq!(engine.round_trips(), 4);
+}
+
+/// RSET is refused when a part of MAIL is out. A QUIT would become a part of that line.
+#[test]
+fn nothing_follows_a_part_of_a_command() {
+    let mut config = config();
+    config.overlap = true;
+    config.chunking = Chunking::Auto;
+    let mut engine = ready(config, EHLO);
+    engine.submit(envelope()).unwrap();
+    engine.submit(envelope()).unwrap();
+    sent(&mut engine, at(0), BodyPart::Next(b""));
+    engine.handle_input(at(0), b"250 ok\r\n250 ok\r\n");
+    events(&mut engine);
+    sent(&mut engine, at(0), BodyPart::Last(BODY));
+    engine.finish_body().unwrap();
+    let transmit = engine.poll_transmit(at(0), BodyPart::Next(b"")).unwrap();
+    assert!(transmit.parts()[0].starts_with(b"RSET\r\nMAIL FROM:"));
+    transmit.advance("RSET\r\nMAIL".len());
+    engine.handle_input(at(0), b"250 taken\r\n502 unknown\r\n");
+    assert_eq!(sent(&mut engine, at(0), BodyPart::Next(b"")), "");
+    assert!(engine.is_closed() && !engine.has_quit());
+}
+
+/// The reply to MAIL does not help the transport to take RCPT.
+#[test]
+fn a_reply_to_what_is_written_leaves_the_deadline_of_the_rest() {
+    let mut config = config();
+    config.timeouts.block = Duration::from_secs(10);
+    let mut engine = ready(config, EHLO);
+    engine.submit(envelope()).unwrap();
+    let transmit = engine.poll_transmit(at(0), b"").unwrap();
+    transmit.advance("MAIL FROM:<a@example.org>\r\n".len());
+    assert!(engine.poll_transmit(at(1), b"").is_some());
+    engine.handle_input(at(2), b"250 ok\r\n");
+    assert_eq!(engine.poll_timeout(), Some(at(11)));
+}
+
+/// A write of no octets gives nothing of what was gathered before it.
+#[test]
+fn a_write_of_nothing_gives_nothing() {
+    for given in [0, 1] {
+        let mut engine = ready(config(), EHLO);
+        engine.submit(envelope()).unwrap();
+        let mut out = [0; "MAIL FROM:<a@example.org>\r\n".len()];
+        engine.poll_transmit_into(at(0), b"", &mut out);
+        engine.poll_transmit(at(0), b"").unwrap().begin(given);
+        engine.handle_eof(at(0));
+        let expected = match given {
+            0 => Outcome::NotAttempted,
+            _ => Outcome::Transient,
+        };
+        assert_eq!(only_error(&reports(&mut engine)[0]).outcome, expected);
+    }
+}
+
+/// The caller's own call has no time with it. If a reply is still owed after it, the wait begins with the next call
+/// that has one, and is as long as that for the end of a body.
+#[test]
+fn a_session_drains_from_the_next_time_on() {
+    let ends: [fn(&mut Connection); 2] = [
+        |engine| engine.fail_body(Outcome::Permanent, "unreadable").unwrap(),
+        // The chunk lacks octets.
+        |engine| engine.finish_body().unwrap(),
+    ];
+    for end in ends {
+        let mut config = config();
+        config.chunking = Chunking::Auto;
+        config.timeouts.end_of_message = Duration::from_secs(600);
+        let mut engine = at_the_body(config, envelope(), b"250 ok\r\n250 ok\r\n");
+        sent(&mut engine, at(0), BodyPart::Next(BODY));
+        let transmit = engine.poll_transmit(at(0), BodyPart::Next(BODY)).unwrap();
+        transmit.advance("BDAT 17\r\nSub".len());
+        end(&mut engine);
+        assert_eq!(engine.poll_timeout(), None);
+        engine.handle_timeout(at(3_600));
+        assert!(!engine.is_closed());
+        assert_eq!(engine.poll_timeout(), Some(at(4_200)));
+        engine.handle_timeout(at(4_200));
+        assert!(engine.is_closed());
+    }
 }

@@ -9,8 +9,10 @@ use smtp_judges::play::engine::{self, Cut};
 use smtp_judges::transcript::{Failure, read_corpus};
 use smtp_judges::watchdog::within;
 
+mod asked;
 mod buffers;
 mod calls;
+mod eager;
 mod errors;
 mod flight;
 mod limits;
