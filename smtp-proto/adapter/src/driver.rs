@@ -326,7 +326,7 @@ impl Driver {
     /// Gathers the rest of the chunk, which may be the last of the body. Returns whether all of it is gathered.
     fn send_chunk(&mut self, now: Instant, is_last: bool) -> bool {
         let chunk = std::mem::take(&mut self.chunk);
-        self.note(|record| record.offered_chunk(chunk.len()));
+        self.note(|record| record.offered_chunk(&chunk));
         let rest = &chunk[self.chunk_at..];
         let part = match is_last {
             true => BodyPart::Last(rest),

@@ -367,10 +367,12 @@ pub(super) fn custom(steps: &[Step], was_ready: bool, closed: &str) -> Credentia
         name: name.to_owned(),
         has_initial,
         is_withheld,
-        gives_up_after: said
-            .iter()
-            .position(|line| line == "*")
-            .map(|end| said[..end].iter().filter(|line| *line == "****").count()),
+        gives_up_after: said.iter().position(|line| line == "*").map(|end| {
+            // It may be another login than the first, after XCLIENT.
+            let login = said[..end].iter().rev();
+            let responses = login.take_while(|line| !line.starts_with("AUTH "));
+            responses.filter(|line| *line == "****").count()
+        }),
         is_content: was_ready || words.is_empty(),
         words: words.to_owned(),
     };

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{Record, Writer};
+use super::{Body, Record, Writer};
 
 impl Record {
     /// The server says something. All that came at once is one step.
@@ -111,13 +111,20 @@ impl Record {
         }
     }
 
+    /// These octets of the body come next, if they do not stand here already.
     pub(super) fn content(&mut self, octets: &[u8]) {
+        self.content_at(|body| body.taken, octets);
+    }
+
+    /// The same from another place of the body.
+    pub(super) fn content_at(&mut self, place: fn(&Body) -> u64, octets: &[u8]) {
         let Some(body) = &mut self.body else {
             return;
         };
-        let known = body.known.saturating_sub(body.taken);
-        let known = usize::try_from(known).unwrap_or(usize::MAX);
+        let place = place(body);
+        let known = usize::try_from(body.known.saturating_sub(place)).unwrap_or(usize::MAX);
         let new = octets.get(known..).unwrap_or_default();
+        body.known = body.known.max(place + octets.len() as u64);
         let mut lines = String::new();
         body.content.push(new, &mut lines);
         self.content_lines(&lines);

@@ -276,11 +276,13 @@ impl Record {
         self.end_body();
     }
 
-    /// These octets are the next chunk, and the engine may take a part of it.
-    pub(crate) fn offered_chunk(&mut self, octets: usize) {
+    /// These octets are the next chunk, and the engine may take a part of it: as much as stands before an octet that it
+    /// refuses.
+    pub(crate) fn offered_chunk(&mut self, octets: &[u8]) {
         if let Some(body) = &mut self.body {
-            body.offered = body.border + octets as u64;
+            body.offered = body.border + octets.len() as u64;
         }
+        self.content_at(|body| body.border, octets);
     }
 
     /// A chunk has ended here, although there was room in it.

@@ -259,7 +259,8 @@ impl Server {
                 _ => self.challenge(line),
             },
             "STARTTLS" => {
-                if self.reply(220, b"") == 220 {
+                // The first digit is conclusive.
+                if self.reply(220, b"") / 100 == 2 {
                     self.mode = Mode::Tls;
                     self.is_gone = self.random.one_in(4);
                 }

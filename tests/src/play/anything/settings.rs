@@ -66,7 +66,10 @@ pub(super) fn server(random: &mut Random, is_lmtp: bool) -> (Server, &'static st
     if is_lmtp {
         server = server.lmtp();
     }
-    let reply = random.pick(&[20, 25, 40]);
+    let reply = Duration::from_millis(random.pick(&[20, 25, 40]));
+    // The reply to a chunk too: the blocking adapter waits in real time.
+    let mut timeouts = Timeouts::default().replies(reply);
+    timeouts.block = reply;
     let mut limits = Limits::default();
     if random.one_in(6) {
         limits.messages = random.up_to(3);
@@ -85,7 +88,7 @@ pub(super) fn server(random: &mut Random, is_lmtp: bool) -> (Server, &'static st
         .client_name(
             ClientName::parse("client.example.org").unwrap_or_else(|error| panic!("{error}")),
         )
-        .timeouts(Timeouts::default().replies(Duration::from_millis(reply)))
+        .timeouts(timeouts)
         .overlap(random.one_in(2))
         .pipelining(!random.one_in(5))
         .learn_limits(random.one_in(4))
