@@ -111,7 +111,10 @@ impl Parser {
                 self.parted = true;
             }
             "border" => run.borders.push(parse_number(&rest)?),
-            "body-ends" => run.ends = true,
+            "body-ends" => {
+                run.ends = true;
+                self.parted = true;
+            }
             _ => {
                 let said = parse_said(word, &rest, message)?;
                 self.say(number, Action::Client(said));

@@ -368,11 +368,12 @@ pub(super) fn custom(steps: &[Step], was_ready: bool, closed: &str) -> Credentia
         has_initial,
         is_withheld,
         gives_up_after: said.iter().position(|line| line == "*").map(|end| {
-            // It may be another login than the first, after XCLIENT.
-            let login = said[..end].iter().rev();
-            let responses = login.take_while(|line| !line.starts_with("AUTH "));
-            responses.filter(|line| *line == "****").count()
+            // After XCLIENT, there may be more logins than one. The earlier ones did not give up.
+            let logins = said[..end].split(|line| line.starts_with("AUTH "));
+            let responses = logins.map(|login| login.iter().filter(|line| *line == "****").count());
+            responses.max().unwrap_or(0)
         }),
+        reads_challenges: words == MechanismError::Undecodable.to_string(),
         is_content: was_ready || words.is_empty(),
         words: words.to_owned(),
     };
@@ -386,6 +387,7 @@ struct Custom {
     is_withheld: bool,
     /// It gives so many responses to challenges, and then none.
     gives_up_after: Option<usize>,
+    reads_challenges: bool,
     /// It believes a server that accepts the login.
     is_content: bool,
     words: String,
@@ -428,7 +430,7 @@ impl Mechanism for Custom {
     }
 
     fn reads_challenges(&self) -> bool {
-        false
+        self.reads_challenges
     }
 }
 
