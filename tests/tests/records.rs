@@ -170,6 +170,25 @@ fn send(session: &mut Session, body: &str) {
     drop(session.send(envelope, BufReader::new(body.as_bytes())));
 }
 
+/// Also those of a login, of which nothing is to be seen.
+#[test]
+fn replies_in_pieces_are_replayed() {
+    let plain: &[&str] = &["235 2.7.0 welcome\r\n"];
+    let prompts = ["334 VXNlcm5hbWU6\r\n", "334 UGFzc3dvcmQ6\r\n", plain[0]];
+    for (mechanism, replies) in [("PLAIN", plain), ("LOGIN", &prompts)] {
+        let ok = ["250 ok\r\n", "250 ok\r\n", "354 go\r\n", "250 queued\r\n"];
+        let replies = [&[HI, "250-hi\r\n250 AUTH PLAIN LOGIN\r\n"], replies, &ok].concat();
+        let [_, pieces] = record(&login(mechanism), &replies, |session| {
+            send(session, "x\r\n")
+        });
+        assert!(pieces.contains("\nS: 2\\\n"), "{pieces}");
+        assert!(
+            pieces.contains("\nexpect 1 1 says ok 250 queued"),
+            "{pieces}"
+        );
+    }
+}
+
 /// A request is its line, with all of its spaces. A verb may have no argument.
 #[test]
 fn requests_are_recorded_as_they_are() {

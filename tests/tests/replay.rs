@@ -1,15 +1,13 @@
 //! What a session writes down is played again through the engine, without a server: the client says the same, and the
 //! engine tells the same.
 
-use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
 
-use smtp_blocking::{Chunking, Credentials, Envelope, Pool, Server, Session, TlsPolicy, Transport};
+use smtp_blocking::{Chunking, Envelope, Pool, Session, TlsPolicy};
 use smtp_tests::play::engine::{self, Cut};
 use smtp_tests::play::replay::{Tape, replay};
 use smtp_tests::play::scripted::Way;
@@ -229,84 +227,6 @@ fn each_session_of_a_pool_has_its_record() {
             .count();
     }
     assert_eq!((sent, receiver.messages().len()), (12, 12));
-}
-
-/// The server's part, an octet at a time, after each write of the client.
-struct Drops(VecDeque<&'static [u8]>);
-
-impl Read for Drops {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some((&first, rest)) = self.0.front().and_then(|reply| reply.split_first()) else {
-            return Ok(0);
-        };
-        (buffer[0], self.0[0]) = (first, rest);
-        Ok(1)
-    }
-}
-
-impl Write for Drops {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        self.0.pop_front();
-        Ok(octets.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Transport for Drops {
-    fn set_timeout(&self, _: Duration) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Each reply comes in pieces, also those of a login, of which nothing is to be seen.
-#[test]
-fn replies_in_pieces_are_replayed() {
-    for mechanism in ["PLAIN", "LOGIN"] {
-        let login: &[&[u8]] = match mechanism {
-            "PLAIN" => &[b"235 2.7.0 welcome\r\n"],
-            _ => &[
-                b"334 VXNlcm5hbWU6\r\n",
-                b"334 UGFzc3dvcmQ6\r\n",
-                b"235 2.7.0 welcome\r\n",
-            ],
-        };
-        let opening: [&[u8]; 2] = [b"220 hi\r\n", b"250-hi\r\n250 AUTH PLAIN LOGIN\r\n"];
-        let message: [&[u8]; 4] = [
-            b"250 ok\r\n",
-            b"250 ok\r\n",
-            b"354 go ahead\r\n",
-            b"250 queued\r\n",
-        ];
-        let replies = opening
-            .iter()
-            .chain(login)
-            .chain(&message)
-            .copied()
-            .collect();
-        let tape = Tape::default();
-        let credentials = Credentials::password("alice", "correct horse").mechanisms(&[mechanism]);
-        let server = Server::new("mx.example.net")
-            .tls(TlsPolicy::Never)
-            .credentials(credentials.permit_in_clear())
-            .record(tape.recorder());
-        let mut session = Session::connect_over(&server, Drops(replies)).unwrap();
-        let envelope = Envelope::new("a@example.org", ["b@example.net"]).unwrap();
-        assert!(
-            session
-                .send(envelope, "Subject: x\r\n")
-                .unwrap()
-                .is_success()
-        );
-        session.quit();
-        let [record] = &tape.records()[..] else {
-            panic!("one record");
-        };
-        assert!(record.contains("\nS: 2\\\n"), "{record}");
-        replay("pieces", record).unwrap_or_else(|failure| panic!("{failure}\n{record}"));
-    }
 }
 
 /// A body as large as this is written in a few lines, and played again.
