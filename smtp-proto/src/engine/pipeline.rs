@@ -144,7 +144,7 @@ impl Pipeline {
     pub(crate) fn say(&mut self, command: Command<'_>) -> usize {
         self.secret |= command.is_secret();
         // Octets that were taken are dropped, even while others wait.
-        if self.start > 0 && self.start >= self.out.len() / 2 && !self.secret {
+        if self.start >= self.out.len() / 2 && !self.secret {
             self.out.drain(..self.start);
             self.start = 0;
         }
@@ -425,11 +425,6 @@ impl Pipeline {
         }
         self.out.clear();
         self.start = 0;
-    }
-
-    /// Drops the output, and the replies that it would have had.
-    pub(crate) fn drop_output(&mut self) {
-        self.clear_output();
     }
 
     /// Whether a reply is owed for octets that were taken.
