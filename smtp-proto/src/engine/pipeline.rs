@@ -167,13 +167,9 @@ impl Pipeline {
         });
     }
 
-    /// Awaits another reply to the same octets, before all others.
+    /// Awaits another reply to the same octets, before all others. They end a body, so they do not count in flight.
     pub(crate) fn await_next(&mut self, what: Awaited, after: Owed) {
-        self.owed.push_front(Owed {
-            what,
-            octets: 0,
-            ..after
-        });
+        self.owed.push_front(Owed { what, ..after });
     }
 
     /// Awaits the greeting.

@@ -38,7 +38,7 @@ impl Standing {
 #[derive(Debug)]
 pub(crate) struct Recipients {
     list: Vec<Standing>,
-    /// All before this one are decided.
+    /// Where this transaction begins, or the last one began. All before this one are decided.
     first: usize,
     /// The next one to ask. All before it were asked or passed over in this transaction.
     next: usize,
@@ -102,9 +102,10 @@ impl Recipients {
 
     // One transaction.
 
-    /// Begins a transaction that may name `room` recipients.
+    /// Begins a transaction that may name `room` recipients, at the first one that the transaction before has left.
     pub(crate) fn begin(&mut self, room: usize) {
-        (self.next, self.room, self.deferred) = (self.first, room, None);
+        self.first = self.deferred.take().unwrap_or(self.next);
+        (self.next, self.room) = (self.first, room);
         (self.asked, self.answered, self.accepted) = (0, 0, 0);
     }
 
@@ -248,11 +249,6 @@ impl Recipients {
                 *standing = Standing::Decided(result(first + at, standing));
             }
         }
-    }
-
-    /// Ends the transaction. The next one begins at the first recipient that is left.
-    pub(crate) fn close(&mut self) {
-        self.first = self.deferred.take().unwrap_or(self.next);
     }
 
     // The result.

@@ -279,7 +279,6 @@ impl Message {
             }
             None => self.refusals = 0,
         }
-        self.recipients.close();
     }
 
     /// The connection has ended with this error, which decides the current transaction. `why` is the reason that
