@@ -226,17 +226,14 @@ impl Recipients {
     /// named. A deferred one keeps its own answer.
     pub(crate) fn fail(&mut self, mut error: impl FnMut(usize) -> Error) {
         self.settle(|index, _| Err(error(index)));
-        while self.asked < self.room && self.next < self.list.len() {
-            let standing = &mut self.list[self.next];
+        // Only a refused sender or a lost connection fails it before all are named. No transaction follows then, so
+        // nobody counts them any more.
+        let others = self.list.iter_mut().enumerate().skip(self.next);
+        let others = others.filter(|(_, standing)| standing.may_be_asked());
+        for (index, standing) in others.take(self.room.saturating_sub(self.asked)) {
             if matches!(standing, Standing::Waiting) {
-                *standing = Standing::Decided(Err(error(self.next)));
-                self.left -= 1;
-                self.asked += 1;
-            } else if matches!(standing, Standing::Deferred(_)) {
-                self.deferred.get_or_insert(self.next);
-                self.asked += 1;
+                *standing = Standing::Decided(Err(error(index)));
             }
-            self.next += 1;
         }
     }
 
