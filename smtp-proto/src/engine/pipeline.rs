@@ -144,7 +144,7 @@ impl Pipeline {
     pub(crate) fn say(&mut self, command: Command<'_>) -> usize {
         self.secret |= command.is_secret();
         // Octets that were taken are dropped, even while others wait.
-        if self.start >= self.out.len() / 2 && !self.secret {
+        if self.start >= self.out.len() / 2 {
             self.out.drain(..self.start);
             self.start = 0;
         }
