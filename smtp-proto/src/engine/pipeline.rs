@@ -286,9 +286,8 @@ impl Pipeline {
         Some(owed)
     }
 
-    /// The reply was not an answer. The real one is still owed.
+    /// The reply was not an answer, and the session ends. The real one is still owed, and nothing more goes out.
     pub(crate) fn put_back(&mut self, owed: Owed) {
-        self.in_flight += owed.octets;
         self.owed.push_front(owed);
     }
 
