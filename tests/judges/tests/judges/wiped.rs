@@ -1,4 +1,5 @@
-//! Credentials are wiped from memory once they are sent. Safe code sees its own memory through a file of Linux.
+//! Credentials are wiped from memory once they are sent. Safe code sees its own memory through a file of Linux. The
+//! suite `wiped` of `smtp-tests` does the same for each mechanism and each adapter. This is what a mutation meets.
 
 use std::fs::{File, read_to_string};
 use std::os::unix::fs::FileExt;
