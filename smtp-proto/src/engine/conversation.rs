@@ -336,14 +336,13 @@ impl Conversation {
         self.message(id)
     }
 
-    /// Jobs are numbered consecutively, and leave in this order.
+    /// Where this message is, if it is here. Jobs are numbered consecutively, and leave in this order.
     pub(super) fn position(&self, id: MessageId) -> Option<usize> {
         let first = match self.jobs.front()? {
             Job::Message(message) => message.id.get(),
             Job::Request(asked) => asked.id.get(),
         };
-        let position = usize::try_from(id.get().checked_sub(first)?).ok()?;
-        (position < self.jobs.len()).then_some(position)
+        usize::try_from(id.get().checked_sub(first)?).ok()
     }
 
     /// The messages whose envelope was begun, with their positions.

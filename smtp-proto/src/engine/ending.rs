@@ -121,10 +121,9 @@ impl Conversation {
         }
     }
 
-    /// Stops sending, and still reads. The output is dropped, no chunk is completed, and the replies that are owed
-    /// have the timeout of one end of data.
+    /// Stops sending, and still reads. What was not taken does not go out, no chunk is completed, and the replies that
+    /// are owed have the timeout of one end of data.
     pub(super) fn drain(&mut self, error: Error) {
-        self.peer.pipeline.drop_output();
         if !self.peer.pipeline.awaits_reply() || !matches!(self.phase, Phase::Ready) {
             return self.close(error);
         }

@@ -316,8 +316,9 @@ impl Message {
                     ProceedOn::Nothing => true,
                     // rule: chunking.first-accepted-is-enough
                     ProceedOn::OneAccepted => accepted > 0,
+                    // If all had been refused, the transaction would have ended above.
                     // rule: chunking.all-or-nothing
-                    ProceedOn::AllAnswered | ProceedOn::AllAccepted => settled && accepted > 0,
+                    ProceedOn::AllAnswered | ProceedOn::AllAccepted => settled,
                 };
                 if go { self.want_body(peer) } else { Flow::Wait }
             }

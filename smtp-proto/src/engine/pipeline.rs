@@ -144,7 +144,7 @@ impl Pipeline {
     pub(crate) fn say(&mut self, command: Command<'_>) -> usize {
         self.secret |= command.is_secret();
         // Octets that were taken are dropped, even while others wait.
-        if self.start > 0 && self.start >= self.out.len() / 2 && !self.secret {
+        if self.start >= self.out.len() / 2 {
             self.out.drain(..self.start);
             self.start = 0;
         }
@@ -167,13 +167,9 @@ impl Pipeline {
         });
     }
 
-    /// Awaits another reply to the same octets, before all others.
+    /// Awaits another reply to the same octets, before all others. They end a body, so they do not count in flight.
     pub(crate) fn await_next(&mut self, what: Awaited, after: Owed) {
-        self.owed.push_front(Owed {
-            what,
-            octets: 0,
-            ..after
-        });
+        self.owed.push_front(Owed { what, ..after });
     }
 
     /// Awaits the greeting.
@@ -290,9 +286,8 @@ impl Pipeline {
         Some(owed)
     }
 
-    /// The reply was not an answer. The real one is still owed.
+    /// The reply was not an answer, and the session ends. The real one is still owed, and nothing more goes out.
     pub(crate) fn put_back(&mut self, owed: Owed) {
-        self.in_flight += owed.octets;
         self.owed.push_front(owed);
     }
 
@@ -425,11 +420,6 @@ impl Pipeline {
         }
         self.out.clear();
         self.start = 0;
-    }
-
-    /// Drops the output, and the replies that it would have had.
-    pub(crate) fn drop_output(&mut self) {
-        self.clear_output();
     }
 
     /// Whether a reply is owed for octets that were taken.

@@ -38,16 +38,17 @@ impl Standing {
 #[derive(Debug)]
 pub(crate) struct Recipients {
     list: Vec<Standing>,
-    /// All before this one are decided.
+    /// Where this transaction begins, or the last one began. All before this one are decided.
     first: usize,
     /// The next one to ask. All before it were asked or passed over in this transaction.
     next: usize,
     /// How many recipients this transaction may name.
     room: usize,
-    /// Counts of this transaction: RCPTs sent, answered, and accepted.
+    /// Counts of this transaction: RCPTs sent, accepted, and refused. Those that are left to the next transaction count
+    /// as sent only.
     asked: usize,
-    answered: usize,
     accepted: usize,
+    refused: usize,
     /// How many are not asked yet, or will be asked again.
     left: usize,
     /// The first one that this transaction deferred.
@@ -59,15 +60,15 @@ impl Recipients {
         let mut list = Vec::new();
         list.resize_with(count, || Standing::Waiting);
         let (first, next, room) = (0, 0, count);
-        let (asked, answered, accepted) = (0, 0, 0);
+        let (asked, accepted, refused) = (0, 0, 0);
         Self {
             list,
             first,
             next,
             room,
             asked,
-            answered,
             accepted,
+            refused,
             left: count,
             deferred: None,
         }
@@ -102,10 +103,11 @@ impl Recipients {
 
     // One transaction.
 
-    /// Begins a transaction that may name `room` recipients.
+    /// Begins a transaction that may name `room` recipients, at the first one that the transaction before has left.
     pub(crate) fn begin(&mut self, room: usize) {
-        (self.next, self.room, self.deferred) = (self.first, room, None);
-        (self.asked, self.answered, self.accepted) = (0, 0, 0);
+        self.first = self.deferred.take().unwrap_or(self.next);
+        (self.next, self.room) = (self.first, room);
+        (self.asked, self.accepted, self.refused) = (0, 0, 0);
     }
 
     /// The next one to name in this transaction.
@@ -145,11 +147,10 @@ impl Recipients {
         }
     }
 
-    /// Whether all recipients of this transaction were named and answered, and none was accepted. None was deferred
-    /// then, because that takes an accepted one.
+    /// Whether all recipients of this transaction were named and refused.
     pub(crate) fn none_accepted(&self) -> bool {
         let all_asked = self.asked >= self.room || self.left == 0;
-        all_asked && self.answered == self.asked && self.accepted == 0
+        all_asked && self.refused == self.asked
     }
 
     /// How many recipients of this transaction were accepted.
@@ -163,29 +164,27 @@ impl Recipients {
 
     /// Whether recipients are left for another transaction.
     pub(crate) fn may_have_another(&self, may_defer: bool) -> bool {
-        let unanswered = self.answered < self.asked;
+        let unanswered = self.accepted + self.refused < self.asked;
         self.deferred.is_some() || self.left > 0 || (may_defer && unanswered)
     }
 
     pub(crate) fn accept(&mut self, index: u32) {
-        self.answered += 1;
         self.accepted += 1;
         self.set(index, Standing::Accepted);
     }
 
     pub(crate) fn refuse(&mut self, index: u32, error: Error) {
-        self.answered += 1;
+        self.refused += 1;
         self.set(index, Standing::Decided(Err(error)));
     }
 
     /// RCPT was answered after the transaction had failed. The answer says nothing about the recipient.
     pub(crate) fn pass(&mut self) {
-        self.answered += 1;
+        self.refused += 1;
     }
 
     /// Leaves this one to the next transaction.
     pub(crate) fn defer(&mut self, index: u32, error: Error) {
-        self.answered += 1;
         self.left += 1;
         self.deferred.get_or_insert(index as usize);
         self.set(index, Standing::Deferred(Box::new(error)));
@@ -227,17 +226,14 @@ impl Recipients {
     /// named. A deferred one keeps its own answer.
     pub(crate) fn fail(&mut self, mut error: impl FnMut(usize) -> Error) {
         self.settle(|index, _| Err(error(index)));
-        while self.asked < self.room && self.next < self.list.len() {
-            let standing = &mut self.list[self.next];
+        // Only a refused sender or a lost connection fails it before all are named. No transaction follows then, so
+        // nobody counts them any more.
+        let others = self.list.iter_mut().enumerate().skip(self.next);
+        let others = others.filter(|(_, standing)| standing.may_be_asked());
+        for (index, standing) in others.take(self.room.saturating_sub(self.asked)) {
             if matches!(standing, Standing::Waiting) {
-                *standing = Standing::Decided(Err(error(self.next)));
-                self.left -= 1;
-                self.asked += 1;
-            } else if matches!(standing, Standing::Deferred(_)) {
-                self.deferred.get_or_insert(self.next);
-                self.asked += 1;
+                *standing = Standing::Decided(Err(error(index)));
             }
-            self.next += 1;
         }
     }
 
@@ -248,11 +244,6 @@ impl Recipients {
                 *standing = Standing::Decided(result(first + at, standing));
             }
         }
-    }
-
-    /// Ends the transaction. The next one begins at the first recipient that is left.
-    pub(crate) fn close(&mut self) {
-        self.first = self.deferred.take().unwrap_or(self.next);
     }
 
     // The result.

@@ -142,16 +142,8 @@ impl Conversation {
     }
 
     fn on_wrong_class(&mut self, what: Awaited, reply: ReplyRef<'_>) {
-        let error = match what {
-            Awaited::Message(id, message_reply) => match self.message(id) {
-                Some(message) => message.wrong_class(message_reply, reply),
-                None => return,
-            },
-            _ => {
-                let error = ProtocolError::WrongClass(reply.to_reply());
-                self.about(what, Error::transient(what.stage(), error))
-            }
-        };
+        let error = ProtocolError::WrongClass(reply.to_reply());
+        let error = self.about(what, Error::transient(what.stage(), error));
         self.note_broken_overlap(what);
         self.close(error);
     }

@@ -220,10 +220,10 @@ impl Message {
         ) {
             (None, _) => Ok(Flow::Ended),
             // A chunk or the sender was refused. LMTP servers then answer the last chunk once, or once for each
-            // recipient: the client cannot know.
+            // recipient: the client cannot know. Under PRDR, 353 would have been of the wrong class.
             // rule: lmtp.bdat-chunk-refused
-            (Some(_), Some(failure)) if !prdr => Err(failure.clone()),
-            (Some(next), _) => {
+            (Some(_), Some(failure)) => Err(failure.clone()),
+            (Some(next), None) => {
                 peer.pipeline
                     .await_next(Awaited::Message(self.id, next), owed);
                 Ok(Flow::Wait)
@@ -279,7 +279,6 @@ impl Message {
             }
             None => self.refusals = 0,
         }
-        self.recipients.close();
     }
 
     /// The connection has ended with this error, which decides the current transaction. `why` is the reason that

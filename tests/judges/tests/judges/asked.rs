@@ -78,3 +78,17 @@ fn debug_names_the_phase() {
     engine.fail_body(Outcome::Permanent, "unreadable").unwrap();
     is_in(&engine, "draining");
 }
+
+/// QUIT is flushed even if the connection has ended since. So somebody must know whether there is one.
+#[test]
+fn a_quit_is_told_once_it_is_out() {
+    let mut engine = ready(config(), EHLO);
+    assert!(!engine.has_quit());
+    engine.quit().unwrap();
+    assert!(!engine.has_quit());
+    let quit = engine.poll_transmit(at(0), b"").unwrap();
+    assert_eq!(quit.advance("QUIT\r".len()), 0);
+    assert!(!engine.has_quit() && !engine.is_closed());
+    assert_eq!(sent(&mut engine, at(0), BodyPart::Next(b"")), "\n");
+    assert!(engine.has_quit() && engine.is_closed());
+}

@@ -174,3 +174,28 @@ fn a_421_to_an_overlapping_envelope_is_not_about_its_body() {
         assert_eq!(reports[1].outcome(), Some(expected), "after {replies:?}");
     }
 }
+
+/// RCPT is not answered yet, and 452 would leave the recipient to another part. The next message waits for that only
+/// if the message may have another part.
+#[test]
+fn only_a_message_that_may_be_split_is_waited_for() {
+    for (learn_limits, is_reopenable) in
+        [(false, false), (false, true), (true, false), (true, true)]
+    {
+        let mut config = eager();
+        config.overlap = true;
+        config.learn_limits = learn_limits;
+        let mut engine = ready(config, EHLO);
+        for _ in 0..2 {
+            let envelope = envelope().reopenable(is_reopenable);
+            engine.submit(envelope).unwrap();
+        }
+        commands(&mut engine);
+        send_body(&mut engine);
+        let out = commands(&mut engine);
+        let waits = learn_limits && is_reopenable;
+        let expected = if waits { "" } else { "RSET\r\nMAIL FROM:" };
+        assert!(out.starts_with(expected), "{out:?}");
+        assert_eq!(out.is_empty(), waits, "{learn_limits}, {is_reopenable}");
+    }
+}

@@ -357,3 +357,18 @@ fn a_session_drains_from_the_next_time_on() {
         assert!(engine.is_closed());
     }
 }
+
+/// The clock of a reply starts when its command is written. Until then, the transport has its own time.
+#[test]
+fn a_command_that_is_not_written_has_the_time_of_the_transport() {
+    let mut config = config();
+    config.timeouts.mail = Duration::from_secs(3);
+    config.timeouts.block = Duration::from_secs(10);
+    let mut engine = ready(config, "250 mx\r\n");
+    engine.submit(envelope()).unwrap();
+    let out = gathered(&mut engine, at(0), b"");
+    engine.handle_given(at(0), out.len());
+    assert_eq!(engine.poll_timeout(), Some(at(10)));
+    engine.handle_written(at(1), out.len());
+    assert_eq!(engine.poll_timeout(), Some(at(4)));
+}

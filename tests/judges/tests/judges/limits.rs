@@ -1,9 +1,9 @@
 //! Limits of the server and of ours, at the limit.
 
-use smtp_proto::parameter::MailParameter;
-use smtp_proto::{BodyPart, Cause, Envelope};
+use smtp_proto::parameter::{MailParameter, Notify, RcptParameter};
+use smtp_proto::{BodyPart, Cause, Chunking, Envelope, Outcome, Stage};
 
-use super::calls::{BODY, at, config, envelope, events, ready, reports, sent};
+use super::calls::{BODY, EHLO, at, config, envelope, events, ready, reports, sent};
 
 /// The list of domains has a bound. A server's limit is kept up to that bound, and ignored beyond it.
 #[test]
@@ -56,4 +56,93 @@ fn the_spaces_of_parameters_count_in_flight() {
         overlapped += usize::from(commands.starts_with("MAIL FROM:"));
     }
     assert!((1..300).contains(&overlapped), "{overlapped}");
+}
+
+/// As many commands go out at once as the limit allows, and no octet more. RCPT counts with its parameters.
+#[test]
+fn the_parameters_of_recipients_count_in_flight() {
+    let commands = |in_flight: usize| {
+        let mut config = config();
+        config.limits.in_flight = in_flight;
+        let mut engine = ready(config, EHLO);
+        let to = ["b@example.net", "c@example.net", "d@example.net"];
+        let envelope = Envelope::new("a@example.org", to).unwrap();
+        let notify = RcptParameter::notify(Notify::FAILURE);
+        engine.submit(envelope.recipient_parameter(notify)).unwrap();
+        sent(&mut engine, at(0), BodyPart::Next(b""))
+    };
+    let all = commands(1_000);
+    assert!(all.ends_with("RCPT TO:<d@example.net> NOTIFY=FAILURE\r\nDATA\r\n"));
+    for limit in 0..=all.len() {
+        // One command is always allowed.
+        let mut most = 0;
+        for line in all.split_inclusive('\n') {
+            if most > 0 && most + line.len() > limit {
+                break;
+            }
+            most += line.len();
+        }
+        assert_eq!(commands(limit), all[..most], "{limit}");
+    }
+}
+
+/// The only recipient that may be named is refused, and the other one is left out. Nobody is left to wait for.
+#[test]
+fn a_message_ends_if_only_excluded_recipients_are_left() {
+    for chunking in [Chunking::Auto, Chunking::Eager] {
+        let mut config = config();
+        config.chunking = chunking;
+        let ehlo = "250-mx\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 LIMITS RCPTDOMAINMAX=1\r\n";
+        let mut engine = ready(config, ehlo);
+        let to = ["b@1.example", "c@2.example"];
+        engine
+            .submit(Envelope::new("a@example.org", to).unwrap())
+            .unwrap();
+        let out = sent(&mut engine, at(0), BodyPart::Next(b""));
+        assert!(out.ends_with("RCPT TO:<b@1.example>\r\n"), "{out:?}");
+        engine.handle_input(at(0), b"250 ok\r\n550 no\r\n");
+        let report = reports(&mut engine).remove(0);
+        let told: Vec<_> = report
+            .failures()
+            .map(|failure| (failure.error.stage, failure.error.outcome))
+            .collect();
+        let expected = [
+            (Stage::Rcpt, Outcome::Permanent),
+            (Stage::Mail, Outcome::NotAttempted),
+        ];
+        assert_eq!(told, expected);
+    }
+}
+
+/// A server cannot fill the memory with refusals. Beyond the limit of a report, little is kept of each.
+#[test]
+fn a_report_keeps_no_more_of_all_replies_than_its_limit() {
+    const RECIPIENTS: usize = 20;
+    const LEAST: usize = 128;
+    let mut config = config();
+    config.limits.report = 1_000;
+    let mut engine = ready(config, EHLO);
+    let to = (0..RECIPIENTS).map(|n| format!("b{n}@example.net"));
+    engine
+        .submit(Envelope::new("a@example.org", to).unwrap())
+        .unwrap();
+    sent(&mut engine, at(0), BodyPart::Next(b""));
+    engine.handle_input(at(0), b"250 ok\r\n");
+    for n in 0..RECIPIENTS {
+        let reply = format!("550 {n} {}\r\n", "no ".repeat(100));
+        engine.handle_input(at(0), reply.as_bytes());
+    }
+    engine.handle_eof(at(0));
+    let report = reports(&mut engine).remove(0);
+    let kept = report.failures().map(|failure| match &failure.error.cause {
+        Cause::Rejected(reply) => reply.text().len(),
+        other => panic!("{other:?}"),
+    });
+    let kept: Vec<_> = kept.collect();
+    assert_eq!(kept.len(), RECIPIENTS);
+    assert!(kept[0] > 300, "{kept:?}");
+    assert!(
+        kept.iter().sum::<usize>() <= 1_000 + RECIPIENTS * LEAST,
+        "{kept:?}"
+    );
 }
