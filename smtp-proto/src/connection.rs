@@ -280,7 +280,7 @@ impl Connection {
             }
         }
         if !self.decoder.is_empty() {
-            self.conversation.peer.pipeline.begin_reply();
+            self.conversation.begin_reply();
         }
     }
 

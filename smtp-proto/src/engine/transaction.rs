@@ -14,7 +14,7 @@ use crate::event::Report;
 use crate::reply::{ReplyClass, ReplyRef};
 
 use super::awaited::{Awaited, MessageReply};
-use super::message::{Flow, Message, Step, Transaction};
+use super::message::{Flow, Message, Step};
 use super::peer::Peer;
 use super::pipeline::Owed;
 use super::plan;
@@ -396,20 +396,9 @@ impl Message {
                 octets: octets.into(),
                 last: false,
             }),
-            M::EndOfData | M::EndOfAll => match &self.transaction {
-                Some(Transaction {
-                    step:
-                        Step::Ended {
-                            chunk: Some(octets),
-                            ..
-                        },
-                    ..
-                }) => Some(Command::Bdat {
-                    octets: *octets,
-                    last: true,
-                }),
-                _ => None,
-            },
+            M::EndOfData | M::EndOfAll => {
+                (self.octets_of_chunk(what)).map(|octets| Command::Bdat { octets, last: true })
+            }
         };
         if let M::Rcpt(index) | M::EndOfDataFor(index) = what {
             error.recipient = Some(index as usize);
