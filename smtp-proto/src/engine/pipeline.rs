@@ -269,22 +269,21 @@ impl Pipeline {
             .any(|owed| owed.what.is_end_of_data() && self.taken >= owed.end)
     }
 
-    /// Whether the first command of this message may have reached the server.
+    /// Whether the MAIL of this message may have reached the server.
     pub(crate) fn has_begun(&self, message: MessageId) -> bool {
-        let of_message = |owed: &&Owed| owed.what.message() == Some(message);
-        match self.owed.iter().find(of_message) {
-            Some(owed) if owed.what.begins_message() => self.given >= owed.end,
-            _ => true,
-        }
+        let mut of_message = self
+            .owed
+            .iter()
+            .filter(|owed| owed.what.message() == Some(message));
+        let mail = of_message.find(|owed| owed.what.is_mail());
+        mail.is_none_or(|mail| self.given >= mail.end)
     }
 
-    /// Whether this message's MAIL overlaps and is not answered yet.
-    pub(crate) fn has_unanswered_overlap(&self, message: MessageId) -> bool {
+    /// Whether the RSET before this message, or its MAIL that overlaps, is not answered yet.
+    pub(crate) fn has_unanswered_start(&self, message: MessageId) -> bool {
         let of_message = |owed: &&Owed| owed.what.message() == Some(message);
-        self.owed
-            .iter()
-            .find(of_message)
-            .is_some_and(|owed| owed.what.overlaps())
+        let first = self.owed.iter().find(of_message);
+        first.is_some_and(|owed| owed.what.overlaps() || owed.what.is_rset())
     }
 
     /// Whether the end of this message's data may have reached the server.

@@ -335,11 +335,11 @@ impl Message {
                     self.recipients.decide(index, Err(error.clone()));
                     in_doubt()
                 }
-                Some(_) if pipeline.has_unanswered_overlap(self.id) => unasked,
+                Some(_) if pipeline.has_unanswered_start(self.id) => unasked,
                 // rule: transaction.421-to-the-dot
                 Some(_) => error.clone(),
             },
-            _ if pipeline.has_unanswered_overlap(self.id) => unasked,
+            _ if pipeline.has_unanswered_start(self.id) => unasked,
             // rule: ends.lost-in-the-envelope
             // rule: ends.lost-before-the-dot
             // rule: chunking.lost

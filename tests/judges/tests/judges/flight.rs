@@ -92,6 +92,36 @@ fn a_refused_rset_is_not_about_the_message_behind_it() {
     }
 }
 
+/// The session ends at a RSET that is given after the reply to the chunk before it. The message behind it was not
+/// attempted: its MAIL was not given, or it was not read before the end.
+#[test]
+fn an_end_at_a_late_rset_is_not_about_the_message_behind_it() {
+    for (reply, is_mail_given) in [
+        ("", false),
+        ("421 closing\r\n", false),
+        ("354 what\r\n", false),
+        ("421 closing\r\n", true),
+        ("354 what\r\n", true),
+    ] {
+        let (mut engine, out) = overlapping(Chunking::Auto, 300);
+        let (rset, mail) = (place(&out, "RSET"), place(&out, "MAIL"));
+        engine.handle_written(at(0), rset);
+        engine.handle_input(at(0), b"250 taken\r\n");
+        let end = if is_mail_given { out.len() } else { mail };
+        engine.handle_written(at(0), end - rset);
+        engine.handle_input(at(0), reply.as_bytes());
+        engine.handle_eof(at(0));
+        let reports = reports(&mut engine);
+        assert!(reports[0].is_success());
+        let error = only_error(&reports[1]);
+        assert_eq!(
+            error.outcome,
+            Outcome::NotAttempted,
+            "{reply:?}, {is_mail_given}"
+        );
+    }
+}
+
 /// One octet of MAIL before the reply is enough: the server may have read it before it answered.
 #[test]
 fn a_mail_of_which_a_part_was_given_overlaps() {
