@@ -17,7 +17,7 @@ use super::awaited::{Awaited, MessageReply};
 use super::message::{Flow, Message, Step};
 use super::peer::Peer;
 use super::pipeline::Owed;
-use super::plan;
+use super::plan::{self, Travel};
 
 /// After this many refusals of the whole message in a row, its other recipients are not tried.
 const REFUSALS: u8 = 2;
@@ -262,10 +262,13 @@ impl Message {
         let Some(transaction) = self.transaction.take() else {
             return;
         };
+        // LMTP refuses the last chunk by a reply for each recipient.
+        let refused_for_each =
+            transaction.plan.travel == Travel::Chunks && self.recipients.none_taken();
         // rule: transaction.data-refused
         // rule: chunking.last-refused
         peer.may_hold_transaction |=
-            transaction.failure.is_some() || self.recipients.accepted() == 0;
+            transaction.failure.is_some() || self.recipients.accepted() == 0 || refused_for_each;
         match transaction.failure {
             Some(failure) => {
                 self.refusals += 1;

@@ -439,6 +439,9 @@ impl Server {
                 self.say(code, About::Rset);
             }
             b"MAIL" => {
+                if self.open.is_some() && !self.lost_commands {
+                    self.books.fault("MAIL in an open transaction".into());
+                }
                 let nested = self.open.is_some() || self.lost_commands;
                 let code = if nested { Some(503) } else { self.refusal(12) };
                 if code.is_none() {
