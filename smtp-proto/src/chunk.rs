@@ -190,6 +190,12 @@ impl Body {
         })
     }
 
+    /// How many octets of the chunk that was begun are out, after its whole header.
+    pub(crate) fn gone_of_chunk(&self) -> Option<u64> {
+        let open = self.chunks.as_ref()?.open.as_ref()?;
+        (open.header.is_empty()).then_some(open.octets - open.left)
+    }
+
     /// How many octets the begun chunk still needs. A chunk that was offered counts as begun: the transport may have
     /// taken it.
     pub(crate) fn left(&self) -> Option<u64> {

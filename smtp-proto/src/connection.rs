@@ -280,7 +280,7 @@ impl Connection {
             }
         }
         if !self.decoder.is_empty() {
-            self.conversation.peer.pipeline.begin_reply();
+            self.conversation.begin_reply();
         }
     }
 
@@ -381,7 +381,8 @@ impl Connection {
     /// how many octets were written to `out`, and how many of `body` they used up.
     ///
     /// These octets have left the engine, and have not reached the transport. Report that by
-    /// [`handle_written`](Self::handle_written).
+    /// [`handle_written`](Self::handle_written). If the connection ends first, drop them, unless
+    /// [`has_quit`](Self::has_quit): the reports count on it that they do not go out any more.
     ///
     /// ```
     /// use smtp_proto::*;

@@ -119,12 +119,12 @@ impl Awaited {
         }
     }
 
-    /// Whether it answers the first command of a message. The message before it is then over.
-    pub(super) fn begins_message(self) -> bool {
-        matches!(
-            self.reply(),
-            Some(MessageReply::Rset { .. } | MessageReply::Mail { .. })
-        )
+    pub(super) fn is_rset(self) -> bool {
+        matches!(self.reply(), Some(MessageReply::Rset { .. }))
+    }
+
+    pub(super) fn is_mail(self) -> bool {
+        matches!(self.reply(), Some(MessageReply::Mail { .. }))
     }
 
     pub(crate) fn is_end_of_data(self) -> bool {

@@ -400,6 +400,21 @@ impl Message {
 
     // What is sent of the body.
 
+    /// The size of the chunk that `what` answers. `None` if it answers DATA's body.
+    pub(crate) fn octets_of_chunk(&self, what: MessageReply) -> Option<u64> {
+        match (what, &self.transaction) {
+            (MessageReply::Chunk(octets), _) => Some(octets.into()),
+            (
+                _,
+                Some(Transaction {
+                    step: Step::Ended { chunk, .. },
+                    ..
+                }),
+            ) => *chunk,
+            _ => None,
+        }
+    }
+
     /// A chunk has been taken to its end. `trip` is the number of round trips when it was begun.
     pub(crate) fn chunk_sent(&mut self, sent: Sent, trip: u64, peer: &mut Peer) {
         match sent.last {

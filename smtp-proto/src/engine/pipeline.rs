@@ -46,6 +46,17 @@ impl Owed {
     }
 }
 
+/// When a reply began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Began {
+    /// After all that it answers was given.
+    InTime,
+    /// In the body that it answers, which the server may refuse before the end.
+    InBody,
+    /// Before the command that it would answer.
+    Early,
+}
+
 /// A point in time, and the duration that led to it, for the error line.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
@@ -69,8 +80,8 @@ pub(crate) struct Pipeline {
     start: usize,
     /// `out` holds credentials, and is wiped once it is taken.
     secret: bool,
-    /// A part of a reply has come, and it began before what it would answer was given.
-    is_early: bool,
+    /// A part of a reply has come.
+    began: Option<Began>,
     owed: VecDeque<Owed>,
     in_flight: usize,
     taken: u64,
@@ -95,7 +106,7 @@ impl Pipeline {
             out: Vec::new(),
             start: 0,
             secret: false,
-            is_early: false,
+            began: None,
             owed: VecDeque::new(),
             in_flight: 0,
             taken: 0,
@@ -213,19 +224,30 @@ impl Pipeline {
         self.owed.is_empty()
     }
 
-    /// A part of a reply has come, and the rest has not. What is given from now on cannot be what it answers.
-    pub(crate) fn begin_reply(&mut self) {
-        self.is_early |= !self.front_is_given();
+    /// A part of a reply has come, and the rest has not. Its first part decides when it began.
+    pub(crate) fn begin_reply(&mut self, began: Began) {
+        self.began.get_or_insert(began);
     }
 
-    /// A reply has come to its end. Whether it began before the command that it would answer could reach the server.
-    pub(crate) fn end_reply(&mut self) -> bool {
-        core::mem::take(&mut self.is_early) || !self.front_is_given()
+    /// A reply has come to its end. When it began, if not only now.
+    pub(crate) fn end_reply(&mut self) -> Option<Began> {
+        self.began.take()
     }
 
     /// Whether the next reply answers something that may have reached the server.
     pub(crate) fn front_is_given(&self) -> bool {
-        self.owed.front().is_some_and(|owed| self.given >= owed.end)
+        self.front_is_given_but(0)
+    }
+
+    /// The same for all but the last `n` octets of it.
+    pub(crate) fn front_is_given_but(&self, n: u64) -> bool {
+        let given = self.given + n;
+        self.owed.front().is_some_and(|owed| given >= owed.end)
+    }
+
+    /// Whether all that was taken but its last `n` octets may have reached the server.
+    pub(crate) fn is_given_but(&self, n: u64) -> bool {
+        self.given + n >= self.taken
     }
 
     /// Whether replies for more than one message are owed.
@@ -243,22 +265,21 @@ impl Pipeline {
             .any(|owed| owed.what.is_end_of_data() && self.taken >= owed.end)
     }
 
-    /// Whether the first command of this message may have reached the server.
+    /// Whether the MAIL of this message may have reached the server.
     pub(crate) fn has_begun(&self, message: MessageId) -> bool {
-        let of_message = |owed: &&Owed| owed.what.message() == Some(message);
-        match self.owed.iter().find(of_message) {
-            Some(owed) if owed.what.begins_message() => self.given >= owed.end,
-            _ => true,
-        }
+        let mut of_message = self
+            .owed
+            .iter()
+            .filter(|owed| owed.what.message() == Some(message));
+        let mail = of_message.find(|owed| owed.what.is_mail());
+        mail.is_none_or(|mail| self.given >= mail.end)
     }
 
-    /// Whether this message's MAIL overlaps and is not answered yet.
-    pub(crate) fn has_unanswered_overlap(&self, message: MessageId) -> bool {
+    /// Whether the RSET before this message, or its MAIL that overlaps, is not answered yet.
+    pub(crate) fn has_unanswered_start(&self, message: MessageId) -> bool {
         let of_message = |owed: &&Owed| owed.what.message() == Some(message);
-        self.owed
-            .iter()
-            .find(of_message)
-            .is_some_and(|owed| owed.what.overlaps())
+        let first = self.owed.iter().find(of_message);
+        first.is_some_and(|owed| owed.what.overlaps() || owed.what.is_rset())
     }
 
     /// Whether the end of this message's data may have reached the server.

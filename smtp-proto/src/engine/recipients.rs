@@ -153,6 +153,14 @@ impl Recipients {
         all_asked && self.refused == self.asked
     }
 
+    /// Whether the server has taken the message for nobody in this transaction.
+    pub(crate) fn none_taken(&self) -> bool {
+        let of_transaction = &self.list[self.first..self.next];
+        !of_transaction
+            .iter()
+            .any(|standing| matches!(standing, Standing::Decided(Ok(_))))
+    }
+
     /// How many recipients of this transaction were accepted.
     pub(crate) fn accepted(&self) -> usize {
         self.accepted

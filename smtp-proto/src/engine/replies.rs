@@ -9,7 +9,7 @@ use super::awaited::{Awaited, MessageReply};
 use super::conversation::{AskedStep, Conversation, Job, Phase};
 use super::message::Flow;
 use super::opening::Progress;
-use super::pipeline::Owed;
+use super::pipeline::{Began, Owed};
 use super::usage::Usage;
 
 impl Conversation {
@@ -34,7 +34,8 @@ impl Conversation {
         self.at(now)
             .peer
             .trace(|| Trace::Received(reply.to_reply()));
-        let is_early = self.peer.pipeline.end_reply();
+        let began = self.peer.pipeline.end_reply();
+        let began = began.unwrap_or_else(|| self.began_now());
         match reply.code().get() {
             // RFC 5321 section 3.8: 421 may answer any command, or come unasked, and the server closes.
             // rule: opening.greeting-421
@@ -46,9 +47,12 @@ impl Conversation {
             221 => return self.on_goodbye(reply.to_reply()),
             _ => {}
         }
+        let refuses_body = is_refusal && began == Began::InBody;
+        // An early refusal is the answer if all of the chunk, or the end of the data, has gone out meanwhile.
+        let is_answer = refuses_body && self.peer.pipeline.front_is_given();
         // rule: opening.reply-before-command
-        if is_early && !(is_refusal && self.ends_in_time()) {
-            return self.on_surplus(reply);
+        if began != Began::InTime && !is_answer {
+            return self.on_surplus(reply, refuses_body);
         }
         let of_rcpt = matches!(reply.code().get(), 251 | 252);
         let shifted = of_rcpt && self.peer.pipeline.is_overlapping();
@@ -91,10 +95,44 @@ impl Conversation {
         self.end_of_drain();
     }
 
-    /// Whether a reply that began in the body answers the chunk, or the end of the data, which has gone out meanwhile.
-    fn ends_in_time(&self) -> bool {
+    /// A part of a reply has come, and the rest has not.
+    pub(crate) fn begin_reply(&mut self) {
+        let began = self.began_now();
+        self.peer.pipeline.begin_reply(began);
+    }
+
+    /// When a reply began, if its first octets have come only now.
+    fn began_now(&self) -> Began {
+        match () {
+            () if self.peer.pipeline.front_is_given() => Began::InTime,
+            () if self.is_in_body() => Began::InBody,
+            () => Began::Early,
+        }
+    }
+
+    /// Whether the server may refuse a body whose end, or the end of its chunk, was not given. It has answered DATA,
+    /// or the header of the chunk was given.
+    fn is_in_body(&self) -> bool {
         let pipeline = &self.peer.pipeline;
-        pipeline.front().is_some_and(Awaited::is_of_body) && pipeline.front_is_given()
+        match pipeline.front() {
+            Some(front) if !front.is_of_body() => false,
+            Some(front) => match self.octets_of_chunk(front) {
+                Some(octets) => pipeline.front_is_given_but(octets),
+                None => true,
+            },
+            None => self.sending().is_some_and(|sending| {
+                !sending.body.is_chunked()
+                    || (sending.body.gone_of_chunk())
+                        .is_some_and(|gone| pipeline.is_given_but(gone))
+            }),
+        }
+    }
+
+    fn octets_of_chunk(&self, what: Awaited) -> Option<u64> {
+        match what {
+            Awaited::Message(id, what) => self.message(id)?.octets_of_chunk(what),
+            Awaited::Opening(_) | Awaited::Request => None,
+        }
     }
 
     /// A 221 that nobody asked for: the server closes. It does not count as an answer. The reply to the end of a body
@@ -123,16 +161,9 @@ impl Conversation {
     }
 
     /// A reply to nothing that may have reached the server.
-    fn on_surplus(&mut self, reply: ReplyRef<'_>) {
-        // Besides 421 and 221, only a refusal in the middle of a body may come unasked. It is an early answer to the
-        // end of the data.
-        let refused = matches!(reply.class(), ReplyClass::Transient | ReplyClass::Permanent);
-        let in_body = match self.peer.pipeline.front() {
-            // What was taken of a chunk may not have been given yet.
-            Some(what) => what.is_of_body(),
-            None => self.sending().is_some(),
-        };
-        self.lose(match in_body && refused {
+    fn on_surplus(&mut self, reply: ReplyRef<'_>, refuses_body: bool) {
+        self.lose(match refuses_body {
+            // Besides 421 and 221, only a refusal in the middle of a body may come unasked.
             // rule: transaction.early-refusal
             // rule: chunking.early-reply
             true => Cause::Rejected(reply.to_reply()),

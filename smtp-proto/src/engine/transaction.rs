@@ -14,10 +14,10 @@ use crate::event::Report;
 use crate::reply::{ReplyClass, ReplyRef};
 
 use super::awaited::{Awaited, MessageReply};
-use super::message::{Flow, Message, Step, Transaction};
+use super::message::{Flow, Message, Step};
 use super::peer::Peer;
 use super::pipeline::Owed;
-use super::plan;
+use super::plan::{self, Travel};
 
 /// After this many refusals of the whole message in a row, its other recipients are not tried.
 const REFUSALS: u8 = 2;
@@ -262,10 +262,13 @@ impl Message {
         let Some(transaction) = self.transaction.take() else {
             return;
         };
+        // LMTP refuses the last chunk by a reply for each recipient.
+        let refused_for_each =
+            transaction.plan.travel == Travel::Chunks && self.recipients.none_taken();
         // rule: transaction.data-refused
         // rule: chunking.last-refused
         peer.may_hold_transaction |=
-            transaction.failure.is_some() || self.recipients.accepted() == 0;
+            transaction.failure.is_some() || self.recipients.accepted() == 0 || refused_for_each;
         match transaction.failure {
             Some(failure) => {
                 self.refusals += 1;
@@ -334,11 +337,11 @@ impl Message {
                     self.recipients.decide(index, Err(error.clone()));
                     in_doubt()
                 }
-                Some(_) if pipeline.has_unanswered_overlap(self.id) => unasked,
+                Some(_) if pipeline.has_unanswered_start(self.id) => unasked,
                 // rule: transaction.421-to-the-dot
                 Some(_) => error.clone(),
             },
-            _ if pipeline.has_unanswered_overlap(self.id) => unasked,
+            _ if pipeline.has_unanswered_start(self.id) => unasked,
             // rule: ends.lost-in-the-envelope
             // rule: ends.lost-before-the-dot
             // rule: chunking.lost
@@ -395,20 +398,9 @@ impl Message {
                 octets: octets.into(),
                 last: false,
             }),
-            M::EndOfData | M::EndOfAll => match &self.transaction {
-                Some(Transaction {
-                    step:
-                        Step::Ended {
-                            chunk: Some(octets),
-                            ..
-                        },
-                    ..
-                }) => Some(Command::Bdat {
-                    octets: *octets,
-                    last: true,
-                }),
-                _ => None,
-            },
+            M::EndOfData | M::EndOfAll => {
+                (self.octets_of_chunk(what)).map(|octets| Command::Bdat { octets, last: true })
+            }
         };
         if let M::Rcpt(index) | M::EndOfDataFor(index) = what {
             error.recipient = Some(index as usize);

@@ -92,6 +92,36 @@ fn a_refused_rset_is_not_about_the_message_behind_it() {
     }
 }
 
+/// The session ends at a RSET that is given after the reply to the chunk before it. The message behind it was not
+/// attempted: its MAIL was not given, or it was not read before the end.
+#[test]
+fn an_end_at_a_late_rset_is_not_about_the_message_behind_it() {
+    for (reply, is_mail_given) in [
+        ("", false),
+        ("421 closing\r\n", false),
+        ("354 what\r\n", false),
+        ("421 closing\r\n", true),
+        ("354 what\r\n", true),
+    ] {
+        let (mut engine, out) = overlapping(Chunking::Auto, 300);
+        let (rset, mail) = (place(&out, "RSET"), place(&out, "MAIL"));
+        engine.handle_written(at(0), rset);
+        engine.handle_input(at(0), b"250 taken\r\n");
+        let end = if is_mail_given { out.len() } else { mail };
+        engine.handle_written(at(0), end - rset);
+        engine.handle_input(at(0), reply.as_bytes());
+        engine.handle_eof(at(0));
+        let reports = reports(&mut engine);
+        assert!(reports[0].is_success());
+        let error = only_error(&reports[1]);
+        assert_eq!(
+            error.outcome,
+            Outcome::NotAttempted,
+            "{reply:?}, {is_mail_given}"
+        );
+    }
+}
+
 /// One octet of MAIL before the reply is enough: the server may have read it before it answered.
 #[test]
 fn a_mail_of_which_a_part_was_given_overlaps() {
@@ -224,6 +254,61 @@ fn a_refusal_that_begins_within_a_chunk_answers_it() {
         (Stage::Body, Outcome::Permanent)
     );
     assert_eq!(error.command.as_deref(), Some("BDAT 17"));
+}
+
+/// The server repeats its refusal of the second recipient before it has the header of a chunk. So that is no answer to
+/// the chunk, even if it ends after the whole body has gone out. The server then takes the message.
+#[test]
+fn a_refusal_that_begins_before_a_chunk_does_not_answer_it() {
+    const HEADER: usize = "BDAT 17 LAST\r\n".len();
+    for given in [None, Some(0), Some(1), Some(HEADER - 1), Some(HEADER)] {
+        let mut config = config();
+        config.chunking = Chunking::Auto;
+        let paths = ["b@example.net", "c@example.net"];
+        let envelope = Envelope::new("a@example.org", paths).unwrap();
+        let mut engine = at_the_body(config, envelope, b"250 ok\r\n250 ok\r\n550 no\r\n");
+        if let Some(given) = given {
+            let out = gathered(&mut engine, at(0), BodyPart::Last(BODY));
+            engine.finish_body().unwrap();
+            engine.handle_given(at(0), given);
+            engine.handle_input(at(0), b"55");
+            engine.handle_written(at(0), out.len());
+            engine.handle_input(at(0), b"0 no\r\n250 taken\r\n");
+        } else {
+            engine.handle_input(at(0), b"550 no\r\n");
+        }
+        let expected = match given {
+            None => Outcome::Transient,
+            Some(HEADER) => Outcome::Permanent,
+            _ => Outcome::InDoubt,
+        };
+        let error = only_error(&reports(&mut engine)[0]);
+        assert_eq!(error.outcome, expected, "{given:?}");
+        let is_protocol = matches!(error.cause, Cause::Protocol(_));
+        assert_eq!(is_protocol, given != Some(HEADER), "{given:?}");
+    }
+}
+
+/// The same within a chunk that is not the last, and whose end the engine still has.
+#[test]
+fn a_chunk_is_begun_with_its_header() {
+    const HEADER: usize = "BDAT 17\r\n".len();
+    for given in 1..HEADER + 7 {
+        let mut config = config();
+        config.chunking = Chunking::Auto;
+        let mut engine = at_the_body(config, envelope(), b"250 ok\r\n250 ok\r\n");
+        let mut out = [0; HEADER + 7];
+        let (gathered, used) = engine.poll_transmit_into(at(0), BODY, &mut out);
+        assert_eq!((gathered, used), (HEADER + 7, 7));
+        engine.handle_given(at(0), given);
+        engine.handle_input(at(0), b"554 no\r\n");
+        let error = only_error(&reports(&mut engine)[0]);
+        let expected = match given < HEADER {
+            true => Outcome::Transient,
+            false => Outcome::Permanent,
+        };
+        assert_eq!(error.outcome, expected, "{given}");
+    }
 }
 
 /// A reply comes before the completion of the write that it answers.

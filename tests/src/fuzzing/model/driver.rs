@@ -354,15 +354,18 @@ impl<'s> World<'s> {
 
     fn hear(&mut self, n: usize) {
         let (from, to) = (self.heard, self.heard + n);
+        let mut start = 0;
         for said in &self.server.books.said {
-            let whole = said.end > from && said.end <= to;
-            self.excused |= whole
-                && match said.about {
-                    About::Surplus { read } => {
-                        self.given.len() > read || self.scene.traits.swallows
-                    }
-                    _ => said.after_loss && said.code < 400,
-                };
+            let begins = start >= from && start < to;
+            let ends = said.end > from && said.end <= to;
+            self.excused |= match said.about {
+                // It answers nothing that is given after it has begun.
+                About::Surplus { read } => {
+                    (begins && self.given.len() > read) || (ends && self.scene.traits.swallows)
+                }
+                _ => ends && said.after_loss && said.code < 400,
+            };
+            start = said.end;
         }
         self.heard = to;
         self.hears.push((to, self.now));

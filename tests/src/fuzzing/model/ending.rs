@@ -94,7 +94,10 @@ impl Server {
         if taken {
             self.books.stored.push((number, self.lexer.body.clone()));
         }
-        whole >= 300
+        match self.traits.lmtp {
+            true => plan.iter().all(|(code, _)| *code >= 300),
+            false => whole >= 300,
+        }
     }
 
     /// The replies to the end of the data, in their order.

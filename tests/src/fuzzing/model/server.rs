@@ -178,18 +178,8 @@ impl Server {
         }
         self.busy_until = now + self.dice.pause(2);
         let idle = self.read == arrived && !self.lexer.is_in_data() && !self.lexer.is_in_chunk();
-        let chunks_open = self.open.is_some() && !self.lexer.body.is_empty();
-        if self.traits.surplus && idle && !chunks_open && !self.closed && self.dice.chance(60) {
-            // After accepted recipients, a refusal would be an early one of the body.
-            let accepted = self
-                .open
-                .as_ref()
-                .is_some_and(|open| !open.accepted.is_empty());
-            let code = self.dice.pick(if accepted {
-                &[250, 252]
-            } else {
-                &[250, 250, 252, 550, 450]
-            });
+        if self.traits.surplus && idle && !self.closed && self.dice.chance(60) {
+            let code = self.dice.pick(&[250, 250, 252, 550, 450]);
             self.say(code, About::Surplus { read: self.read });
         }
     }
@@ -449,6 +439,9 @@ impl Server {
                 self.say(code, About::Rset);
             }
             b"MAIL" => {
+                if self.open.is_some() && !self.lost_commands {
+                    self.books.fault("MAIL in an open transaction".into());
+                }
                 let nested = self.open.is_some() || self.lost_commands;
                 let code = if nested { Some(503) } else { self.refusal(12) };
                 if code.is_none() {
