@@ -297,12 +297,18 @@ impl Pipeline {
     }
 
     /// A reply has come. After it is processed, [`arm`](Self::arm) the next one.
-    pub(crate) fn take_owed(&mut self) -> Option<Owed> {
+    pub(crate) fn take_owed(&mut self, is_refusal: bool) -> Option<Owed> {
         let owed = self.owed.pop_front()?;
         self.round_trips = self.round_trips.max(owed.trip + 1);
         self.in_flight -= owed.octets;
         self.deadline = None;
-        if owed.end > self.written.max(self.answered) {
+        // A server may refuse a body that it has not read. A reply for one recipient comes after all of it.
+        let of_whole_body = matches!(
+            owed.what.reply(),
+            Some(MessageReply::Chunk(_) | MessageReply::EndOfData)
+        );
+        let was_read = !(is_refusal && of_whole_body);
+        if was_read && owed.end > self.written.max(self.answered) {
             // The reply proves that the transport has taken this much, even if no completion says so yet.
             self.answered = owed.end;
             self.write = None;

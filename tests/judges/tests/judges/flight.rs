@@ -325,6 +325,30 @@ fn a_reply_proves_that_its_command_is_written() {
     assert_eq!(engine.poll_timeout(), None);
 }
 
+/// A server may refuse a chunk, or the data, that it does not read. The transport may be jammed then, so its deadline
+/// stays. A success proves that all of it was read.
+#[test]
+fn a_refused_body_need_not_be_written() {
+    for (chunking, dialogue) in [
+        (Chunking::Never, &b"250 ok\r\n250 ok\r\n354 go\r\n"[..]),
+        (Chunking::Auto, b"250 ok\r\n250 ok\r\n"),
+    ] {
+        for (reply, deadline) in [("552 too much\r\n", Some(at(10))), ("250 taken\r\n", None)] {
+            let mut config = config();
+            config.chunking = chunking;
+            config.timeouts.block = Duration::from_secs(10);
+            let mut engine = at_the_body(config, envelope(), dialogue);
+            let mut out = gathered(&mut engine, at(0), BodyPart::Last(BODY));
+            engine.finish_body().unwrap();
+            out.extend(gathered(&mut engine, at(0), BodyPart::Next(b"")));
+            engine.handle_given(at(0), out.len());
+            engine.handle_input(at(1), reply.as_bytes());
+            assert_eq!(reports(&mut engine).len(), 1);
+            assert_eq!(engine.poll_timeout(), deadline, "{chunking:?}, {reply:?}");
+        }
+    }
+}
+
 /// A reply and a block are due at the same time. The server is late, and its time is told.
 #[test]
 fn at_the_same_deadline_the_reply_is_late() {
