@@ -8,8 +8,9 @@
 //!
 //! Every octet of the output has its place in one stream. Three offsets in it matter. *Taken*: it has left the
 //! engine. *Given*: a write of it was begun, so it may reach the server. *Written*: the transport has it. A reply can
-//! only answer what was given when the reply began, and proves that it is written. The clock of a reply starts when
-//! its command is written, or at the reply before it, whichever is later.
+//! only answer what was given when the reply began, and proves that it is written. The refusal of a body is an
+//! exception to both: it may begin within that body, and the server need not have read all of it. The clock of a reply
+//! starts when its command is written, or at the reply before it, whichever is later.
 //!
 //! `now` is the latest time that the caller has given. It is kept here, so that no clock starts at an earlier time.
 
