@@ -8,8 +8,9 @@
 //!
 //! Every octet of the output has its place in one stream. Three offsets in it matter. *Taken*: it has left the
 //! engine. *Given*: a write of it was begun, so it may reach the server. *Written*: the transport has it. A reply can
-//! only answer what was given when the reply began, and proves that it is written. The clock of a reply starts when
-//! its command is written, or at the reply before it, whichever is later.
+//! only answer what was given when the reply began, and proves that it is written. The refusal of a body is an
+//! exception to both: it may begin within that body, and the server need not have read all of it. The clock of a reply
+//! starts when its command is written, or at the reply before it, whichever is later.
 //!
 //! `now` is the latest time that the caller has given. It is kept here, so that no clock starts at an earlier time.
 
@@ -293,12 +294,18 @@ impl Pipeline {
     }
 
     /// A reply has come. After it is processed, [`arm`](Self::arm) the next one.
-    pub(crate) fn take_owed(&mut self) -> Option<Owed> {
+    pub(crate) fn take_owed(&mut self, is_refusal: bool) -> Option<Owed> {
         let owed = self.owed.pop_front()?;
         self.round_trips = self.round_trips.max(owed.trip + 1);
         self.in_flight -= owed.octets;
         self.deadline = None;
-        if owed.end > self.written.max(self.answered) {
+        // A server may refuse a body that it has not read. A reply for one recipient comes after all of it.
+        let of_whole_body = matches!(
+            owed.what.reply(),
+            Some(MessageReply::Chunk(_) | MessageReply::EndOfData)
+        );
+        let was_read = !(is_refusal && of_whole_body);
+        if was_read && owed.end > self.written.max(self.answered) {
             // The reply proves that the transport has taken this much, even if no completion says so yet.
             self.answered = owed.end;
             self.write = None;

@@ -56,7 +56,7 @@ impl Conversation {
         }
         let of_rcpt = matches!(reply.code().get(), 251 | 252);
         let shifted = of_rcpt && self.peer.pipeline.is_overlapping();
-        let Some(owed) = self.peer.pipeline.take_owed() else {
+        let Some(owed) = self.peer.pipeline.take_owed(is_refusal) else {
             return;
         };
         // rule: transaction.wrong-class

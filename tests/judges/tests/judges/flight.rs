@@ -289,25 +289,63 @@ fn a_refusal_that_begins_before_a_chunk_does_not_answer_it() {
     }
 }
 
-/// The same within a chunk that is not the last, and whose end the engine still has.
+/// The same within a chunk that is not the last. All of it waits in a buffer, or the engine still has its end.
 #[test]
 fn a_chunk_is_begun_with_its_header() {
     const HEADER: usize = "BDAT 17\r\n".len();
-    for given in 1..HEADER + 7 {
+    let begun = || {
         let mut config = config();
         config.chunking = Chunking::Auto;
-        let mut engine = at_the_body(config, envelope(), b"250 ok\r\n250 ok\r\n");
-        let mut out = [0; HEADER + 7];
-        let (gathered, used) = engine.poll_transmit_into(at(0), BODY, &mut out);
-        assert_eq!((gathered, used), (HEADER + 7, 7));
+        at_the_body(config, envelope(), b"250 ok\r\n250 ok\r\n")
+    };
+    for given in 1..HEADER + 7 {
+        for taken in [7, BODY.len()] {
+            let mut engine = begun();
+            let mut out = vec![0; HEADER + taken];
+            let (gathered, used) = engine.poll_transmit_into(at(0), BODY, &mut out);
+            assert_eq!((gathered, used), (HEADER + taken, taken));
+            engine.handle_given(at(0), given);
+            assert_eq!(is_refused(&mut engine, given), given >= HEADER);
+        }
+        let mut engine = begun();
+        engine.poll_transmit(at(0), BODY).unwrap().advance(given);
+        assert_eq!(is_refused(&mut engine, given), given >= HEADER);
+    }
+}
+
+/// Whether an unasked refusal counts as one of this body, of which so much was given.
+fn is_refused(engine: &mut Connection, given: usize) -> bool {
+    engine.handle_input(at(0), b"554 no\r\n");
+    let error = only_error(&reports(engine)[0]);
+    let is_refusal = matches!(error.cause, Cause::Rejected(_));
+    let expected = match is_refusal {
+        true => Outcome::Permanent,
+        false => Outcome::Transient,
+    };
+    assert_eq!(
+        (error.stage, error.outcome),
+        (Stage::Body, expected),
+        "{given}"
+    );
+    is_refusal
+}
+
+/// After 354, a refusal is one of the data, also while the dot waits in a buffer.
+#[test]
+fn a_refusal_that_begins_within_the_data_answers_it() {
+    for given in 0..BODY.len() {
+        let mut engine = at_the_body(config(), envelope(), b"250 ok\r\n250 ok\r\n354 go\r\n");
+        let mut out = gathered(&mut engine, at(0), BodyPart::Next(BODY));
+        engine.finish_body().unwrap();
+        out.extend(gathered(&mut engine, at(0), BodyPart::Next(b"")));
         engine.handle_given(at(0), given);
-        engine.handle_input(at(0), b"554 no\r\n");
+        engine.handle_input(at(0), b"55");
+        engine.handle_written(at(0), out.len());
+        engine.handle_input(at(0), b"4 no\r\n");
+        assert!(!engine.is_closed());
         let error = only_error(&reports(&mut engine)[0]);
-        let expected = match given < HEADER {
-            true => Outcome::Transient,
-            false => Outcome::Permanent,
-        };
-        assert_eq!(error.outcome, expected, "{given}");
+        let expected = (Stage::EndOfMessage, Outcome::Permanent);
+        assert_eq!((error.stage, error.outcome), expected, "{given}");
     }
 }
 
@@ -323,6 +361,30 @@ fn a_reply_proves_that_its_command_is_written() {
     assert_eq!(engine.poll_timeout(), Some(at(10)));
     engine.handle_input(at(1), b"250 ok\r\n");
     assert_eq!(engine.poll_timeout(), None);
+}
+
+/// A server may refuse a chunk, or the data, that it does not read. The transport may be jammed then, so its deadline
+/// stays. A success proves that all of it was read.
+#[test]
+fn a_refused_body_need_not_be_written() {
+    for (chunking, dialogue) in [
+        (Chunking::Never, &b"250 ok\r\n250 ok\r\n354 go\r\n"[..]),
+        (Chunking::Auto, b"250 ok\r\n250 ok\r\n"),
+    ] {
+        for (reply, deadline) in [("552 too much\r\n", Some(at(10))), ("250 taken\r\n", None)] {
+            let mut config = config();
+            config.chunking = chunking;
+            config.timeouts.block = Duration::from_secs(10);
+            let mut engine = at_the_body(config, envelope(), dialogue);
+            let mut out = gathered(&mut engine, at(0), BodyPart::Last(BODY));
+            engine.finish_body().unwrap();
+            out.extend(gathered(&mut engine, at(0), BodyPart::Next(b"")));
+            engine.handle_given(at(0), out.len());
+            engine.handle_input(at(1), reply.as_bytes());
+            assert_eq!(reports(&mut engine).len(), 1);
+            assert_eq!(engine.poll_timeout(), deadline, "{chunking:?}, {reply:?}");
+        }
+    }
 }
 
 /// A reply and a block are due at the same time. The server is late, and its time is told.
