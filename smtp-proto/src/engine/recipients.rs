@@ -49,6 +49,8 @@ pub(crate) struct Recipients {
     asked: usize,
     accepted: usize,
     refused: usize,
+    /// For how many of this transaction the server has taken the message.
+    taken: usize,
     /// How many are not asked yet, or will be asked again.
     left: usize,
     /// The first one that this transaction deferred.
@@ -60,7 +62,7 @@ impl Recipients {
         let mut list = Vec::new();
         list.resize_with(count, || Standing::Waiting);
         let (first, next, room) = (0, 0, count);
-        let (asked, accepted, refused) = (0, 0, 0);
+        let (asked, accepted, refused, taken) = (0, 0, 0, 0);
         Self {
             list,
             first,
@@ -69,6 +71,7 @@ impl Recipients {
             asked,
             accepted,
             refused,
+            taken,
             left: count,
             deferred: None,
         }
@@ -107,7 +110,7 @@ impl Recipients {
     pub(crate) fn begin(&mut self, room: usize) {
         self.first = self.deferred.take().unwrap_or(self.next);
         (self.next, self.room) = (self.first, room);
-        (self.asked, self.accepted, self.refused) = (0, 0, 0);
+        (self.asked, self.accepted, self.refused, self.taken) = (0, 0, 0, 0);
     }
 
     /// The next one to name in this transaction.
@@ -155,10 +158,7 @@ impl Recipients {
 
     /// Whether the server has taken the message for nobody in this transaction.
     pub(crate) fn none_taken(&self) -> bool {
-        let of_transaction = &self.list[self.first..self.next];
-        !of_transaction
-            .iter()
-            .any(|standing| matches!(standing, Standing::Decided(Ok(_))))
+        self.taken == 0
     }
 
     /// How many recipients of this transaction were accepted.
@@ -199,6 +199,7 @@ impl Recipients {
     }
 
     pub(crate) fn decide(&mut self, index: u32, result: Result<Reply, Error>) {
+        self.taken += usize::from(result.is_ok());
         self.set(index, Standing::Decided(result));
     }
 
@@ -249,7 +250,9 @@ impl Recipients {
         let first = self.first;
         for (at, standing) in self.list[first..self.next].iter_mut().enumerate() {
             if standing.is_undecided_here() {
-                *standing = Standing::Decided(result(first + at, standing));
+                let result = result(first + at, standing);
+                self.taken += usize::from(result.is_ok());
+                *standing = Standing::Decided(result);
             }
         }
     }
