@@ -98,6 +98,18 @@ impl Message {
             // rule: prdr.unasked
             (M::EndOfData, Intermediate) => Err(self.wrong_class(what, reply)),
             (M::EndOfData, _) if hopeless || matches!(transaction.step, Step::LoneDot) => {
+                // The server has refused MAIL, and says that it has the whole body all the same. It may hold an older
+                // transaction. After a refused chunk, what it has is not the message.
+                if let (Some(failure), Step::Ended { .. }) =
+                    (&transaction.failure, &transaction.step)
+                    && failure.stage == Stage::Mail
+                {
+                    let (in_doubt, mut from) = (failure.in_doubt(), 0);
+                    while let Some(index) = self.recipients.next_accepted(from) {
+                        self.recipients.decide(index, Err(in_doubt.clone()));
+                        from = index + 1;
+                    }
+                }
                 Ok(Flow::Ended)
             }
             // rule: prdr.one-reply-for-all
@@ -315,10 +327,7 @@ impl Message {
             return;
         };
         let pipeline = &peer.pipeline;
-        let in_doubt = || Error {
-            outcome: Outcome::InDoubt,
-            ..error.clone()
-        };
+        let in_doubt = || error.in_doubt();
         let failure = match (&transaction.failure, &transaction.step) {
             (Some(failure), _) => failure.clone(),
             // rule: transaction.421-between-messages

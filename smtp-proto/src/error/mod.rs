@@ -218,6 +218,14 @@ impl Error {
         }
     }
 
+    /// The same if nobody knows what the server did in spite of it.
+    pub(crate) fn in_doubt(&self) -> Self {
+        Self {
+            outcome: Outcome::InDoubt,
+            ..self.clone()
+        }
+    }
+
     /// The reply that decided, if there is one.
     pub fn reply(&self) -> Option<&Reply> {
         self.cause.reply()

@@ -155,6 +155,44 @@ fn a_message_in_doubt_has_no_command_of_another() {
     assert!(reports.iter().all(Report::maybe_delivered));
 }
 
+/// The server refuses MAIL, and then says that it has taken the whole body. Nobody knows what it did for those whom it
+/// accepted. After a refused chunk, it does not have the message.
+#[test]
+fn a_body_that_is_taken_without_a_sender_is_in_doubt() {
+    let (ok, no) = ("250 ok\r\n", "550 no\r\n");
+    let (refused, doubt) = (Outcome::Permanent, Outcome::InDoubt);
+    for (mail, last_rcpt, chunk, end, expected) in [
+        (no, ok, ok, ok, [doubt, doubt]),
+        (no, no, ok, ok, [doubt, refused]),
+        (ok, ok, no, ok, [refused, refused]),
+        (no, ok, ok, no, [refused, refused]),
+        (ok, ok, no, no, [refused, refused]),
+    ] {
+        let mut engine = ready(eager(), EHLO);
+        let paths = ["b@example.net", "c@example.net"];
+        engine
+            .submit(Envelope::new("a@example.org", paths).unwrap())
+            .unwrap();
+        commands(&mut engine);
+        events(&mut engine);
+        sent(&mut engine, at(0), BodyPart::Next(BODY));
+        sent(&mut engine, at(0), BodyPart::Last(BODY));
+        engine.finish_body().unwrap();
+        for reply in [mail, ok, last_rcpt, chunk, end] {
+            says(&mut engine, reply);
+        }
+        let reports = reports(&mut engine);
+        let outcomes: Vec<_> = failures(&reports)
+            .iter()
+            .map(|(_, outcome)| *outcome)
+            .collect();
+        assert_eq!(
+            outcomes, expected,
+            "{mail:?} {last_rcpt:?} {chunk:?} {end:?}"
+        );
+    }
+}
+
 /// A 421 answers the RSET or the MAIL of the second message, whose body is out already. So that message was not
 /// attempted. A later 421 refuses it.
 #[test]
