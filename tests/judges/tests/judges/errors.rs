@@ -339,3 +339,18 @@ fn a_password_may_be_a_keyword() {
     let said = sent(&mut engine, at(0), BodyPart::Next(b""));
     assert!(said.contains("RCPT TO:"), "{said}");
 }
+
+/// A mechanism gets a challenge as it is, although the password stands in it.
+#[test]
+fn a_challenge_may_hold_the_password() {
+    let config = with_password(TlsPolicy::Never, Channel::Local);
+    let challenge = STANDARD.encode("<secret@mx>");
+    // HMAC-MD5 of the challenge, with the password.
+    let response = STANDARD.encode("user 719e3b8b9a398c6c35f01dd061c1b5d3");
+    let conversation = [
+        (GREETING, "EHLO"),
+        ("250-mx\r\n250 AUTH CRAM-MD5\r\n", "AUTH CRAM-MD5\r\n"),
+        (&format!("334 {challenge}\r\n"), &response),
+    ];
+    play(config, &conversation);
+}
