@@ -108,3 +108,19 @@ fn an_idle_session_keeps_no_queue_of_events() {
     };
     assert_eq!(kept(false), kept(true));
 }
+
+/// A server may allow so many domains that the engine does not count them. Then it keeps none.
+#[test]
+fn domains_that_nobody_counts_are_not_kept() {
+    let kept = ["X", "LIMITS RCPTDOMAINMAX=1000"].map(|offer| {
+        let mut config = config();
+        config.limits.in_flight = 100_000;
+        let ehlo = format!("250-mx\r\n250-PIPELINING\r\n250 {offer}\r\n");
+        let mut engine = ready(config, &ehlo);
+        let to = (0..500).map(|n| format!("b@{n}.example"));
+        let envelope = Envelope::new("a@example.org", to).unwrap();
+        let heap = measure(|| assert!(engine.submit(envelope).is_ok()));
+        heap.bytes_current
+    });
+    assert_eq!(kept[0], kept[1]);
+}
