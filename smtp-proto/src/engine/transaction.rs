@@ -107,7 +107,7 @@ impl Message {
                     let (in_doubt, mut from) = (failure.in_doubt(), 0);
                     while let Some(index) = self.recipients.next_accepted(from) {
                         self.recipients.decide(index, Err(in_doubt.clone()));
-                        from = index + 1;
+                        from = index;
                     }
                 }
                 Ok(Flow::Ended)
