@@ -10,8 +10,8 @@
 //! where it is.
 
 use smtp_proto::{
-    Cause, Chunking, ClientName, Config, Envelope, Outcome, Protocol, Report, TlsPolicy,
-    parameter::MailParameter,
+    Cause, Chunking, ClientName, Config, Envelope, Outcome, Protocol, Reply, Report, TlsPolicy,
+    parameter::MailParameter, reply::ReplyCode,
 };
 
 use super::Input;
@@ -200,12 +200,14 @@ fn compare(name: &str, whole: &Run, run: &Run) {
     }
     assert_eq!(run.reports.len(), whole.reports.len(), "{}", context());
     for (one, other) in run.reports.iter().zip(&whole.reports) {
-        let same = match whole.broken_at {
-            None => one == other,
-            Some(_) => {
-                one.mailboxes() == other.mailboxes() && told_by_name(one) == told_by_name(other)
+        let same = match (whole.broken_at, whole.refused_in_a_window) {
+            (None, false) => one == other,
+            (None, true) => verdicts(one) == verdicts(other),
+            (Some(_), is_shifted) => {
+                told_by_name(one, is_shifted) == told_by_name(other, is_shifted)
             }
         };
+        let same = same && one.mailboxes() == other.mailboxes();
         assert!(same, "another report: {}", context());
     }
 }
@@ -217,12 +219,26 @@ fn has_bad_body(run: &Run) -> bool {
         .any(|error| matches!(error.cause, Cause::Body(_)))
 }
 
-/// What was said to each recipient, where the session went on after that.
-fn told_by_name(report: &Report) -> Vec<Option<String>> {
+/// What became of each recipient, without the text of replies: the server numbers them, and there may be more.
+fn verdicts(report: &Report) -> Vec<(Option<Outcome>, Option<ReplyCode>)> {
+    let results = report.recipients.iter().map(|result| match result {
+        Ok(reply) => (None, Some(reply.code())),
+        Err(error) => (Some(error.outcome), error.reply().map(Reply::code)),
+    });
+    results.collect()
+}
+
+/// What was said to each recipient, where the session went on after that: all of it, or the code if more chunks than in
+/// another run may have been answered before.
+fn told_by_name(report: &Report, is_shifted: bool) -> Vec<Option<String>> {
+    let shown = |reply: &Reply| match is_shifted {
+        true => reply.code().to_string(),
+        false => format!("{reply:?}"),
+    };
     let told = report.recipients.iter().map(|result| match result {
-        Ok(reply) => Some(format!("{reply:?}")),
+        Ok(reply) => Some(shown(reply)),
         Err(error) if error.outcome == Outcome::Permanent => match &error.cause {
-            Cause::Rejected(reply) => Some(format!("{} {reply:?}", error.stage)),
+            Cause::Rejected(reply) => Some(format!("{} {}", error.stage, shown(reply))),
             _ => None,
         },
         Err(_) => None,
