@@ -10,7 +10,7 @@
 //! where it is.
 
 use smtp_proto::{
-    Cause, Chunking, ClientName, Config, Envelope, Outcome, Protocol, Report, Stage, TlsPolicy,
+    Cause, Chunking, ClientName, Config, Envelope, Outcome, Protocol, Report, TlsPolicy,
     parameter::MailParameter,
 };
 
@@ -194,7 +194,7 @@ fn compare(name: &str, whole: &Run, run: &Run) {
     // A body that must not go out may be found out before or after that refusal.
     let is_bad = has_bad_body(whole) || has_bad_body(run);
     let comparable = match is_shifted {
-        true => (whole.reports.iter().position(has_refused_body))
+        true => (whole.reports.iter().position(has_failed))
             .map_or(0, |first| first + usize::from(!is_bad)),
         false => whole.reports.len(),
     };
@@ -223,12 +223,8 @@ fn has_bad_body(run: &Run) -> bool {
         .any(|error| matches!(error.cause, Cause::Body(_)))
 }
 
-fn has_refused_body(report: &Report) -> bool {
-    let mut errors = report
-        .recipients
-        .iter()
-        .filter_map(|result| result.as_ref().err());
-    errors.any(|error| error.stage == Stage::Body)
+fn has_failed(report: &Report) -> bool {
+    report.recipients.iter().any(Result::is_err)
 }
 
 /// What was said to each recipient, where the session went on after that.
