@@ -88,7 +88,7 @@ fn a_queue_has_room_for_what_is_in_it() {
     assert_eq!(submits[1..3], submits[2..4]);
 }
 
-/// Events and traces that were polled late leave no more behind than those that were polled at once.
+/// It makes no difference to the heap whether events and traces are polled late or at once.
 #[test]
 fn an_idle_session_keeps_no_queue_of_events() {
     let kept = |late: bool| {

@@ -67,7 +67,7 @@ fn a_body_that_is_not_wanted_any_more_is_not_asked_for() {
     assert!(engine.wants_body());
 }
 
-/// What is left of a chunk for nobody is sent if it is no more than a chunk may have.
+/// A chunk was begun, and all recipients are refused. Its rest is sent if it is not larger than a whole chunk may be.
 #[test]
 fn a_chunk_for_nobody_is_completed_up_to_the_size_of_a_chunk() {
     const LEFT: usize = 10;

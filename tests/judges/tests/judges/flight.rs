@@ -80,20 +80,21 @@ fn a_refused_rset_is_not_about_the_message_behind_it() {
                 _ => {}
             }
         }
-        assert!(reports[0].is_success());
-        let error = only_error(&reports[1]);
-        assert_eq!(
-            error.outcome,
-            Outcome::NotAttempted,
-            "{chunking:?}, late: {late}"
-        );
+        assert_second_is_not_attempted(&reports, &format!("{chunking:?}, late: {late}"));
         assert_eq!(broken, !late);
         assert!(engine.is_closed());
     }
 }
 
-/// The session ends at a RSET that is given after the reply to the chunk before it. The message behind it was not
-/// attempted: its MAIL was not given, or it was not read before the end.
+/// The first message was taken, and the one behind it was not attempted.
+fn assert_second_is_not_attempted(reports: &[Report], what: &str) {
+    assert!(reports[0].is_success());
+    let error = only_error(&reports[1]);
+    assert_eq!(error.outcome, Outcome::NotAttempted, "{what}");
+}
+
+/// RSET goes out after the reply to the chunk before it, and the session ends there. The next message was not
+/// attempted. Its MAIL was not given, or the server did not read it.
 #[test]
 fn an_end_at_a_late_rset_is_not_about_the_message_behind_it() {
     for (reply, is_mail_given) in [
@@ -112,13 +113,7 @@ fn an_end_at_a_late_rset_is_not_about_the_message_behind_it() {
         engine.handle_input(at(0), reply.as_bytes());
         engine.handle_eof(at(0));
         let reports = reports(&mut engine);
-        assert!(reports[0].is_success());
-        let error = only_error(&reports[1]);
-        assert_eq!(
-            error.outcome,
-            Outcome::NotAttempted,
-            "{reply:?}, {is_mail_given}"
-        );
+        assert_second_is_not_attempted(&reports, &format!("{reply:?}, {is_mail_given}"));
     }
 }
 
@@ -256,8 +251,8 @@ fn a_refusal_that_begins_within_a_chunk_answers_it() {
     assert_eq!(error.command.as_deref(), Some("BDAT 17"));
 }
 
-/// The server repeats its refusal of the second recipient before it has the header of a chunk. So that is no answer to
-/// the chunk, even if it ends after the whole body has gone out. The server then takes the message.
+/// The server repeats its refusal of the second recipient. It begins before it has the header of a chunk. So this reply
+/// does not answer the chunk, even if the whole body has gone out when the reply ends. Then the server takes the message.
 #[test]
 fn a_refusal_that_begins_before_a_chunk_does_not_answer_it() {
     const HEADER: usize = "BDAT 17 LAST\r\n".len();
