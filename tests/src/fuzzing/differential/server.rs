@@ -17,6 +17,9 @@ use super::Scene;
 /// | 19 | half a reply, and the end |
 /// | else | yes |
 ///
+/// Where envelopes overlap, a refused RSET ends the session, and so does 503 to MAIL. By then, more or less of the next
+/// message has gone out. So the server ends the connection there.
+///
 /// It never sends a reply too many. No client can tell such a one from the next reply that is due.
 pub(super) struct Server {
     lmtp: bool,
@@ -27,6 +30,8 @@ pub(super) struct Server {
     wire: Vec<u8>,
     read: usize,
     replies: usize,
+    /// The code of the last reply.
+    said: u16,
     /// Said, and not taken by the client yet.
     out: Vec<u8>,
     accepted: usize,
@@ -34,6 +39,7 @@ pub(super) struct Server {
     /// The transaction lives.
     open: bool,
     failed: bool,
+    overlap: bool,
     window: usize,
     refused_in_a_window: bool,
     closed: bool,
@@ -55,11 +61,13 @@ impl Server {
             wire: vec![],
             read: 0,
             replies: 0,
+            said: 220,
             out: b"220 mx.example.net\r\n".to_vec(),
             accepted: 0,
             prdr: false,
             open: false,
             failed: false,
+            overlap: scene.config.overlap,
             window: scene.config.limits.chunks,
             refused_in_a_window: false,
             closed: false,
@@ -134,9 +142,15 @@ impl Server {
         self.broken_at.get_or_insert(self.read);
     }
 
+    fn close(&mut self) {
+        self.closed = true;
+        self.breaks();
+    }
+
     fn say(&mut self, code: u16, more: &str) {
         let n = self.replies;
         self.replies += 1;
+        self.said = code;
         let text = format!("{code}{more} r{n}\r\n");
         self.out.extend_from_slice(text.as_bytes());
     }
@@ -149,21 +163,14 @@ impl Server {
             12 => self.say(452, " 4.5.3"),
             13 => {
                 self.say(421, "");
-                self.closed = true;
-                self.breaks();
+                self.close();
             }
-            14 => {
-                self.closed = true;
-                self.breaks();
-            }
+            14 => self.close(),
             15 => {
                 self.out.extend_from_slice(b"no reply\r\n");
                 self.breaks();
             }
-            16 => {
-                // To an envelope that overlaps it ends the session.
-                self.say(503, "");
-            }
+            16 => self.say(503, ""),
             17 => {
                 self.out
                     .extend_from_slice(format!("{yes}-first\r\n").as_bytes());
@@ -176,8 +183,7 @@ impl Server {
             }
             19 => {
                 self.out.extend_from_slice(b"250-");
-                self.closed = true;
-                self.breaks();
+                self.close();
             }
             _ => {
                 self.say(yes, "");
@@ -252,7 +258,9 @@ impl Server {
             b"RSET" => {
                 (self.open, self.failed) = (false, false);
                 self.lexer.body.clear();
-                self.answer(250);
+                if !self.answer(250) && self.overlap {
+                    self.close();
+                }
             }
             b"MAIL" => {
                 assert!(tag(line).is_some(), "{}", line.escape_ascii());
@@ -266,6 +274,9 @@ impl Server {
                     }
                     false => self.answer(250),
                 };
+                if self.overlap && self.said == 503 {
+                    self.close();
+                }
             }
             b"RCPT" if !self.open => self.say(503, ""),
             b"RCPT" => self.accepted += usize::from(self.answer(250)),
