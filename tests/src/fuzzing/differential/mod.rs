@@ -10,8 +10,8 @@
 //! where it is.
 
 use smtp_proto::{
-    Cause, Chunking, ClientName, Config, Envelope, Outcome, Protocol, Report, TlsPolicy,
-    parameter::MailParameter,
+    Cause, Chunking, ClientName, Config, Envelope, Error, Outcome, Protocol, Reply, Report,
+    TlsPolicy, parameter::MailParameter,
 };
 
 use super::Input;
@@ -193,11 +193,17 @@ fn compare(name: &str, whole: &Run, run: &Run) {
     let is_shifted = whole.refused_in_a_window || run.refused_in_a_window;
     // A body that must not go out may be found out before or after that refusal.
     let is_bad = has_bad_body(whole) || has_bad_body(run);
-    let comparable = match is_shifted {
-        true => (whole.reports.iter().position(has_failed))
-            .map_or(0, |first| first + usize::from(!is_bad)),
-        false => whole.reports.len(),
+    let first = whole.reports.iter().position(has_failed).unwrap_or(0);
+    let comparable = if is_shifted {
+        first
+    } else {
+        whole.reports.len()
     };
+    if is_shifted && !is_bad && whole.broken_at.is_none() {
+        // Its other recipients may be those of its next transaction.
+        let [one, other] = [run, whole].map(|run| first_failure(&run.reports[first]));
+        assert_eq!(one, other, "another failure: {}", context());
+    }
     if !is_shifted {
         assert_eq!(run.broken_at, whole.broken_at, "{}", context());
         let end = |run: &Run| run.broken_at.unwrap_or(run.heard.len());
@@ -225,6 +231,12 @@ fn has_bad_body(run: &Run) -> bool {
 
 fn has_failed(report: &Report) -> bool {
     report.recipients.iter().any(Result::is_err)
+}
+
+/// What the first recipient that failed was told, and all before it.
+fn first_failure(report: &Report) -> &[Result<Reply, Error>] {
+    let first = report.recipients.iter().position(Result::is_err);
+    &report.recipients[..first.map_or(0, |first| first + 1)]
 }
 
 /// What was said to each recipient, where the session went on after that.
