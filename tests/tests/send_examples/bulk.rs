@@ -375,14 +375,14 @@ fn the_wait_for_replies_is_bounded_in_overlap_too(adapter: Adapter) {
             peer.say(if answers { "250 ok\r\n" } else { "" });
             peer.hear_the_end();
         });
-        let flags = ["--overlap", "--repeat", "3", "--timeout-reply", "0.5"];
+        let flags = ["--overlap", "--repeat", "3", "--timeout-reply", "1.2"];
         let run = finish(
             &mut send_data(adapter, &[&file], &address, &ONE, &flags),
             b"",
         );
         // By default, the wait is 20 seconds for overlapping commands, and 10 minutes for the end of the data.
         assert!(
-            run.stderr.contains("timed out after 0.5 s"),
+            run.stderr.contains("timed out after 1.2 s"),
             "{}",
             run.stderr
         );
