@@ -3,8 +3,9 @@
 use std::future::Future;
 use std::io::{self, BufReader, Read, Write};
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use smtp_adapter::Error;
@@ -186,21 +187,32 @@ pub(super) fn tokio(scene: &Scene, cut: Cut) -> Run {
     stream.run(reports)
 }
 
-/// Polls the client, and lets the server read whenever the client waits.
+/// Polls the client, and lets the server read whenever the client waits. A client that only gives the others a turn is
+/// woken in that turn.
 async fn settling<T>(client: impl Future<Output = T>, stream: &Stream) -> T {
     let mut client = pin!(client);
-    let mut rounds = 0;
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(output) = client.as_mut().poll(cx) {
-            return Poll::Ready(output);
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    for _ in 0..MOST_OFFERS {
+        let polled = client.as_mut().poll(&mut Context::from_waker(&waker));
+        if let Poll::Ready(output) = polled {
+            return output;
         }
-        rounds += 1;
-        assert!(rounds < MOST_OFFERS, "a session without end");
-        stream.server().settle_if_waited_for();
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await
+        tokio::task::yield_now().await;
+        if !woken.0.swap(false, Ordering::Relaxed) {
+            stream.server().settle_if_waited_for();
+        }
+    }
+    panic!("a session without end");
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 async fn client(scene: &Scene, stream: Stream) -> Vec<Report> {
