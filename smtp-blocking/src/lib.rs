@@ -166,9 +166,10 @@
 //!
 //! # Limits of a blocking adapter
 //!
-//! It does not read while it writes. It sees a refusal in the middle of a body after the body is sent, or after the
-//! server has closed the connection and a write fails. It then still reads and reports the reply. Only its deadlines
-//! can cancel it.
+//! It does not read while it writes. In a long body it looks every 5 ms for what the server says, and once before the end
+//! goes out. So it sees a refusal there some octets later than `smtp-tokio`, and stops. A transport of your own must
+//! support that ([`Transport::set_nonblocking`]); else the refusal is seen after the body, or when a write fails. Only the
+//! deadlines can cancel a call.
 //!
 //! # Features
 //!

@@ -13,8 +13,8 @@ use crate::stream::{Stream, Transport};
 /// value, which saves two system calls for each reply.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// After such a pause without a read, waiting input is read before anything is written. Within one delivery, pauses
-/// are shorter.
+/// After such a time without a read, waiting input is read before more is written. While commands are answered, it is
+/// shorter. A long body takes longer, and may be refused on the way.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Octets that are read at a time, onto the stack. So an idle session keeps no buffer.
@@ -28,6 +28,8 @@ pub(crate) struct Pump {
     armed: Option<Duration>,
     /// When the stream was last read, or checked for input.
     heard: Instant,
+    /// How many octets the socket had been given by then.
+    given: u64,
 }
 
 impl Pump {
@@ -38,6 +40,7 @@ impl Pump {
             origin: Instant::now(),
             armed: None,
             heard: Instant::now(),
+            given: 0,
         }
     }
 
@@ -102,6 +105,7 @@ impl Pump {
             used += self.driver.gather(self.now(), &body[used..]);
             if self.driver.is_full() {
                 self.flush();
+                self.look();
             } else if used == body.len() || !self.driver.engine().wants_body() {
                 return used;
             } else {
@@ -125,7 +129,17 @@ impl Pump {
 
     /// Ends the body, if one is wanted.
     pub(crate) fn end_body(&mut self) {
-        while !self.driver.end_body(self.now()) {
+        loop {
+            // What came before the end went out does not answer it.
+            if self.driver.engine().wants_body() {
+                match self.stream.socket.octets > self.given {
+                    true => self.read_what_is_there(),
+                    false => self.look(),
+                }
+            }
+            if self.driver.end_body(self.now()) {
+                return;
+            }
             match self.driver.is_full() {
                 true => self.flush(),
                 false => self.receive(),
@@ -342,6 +356,7 @@ impl Pump {
         let mut input = [0; READ];
         let result = self.stream.read(&mut input);
         self.heard = Instant::now();
+        self.given = self.stream.socket.octets;
         let now = smtp_proto::Instant::from_origin(self.heard - self.origin);
         match result {
             Ok(Some(0)) => self.driver.lose(now, io::ErrorKind::UnexpectedEof.into()),

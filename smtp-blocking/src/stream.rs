@@ -15,8 +15,9 @@ pub trait Transport: Read + Write + Send {
     fn set_timeout(&self, timeout: Duration) -> io::Result<()>;
 
     /// Makes each later read and write return at once, or wait again. Returns whether the transport supports it;
-    /// false by default. If it does, waiting input of an idle session is read before anything is written. So an
-    /// earlier 421 is not taken for the answer to the next command.
+    /// false by default. If it does, waiting input of an idle session is read before anything is written, and input in
+    /// the middle of a body before its end is. So an earlier 421 is not taken for the answer to the next command, and an
+    /// earlier 250 not for the answer to the body.
     ///
     /// # Errors
     /// An error of the operating system. The session then ends.

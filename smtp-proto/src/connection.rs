@@ -229,6 +229,9 @@ impl Connection {
 
     /// Declares that the wanted body has no more octets than were offered and advanced.
     ///
+    /// Read what has come from the server before, without waiting, and [hear](Self::handle_input) it. A reply that you
+    /// hear after the end has gone out counts as the answer to it, also if the server sent it too early.
+    ///
     /// # Errors
     /// [`Misuse::NoBodyWanted`]. It is not a mistake if the server has refused the message meanwhile, or has already
     /// taken the [last part](BodyPart::Last) of it.

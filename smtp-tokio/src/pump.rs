@@ -42,6 +42,10 @@ pub(crate) struct Pump {
     ends_well: bool,
     /// When the stream was last read, or checked for input.
     heard: Instant,
+    /// The stream has accepted octets since then.
+    wrote: bool,
+    /// The reactor's turn, before the stream is checked for input at the end of a body.
+    turn: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Pump {
@@ -59,6 +63,8 @@ impl Pump {
             read_until: None,
             ends_well: false,
             heard: origin,
+            wrote: false,
+            turn: None,
         }
     }
 
@@ -115,12 +121,29 @@ impl Pump {
 
     /// Ends the body, if one is wanted. Ready when its end is gathered.
     pub(crate) fn poll_end_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // After a failed write, nothing more is sent.
-        while self.read_until.is_some() || !self.driver.end_body(self.now()) {
-            if self.driver.is_closed() {
+        loop {
+            ready!(self.poll_look(cx));
+            // After a failed write, nothing more is sent.
+            let ended = self.read_until.is_none() && self.driver.end_body(self.now());
+            if ended || self.driver.is_closed() {
                 return Poll::Ready(());
             }
             ready!(self.poll_progress(cx));
+        }
+    }
+
+    /// Reads what came before the end of a body goes out. It does not answer that end.
+    fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.turn.is_none()
+            && self.driver.engine().wants_body()
+            && (self.wrote || self.has_paused())
+        {
+            self.turn = Some(Box::pin(tokio::task::yield_now()));
+        }
+        if let Some(turn) = &mut self.turn {
+            ready!(turn.as_mut().poll(cx));
+            self.turn = None;
+            self.read_what_is_there(cx);
         }
         Poll::Ready(())
     }
@@ -178,6 +201,7 @@ impl Pump {
                 Poll::Ready(Ok(n @ 1..)) => {
                     self.accepted += n;
                     self.unsettled += n;
+                    self.wrote = true;
                     self.write_by = None;
                     self.unflushed = true;
                     settle(stream, &mut self.driver, &mut self.unsettled, self.origin);
@@ -255,6 +279,7 @@ impl Pump {
             self.take_events();
         }
         self.heard = Instant::now();
+        self.wrote = false;
     }
 
     /// Nothing more can be sent. But the server's last reply, such as a 421, often says why it has gone.
@@ -275,6 +300,7 @@ impl Pump {
         let result = ready!(Pin::new(stream).poll_read(cx, &mut buffer));
         let received = buffer.filled();
         self.heard = Instant::now();
+        self.wrote = false;
         let now = smtp_proto::Instant::from_origin(self.heard - self.origin);
         match result {
             Ok(()) if !received.is_empty() => self.driver.hear(now, received),

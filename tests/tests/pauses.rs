@@ -223,6 +223,60 @@ fn a_body_that_was_not_written_is_not_in_doubt() {
     });
 }
 
+/// A 250 in the middle of a body, which waits for its end: still in the adapter, or partly at the server.
+#[test]
+fn a_reply_before_the_end_of_the_body_does_not_answer_it() {
+    in_time(|| {
+        let too_early = |stream: &mut TcpStream| stream.write_all(b"250 taken\r\n").unwrap();
+        for size in [1, 100_000] {
+            let body = b"x\r\n".repeat(size);
+            let server = Server::start(When::AfterData, too_early);
+            let mut session = server.blocking();
+            let mut transaction = session.begin(envelope()).unwrap();
+            transaction.write_all(&body).unwrap();
+            server.act();
+            thread::sleep(PAUSE);
+            assert_eq!(outcome(transaction.finish()), Outcome::Transient);
+            drop(session);
+            let heard = server.heard.join().unwrap();
+            assert!(!heard.contains("\n.\n"), "the body was ended");
+
+            let server = Server::start(When::AfterData, too_early);
+            runtime().block_on(async {
+                use tokio::io::AsyncWriteExt;
+                let mut session = server.tokio().await;
+                let mut transaction = session.begin(envelope()).await.unwrap();
+                transaction.write_all(&body).await.unwrap();
+                server.act();
+                thread::sleep(PAUSE);
+                assert_eq!(outcome(transaction.finish().await), Outcome::Transient);
+            });
+            let heard = server.heard.join().unwrap();
+            assert!(!heard.contains("\n.\n"), "the body was ended");
+        }
+    });
+}
+
+/// A refusal in the middle of a body is heard before the rest of it goes out.
+#[test]
+fn a_refused_body_is_not_written_to_its_end() {
+    in_time(|| {
+        let refuse = |stream: &mut TcpStream| stream.write_all(b"552 too large\r\n").unwrap();
+        let part = b"x\r\n".repeat(100_000);
+        let server = Server::start(When::AfterData, refuse);
+        let mut session = server.blocking();
+        let mut transaction = session.begin(envelope()).unwrap();
+        transaction.write_all(&part).unwrap();
+        server.act();
+        thread::sleep(PAUSE);
+        let written = (0..100).take_while(|_| transaction.write_all(&part).is_ok());
+        assert!(written.count() < 2, "it was not heard");
+        assert_eq!(outcome(transaction.finish()), Outcome::Permanent);
+        drop(session);
+        assert!(server.heard.join().unwrap().len() < 4 * part.len());
+    });
+}
+
 /// The tokio adapter writes small pieces, for longer than the timeout of a reply.
 #[test]
 fn a_body_that_is_written_slowly_is_not_late() {

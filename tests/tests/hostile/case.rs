@@ -122,8 +122,8 @@ pub(crate) struct Case {
     /// The body has 24 MiB.
     pub(crate) is_large: bool,
     pub(crate) messages: usize,
-    /// What must come, by smtp-blocking and by smtp-tokio.
-    pub(crate) comes: [String; 2],
+    /// What must come, in both adapters.
+    pub(crate) comes: String,
     /// What the error line must tell.
     pub(crate) tells: &'static str,
     pub(crate) is_before_login: bool,
@@ -147,7 +147,7 @@ impl Case {
             short: None,
             is_large: false,
             messages: 1,
-            comes: ["sent".into(), "sent".into()],
+            comes: "sent".into(),
             tells: "",
             is_before_login: false,
             logs_in: false,
@@ -178,18 +178,7 @@ impl Case {
     }
 
     pub(crate) fn comes(mut self, what: impl Into<String>) -> Self {
-        let what = what.into();
-        self.comes = [what.clone(), what];
-        self
-    }
-
-    /// What comes differs: a blocking adapter does not read while it writes.
-    pub(crate) fn comes_by(
-        mut self,
-        blocking: impl Into<String>,
-        tokio: impl Into<String>,
-    ) -> Self {
-        self.comes = [blocking.into(), tokio.into()];
+        self.comes = what.into();
         self
     }
 

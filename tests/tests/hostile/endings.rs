@@ -30,14 +30,7 @@ pub(crate) fn cases() -> Vec<Case> {
         "half-close",
         &At::ALL,
         |talk, _| talk.half_close(),
-        |case, at| {
-            let case = in_handshake(case, at);
-            match at {
-                // The server reads to the dot.
-                At::Body => case.comes_by("eom in-doubt", "body transient"),
-                _ => case,
-            }
-        },
+        in_handshake,
     ));
     cases.extend(everywhere(
         "half a reply, and the end",
