@@ -17,8 +17,9 @@ use super::Scene;
 /// | 19 | half a reply, and the end |
 /// | else | yes |
 ///
-/// Where envelopes overlap, a refused RSET ends the session, and so does 503 to MAIL. By then, more or less of the next
-/// message has gone out. So the server ends the connection there.
+/// Where envelopes overlap, some things depend on the moment. A refused RSET ends the session, and by then more or less of
+/// the next message has gone out. So the server ends the connection there. 503 to MAIL ends the session if MAIL went out
+/// before the replies to the message before it. So it is 550 there.
 ///
 /// It never sends a reply too many. No client can tell such a one from the next reply that is due.
 pub(super) struct Server {
@@ -30,8 +31,6 @@ pub(super) struct Server {
     wire: Vec<u8>,
     read: usize,
     replies: usize,
-    /// The code of the last reply.
-    said: u16,
     /// Said, and not taken by the client yet.
     out: Vec<u8>,
     accepted: usize,
@@ -61,7 +60,6 @@ impl Server {
             wire: vec![],
             read: 0,
             replies: 0,
-            said: 220,
             out: b"220 mx.example.net\r\n".to_vec(),
             accepted: 0,
             prdr: false,
@@ -150,7 +148,6 @@ impl Server {
     fn say(&mut self, code: u16, more: &str) {
         let n = self.replies;
         self.replies += 1;
-        self.said = code;
         let text = format!("{code}{more} r{n}\r\n");
         self.out.extend_from_slice(text.as_bytes());
     }
@@ -267,6 +264,11 @@ impl Server {
                 self.prdr = line.ends_with(b" PRDR");
                 (self.accepted, self.failed) = (0, false);
                 self.lexer.body.clear();
+                if self.overlap
+                    && let Some(choice @ 16) = self.choices.get_mut(self.next)
+                {
+                    *choice = 11;
+                }
                 self.open = match self.open {
                     true => {
                         self.say(503, "");
@@ -274,9 +276,6 @@ impl Server {
                     }
                     false => self.answer(250),
                 };
-                if self.overlap && self.said == 503 {
-                    self.close();
-                }
             }
             b"RCPT" if !self.open => self.say(503, ""),
             b"RCPT" => self.accepted += usize::from(self.answer(250)),
