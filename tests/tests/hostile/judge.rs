@@ -8,7 +8,7 @@ use smtp_adapter::Error;
 use smtp_proto::{ClientName, Config, Outcome, Report};
 
 use crate::case::{Case, PASSWORD, SHORT};
-use crate::client::{Adapter, RECIPIENTS, Run, Seen};
+use crate::client::{RECIPIENTS, Run, Seen};
 use crate::server::Books;
 
 /// More than a deadline needs on a machine that is busy, and less than any other deadline.
@@ -73,7 +73,7 @@ fn outcome(outcome: Outcome) -> &'static str {
 }
 
 /// All that is wrong.
-pub(crate) fn judge(adapter: Adapter, case: &Case, run: &Run, books: &Books) -> Vec<String> {
+pub(crate) fn judge(case: &Case, run: &Run, books: &Books) -> Vec<String> {
     let mut faults = Vec::new();
     let mut demand = |holds: bool, fault: &dyn Fn() -> String| {
         if !holds {

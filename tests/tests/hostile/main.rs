@@ -156,7 +156,7 @@ fn attempt(adapter: Adapter, case: &Case) -> io::Result<Verdict> {
         .join()
         .map_err(|panic| io::Error::other(text(&*panic).to_owned()))??;
     let books = books.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut faults = judge::judge(adapter, case, &run, &books);
+    let mut faults = judge::judge(case, &run, &books);
     // Nothing is tried again by itself.
     listener.set_nonblocking(true)?;
     if listener.accept().is_ok() {
