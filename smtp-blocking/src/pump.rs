@@ -130,14 +130,16 @@ impl Pump {
     /// Ends the body, if one is wanted.
     pub(crate) fn end_body(&mut self) {
         loop {
+            let mut now = Instant::now();
             // What came before the end went out does not answer it.
-            if self.driver.engine().wants_body() {
-                match self.stream.socket.octets > self.given {
-                    true => self.read_what_is_there(),
-                    false => self.look(),
-                }
+            if self.driver.engine().wants_body()
+                && (self.stream.socket.octets > self.given || self.has_paused(now))
+            {
+                self.read_what_is_there();
+                now = Instant::now();
             }
-            if self.driver.end_body(self.now()) {
+            let now = smtp_proto::Instant::from_origin(now - self.origin);
+            if self.driver.end_body(now) {
                 return;
             }
             match self.driver.is_full() {
@@ -318,9 +320,13 @@ impl Pump {
 
     /// Reads what has arrived on a session after a pause. It may be a 421, which does not answer the next command.
     pub(crate) fn look(&mut self) {
-        if self.heard.elapsed() >= PAUSE && !self.driver.is_closed() {
+        if self.has_paused(Instant::now()) && !self.driver.is_closed() {
             self.read_what_is_there();
         }
+    }
+
+    fn has_paused(&self, now: Instant) -> bool {
+        now - self.heard >= PAUSE
     }
 
     /// Reads without waiting, if the transport can.
