@@ -32,11 +32,14 @@ impl Redaction {
             Source::Password(login) | Source::Token(login) => Some(login.secret.as_bytes()),
             _ => None,
         };
+        let secrets = || secret.into_iter().chain(response);
+        // Growing would leave copies in memory. Each octet of a text begins one row at most.
+        let rows = secrets().map(|secret| secret.len() + 3 * base64_len(secret.len() + 2));
         let mut redaction = Self {
-            rows: Zeroizing::new(Vec::new()),
+            rows: Zeroizing::new(Vec::with_capacity(rows.sum())),
             short: Vec::new(),
         };
-        for secret in secret.into_iter().chain(response) {
+        for secret in secrets() {
             redaction.add(secret);
             for before in 0..3 {
                 redaction.add(in_base64(secret, before).as_bytes());
@@ -52,7 +55,6 @@ impl Redaction {
             ..LEAST => {}
             LEAST..TELLING => self.short.push(secret),
             _ => {
-                self.rows.reserve(secret.len());
                 let rows = secret.windows(TELLING);
                 self.rows
                     .extend(rows.filter_map(|row| <[u8; TELLING]>::try_from(row).ok()));
@@ -104,6 +106,11 @@ impl Redaction {
             }
         }
     }
+}
+
+/// The length of so many octets in base64.
+fn base64_len(octets: usize) -> usize {
+    octets.div_ceil(3) * 4
 }
 
 /// The base64 characters that depend on the secret alone, if `before` octets (modulo 3) stand before it.

@@ -14,8 +14,16 @@ const PASSWORD: &str = "read me nowhere 74";
 /// It stands here backwards, so that the search does not find itself.
 const ESNOPSER: &[u8] = b"0cDIlJXZod3buBSZtBCZhVmc";
 
+/// Pieces of the password, backwards too. Whoever searches a reply for the password makes such pieces of it.
+const SECEIP: [&[u8]; 2] = [b" erehwon", b"ehwon em"];
+
 /// Whether the response is anywhere in the memory that this process can write to.
 fn is_in_memory() -> bool {
+    is_there(ESNOPSER)
+}
+
+/// Whether these octets are, read backwards.
+fn is_there(sdrawkcab: &[u8]) -> bool {
     const PIECE: usize = 64 * 1_024;
     let memory = File::open("/proc/self/mem").unwrap();
     let maps = read_to_string("/proc/self/maps").unwrap();
@@ -27,17 +35,18 @@ fn is_in_memory() -> bool {
             let most = PIECE.min((to - from) as usize);
             // Another thread may free it meanwhile.
             let n = memory.read_at(&mut piece[..most], from).unwrap_or(0);
-            if n < ESNOPSER.len() {
+            if n < sdrawkcab.len() {
                 break;
             }
-            let mut places = piece[..n].windows(ESNOPSER.len());
-            if places.any(|place| place.iter().eq(ESNOPSER.iter().rev())) {
+            let mut places = piece[..n].windows(sdrawkcab.len());
+            if places.any(|place| place.iter().eq(sdrawkcab.iter().rev())) {
+                piece.fill(0);
                 return true;
             }
             // The next piece overlaps this one, because the response may be in both.
             from += match most < PIECE {
                 true => most,
-                false => n - ESNOPSER.len(),
+                false => n - sdrawkcab.len(),
             } as u64;
         }
     }
@@ -79,5 +88,17 @@ fn credentials_are_wiped_once_they_are_sent() {
         let engine = end(engine);
         assert!(!is_in_memory());
         drop(engine);
+    }
+
+    // A refusal is searched for the password.
+    for refusal in ["535 no\r\n"] {
+        let mut engine = at_the_login();
+        sent(&mut engine, at(0), b"".into());
+        engine.handle_input(at(0), refusal.as_bytes());
+        assert!(engine.is_closed() || engine.poll_transmit(at(0), b"").is_some());
+        drop(engine);
+        for piece in SECEIP {
+            assert!(!is_there(piece), "{refusal:?}");
+        }
     }
 }
