@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use smtp_blocking::{Chunking, Credentials, Envelope, Server, Session, TlsPolicy, Transport};
 use smtp_proto::auth::{Mechanism, MechanismError, Secret};
 use smtp_proto::{Limits, Request, Timeouts};
@@ -646,4 +648,66 @@ fn ten_thousand_recipients_are_replayed() {
     assert!(!record.contains("are missing here"));
     let transcript = Transcript::parse("many", &record).unwrap();
     engine::play(&transcript, Cut::Whole).unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+/// A challenge that echoes the secret is shown without it. It stays base64, so the replay goes the same way.
+#[test]
+fn an_echo_in_a_challenge_is_replayed() {
+    let response = STANDARD.encode("\0alice\0correct horse");
+    let json = STANDARD.encode(r#"{"status":"401","scope":"correct horse"}"#);
+    for (mechanism, echo) in [
+        ("PLAIN", &response),
+        ("OAUTHBEARER", &json),
+        ("XOAUTH2", &json),
+        ("PLAIN", &STANDARD.encode("correct horse")),
+        ("CRAM-MD5", &response),
+    ] {
+        let offer = format!("250-hi\r\n250 AUTH {mechanism}\r\n");
+        let challenge = format!("334 {echo}\r\n");
+        let replies = [HI, &offer, &challenge, "535 no\r\n"];
+        let credentials = match mechanism.ends_with('N') || mechanism.ends_with('5') {
+            true => Credentials::password("alice", "correct horse"),
+            false => Credentials::token("alice", "correct horse"),
+        };
+        let credentials = credentials.mechanisms(&[mechanism]).permit_in_clear();
+        for record in record(&plain().credentials(credentials), &replies, |_| {}) {
+            assert!(!record.contains(&**echo), "{record}");
+        }
+    }
+}
+
+/// The server's first message of SCRAM repeats a nonce of the client's.
+struct Repeats(u8);
+
+impl Mechanism for Repeats {
+    fn name(&self) -> &str {
+        "X-REPEATS"
+    }
+
+    fn exposes_secret(&self) -> bool {
+        false
+    }
+
+    fn initial_response(&mut self) -> Result<Option<Secret>, MechanismError> {
+        Ok(Some(Secret::new(b"n,,n=alice,r=0123456789abcdef".to_vec())))
+    }
+
+    fn respond(&mut self, challenge: &[u8]) -> Result<Secret, MechanismError> {
+        self.0 += 1;
+        Ok(Secret::new([b"c=biws,", challenge].concat()))
+    }
+}
+
+#[test]
+fn a_challenge_that_repeats_a_response_is_replayed() {
+    let server = plain().credentials(Credentials::custom(|| Box::new(Repeats(0))));
+    let challenge = format!(
+        "334 {}\r\n",
+        STANDARD.encode("r=0123456789abcdefXYZ,s=AAAA,i=4096")
+    );
+    let offer = "250-hi\r\n250 AUTH X-REPEATS\r\n";
+    let replies = [HI, offer, &challenge, "235 ok\r\n"];
+    for record in record(&server, &replies, |_| {}) {
+        assert!(record.contains("\nexpect ready"), "{record}");
+    }
 }

@@ -92,6 +92,20 @@ impl Redaction {
         Some(out)
     }
 
+    /// The same for a challenge. What is base64 stays base64, so that a mechanism would read it in the same way.
+    pub(crate) fn apply_to_challenge(&self, text: &[u8]) -> Option<Vec<u8>> {
+        let redacted = self.apply(text)?;
+        let Ok(plain) = STANDARD.decode(text.trim_ascii()).map(Zeroizing::new) else {
+            return Some(redacted);
+        };
+        let plain = self.apply(&plain).unwrap_or_else(|| b"****".to_vec());
+        let encoded = STANDARD.encode(plain).into_bytes();
+        match self.apply(&encoded) {
+            None => Some(encoded),
+            Some(_) => Some(STANDARD.encode(b"****").into_bytes()),
+        }
+    }
+
     /// The same for what a server has reported about a token.
     pub(crate) fn apply_to(&self, error: &mut TokenError) {
         let parts = [

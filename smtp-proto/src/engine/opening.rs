@@ -152,11 +152,18 @@ impl Opening {
     /// The text of a reply without the secrets that a server echoes. Some servers repeat what they do not understand.
     /// A reply other than a refusal is searched during a login only.
     // rule: auth.echo-redacted
-    pub(crate) fn redact(&self, text: &[u8], is_refusal: bool, peer: &Peer) -> Option<Vec<u8>> {
-        match &self.exchange {
-            Some(exchange) => peer.redaction(exchange.last_response())?.apply(text),
-            None if is_refusal => peer.redaction(None)?.apply(text),
-            None => None,
+    pub(crate) fn redact(&self, text: &[u8], class: ReplyClass, peer: &Peer) -> Option<Vec<u8>> {
+        use ReplyClass::{Intermediate, Success};
+        match (&self.exchange, class) {
+            (Some(exchange), class) => {
+                let redaction = peer.redaction(exchange.last_response())?;
+                match class {
+                    Intermediate => redaction.apply_to_challenge(text),
+                    _ => redaction.apply(text),
+                }
+            }
+            (None, Intermediate | Success) => None,
+            (None, _) => peer.redaction(None)?.apply(text),
         }
     }
 

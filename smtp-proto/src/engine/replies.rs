@@ -16,7 +16,7 @@ impl Conversation {
     /// The input is not a reply, or exceeds a limit.
     pub(crate) fn on_malformed(&mut self, mut error: ReplyError) {
         if let ReplyError::NotAReply(line) = &mut error
-            && let Some(redacted) = self.opening.redact(line, true, &self.peer)
+            && let Some(redacted) = self.opening.redact(line, ReplyClass::Permanent, &self.peer)
         {
             *line = redacted.into();
         }
@@ -26,7 +26,7 @@ impl Conversation {
     pub(crate) fn on_reply(&mut self, now: Instant, reply: ReplyRef<'_>) {
         let heard = reply;
         let is_refusal = matches!(reply.class(), ReplyClass::Transient | ReplyClass::Permanent);
-        let redacted = self.opening.redact(reply.text(), is_refusal, &self.peer);
+        let redacted = self.opening.redact(reply.text(), reply.class(), &self.peer);
         let reply = match &redacted {
             Some(text) => reply.with_text(text),
             None => reply,
