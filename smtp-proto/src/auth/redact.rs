@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use super::{Credentials, Source, TokenError};
+use crate::enhanced::EnhancedCode;
 
 /// This many octets of the secret in a row reveal it. A shorter secret is searched for as a whole.
 const TELLING: usize = 8;
@@ -62,9 +63,23 @@ impl Redaction {
         }
     }
 
-    /// The text without the secret, or `None` if the text does not hold it.
+    /// The text without the secret, or `None` if the text does not hold it. A server may have folded it: between two of
+    /// its octets, a line may end, and the next one begin with its enhanced status code.
     pub(crate) fn apply(&self, text: &[u8]) -> Option<Vec<u8>> {
-        let lower = Zeroizing::new(text.to_ascii_lowercase());
+        let mut lower = Zeroizing::new(Vec::with_capacity(text.len()));
+        // Where each line stands in the text, and where in `lower`.
+        let mut lines = Vec::new();
+        let mut at = 0;
+        for line in text.split_inclusive(|&octet| octet == b'\n') {
+            let shown = line.strip_suffix(b"\n").unwrap_or(line);
+            let code = match lines.is_empty() {
+                true => 0,
+                false => enhanced_len(shown),
+            };
+            lines.push((at + code, lower.len()));
+            lower.extend(shown[code..].iter().map(u8::to_ascii_lowercase));
+            at += line.len();
+        }
         // The parts to be redacted, in order; they may overlap.
         let part = |at: usize| {
             let rest = &lower[at..];
@@ -84,9 +99,17 @@ impl Redaction {
             while let Some((_, end)) = parts.next_if(|(next, _)| *next <= to) {
                 to = to.max(end);
             }
-            out.extend_from_slice(&text[shown..from]);
-            out.extend_from_slice(b"****");
-            shown = to;
+            // What it has of each line.
+            let mut starts = lines.iter().copied().peekable();
+            while let Some((place, start)) = starts.next() {
+                let end = starts.peek().map_or(lower.len(), |(_, next)| *next);
+                let (from, to) = (from.max(start), to.min(end));
+                if from < to {
+                    out.extend_from_slice(&text[shown..place + from - start]);
+                    out.extend_from_slice(&b"****"[..(to - from).min(4)]);
+                    shown = place + to - start;
+                }
+            }
         }
         out.extend_from_slice(&text[shown..]);
         Some(out)
@@ -120,6 +143,12 @@ impl Redaction {
             }
         }
     }
+}
+
+/// The length of the enhanced status code at the start of a line, with its space.
+fn enhanced_len(line: &[u8]) -> usize {
+    let rest = EnhancedCode::split(line).map(|(_, rest)| rest.len().saturating_sub(1));
+    rest.map_or(0, |rest| line.len() - rest)
 }
 
 /// The length of so many octets in base64.
@@ -217,5 +246,32 @@ mod tests {
             redacted("correct-horse", "correct-h, rect-horse"),
             "****, ****"
         );
+    }
+
+    /// Some servers fold what they echo.
+    #[test]
+    fn a_line_end_hides_no_echo() {
+        for (secret, text, expected) in [
+            ("correct-horse", "not correct\n-horse!", "not ****\n****!"),
+            ("correct-horse", "correct\n5.7.8 -horse", "****\n5.7.8 ****"),
+            (
+                "correct-horse",
+                "5.7.8 corre\n5.7.8 ct-horse",
+                "5.7.8 ****\n5.7.8 ****",
+            ),
+            ("abcd", "a\nb\n\ncd, abc", "*\n*\n\n**, abc"),
+            (
+                "correct-horse",
+                "correct\n\n5.7.8\n-horse",
+                "****\n\n5.7.8\n****",
+            ),
+            (
+                "correct-horse",
+                "Y29ycmVj\ndC1ob3JzZQ==\n",
+                "****\n****Q==\n",
+            ),
+        ] {
+            assert_eq!(redacted(secret, text), expected);
+        }
     }
 }
