@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::{Credentials, Source, TokenError};
+use super::{Credentials, Secret, Source, TokenError};
 use crate::enhanced::EnhancedCode;
 
 /// This many octets of the secret in a row reveal it. A shorter secret is searched for as a whole.
@@ -26,14 +26,15 @@ pub(crate) struct Redaction {
 }
 
 impl Redaction {
-    /// Covers the secret of these credentials, and this response of the caller's own mechanism. `None` if both are
+    /// Covers the secret of these credentials, and these responses of the caller's own mechanism. `None` if both are
     /// missing.
-    pub(crate) fn new(credentials: &Credentials, response: Option<&[u8]>) -> Option<Self> {
+    pub(crate) fn new(credentials: &Credentials, responses: &[Secret]) -> Option<Self> {
         let secret = match &credentials.source {
             Source::Password(login) | Source::Token(login) => Some(login.secret.as_bytes()),
             _ => None,
         };
-        let secrets = || secret.into_iter().chain(response);
+        let responses = responses.iter().map(|response| &response[..]);
+        let secrets = || secret.into_iter().chain(responses.clone());
         // Growing would leave copies in memory. Each octet of a text begins one row at most.
         let rows = secrets().map(|secret| secret.len() + 3 * base64_len(secret.len() + 2));
         let mut redaction = Self {
@@ -173,7 +174,7 @@ mod tests {
     use super::*;
 
     fn redacted(secret: &str, text: &str) -> String {
-        let redaction = Redaction::new(&Credentials::password("alice", secret), None);
+        let redaction = Redaction::new(&Credentials::password("alice", secret), &[]);
         let redacted = redaction.and_then(|redaction| redaction.apply(text.as_bytes()));
         redacted.map_or(text.into(), |text| String::from_utf8(text).unwrap())
     }

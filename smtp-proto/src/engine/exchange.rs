@@ -35,8 +35,8 @@ pub(crate) struct Exchange {
     challenges: u32,
     /// Why `*` was sent.
     cancelled: Option<Cause>,
-    /// The last response of the caller's own mechanism. An error must not echo it.
-    sent: Option<Secret>,
+    /// The responses of the caller's own mechanism. An error must not echo them.
+    sent: Vec<Secret>,
 }
 
 /// Begins to log in. `logins` counts the earlier logins on this connection.
@@ -136,7 +136,7 @@ fn next_mechanism(
         pending,
         challenges: 0,
         cancelled: None,
-        sent,
+        sent: sent.into_iter().collect(),
     }))
 }
 
@@ -153,7 +153,7 @@ impl Exchange {
                 match self.answer(reply, peer.config.limits.challenges) {
                     Ok(response) => {
                         let encoded = encode(&response);
-                        self.sent = Some(response).filter(|_| is_custom(peer));
+                        self.sent.extend(Some(response).filter(|_| is_custom(peer)));
                         let awaited = Awaited::Opening(OpeningReply::Auth);
                         peer.push(Command::AuthResponse(&encoded), awaited);
                     }
@@ -199,7 +199,7 @@ impl Exchange {
                 let mut error =
                     Error::rejected(Stage::Auth, reply.to_reply()).with_command(&command);
                 if let Some(mut token) = self.mechanism.token_error() {
-                    if let Some(redaction) = peer.redaction(self.last_response()) {
+                    if let Some(redaction) = peer.redaction(self.responses()) {
                         redaction.apply_to(&mut token);
                     }
                     error.cause = Cause::TokenRejected {
@@ -223,9 +223,9 @@ impl Exchange {
         error.with_command(&command)
     }
 
-    /// The last response of the caller's own mechanism.
-    pub(crate) fn last_response(&self) -> Option<&[u8]> {
-        self.sent.as_deref().map(Vec::as_slice)
+    /// The responses of the caller's own mechanism.
+    pub(crate) fn responses(&self) -> &[Secret] {
+        &self.sent
     }
 
     /// The AUTH command, for an error.

@@ -156,14 +156,14 @@ impl Opening {
         use ReplyClass::{Intermediate, Success};
         match (&self.exchange, class) {
             (Some(exchange), class) => {
-                let redaction = peer.redaction(exchange.last_response())?;
+                let redaction = peer.redaction(exchange.responses())?;
                 match class {
                     Intermediate => redaction.apply_to_challenge(text),
                     _ => redaction.apply(text),
                 }
             }
             (None, Intermediate | Success) => None,
-            (None, _) => peer.redaction(None)?.apply(text),
+            (None, _) => peer.redaction(&[])?.apply(text),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 
-use crate::auth::{Redaction, Trust};
+use crate::auth::{Redaction, Secret, Trust};
 use crate::capability::{Capabilities, Extension};
 use crate::command::Command;
 use crate::config::{Config, Protocol, TlsPolicy};
@@ -52,9 +52,9 @@ impl Peer {
         self.config.pipelining && self.capabilities.has(Extension::Pipelining)
     }
 
-    /// The parts of the credentials, and of this response, that must not be shown.
-    pub(crate) fn redaction(&self, response: Option<&[u8]>) -> Option<Redaction> {
-        Redaction::new(self.config.credentials.as_ref()?, response)
+    /// The parts of the credentials, and of these responses, that must not be shown.
+    pub(crate) fn redaction(&self, responses: &[Secret]) -> Option<Redaction> {
+        Redaction::new(self.config.credentials.as_ref()?, responses)
     }
 
     pub(crate) fn is_lmtp(&self) -> bool {

@@ -354,3 +354,44 @@ fn a_challenge_may_hold_the_password() {
     ];
     play(config, &conversation);
 }
+
+/// A mechanism whose first response is the password, and whose second one is a code.
+struct Steps(u8);
+
+impl Mechanism for Steps {
+    fn name(&self) -> &str {
+        "X-STEPS"
+    }
+
+    fn exposes_secret(&self) -> bool {
+        true
+    }
+
+    fn respond(&mut self, _challenge: &[u8]) -> Result<Secret, MechanismError> {
+        self.0 += 1;
+        Ok(Secret::new(match self.0 {
+            1 => b"correct-horse".to_vec(),
+            _ => b"123456".to_vec(),
+        }))
+    }
+}
+
+/// A refusal is shown without any response of the login, and not only without the last one.
+#[test]
+fn no_response_of_the_login_is_shown() {
+    let mut config = with_password(TlsPolicy::Never, Channel::Local);
+    config.trace = true;
+    config.credentials = Some(Credentials::custom(|| Box::new(Steps(0))));
+    let conversation = [
+        (GREETING, "EHLO"),
+        ("250-mx\r\n250 AUTH X-STEPS\r\n", "AUTH X-STEPS\r\n"),
+        ("334 \r\n", "Y29ycmVjdC1ob3JzZQ==\r\n"),
+        ("334 \r\n", "MTIzNDU2\r\n"),
+        ("535 not correct-horse with 123456\r\n", "QUIT"),
+    ];
+    let mut engine = play(config, &conversation);
+    let shown = format!("{:?}", events(&mut engine));
+    for secret in ["correct-horse", "123456"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+}
