@@ -18,50 +18,19 @@ const TELLING: usize = 8;
 const LEAST: usize = 4;
 
 /// What must not be shown.
-pub(crate) struct Redaction {
-    /// Each run of `TELLING` octets of the secret, in lower case and sorted.
-    rows: Zeroizing<Vec<[u8; TELLING]>>,
-    /// Secrets that are shorter than a run, in lower case.
-    short: Vec<Zeroizing<Vec<u8>>>,
-}
+pub(crate) struct Redaction<'a>(Vec<&'a [u8]>);
 
-impl Redaction {
+impl<'a> Redaction<'a> {
     /// Covers the secret of these credentials, and these responses of the caller's own mechanism. `None` if both are
     /// missing.
-    pub(crate) fn new(credentials: &Credentials, responses: &[Secret]) -> Option<Self> {
+    pub(crate) fn new(credentials: &'a Credentials, responses: &'a [Secret]) -> Option<Self> {
         let secret = match &credentials.source {
             Source::Password(login) | Source::Token(login) => Some(login.secret.as_bytes()),
             _ => None,
         };
         let responses = responses.iter().map(|response| &response[..]);
-        let secrets = || secret.into_iter().chain(responses.clone());
-        // Growing would leave copies in memory. Each octet of a text begins one row at most.
-        let rows = secrets().map(|secret| secret.len() + 3 * base64_len(secret.len() + 2));
-        let mut redaction = Self {
-            rows: Zeroizing::new(Vec::with_capacity(rows.sum())),
-            short: Vec::new(),
-        };
-        for secret in secrets() {
-            redaction.add(secret);
-            for before in 0..3 {
-                redaction.add(in_base64(secret, before).as_bytes());
-            }
-        }
-        redaction.rows.sort_unstable();
-        (!redaction.rows.is_empty() || !redaction.short.is_empty()).then_some(redaction)
-    }
-
-    fn add(&mut self, secret: &[u8]) {
-        let secret = Zeroizing::new(secret.to_ascii_lowercase());
-        match secret.len() {
-            ..LEAST => {}
-            LEAST..TELLING => self.short.push(secret),
-            _ => {
-                let rows = secret.windows(TELLING);
-                self.rows
-                    .extend(rows.filter_map(|row| <[u8; TELLING]>::try_from(row).ok()));
-            }
-        }
+        let secrets: Vec<_> = secret.into_iter().chain(responses).collect();
+        (!secrets.is_empty()).then_some(Self(secrets))
     }
 
     /// The text without the secret, or `None` if the text does not hold it. A server may have folded it: between two of
@@ -72,44 +41,38 @@ impl Redaction {
         let mut lines = Vec::new();
         let mut at = 0;
         for line in text.split_inclusive(|&octet| octet == b'\n') {
-            let shown = line.strip_suffix(b"\n").unwrap_or(line);
-            let code = match lines.is_empty() {
-                true => 0,
-                false => enhanced_len(shown),
+            let code = match at {
+                0 => 0,
+                _ => enhanced_len(line),
             };
+            let shown = line.strip_suffix(b"\n").unwrap_or(line);
+            let shown = shown.get(code..).unwrap_or_default();
             lines.push((at + code, lower.len()));
-            lower.extend(shown[code..].iter().map(u8::to_ascii_lowercase));
+            lower.extend(shown.iter().map(u8::to_ascii_lowercase));
             at += line.len();
         }
-        // The parts to be redacted, in order; they may overlap.
-        let part = |at: usize| {
-            let rest = &lower[at..];
-            let is_telling = rest
-                .first_chunk::<TELLING>()
-                .is_some_and(|row| self.rows.binary_search(row).is_ok());
-            let short = self.short.iter().find(|short| rest.starts_with(short));
-            match is_telling {
-                true => Some((at, at + TELLING)),
-                false => short.map(|short| (at, at + short.len())),
+        let mut is_hidden = Vec::new();
+        // One after the other, because a token may be long.
+        for secret in &self.0 {
+            hide(secret, &lower, &mut is_hidden);
+            for before in 0..3 {
+                hide(in_base64(secret, before).as_bytes(), &lower, &mut is_hidden);
             }
-        };
-        let mut parts = (0..lower.len()).filter_map(part).peekable();
-        parts.peek()?;
+        }
+        if is_hidden.is_empty() {
+            return None;
+        }
         let (mut out, mut shown) = (Vec::with_capacity(text.len()), 0);
-        while let Some((from, mut to)) = parts.next() {
-            while let Some((_, end)) = parts.next_if(|(next, _)| *next <= to) {
-                to = to.max(end);
-            }
-            // What it has of each line.
-            let mut starts = lines.iter().copied().peekable();
-            while let Some((place, start)) = starts.next() {
-                let end = starts.peek().map_or(lower.len(), |(_, next)| *next);
-                let (from, to) = (from.max(start), to.min(end));
-                if from < to {
-                    out.extend_from_slice(&text[shown..place + from - start]);
-                    out.extend_from_slice(&b"****"[..(to - from).min(4)]);
-                    shown = place + to - start;
+        for (index, &(place, start)) in lines.iter().enumerate() {
+            let end = lines.get(index + 1).map_or(lower.len(), |next| next.1);
+            let mut at = place;
+            for run in is_hidden[start..end].chunk_by(|one, next| one == next) {
+                if run[0] {
+                    out.extend_from_slice(&text[shown..at]);
+                    out.extend_from_slice(&b"****"[..run.len().min(4)]);
+                    shown = at + run.len();
                 }
+                at += run.len();
             }
         }
         out.extend_from_slice(&text[shown..]);
@@ -146,15 +109,39 @@ impl Redaction {
     }
 }
 
+/// Marks what this text holds of this secret. Both are in lower case then.
+fn hide(secret: &[u8], lower: &[u8], is_hidden: &mut Vec<bool>) {
+    let secret = Zeroizing::new(secret.to_ascii_lowercase());
+    let mut mark = |at: usize, octets: usize| {
+        is_hidden.resize(lower.len(), false);
+        is_hidden[at..at + octets].fill(true);
+    };
+    match secret.len() {
+        ..LEAST => {}
+        octets @ LEAST..TELLING => {
+            let places = (0..lower.len()).filter(|&at| lower[at..].starts_with(&secret));
+            places.for_each(|at| mark(at, octets));
+        }
+        octets => {
+            // Growing would leave copies in memory.
+            let mut rows = Zeroizing::new(Vec::with_capacity(octets));
+            let all = secret.windows(TELLING);
+            rows.extend(all.filter_map(|row| <[u8; TELLING]>::try_from(row).ok()));
+            rows.sort_unstable();
+            for (at, row) in lower.windows(TELLING).enumerate() {
+                if <[u8; TELLING]>::try_from(row).is_ok_and(|row| rows.binary_search(&row).is_ok())
+                {
+                    mark(at, TELLING);
+                }
+            }
+        }
+    }
+}
+
 /// The length of the enhanced status code at the start of a line, with its space.
 fn enhanced_len(line: &[u8]) -> usize {
     let rest = EnhancedCode::split(line).map(|(_, rest)| rest.len().saturating_sub(1));
     rest.map_or(0, |rest| line.len() - rest)
-}
-
-/// The length of so many octets in base64.
-fn base64_len(octets: usize) -> usize {
-    octets.div_ceil(3) * 4
 }
 
 /// The base64 characters that depend on the secret alone, if `before` octets (modulo 3) stand before it.
@@ -174,7 +161,8 @@ mod tests {
     use super::*;
 
     fn redacted(secret: &str, text: &str) -> String {
-        let redaction = Redaction::new(&Credentials::password("alice", secret), &[]);
+        let credentials = Credentials::password("alice", secret);
+        let redaction = Redaction::new(&credentials, &[]);
         let redacted = redaction.and_then(|redaction| redaction.apply(text.as_bytes()));
         redacted.map_or(text.into(), |text| String::from_utf8(text).unwrap())
     }

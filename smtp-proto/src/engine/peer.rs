@@ -53,7 +53,7 @@ impl Peer {
     }
 
     /// The parts of the credentials, and of these responses, that must not be shown.
-    pub(crate) fn redaction(&self, responses: &[Secret]) -> Option<Redaction> {
+    pub(crate) fn redaction<'a>(&'a self, responses: &'a [Secret]) -> Option<Redaction<'a>> {
         Redaction::new(self.config.credentials.as_ref()?, responses)
     }
 
