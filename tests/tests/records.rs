@@ -711,3 +711,81 @@ fn a_challenge_that_repeats_a_response_is_replayed() {
         assert!(record.contains("\nexpect ready"), "{record}");
     }
 }
+
+/// The record does not have what the server's part of SCRAM was, nor long names, nor a token's function.
+#[test]
+fn what_a_login_needs_is_replayed() {
+    let base64 = |text: &str| format!("334 {}\r\n", STANDARD.encode(text));
+    let play = |credentials: Credentials, replies: &[&str]| {
+        let server = plain().credentials(credentials.permit_in_clear());
+        record(&server, replies, |_| {});
+    };
+    let long = "x".repeat(400);
+    let named = |user: &str, mechanism| Credentials::password(user, "p").mechanisms(&[mechanism]);
+    for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-1"] {
+        let offer = format!("250-hi\r\n250 AUTH {mechanism}\r\n");
+        for first in [
+            "e=other-error",
+            "r=abc,s=AAAA,i=4096",
+            "r=,s=AAAA,i=1",
+            "m=x",
+            "x",
+        ] {
+            let first = base64(first);
+            let replies = [HI, &offer, &first, "501 cancelled\r\n"];
+            play(named("alice", mechanism), &replies);
+            let replies = [HI, &offer, "334 \r\n", &first, "501 cancelled\r\n"];
+            play(named(&long, mechanism), &replies);
+        }
+    }
+    for (name, credentials) in [
+        ("ANONYMOUS", Credentials::anonymous("\u{e9}".repeat(250))),
+        ("EXTERNAL", Credentials::external().authorization_id(&long)),
+        ("PLAIN", named(&long, "PLAIN")),
+    ] {
+        let offer = format!("250-hi\r\n250 AUTH {name}\r\n");
+        play(credentials, &[HI, &offer, "334 \r\n", "235 ok\r\n"]);
+    }
+    let gone = || Err::<String, _>("it (is) gone");
+    let offer = "250-hi\r\n250 AUTH XOAUTH2\r\n";
+    play(Credentials::token_from("alice", gone), &[HI, offer]);
+}
+
+/// Nobody here has the server's part of this hash.
+#[test]
+fn a_login_by_the_other_hash_is_replayed() {
+    let record = include_str!("../records/postfix-login-tokio.txt");
+    let other = record
+        .replace("AUTH SCRAM-SHA-256 ", "AUTH SCRAM-SHA-1 ")
+        .replace("auth=SCRAM-SHA-256", "auth=SCRAM-SHA-1");
+    assert!(other.contains("C: AUTH SCRAM-SHA-1 ****\n"));
+    replay("other", &other).unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+/// A caller that allows much in flight: one step of the session is many steps of the conversation.
+#[test]
+fn a_large_batch_is_replayed() {
+    let count = 20_000;
+    let mut limits = Limits::default();
+    limits.in_flight = usize::MAX / 4;
+    let server = plain().limits(limits);
+    let ok = "250 ok\r\n".repeat(count + 1) + "354 go\r\n";
+    let replies = [HI, "250-hi\r\n250 PIPELINING\r\n", &ok, "250 queued\r\n"];
+    let tape = Tape::default();
+    let server = server.record(tape.recorder());
+    let script = Script {
+        replies: replies.map(|reply| reply.as_bytes().to_vec()).into(),
+        drips: false,
+        breaks: false,
+        heard: Arc::default(),
+    };
+    if let Ok(mut session) = Session::connect_over(&server, script) {
+        let paths: Vec<_> = (0..count).map(|n| format!("b{n}@example.net")).collect();
+        let envelope = Envelope::new("a@example.org", &paths).unwrap();
+        drop(session.send(envelope, "x\r\n"));
+    }
+    let record = tape.records().remove(0);
+    assert!(!record.contains("are missing"));
+    let transcript = Transcript::parse("large", &record).unwrap();
+    engine::play(&transcript, Cut::Whole).unwrap_or_else(|failure| panic!("{failure}"));
+}

@@ -234,16 +234,12 @@ impl Parser {
                 message.envelope = message.envelope.clone().exact_size(size);
             }
         }
+        let closed = self.expected.closed.as_ref();
+        let closed = closed.map_or("", |(_, result)| result);
         if self.recorded {
-            for secret in ["password", "token"] {
-                if let Some(value) = self.settings.get_mut(secret) {
-                    *value = recorded::secret(&self.steps);
-                }
-            }
+            recorded::log_in(&mut self.settings, &self.steps, closed);
         }
         if self.settings.remove("custom").is_some() {
-            let closed = self.expected.closed.as_ref();
-            let closed = closed.map_or("", |(_, result)| result);
             self.own_mechanism = Some(recorded::custom(&self.steps, self.expected.ready, closed));
         }
         let server_name = self.settings.remove("server-name");

@@ -33,6 +33,7 @@
 //! | `expect ... says WORDS` | the result in words for people |
 //! | `expect ... nothing` | no result |
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -309,17 +310,58 @@ fn lines(octets: &[u8]) -> impl Iterator<Item = &[u8]> {
     octets.split_inclusive(|&octet| octet == b'\n')
 }
 
-/// Credentials that lead to the same commands. A first response that did not fit the line of AUTH is a long one here.
+/// Settings that lead to the same commands. A first response that did not fit the line of AUTH is a long one here.
 /// The engine looks for a secret in what the server says. It does not look for one that is so short, or so odd.
-pub(super) fn secret(steps: &[Step]) -> String {
-    let mechanisms = ["PLAIN", "XOAUTH2", "OAUTHBEARER"];
-    let is_late = mechanisms
-        .iter()
-        .any(|name| has_line(steps, &format!("AUTH {name}\r\n")));
-    match is_late {
-        true => "~^~".repeat(200),
-        false => SECRET.into(),
+pub(super) fn log_in(settings: &mut BTreeMap<String, String>, steps: &[Step], closed: &str) {
+    let is_late = |name: &&str| has_line(steps, &format!("AUTH {name}\r\n"));
+    let mut set = |keys: &[&str], value: String| {
+        for key in keys {
+            settings
+                .entry((*key).into())
+                .and_modify(|old| old.clone_from(&value));
+        }
+    };
+    set(
+        &["password", "token"],
+        match ["PLAIN", "XOAUTH2", "OAUTHBEARER"].iter().any(is_late) {
+            true => "~^~".repeat(200),
+            false => SECRET.into(),
+        },
+    );
+    if is_late(&"ANONYMOUS") {
+        // It has 255 characters at most.
+        set(&["anonymous"], "\u{e9}".repeat(255));
     }
+    if is_late(&"EXTERNAL") {
+        set(&["authzid"], "x".repeat(400));
+    }
+    let words = closed.strip_prefix("says error auth: the token could not be fetched: ");
+    if let Some((words, _)) = words.and_then(|words| words.rsplit_once(" (")) {
+        settings.remove("token");
+        settings.insert("no-token".into(), words.into());
+    }
+    if is_unread_scram(steps) {
+        settings.retain(|key, _| !["user", "password"].contains(&&**key));
+        settings.insert("custom".into(), String::new());
+    }
+}
+
+/// Whether the client logs in by SCRAM, and nobody here has the server's part of it: that of SHA-1, that for a long name,
+/// and one that the client refuses. A mechanism that does not read it says the same.
+fn is_unread_scram(steps: &[Step]) -> bool {
+    let said = steps.iter().filter_map(|step| match &step.action {
+        Action::Client(octets) => Some(octets),
+        _ => None,
+    });
+    let said: Vec<&[u8]> = said.flat_map(|octets| lines(octets)).collect();
+    let mut logins = said.iter().filter(|line| line.starts_with(b"AUTH "));
+    let Some(first) = logins.next() else {
+        return false;
+    };
+    let is_unread = first.starts_with(b"AUTH SCRAM-SHA-1")
+        || first.starts_with(b"AUTH SCRAM-")
+            && (!first.ends_with(b"****\r\n") || said.contains(&&b"*\r\n"[..]));
+    is_unread && logins.all(|other| other == first)
 }
 
 /// The secret of each account.
@@ -377,7 +419,12 @@ pub(super) fn custom(steps: &[Step], was_ready: bool, closed: &str) -> Credentia
         is_content: was_ready || words.is_empty(),
         words: words.to_owned(),
     };
-    Credentials::custom(move || Box::new(mechanism.clone()))
+    let is_bound = mechanism.name.ends_with("-PLUS");
+    let credentials = Credentials::custom(move || Box::new(mechanism.clone()));
+    match is_bound {
+        true => credentials.permit_unverified().permit_in_clear(),
+        false => credentials,
+    }
 }
 
 #[derive(Clone)]
