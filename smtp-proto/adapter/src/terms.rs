@@ -265,8 +265,10 @@ impl<'a> Terms<'a> {
             .map_err(|error| local(format!("the record of the session: {error}")))?;
         config.trace = watch.as_deref().is_some_and(Watch::wants_steps);
         if watchers.recorder.is_some() {
-            // A record misses nothing: one read or one write gives fewer steps than this.
-            config.limits.traces = config.limits.traces.max(RECORDED_STEPS);
+            // A record misses nothing: one read or one write gives fewer steps than this. One reply lets go as many
+            // commands as may be in flight.
+            let steps = RECORDED_STEPS.saturating_add(config.limits.in_flight / "RSET\r\n".len());
+            config.limits.traces = config.limits.traces.max(steps);
         }
         Ok(SessionTerms {
             nonce,
