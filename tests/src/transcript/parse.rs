@@ -237,7 +237,7 @@ impl Parser {
         let closed = self.expected.closed.as_ref();
         let closed = closed.map_or("", |(_, result)| result);
         if self.recorded {
-            recorded::log_in(&mut self.settings, &self.steps, closed);
+            recorded::log_in(&mut self.settings, &self.steps, self.expected.ready, closed);
         }
         if self.settings.remove("custom").is_some() {
             self.own_mechanism = Some(recorded::custom(&self.steps, self.expected.ready, closed));

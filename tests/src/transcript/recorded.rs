@@ -312,7 +312,12 @@ fn lines(octets: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Settings that lead to the same commands. A first response that did not fit the line of AUTH is a long one here.
 /// The engine looks for a secret in what the server says. It does not look for one that is so short, or so odd.
-pub(super) fn log_in(settings: &mut BTreeMap<String, String>, steps: &[Step], closed: &str) {
+pub(super) fn log_in(
+    settings: &mut BTreeMap<String, String>,
+    steps: &[Step],
+    was_ready: bool,
+    closed: &str,
+) {
     let is_late = |name: &&str| has_line(steps, &format!("AUTH {name}\r\n"));
     let mut set = |keys: &[&str], value: String| {
         for key in keys {
@@ -340,28 +345,30 @@ pub(super) fn log_in(settings: &mut BTreeMap<String, String>, steps: &[Step], cl
         settings.remove("token");
         settings.insert("no-token".into(), words.into());
     }
-    if is_unread_scram(steps) {
+    if is_unread_scram(steps, was_ready) {
         settings.retain(|key, _| !["user", "password"].contains(&&**key));
         settings.insert("custom".into(), String::new());
     }
 }
 
 /// Whether the client logs in by SCRAM, and nobody here has the server's part of it: that of SHA-1, that for a long name,
-/// and one that the client refuses. A mechanism that does not read it says the same.
-fn is_unread_scram(steps: &[Step]) -> bool {
+/// that with its proof in the 235, and one that the client refuses. A mechanism that does not read it says the same.
+fn is_unread_scram(steps: &[Step], was_ready: bool) -> bool {
     let said = steps.iter().filter_map(|step| match &step.action {
         Action::Client(octets) => Some(octets),
         _ => None,
     });
     let said: Vec<&[u8]> = said.flat_map(|octets| lines(octets)).collect();
+    let count = |line: &[u8]| said.iter().filter(|said| **said == line).count();
     let mut logins = said.iter().filter(|line| line.starts_with(b"AUTH "));
-    let Some(first) = logins.next() else {
+    let Some(&first) = logins.next() else {
         return false;
     };
     let is_unread = first.starts_with(b"AUTH SCRAM-SHA-1")
-        || first.starts_with(b"AUTH SCRAM-")
-            && (!first.ends_with(b"****\r\n") || said.contains(&&b"*\r\n"[..]));
-    is_unread && logins.all(|other| other == first)
+        || !first.ends_with(b"****\r\n")
+        || count(b"*\r\n") > 0
+        || (was_ready && count(b"****\r\n") == count(first));
+    first.starts_with(b"AUTH SCRAM-") && is_unread && logins.all(|other| *other == first)
 }
 
 /// The secret of each account.
