@@ -9,11 +9,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+#[cfg(feature = "rustls")]
+use smtp_adapter::TlsSettings;
 use smtp_adapter::{Driver, FOREVER, LAST_WORDS, SessionTerms};
 use smtp_proto::{Envelope, MessageId, Request, error::Misuse};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+#[cfg(feature = "rustls")]
+use crate::stream::Counted;
 use crate::stream::{AsyncStream, Stream};
 
 /// After such a pause without a read, waiting input is read before anything is written. Within one delivery, pauses
@@ -27,6 +31,8 @@ pub(crate) struct Pump {
     pub(crate) driver: Driver,
     /// `None` during the handshake, and after the end of the session.
     stream: Option<Stream>,
+    #[cfg(feature = "rustls")]
+    handshake: Option<Box<Handshake>>,
     /// How much of the gathered octets the stream has accepted, and how much of that is not known to be written.
     accepted: usize,
     unsettled: usize,
@@ -48,12 +54,21 @@ pub(crate) struct Pump {
     turn: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
+/// A handshake under way. Boxed, because it exists only for a moment.
+#[cfg(feature = "rustls")]
+struct Handshake {
+    tls: tokio_rustls::Connect<Counted>,
+    settings: TlsSettings,
+}
+
 impl Pump {
     pub(crate) fn new(terms: SessionTerms, stream: Box<dyn AsyncStream>) -> Self {
         let origin = Instant::now();
         Self {
             driver: Driver::new(terms),
             stream: Some(Stream::new(stream)),
+            #[cfg(feature = "rustls")]
+            handshake: None,
             accepted: 0,
             unsettled: 0,
             unflushed: false,
@@ -173,12 +188,17 @@ impl Pump {
 
     /// Writes, reads and checks the clock, as far as possible now. Ready when something has changed.
     pub(crate) fn poll_progress(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let wrote =
-            (!self.driver.out.is_empty() || self.unflushed) && self.poll_write(cx).is_ready();
+        if std::mem::take(&mut self.driver.handshake_due) {
+            self.begin_handshake();
+        }
+        let shaken = self.poll_handshake(cx).is_ready();
+        let wrote = self.stream.is_some()
+            && (!self.driver.out.is_empty() || self.unflushed)
+            && self.poll_write(cx).is_ready();
         let read = !self.driver.is_closed() && self.poll_read(cx).is_ready();
         let timed_out = !self.driver.is_closed() && self.poll_deadline(cx).is_ready();
         self.take_events();
-        match wrote || read || timed_out || self.driver.is_closed() {
+        match shaken || wrote || read || timed_out || self.driver.is_closed() {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }
@@ -399,6 +419,10 @@ impl Pump {
         let was_closed = self.driver.is_closed();
         self.driver.take_events();
         if self.driver.is_closed() && !was_closed {
+            #[cfg(feature = "rustls")]
+            {
+                self.handshake = None;
+            }
             self.write_by = None;
             self.accepted = self.accepted.min(self.driver.out.len());
         }
@@ -406,59 +430,66 @@ impl Pump {
 
     /// Opens the session: greeting, EHLO, TLS, AUTH.
     pub(crate) async fn open(&mut self) {
-        loop {
-            self.run_until(|pump| pump.driver.ready || pump.driver.handshake_due)
-                .await;
-            if !std::mem::take(&mut self.driver.handshake_due) || self.driver.is_closed() {
-                return;
-            }
-            self.handshake().await;
-        }
+        self.run_until(|pump| pump.driver.ready).await;
     }
 
     #[cfg(not(feature = "rustls"))]
-    async fn handshake(&mut self) {
+    fn begin_handshake(&mut self) {
         let cause = smtp_proto::Cause::Settings("built without TLS".into());
         let now = self.now();
         self.driver.handle_tls_failed(now, cause);
     }
 
-    #[cfg(feature = "rustls")]
-    async fn handshake(&mut self) {
-        use smtp_proto::Cause;
+    #[cfg(not(feature = "rustls"))]
+    fn poll_handshake(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
 
+    /// It is due once, when the session opens or after XCLIENT.
+    #[cfg(feature = "rustls")]
+    fn begin_handshake(&mut self) {
         let (Some(settings), Some(stream)) = (self.driver.tls_settings.take(), self.stream.take())
         else {
             let now = self.now();
-            let cause = Cause::Settings("there are no TLS settings".into());
+            let cause = smtp_proto::Cause::Settings("there are no TLS settings".into());
             self.driver.handle_tls_failed(now, cause);
             return;
         };
         let connector = tokio_rustls::TlsConnector::from(settings.config.clone());
-        let handshake = connector.connect(settings.name.clone(), stream.into_plain());
-        let result = match self.deadline() {
-            Some(deadline) => tokio::time::timeout_at(deadline, handshake).await,
-            None => Ok(handshake.await),
+        let tls = connector.connect(settings.name.clone(), stream.into_plain());
+        self.handshake = Some(Box::new(Handshake { tls, settings }));
+    }
+
+    /// Ready when it has ended.
+    #[cfg(feature = "rustls")]
+    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(handshake) = &mut self.handshake else {
+            return Poll::Pending;
         };
+        let result = ready!(Pin::new(&mut handshake.tls).poll(cx));
         let now = self.now();
+        let Some(handshake) = self.handshake.take() else {
+            return Poll::Pending;
+        };
         match result {
-            Ok(Ok(stream)) => {
-                let (info, facts) = settings.established(stream.get_ref().1);
+            Ok(stream) => {
+                let (info, facts) = handshake.settings.established(stream.get_ref().1);
                 self.driver.encrypted(info);
                 self.stream = Some(Stream::encrypted(stream));
                 self.driver.handle_tls_established(now, facts);
             }
-            Ok(Err(error)) => match error
+            Err(error) => match error
                 .get_ref()
                 .and_then(|inner| inner.downcast_ref::<rustls::Error>())
             {
                 Some(error) => {
-                    self.driver.handle_tls_failed(now, settings.cause(error));
+                    self.driver
+                        .handle_tls_failed(now, handshake.settings.cause(error));
                 }
                 None => self.driver.lose(now, error),
             },
-            Err(_elapsed) => self.driver.handle_timeout(now),
         }
+        Poll::Ready(())
     }
 }
 
