@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use memory::{Needle, Search, secret};
 use smtp_blocking::{Server, Session, Transport};
+use smtp_proto::auth::Nonce;
 use smtp_proto::request::XClient;
 use smtp_proto::{
     ClientName, Config, Connection, Credentials, Event, Instant, Request, TlsFacts, TlsPolicy,
@@ -52,7 +53,7 @@ const fn login(
 
 const WELCOME: &str = "235 welcome\r\n";
 const MORE: &str = "334 \r\n";
-const LOGINS: [Login; 8] = [
+const LOGINS: [Login; 12] = [
     login("PLAIN", "PLAIN", b"\0alice\0", 60, &[WELCOME]),
     login("PLAIN, long", "PLAIN", b"\0alice\0", 300, &[WELCOME]),
     login(
@@ -63,6 +64,37 @@ const LOGINS: [Login; 8] = [
         &[MORE, WELCOME],
     ),
     login("PLAIN, refused", "PLAIN", b"\0alice\0", 60, &["535 no\r\n"]),
+    login(
+        "CRAM-MD5",
+        "CRAM-MD5",
+        b"",
+        60,
+        &["334 PDE4OT4=\r\n", WELCOME],
+    ),
+    login(
+        "CRAM-MD5, refused",
+        "CRAM-MD5",
+        b"",
+        100,
+        &["334 PDE4OT4=\r\n", "535 no\r\n"],
+    ),
+    login(
+        "SCRAM, long",
+        "SCRAM-SHA-256",
+        b"",
+        100,
+        &[
+            "334 cj1Cd2NIQndjSEJ3Y0hCd2NIQndjSEJ3Y0h4eXoscz1BQUFBLGk9NDA5Ng==\r\n",
+            "535 no\r\n",
+        ],
+    ),
+    login(
+        "SCRAM, refused",
+        "SCRAM-SHA-256",
+        b"",
+        60,
+        &["334 ZT1vdGhlci1lcnJvcg==\r\n", "535 no\r\n"],
+    ),
     login(
         "LOGIN",
         "LOGIN",
@@ -137,7 +169,7 @@ fn answer(line: &[u8], offers_tls: bool, replies: &mut VecDeque<&'static str>) -
     match line {
         [b'E', b'H', ..] if offers_tls => "250-mx\r\n250 STARTTLS\r\n",
         [b'E', b'H', ..] => {
-            "250-mx\r\n250-XCLIENT NAME\r\n250 AUTH PLAIN LOGIN XOAUTH2 OAUTHBEARER\r\n"
+            "250-mx\r\n250-XCLIENT NAME\r\n250 AUTH PLAIN LOGIN XOAUTH2 OAUTHBEARER CRAM-MD5 SCRAM-SHA-256\r\n"
         }
         [b'S', b'T', b'A', b'R', ..] => "220 go on\r\n",
         [b'X', b'C', b'L', ..] => "220 again\r\n",
@@ -167,7 +199,7 @@ fn engine(login: Login, when: When, most: usize, search: &mut Search) {
     };
     config.credentials = Some(login.credentials(seed));
     let mut replies: VecDeque<_> = login.replies.iter().copied().collect();
-    let mut engine = Connection::new(config, NOW);
+    let mut engine = Connection::with_nonce(config, NOW, Nonce::from_octets([7; 18]));
     engine.handle_input(NOW, b"220 mx\r\n");
     let (mut encrypted, mut again, mut logins) = (when != When::AfterStartTls, 0, 0);
     loop {

@@ -2,8 +2,10 @@
 
 use alloc::sync::Arc;
 
+use hmac::digest::{Digest, FixedOutputReset, Output};
 use hmac::{Hmac, KeyInit, Mac};
 use md5::Md5;
+use zeroize::Zeroizing;
 
 use super::{Login as Account, Mechanism, MechanismError, Secret, secret};
 
@@ -97,8 +99,7 @@ impl Mechanism for CramMd5 {
                 "the server's CRAM-MD5 challenge is empty".into(),
             ));
         }
-        let mut mac = Hmac::<Md5>::new_from_slice(self.0.secret.as_bytes())
-            .map_err(|_| MechanismError::Other("HMAC does not take this key".into()))?;
+        let mut mac = keyed::<Hmac<Md5>, Md5>(self.0.secret.as_bytes())?;
         mac.update(challenge);
         let mut digest = [0; 32];
         for (pair, byte) in digest.chunks_exact_mut(2).zip(mac.finalize().into_bytes()) {
@@ -108,6 +109,28 @@ impl Mechanism for CramMd5 {
         // rule: auth.cram-md5
         Ok(secret(&[self.0.user.as_bytes(), b" ", &digest]))
     }
+}
+
+/// HMAC with this key. A key that is longer than a block counts as its hash (RFC 2104 section 2). It is hashed in place:
+/// a hash that moves leaves a copy of the key behind.
+pub(super) fn keyed<M: KeyInit, D: Digest + FixedOutputReset>(
+    key: &[u8],
+) -> Result<M, MechanismError> {
+    /// The block of the hashes here.
+    const BLOCK: usize = 64;
+    let made = match key.len() > BLOCK {
+        false => M::new_from_slice(key),
+        true => {
+            let mut hash = D::new();
+            Digest::update(&mut hash, key);
+            let mut short = Zeroizing::new(Output::<D>::default().to_vec());
+            if let Ok(short) = (&mut short[..]).try_into() {
+                Digest::finalize_into_reset(&mut hash, short);
+            }
+            M::new_from_slice(&short)
+        }
+    };
+    made.map_err(|_| MechanismError::Other("HMAC does not take this key".into()))
 }
 
 #[cfg(test)]

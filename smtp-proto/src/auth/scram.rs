@@ -14,12 +14,13 @@ use core::mem;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hmac::digest::Digest;
+use hmac::digest::{Digest, FixedOutputReset};
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use super::password;
 use super::saslprep::prepare;
 use super::{Login, Mechanism, MechanismError, Secret, Surroundings, sasl_name, secret};
 use crate::text::Printable;
@@ -413,13 +414,13 @@ fn verify<M: Mac + KeyInit>(
 }
 
 /// The client's proof and the server's key (RFC 5802 section 3).
-fn derive<M: Mac + KeyInit + Clone, D: Digest>(
-    password: &[u8],
+fn derive<M: Mac + KeyInit + Clone, D: Digest + FixedOutputReset>(
+    secret: &[u8],
     salt: &[u8],
     iterations: u32,
     auth_message: &[u8],
 ) -> Result<(Secret, Secret), MechanismError> {
-    let salted = salted_password(keyed::<M>(password)?, salt, iterations);
+    let salted = salted_password(password::keyed::<M, D>(secret)?, salt, iterations);
     let mut proof = sign::<M>(&salted, b"Client Key")?;
     let stored_key = Secret::new(D::digest(&proof[..]).to_vec());
     xor(&mut proof, &sign::<M>(&stored_key, auth_message)?);
