@@ -312,7 +312,13 @@ impl Server {
             "AA==",
         ]);
         if self.random.one_in(self.calm) {
-            if self.reply(334, line.as_bytes()) == 334 {
+            // What it repeats may be base64.
+            let from = if self.random.one_in(2) {
+                0
+            } else {
+                line.rfind(' ').map_or(0, |at| at + 1)
+            };
+            if self.reply(334, &line.as_bytes()[from..]) == 334 {
                 self.mode = Mode::Response;
             }
             return;
@@ -323,7 +329,9 @@ impl Server {
 
     fn answer(&mut self, line: &str) {
         self.mode = Mode::Lines;
-        if self.random.one_in(3) && !line.starts_with("AUTH") {
+        // After a response it has more questions, and a few even after the only response that there is.
+        let most = if line.starts_with("AUTH") { 20 } else { 3 };
+        if self.random.one_in(most) {
             return self.challenge(line);
         }
         let code = self.random.pick(&[235, 235, 235, 535]);
