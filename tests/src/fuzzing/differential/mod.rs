@@ -162,8 +162,8 @@ struct Run {
     heard: Vec<u8>,
     /// So much of it before it broke the session.
     broken_at: Option<usize>,
-    /// A chunk was refused while others were on their way.
-    refused_in_a_window: bool,
+    /// Something was refused while chunks were on their way, or may have been.
+    is_shifted: bool,
     reports: Vec<Report>,
 }
 
@@ -172,7 +172,7 @@ impl Run {
         Self {
             heard: server.heard().to_vec(),
             broken_at: server.broken_at(),
-            refused_in_a_window: server.refused_in_a_window(),
+            is_shifted: server.is_shifted(),
             reports,
         }
     }
@@ -189,8 +189,8 @@ fn compare(name: &str, whole: &Run, run: &Run) {
         )
     };
     assert_eq!(run.reports.len(), whole.reports.len(), "{}", context());
-    // How many chunks follow one that is refused depends on the moment, and so does what the server says after that.
-    let is_shifted = whole.refused_in_a_window || run.refused_in_a_window;
+    // How many chunks follow a refusal depends on the moment, and so does what the server says after that.
+    let is_shifted = whole.is_shifted || run.is_shifted;
     // A body that must not go out may be found out before or after that refusal.
     let is_bad = has_bad_body(whole) || has_bad_body(run);
     let first = whole.reports.iter().position(has_failed).unwrap_or(0);

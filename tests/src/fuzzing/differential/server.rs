@@ -1,5 +1,7 @@
 //! The server: it reads when it is told that the client waits, and answers all that is whole.
 
+use smtp_proto::Chunking;
+
 use super::super::model::lexer::{Lexer, Token, tag};
 use super::Scene;
 
@@ -40,7 +42,9 @@ pub(super) struct Server {
     failed: bool,
     overlap: bool,
     window: usize,
-    refused_in_a_window: bool,
+    /// Eager chunks follow an envelope before it is answered, or after.
+    rushes: bool,
+    is_shifted: bool,
     closed: bool,
     /// The client waits for octets, and not for its turn.
     waited_for: bool,
@@ -67,7 +71,8 @@ impl Server {
             failed: false,
             overlap: scene.config.overlap,
             window: scene.config.limits.chunks,
-            refused_in_a_window: false,
+            rushes: scene.config.overlap && scene.config.chunking == Chunking::Eager,
+            is_shifted: false,
             closed: false,
             waited_for: false,
             ended: false,
@@ -127,8 +132,8 @@ impl Server {
         self.broken_at
     }
 
-    pub(super) fn refused_in_a_window(&self) -> bool {
-        self.refused_in_a_window
+    pub(super) fn is_shifted(&self) -> bool {
+        self.is_shifted
     }
 
     fn choice(&mut self) -> u8 {
@@ -154,6 +159,12 @@ impl Server {
 
     /// Says yes with this code, or what is chosen instead. Whether it said yes.
     fn answer(&mut self, yes: u16) -> bool {
+        let fine = self.choose(yes);
+        self.is_shifted |= self.rushes && !fine;
+        fine
+    }
+
+    fn choose(&mut self, yes: u16) -> bool {
         match self.choice() {
             10 => self.say(450, " 4.2.0"),
             11 => self.say(550, " 5.1.1"),
@@ -205,7 +216,7 @@ impl Server {
                 };
                 if !fine {
                     self.failed = true;
-                    self.refused_in_a_window |= self.window > 1;
+                    self.is_shifted |= self.window > 1;
                 }
             }
             Token::ChunkEnds { last: true } => {
