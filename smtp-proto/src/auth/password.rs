@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use hmac::digest::{Digest, FixedOutputReset, Output};
 use hmac::{Hmac, KeyInit, Mac};
 use md5::Md5;
-use zeroize::Zeroizing;
+use zeroize::Zeroize;
 
 use super::{Login as Account, Mechanism, MechanismError, Secret, secret};
 
@@ -123,11 +123,11 @@ pub(super) fn keyed<M: KeyInit, D: Digest + FixedOutputReset>(
         true => {
             let mut hash = D::new();
             Digest::update(&mut hash, key);
-            let mut short = Zeroizing::new(Output::<D>::default().to_vec());
-            if let Ok(short) = (&mut short[..]).try_into() {
-                Digest::finalize_into_reset(&mut hash, short);
-            }
-            M::new_from_slice(&short)
+            let mut short = Output::<D>::default();
+            Digest::finalize_into_reset(&mut hash, &mut short);
+            let made = M::new_from_slice(&short);
+            short.zeroize();
+            made
         }
     };
     made.map_err(|_| MechanismError::Other("HMAC does not take this key".into()))

@@ -14,8 +14,8 @@ const PASSWORD: &str = "read me nowhere 74";
 /// It stands here backwards, so that the search does not find itself.
 const ESNOPSER: &[u8] = b"0cDIlJXZod3buBSZtBCZhVmc";
 
-/// Pieces of the password, backwards too. Whoever searches a reply for the password makes such pieces of it.
-const SECEIP: [&[u8]; 2] = [b" erehwon", b"ehwon em"];
+/// A piece of the password, backwards too. Whoever searches a reply for the password makes such pieces of it.
+const ECEIP: &[u8] = b" erehwon";
 
 /// Whether the response is anywhere in the memory that this process can write to.
 fn is_in_memory() -> bool {
@@ -91,14 +91,10 @@ fn credentials_are_wiped_once_they_are_sent() {
     }
 
     // A refusal is searched for the password.
-    for refusal in ["535 no\r\n"] {
-        let mut engine = at_the_login();
-        sent(&mut engine, at(0), b"".into());
-        engine.handle_input(at(0), refusal.as_bytes());
-        assert!(engine.is_closed() || engine.poll_transmit(at(0), b"").is_some());
-        drop(engine);
-        for piece in SECEIP {
-            assert!(!is_there(piece), "{refusal:?}");
-        }
-    }
+    let mut engine = at_the_login();
+    sent(&mut engine, at(0), b"".into());
+    engine.handle_input(at(0), b"535 no\r\n");
+    assert!(engine.is_closed() || engine.poll_transmit(at(0), b"").is_some());
+    drop(engine);
+    assert!(!is_there(ECEIP));
 }
