@@ -229,8 +229,8 @@ impl Connection {
 
     /// Declares that the wanted body has no more octets than were offered and advanced.
     ///
-    /// Read what has come from the server before, without waiting, and [hear](Self::handle_input) it. A reply that you
-    /// hear after the end has gone out counts as the answer to it, also if the server sent it too early.
+    /// A reply that you [hear](Self::handle_input) after the end has gone out counts as the answer to it, also if the
+    /// server sent it too early. So if some of a long body has gone out before, read first what has come, without waiting.
     ///
     /// # Errors
     /// [`Misuse::NoBodyWanted`]. It is not a mistake if the server has refused the message meanwhile, or has already
