@@ -262,7 +262,7 @@ fn a_reply_of_the_transport_answers_nothing() {
 /// A mechanism of the caller's own, whose response is a secret.
 struct Passcode;
 
-const PASSCODE: &str = "passcode-123456";
+const PASSCODE: &str = "passcode-654321";
 
 impl Mechanism for Passcode {
     fn name(&self) -> &'static str {
@@ -371,7 +371,7 @@ impl Mechanism for Steps {
         self.0 += 1;
         Ok(Secret::new(match self.0 {
             1 => b"correct-horse".to_vec(),
-            _ => b"123456".to_vec(),
+            _ => b"654321".to_vec(),
         }))
     }
 }
@@ -386,12 +386,12 @@ fn no_response_of_the_login_is_shown() {
         (GREETING, "EHLO"),
         ("250-mx\r\n250 AUTH X-STEPS\r\n", "AUTH X-STEPS\r\n"),
         ("334 \r\n", "Y29ycmVjdC1ob3JzZQ==\r\n"),
-        ("334 \r\n", "MTIzNDU2\r\n"),
-        ("535 not correct-horse with 123456\r\n", "QUIT"),
+        ("334 \r\n", "NjU0MzIx\r\n"),
+        ("535 not correct-horse with 654321\r\n", "QUIT"),
     ];
     let mut engine = play(config, &conversation);
     let shown = format!("{:?}", events(&mut engine));
-    for secret in ["correct-horse", "123456"] {
+    for secret in ["correct-horse", "654321"] {
         assert!(!shown.contains(secret), "{shown}");
     }
 }
