@@ -105,7 +105,6 @@ impl Pump {
             used += self.driver.gather(self.now(), &body[used..]);
             if self.driver.is_full() {
                 self.flush();
-                self.look();
             } else if used == body.len() || !self.driver.engine().wants_body() {
                 return used;
             } else {
@@ -149,8 +148,11 @@ impl Pump {
         }
     }
 
-    /// Writes the gathered octets.
+    /// Writes the gathered octets. After a pause it reads first: what came before they go out does not answer them.
     pub(crate) fn flush(&mut self) {
+        if !self.driver.out.is_empty() {
+            self.look();
+        }
         if self.driver.out.is_empty() && !self.driver.is_closed() {
             return;
         }
@@ -336,8 +338,9 @@ impl Pump {
             Ok(false) => return,
             Err(error) => return self.lose(error),
         }
-        while !self.driver.is_closed() && self.read() {
-            self.take_events();
+        // A handshake waits until the transport does.
+        while !self.driver.is_closed() && !self.driver.handshake_due && self.read() {
+            self.driver.take_events();
         }
         if let Err(error) = self.stream.socket.transport.set_nonblocking(false) {
             self.lose(error);
