@@ -14,6 +14,7 @@ use std::time::Duration;
 use smtp_proto::auth::{Mechanism, MechanismError, Secret};
 use smtp_proto::{Chunking, Credentials, Envelope, Outcome, Timeouts, TlsPolicy};
 use smtp_tests::play::bulk::runtime;
+use smtp_tests::play::replay::{Tape, replay};
 use smtp_tests::watchdog::within_limit;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWriteExt, ReadBuf};
 
@@ -150,17 +151,26 @@ fn shifted_chunks() -> Server {
     )
 }
 
+fn replays(tape: &Tape) {
+    for record in tape.records() {
+        replay("early", &record).unwrap_or_else(|failure| panic!("{failure}\n{record}"));
+    }
+}
+
 #[test]
 fn a_reply_before_a_chunk_does_not_answer_it_blocking() {
     in_time(|| {
         let server = shifted_chunks();
-        let mut session = smtp_blocking::Session::connect(server.blocking()).unwrap();
+        let tape = Tape::default();
+        let settings = server.blocking().record(tape.recorder());
+        let mut session = smtp_blocking::Session::connect(settings).unwrap();
         let mut transaction = session.begin(envelope()).unwrap();
         server.act();
         let _ = transaction.write_all(MESSAGE);
         let _ = transaction.flush();
         let result = transaction.finish();
         drop(session);
+        replays(&tape);
         let heard = server.heard.join().unwrap();
         result.expect_err(&format!("no server took it: {heard:?}"));
     });
@@ -170,14 +180,17 @@ fn a_reply_before_a_chunk_does_not_answer_it_blocking() {
 fn a_reply_before_a_chunk_does_not_answer_it_tokio() {
     in_time(|| {
         let server = shifted_chunks();
+        let tape = Tape::default();
+        let settings = server.tokio().record(tape.recorder());
         let result = runtime().block_on(async {
-            let mut session = smtp_tokio::Session::connect(&server.tokio()).await.unwrap();
+            let mut session = smtp_tokio::Session::connect(&settings).await.unwrap();
             let mut transaction = session.begin(envelope()).await.unwrap();
             server.act();
             let _ = transaction.write_all(MESSAGE).await;
             let _ = transaction.flush().await;
             transaction.finish().await
         });
+        replays(&tape);
         let heard = server.heard.join().unwrap();
         result.expect_err(&format!("no server took it: {heard:?}"));
     });
