@@ -158,10 +158,7 @@ impl Session {
     {
         self.pump.end_leaked();
         Bulk {
-            look: self
-                .pump
-                .has_paused()
-                .then(|| Box::pin(tokio::task::yield_now()) as Look),
+            has_begun: false,
             under_way: UnderWay {
                 session: self,
                 submitted: VecDeque::new(),
@@ -183,8 +180,8 @@ impl Session {
 #[must_use = "nothing is sent before reports are asked for"]
 pub struct Bulk<'a, S, F, O, R, T = ()> {
     under_way: UnderWay<'a, F, T>,
-    /// The session was idle, so waiting input is read first, after one turn of the reactor.
-    look: Option<Look>,
+    /// Input that came before has been read.
+    has_begun: bool,
     messages: Pin<Box<S>>,
     /// A message that came too late to be submitted: the reason, its envelope and its tag.
     unsubmitted: Option<(Misuse, Envelope, T)>,
@@ -195,11 +192,11 @@ pub struct Bulk<'a, S, F, O, R, T = ()> {
     quit: bool,
 }
 
-type Look = Pin<Box<dyn Future<Output = ()> + Send>>;
-
 enum Content<O, R> {
     Opening(Pin<Box<O>>),
     Open(Pin<Box<R>>),
+    /// Read to its end, or not wanted any more. Not every reader can be asked again then.
+    Ended,
 }
 
 impl<S, F, O, R, T> Bulk<'_, S, F, O, R, T> {
@@ -269,10 +266,9 @@ where
     }
 
     fn poll_tagged(&mut self, cx: &mut Context<'_>) -> Poll<Option<(T, Report)>> {
-        if let Some(look) = &mut self.look {
-            ready!(look.as_mut().poll(cx));
-            self.look = None;
-            self.pump().read_what_is_there(cx);
+        if !self.has_begun {
+            ready!(self.pump().poll_pause(cx));
+            self.has_begun = true;
         }
         loop {
             let waits_for_messages = self.poll_submit(cx).is_pending();
@@ -373,7 +369,12 @@ where
                     }
                 },
                 Some(Content::Open(content)) => {
-                    return self.under_way.session.pump.poll_body(cx, content.as_mut());
+                    let pump = &mut self.under_way.session.pump;
+                    ready!(pump.poll_body(cx, content.as_mut()))?;
+                    self.content = Some((number, Content::Ended));
+                }
+                Some(Content::Ended) => {
+                    return Poll::Ready(Ok(()));
                 }
             }
         }

@@ -73,6 +73,7 @@ mod pool_bulk;
 mod pump;
 mod race;
 mod stream;
+mod turn;
 
 pub use bulk::{Bulk, Iter, Message, iter};
 pub use content::Content;

@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep};
 #[cfg(feature = "rustls")]
 use crate::stream::Counted;
 use crate::stream::{AsyncStream, Stream};
+use crate::turn::Turn;
 
 /// After such a pause without a read, waiting input is read before anything is written. Within one delivery, pauses
 /// are shorter.
@@ -50,8 +51,8 @@ pub(crate) struct Pump {
     heard: Instant,
     /// The stream has accepted octets since then.
     wrote: bool,
-    /// The reactor's turn, before the stream is checked for input at the end of a body.
-    turn: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// The reactor's turn, before the stream is checked for input. Boxed, because it exists only for a moment.
+    turn: Option<Box<Turn>>,
 }
 
 /// A handshake under way. Boxed, because it exists only for a moment.
@@ -149,18 +150,25 @@ impl Pump {
 
     /// Reads what came before the end of a body goes out. It does not answer that end.
     fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.turn.is_none()
-            && self.driver.engine().wants_body()
-            && (self.wrote || self.has_paused())
-        {
-            self.turn = Some(Box::pin(tokio::task::yield_now()));
+        if self.wrote && self.driver.engine().wants_body() {
+            self.turn.get_or_insert_with(Box::default);
         }
-        if let Some(turn) = &mut self.turn {
-            ready!(turn.as_mut().poll(cx));
-            self.turn = None;
-            self.read_what_is_there(cx);
+        self.poll_pause(cx).map(drop)
+    }
+
+    /// After a pause, reads what has come meanwhile. It does not answer what goes out now. The reactor gets one turn
+    /// first, because it would not see the input otherwise. Ready with whether it has read.
+    pub(crate) fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if self.turn.is_none() && self.has_paused() {
+            self.turn = Some(Box::default());
         }
-        Poll::Ready(())
+        let Some(turn) = &mut self.turn else {
+            return Poll::Ready(false);
+        };
+        ready!(turn.poll(cx, PAUSE));
+        self.turn = None;
+        self.read_what_is_there(cx);
+        Poll::Ready(true)
     }
 
     /// Runs until `done`, or until the connection has ended.
@@ -192,13 +200,20 @@ impl Pump {
             self.begin_handshake();
         }
         let shaken = self.poll_handshake(cx).is_ready();
-        let wrote = self.stream.is_some()
+        let begins = self.accepted == 0 && !self.driver.out.is_empty();
+        let looked = match begins {
+            true => self.poll_pause(cx),
+            false => Poll::Ready(false),
+        };
+        let wrote = looked.is_ready()
+            && self.stream.is_some()
             && (!self.driver.out.is_empty() || self.unflushed)
             && self.poll_write(cx).is_ready();
         let read = !self.driver.is_closed() && self.poll_read(cx).is_ready();
         let timed_out = !self.driver.is_closed() && self.poll_deadline(cx).is_ready();
         self.take_events();
-        match shaken || wrote || read || timed_out || self.driver.is_closed() {
+        let looked = looked == Poll::Ready(true);
+        match shaken || looked || wrote || read || timed_out || self.driver.is_closed() {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }
@@ -272,30 +287,18 @@ impl Pump {
     /// Begins each call on a session.
     pub(crate) async fn start(&mut self) {
         self.end_leaked();
-        self.look().await;
-    }
-
-    /// Reads what has arrived on a session after a pause. It may be a 421, which does not answer the next command.
-    /// The reactor gets one turn first, because it would not see the input otherwise.
-    async fn look(&mut self) {
-        if self.has_paused() {
-            tokio::task::yield_now().await;
-            std::future::poll_fn(|cx| {
-                self.read_what_is_there(cx);
-                Poll::Ready(())
-            })
-            .await;
-        }
+        // It may be a 421.
+        std::future::poll_fn(|cx| self.poll_pause(cx)).await;
     }
 
     /// Whether the stream must be checked for input.
-    pub(crate) fn has_paused(&self) -> bool {
+    fn has_paused(&self) -> bool {
         self.heard.elapsed() >= PAUSE && !self.driver.is_closed()
     }
 
     /// Reads without waiting.
-    pub(crate) fn read_what_is_there(&mut self, cx: &mut Context<'_>) {
-        while !self.driver.is_closed() && self.poll_read(cx).is_ready() {
+    fn read_what_is_there(&mut self, cx: &mut Context<'_>) {
+        while !self.driver.is_closed() && self.poll_read_now(cx).is_ready() {
             self.take_events();
         }
         self.heard = Instant::now();
@@ -309,6 +312,12 @@ impl Pump {
         self.write_by = None;
         self.driver.forget_output();
         self.accepted = 0;
+    }
+
+    /// Reads what is there, also if the task's budget is used up.
+    fn poll_read_now(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let read = std::future::poll_fn(|cx| self.poll_read(cx));
+        std::pin::pin!(tokio::task::unconstrained(read)).poll(cx)
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -357,10 +366,14 @@ impl Pump {
                     self.driver.lose(now, io::ErrorKind::UnexpectedEof.into());
                     return Poll::Ready(());
                 }
-                // The deadline has passed if one more read finds nothing.
-                match self.poll_read(cx) {
-                    Poll::Ready(()) => self.take_events(),
-                    Poll::Pending => self.driver.handle_timeout(self.now()),
+                // The deadline has passed if the reactor has had its turn since, and one more read finds nothing.
+                if self.heard < deadline {
+                    self.turn.get_or_insert_with(Box::default);
+                    ready!(self.poll_pause(cx));
+                } else if self.poll_read_now(cx).is_ready() {
+                    self.take_events();
+                } else {
+                    self.driver.handle_timeout(self.now());
                 }
                 return Poll::Ready(());
             }
