@@ -675,3 +675,61 @@ fn a_reply_that_came_while_the_thread_was_kept_is_not_late() {
         });
     });
 }
+
+/// A stream whose flush is never over, although the octets have left.
+struct NeverFlushed(tokio::net::TcpStream);
+
+impl AsyncRead for NeverFlushed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl tokio::io::AsyncWrite for NeverFlushed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, octets)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// The deadline of a write ends where a handshake begins, which has its own.
+#[test]
+fn a_handshake_is_not_ended_by_the_write_before_it() {
+    in_time(|| {
+        let server = Server::start("250-mx\r\n250 STARTTLS\r\n", |_, side| {
+            side.say("220 go\r\n");
+            thread::sleep(Duration::from_secs(1));
+        });
+        let mut timeouts = timeouts();
+        timeouts.block = Duration::from_millis(300);
+        timeouts.handshake = Duration::from_millis(700);
+        let error = runtime().block_on(async {
+            let stream = tokio::net::TcpStream::connect(&server.address).await;
+            let settings = smtp_tokio::Server::new("mx.example.net")
+                .tls(TlsPolicy::Required)
+                .timeouts(timeouts);
+            let stream = NeverFlushed(stream.unwrap());
+            let opened = smtp_tokio::Session::connect_over(&settings, stream).await;
+            opened.unwrap_err().to_string()
+        });
+        assert!(
+            error.contains("timed out after 0.7 s in the TLS handshake"),
+            "{error}"
+        );
+    });
+}
