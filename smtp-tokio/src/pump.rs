@@ -468,6 +468,8 @@ impl Pump {
             self.driver.handle_tls_failed(now, cause);
             return;
         };
+        // Its deadline holds for all of it.
+        self.write_by = None;
         let connector = tokio_rustls::TlsConnector::from(settings.config.clone());
         let tls = connector.connect(settings.name.clone(), stream.into_plain());
         self.handshake = Some(Box::new(Handshake { tls, settings }));
