@@ -484,6 +484,8 @@ impl Pump {
                 return;
             }
         }
+        // The handshake has read.
+        self.heard = Instant::now();
         let (info, facts) = settings.established(&tls);
         self.driver.encrypted(info);
         self.stream.tls = Some(Box::new(tls));

@@ -482,6 +482,8 @@ impl Pump {
             return Poll::Pending;
         };
         let result = ready!(Pin::new(&mut handshake.tls).poll(cx));
+        // The handshake has read.
+        self.heard = Instant::now();
         let now = self.now();
         let Some(handshake) = self.handshake.take() else {
             return Poll::Pending;
