@@ -167,7 +167,10 @@ impl Session {
             1 => _ = self.connection.abort("enough"),
             2 => {
                 self.body.extend_from_slice(input.string());
-                self.says_last = false;
+                // An octet of what was the last part is held back now.
+                if std::mem::take(&mut self.says_last) {
+                    self.forget_offered_body();
+                }
             }
             3 => {
                 let letter = input.byte();
