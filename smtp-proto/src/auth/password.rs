@@ -99,7 +99,7 @@ impl Mechanism for CramMd5 {
                 "the server's CRAM-MD5 challenge is empty".into(),
             ));
         }
-        let mut mac = keyed::<Hmac<Md5>, Md5>(self.0.secret.as_bytes())?;
+        let mut mac = keyed_by_any::<Hmac<Md5>, Md5>(self.0.secret.as_bytes())?;
         mac.update(challenge);
         let mut digest = [0; 32];
         for (pair, byte) in digest.chunks_exact_mut(2).zip(mac.finalize().into_bytes()) {
@@ -111,26 +111,28 @@ impl Mechanism for CramMd5 {
     }
 }
 
-/// HMAC with this key. A key that is longer than a block counts as its hash (RFC 2104 section 2). It is hashed in place:
-/// a hash that moves leaves a copy of the key behind.
-pub(super) fn keyed<M: KeyInit, D: Digest + FixedOutputReset>(
+/// HMAC with this key, which a block holds.
+pub(super) fn keyed<M: KeyInit>(key: &[u8]) -> Result<M, MechanismError> {
+    M::new_from_slice(key).map_err(|_| MechanismError::Other("HMAC does not take this key".into()))
+}
+
+/// HMAC with a key of any length. If it is longer than a block, its hash is the key (RFC 2104 section 2). The hash is
+/// made in place. If the hash moved, its old place would keep the end of the key.
+pub(super) fn keyed_by_any<M: KeyInit, D: Digest + FixedOutputReset>(
     key: &[u8],
 ) -> Result<M, MechanismError> {
     /// The block of the hashes here.
     const BLOCK: usize = 64;
-    let made = match key.len() > BLOCK {
-        false => M::new_from_slice(key),
-        true => {
-            let mut hash = D::new();
-            Digest::update(&mut hash, key);
-            let mut short = Output::<D>::default();
-            Digest::finalize_into_reset(&mut hash, &mut short);
-            let made = M::new_from_slice(&short);
-            short.zeroize();
-            made
-        }
-    };
-    made.map_err(|_| MechanismError::Other("HMAC does not take this key".into()))
+    if key.len() <= BLOCK {
+        return keyed(key);
+    }
+    let mut hash = D::new();
+    Digest::update(&mut hash, key);
+    let mut short = Output::<D>::default();
+    Digest::finalize_into_reset(&mut hash, &mut short);
+    let made = keyed(&short);
+    short.zeroize();
+    made
 }
 
 #[cfg(test)]

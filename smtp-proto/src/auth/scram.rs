@@ -20,7 +20,7 @@ use sha1::Sha1;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::password;
+use super::password::{keyed, keyed_by_any};
 use super::saslprep::prepare;
 use super::{Login, Mechanism, MechanismError, Secret, Surroundings, sasl_name, secret};
 use crate::text::Printable;
@@ -387,10 +387,6 @@ fn count(digits: &str, most: u32) -> Result<u32, MechanismError> {
     }
 }
 
-fn keyed<M: KeyInit>(key: &[u8]) -> Result<M, MechanismError> {
-    M::new_from_slice(key).map_err(|_| MechanismError::Other("HMAC does not take this key".into()))
-}
-
 fn sign<M: Mac + KeyInit>(key: &[u8], message: &[u8]) -> Result<Secret, MechanismError> {
     Ok(Secret::new(
         keyed::<M>(key)?
@@ -415,12 +411,12 @@ fn verify<M: Mac + KeyInit>(
 
 /// The client's proof and the server's key (RFC 5802 section 3).
 fn derive<M: Mac + KeyInit + Clone, D: Digest + FixedOutputReset>(
-    secret: &[u8],
+    password: &[u8],
     salt: &[u8],
     iterations: u32,
     auth_message: &[u8],
 ) -> Result<(Secret, Secret), MechanismError> {
-    let salted = salted_password(password::keyed::<M, D>(secret)?, salt, iterations);
+    let salted = salted_password(keyed_by_any::<M, D>(password)?, salt, iterations);
     let mut proof = sign::<M>(&salted, b"Client Key")?;
     let stored_key = Secret::new(D::digest(&proof[..]).to_vec());
     xor(&mut proof, &sign::<M>(&stored_key, auth_message)?);
