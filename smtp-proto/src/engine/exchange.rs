@@ -153,7 +153,9 @@ impl Exchange {
                 match self.answer(reply, peer.config.limits.challenges) {
                     Ok(response) => {
                         let encoded = encode(&response);
-                        self.sent.extend(Some(response).filter(|_| is_custom(peer)));
+                        if is_custom(peer) {
+                            self.sent.push(response);
+                        }
                         let awaited = Awaited::Opening(OpeningReply::Auth);
                         peer.push(Command::AuthResponse(&encoded), awaited);
                     }

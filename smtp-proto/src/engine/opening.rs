@@ -154,16 +154,16 @@ impl Opening {
     // rule: auth.echo-redacted
     pub(crate) fn redact(&self, text: &[u8], class: ReplyClass, peer: &Peer) -> Option<Vec<u8>> {
         use ReplyClass::{Intermediate, Success};
-        match (&self.exchange, class) {
-            (Some(exchange), class) => {
+        match &self.exchange {
+            Some(exchange) => {
                 let redaction = peer.redaction(exchange.responses())?;
                 match class {
                     Intermediate => redaction.apply_to_challenge(text),
                     _ => redaction.apply(text),
                 }
             }
-            (None, Intermediate | Success) => None,
-            (None, _) => peer.redaction(&[])?.apply(text),
+            None if matches!(class, Intermediate | Success) => None,
+            None => peer.redaction(&[])?.apply(text),
         }
     }
 
