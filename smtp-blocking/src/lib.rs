@@ -240,8 +240,6 @@ mod session;
 
 mod bulk;
 mod content;
-#[cfg(feature = "rustls")]
-mod handshake;
 #[cfg(feature = "lettre")]
 mod lettre;
 mod pool;

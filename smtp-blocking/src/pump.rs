@@ -9,6 +9,9 @@ use smtp_proto::{Envelope, MessageId, Request, error::Misuse};
 
 use crate::stream::{Stream, Transport};
 
+#[cfg(feature = "rustls")]
+mod handshake;
+
 /// The longest that one system call may block. While all deadlines are later, the stream's timeout stays at this
 /// value, which saves two system calls for each reply.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -440,57 +443,6 @@ impl Pump {
         let cause = smtp_proto::Cause::Settings("built without TLS".into());
         let now = self.now();
         self.driver.handle_tls_failed(now, cause);
-    }
-
-    #[cfg(feature = "rustls")]
-    fn fail_handshake(&mut self, cause: smtp_proto::Cause) {
-        let now = self.now();
-        self.driver.handle_tls_failed(now, cause);
-    }
-
-    #[cfg(feature = "rustls")]
-    fn handshake(&mut self) {
-        use crate::handshake::{self, HandshakeError};
-        use smtp_proto::Cause;
-
-        let Some(settings) = self.driver.tls_settings.take() else {
-            return self.fail_handshake(Cause::Settings("there are no TLS settings".into()));
-        };
-        let mut tls =
-            match rustls::ClientConnection::new(settings.config.clone(), settings.name.clone()) {
-                Ok(tls) => tls,
-                Err(error) => return self.fail_handshake(settings.cause(&error)),
-            };
-        let mut is_flushed = true;
-        loop {
-            if !self.arm() {
-                return;
-            }
-            self.stream.socket.in_handshake = true;
-            let step = handshake::step(&mut tls, &mut self.stream.socket, &mut is_flushed);
-            self.stream.socket.in_handshake = false;
-            match step {
-                Ok(true) => break,
-                Ok(false) => {}
-                Err(HandshakeError::Tls(error)) => {
-                    return self.fail_handshake(settings.cause(&error));
-                }
-                Err(HandshakeError::Io(error)) if is_passing(error.kind()) => {}
-                Err(HandshakeError::Io(error)) => return self.lose(error),
-            }
-            let now = self.now();
-            self.driver.handle_timeout(now);
-            if self.driver.engine().is_closed() {
-                return;
-            }
-        }
-        // The handshake has read.
-        self.heard = Instant::now();
-        let (info, facts) = settings.established(&tls);
-        self.driver.encrypted(info);
-        self.stream.tls = Some(Box::new(tls));
-        let now = self.now();
-        self.driver.handle_tls_established(now, facts);
     }
 }
 

@@ -9,17 +9,18 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-#[cfg(feature = "rustls")]
-use smtp_adapter::TlsSettings;
 use smtp_adapter::{Driver, FOREVER, LAST_WORDS, SessionTerms};
 use smtp_proto::{Envelope, MessageId, Request, error::Misuse};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-#[cfg(feature = "rustls")]
-use crate::stream::Counted;
 use crate::stream::{AsyncStream, Stream};
 use crate::turn::Turn;
+
+#[cfg(feature = "rustls")]
+mod handshake;
+#[cfg(feature = "rustls")]
+use handshake::Handshake;
 
 /// After such a pause without a read, waiting input is read before anything is written. Within one delivery, pauses
 /// are shorter.
@@ -51,15 +52,8 @@ pub(crate) struct Pump {
     heard: Instant,
     /// The stream has accepted octets since then.
     wrote: bool,
-    /// The reactor's turn, before the stream is checked for input. Boxed, because it exists only for a moment.
-    turn: Option<Box<Turn>>,
-}
-
-/// A handshake under way. Boxed, because it exists only for a moment.
-#[cfg(feature = "rustls")]
-struct Handshake {
-    tls: tokio_rustls::Connect<Counted>,
-    settings: TlsSettings,
+    /// The reactor's turn, before the stream is checked for input.
+    turn: Option<Turn>,
 }
 
 impl Pump {
@@ -151,7 +145,7 @@ impl Pump {
     /// Reads what came before the end of a body goes out. It does not answer that end.
     fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.wrote && self.driver.engine().wants_body() {
-            self.turn.get_or_insert_with(Box::default);
+            self.turn.get_or_insert_with(Turn::begin);
         }
         self.poll_pause(cx).map(drop)
     }
@@ -160,7 +154,7 @@ impl Pump {
     /// first, because it would not see the input otherwise. Ready with whether it has read.
     pub(crate) fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if self.turn.is_none() && self.has_paused() {
-            self.turn = Some(Box::default());
+            self.turn = Some(Turn::begin());
         }
         let Some(turn) = &mut self.turn else {
             return Poll::Ready(false);
@@ -368,7 +362,7 @@ impl Pump {
                 }
                 // The deadline has passed if the reactor has had its turn since, and one more read finds nothing.
                 if self.heard < deadline {
-                    self.turn.get_or_insert_with(Box::default);
+                    self.turn.get_or_insert_with(Turn::begin);
                     ready!(self.poll_pause(cx));
                 } else if self.poll_read_now(cx).is_ready() {
                     self.take_events();
@@ -456,57 +450,6 @@ impl Pump {
     #[cfg(not(feature = "rustls"))]
     fn poll_handshake(&mut self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Pending
-    }
-
-    /// It is due once, when the session opens or after XCLIENT.
-    #[cfg(feature = "rustls")]
-    fn begin_handshake(&mut self) {
-        let (Some(settings), Some(stream)) = (self.driver.tls_settings.take(), self.stream.take())
-        else {
-            let now = self.now();
-            let cause = smtp_proto::Cause::Settings("there are no TLS settings".into());
-            self.driver.handle_tls_failed(now, cause);
-            return;
-        };
-        // Its deadline holds for all of it.
-        self.write_by = None;
-        let connector = tokio_rustls::TlsConnector::from(settings.config.clone());
-        let tls = connector.connect(settings.name.clone(), stream.into_plain());
-        self.handshake = Some(Box::new(Handshake { tls, settings }));
-    }
-
-    /// Ready when it has ended.
-    #[cfg(feature = "rustls")]
-    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(handshake) = &mut self.handshake else {
-            return Poll::Pending;
-        };
-        let result = ready!(Pin::new(&mut handshake.tls).poll(cx));
-        // The handshake has read.
-        self.heard = Instant::now();
-        let now = self.now();
-        let Some(handshake) = self.handshake.take() else {
-            return Poll::Pending;
-        };
-        match result {
-            Ok(stream) => {
-                let (info, facts) = handshake.settings.established(stream.get_ref().1);
-                self.driver.encrypted(info);
-                self.stream = Some(Stream::encrypted(stream));
-                self.driver.handle_tls_established(now, facts);
-            }
-            Err(error) => match error
-                .get_ref()
-                .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-            {
-                Some(error) => {
-                    self.driver
-                        .handle_tls_failed(now, handshake.settings.cause(error));
-                }
-                None => self.driver.lose(now, error),
-            },
-        }
-        Poll::Ready(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The reactor's turn. A stream tells what has come only after the reactor has looked.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Ready when the reactor has had a turn since the first poll. A task may be polled again before that, because of
-/// another future in it.
+/// Ready when the reactor has had a turn since it began. A task may be polled again before that, because of another
+/// future in it.
 pub(crate) struct Turn {
-    yielding: Pin<Box<dyn Future<Output = ()> + Send>>,
     bell: Arc<Bell>,
-    began: Option<Instant>,
+    began: Instant,
     is_second: bool,
 }
 
@@ -34,37 +33,28 @@ impl Wake for Bell {
     }
 }
 
-impl Default for Turn {
-    fn default() -> Self {
+impl Turn {
+    /// Asks the runtime to ring after the reactor's turn. Without a runtime, it is rung at once.
+    pub(crate) fn begin() -> Self {
+        let bell = Arc::new(Bell::default());
+        let waker = Waker::from(bell.clone());
+        let _ = pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(&waker));
         Self {
-            yielding: Box::pin(tokio::task::yield_now()),
-            bell: Arc::default(),
-            began: None,
+            bell,
+            began: Instant::now(),
             is_second: false,
         }
     }
-}
 
-impl Turn {
     /// A turn that began longer ago than this says little about now, so there is one more.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, most: Duration) -> Poll<()> {
-        let is_old = |began: Instant| began.elapsed() >= most;
-        if !self.is_second && self.began.is_some_and(is_old) {
+        if !self.is_second && self.began.elapsed() >= most {
             *self = Self {
                 is_second: true,
-                ..Self::default()
+                ..Self::begin()
             };
         }
         *lock(&self.bell.waker) = Some(cx.waker().clone());
-        if self.began.is_none() {
-            self.began = Some(Instant::now());
-            // Without a runtime, it is rung at once.
-            let waker = Waker::from(self.bell.clone());
-            let _ = self
-                .yielding
-                .as_mut()
-                .poll(&mut Context::from_waker(&waker));
-        }
         match self.bell.is_rung.load(Ordering::Acquire) {
             true => Poll::Ready(()),
             false => Poll::Pending,
