@@ -16,6 +16,14 @@ pub fn within_limit<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static
     within(LIMIT, task)
 }
 
+/// [`within_limit`], for a test that must not hang.
+///
+/// # Panics
+/// `test` panics, or hangs.
+pub fn in_time<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
+    within_limit(test).expect("it hangs")
+}
+
 /// [`within_limit`], with another limit.
 ///
 /// # Panics

@@ -12,20 +12,16 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use smtp_proto::auth::{Mechanism, MechanismError, Secret};
-use smtp_proto::{Chunking, Credentials, Envelope, Outcome, Timeouts, TlsPolicy};
+use smtp_proto::{Chunking, Credentials, Envelope, Outcome, Report, Timeouts, TlsPolicy};
 use smtp_tests::play::bulk::runtime;
 use smtp_tests::play::replay::{Tape, replay};
-use smtp_tests::watchdog::within_limit;
+use smtp_tests::watchdog::in_time;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWriteExt, ReadBuf};
 
 const MESSAGE: &[u8] = b"Subject: x\r\n\r\nx\r\n";
 
 /// Longer than the adapters' pause before they check for input.
 const PAUSE: Duration = Duration::from_millis(50);
-
-fn in_time(test: impl FnOnce() + Send + 'static) {
-    within_limit(test).expect("it takes no more than its time");
-}
 
 fn envelope() -> Envelope {
     Envelope::new("a@example.org", ["b@example.net"]).unwrap()
@@ -120,6 +116,13 @@ impl Server {
         thread::sleep(PAUSE);
     }
 
+    /// Ends when the client has gone.
+    fn has_heard_one_message(self) {
+        let heard = self.heard.join().unwrap();
+        let mails = heard.iter().filter(|line| line.starts_with("MAIL"));
+        assert_eq!(mails.count(), 1, "{heard:?}");
+    }
+
     fn blocking(&self) -> smtp_blocking::Server {
         let server = smtp_blocking::Server::new(&self.address).tls(TlsPolicy::Never);
         server.timeouts(timeouts())
@@ -211,9 +214,11 @@ fn early_in_data() -> Server {
     )
 }
 
-/// The task has other work, which uses up its budget. So a read finds nothing, although something has come.
-#[test]
-fn a_busy_task_hears_what_came_before_the_end_of_a_body() {
+/// A transaction whose end is polled in this way does not take the 250 for its answer.
+fn hears_what_came_before_the_end_of_a_body<P>(poll: impl FnOnce() -> P + Send + 'static)
+where
+    P: FnMut(Finish<'_>, &mut Context<'_>) -> Poll<Finished>,
+{
     in_time(|| {
         let server = early_in_data();
         let result = runtime().block_on(async {
@@ -221,14 +226,9 @@ fn a_busy_task_hears_what_came_before_the_end_of_a_body() {
             let mut transaction = session.begin(envelope()).await.unwrap();
             transaction.write_all(MESSAGE).await.unwrap();
             server.act();
-            let (say, mut work) = tokio::sync::mpsc::unbounded_channel();
-            (0..300).for_each(|n| say.send(n).unwrap());
             let mut finish = pin!(transaction.finish());
-            std::future::poll_fn(|cx| {
-                while work.poll_recv(cx).is_ready() {}
-                finish.as_mut().poll(cx)
-            })
-            .await
+            let mut poll = poll();
+            std::future::poll_fn(|cx| poll(finish.as_mut(), cx)).await
         });
         let heard = server.heard.join().unwrap();
         let outcome = result.map(|_| ()).map_err(|error| error.outcome());
@@ -237,28 +237,31 @@ fn a_busy_task_hears_what_came_before_the_end_of_a_body() {
     });
 }
 
-/// The task is polled again before the reactor has had its turn.
+type Finished = Result<Report, smtp_tokio::Error>;
+type Finish<'a> = Pin<&'a mut dyn Future<Output = Finished>>;
+
+/// The task has other work, which uses up its budget. So a read finds nothing, although something has come.
+#[test]
+fn a_busy_task_hears_what_came_before_the_end_of_a_body() {
+    hears_what_came_before_the_end_of_a_body(|| {
+        let (say, mut work) = tokio::sync::mpsc::unbounded_channel();
+        (0..300).for_each(|n| say.send(n).unwrap());
+        move |finish: Finish<'_>, cx: &mut Context<'_>| {
+            while work.poll_recv(cx).is_ready() {}
+            finish.poll(cx)
+        }
+    });
+}
+
+/// The task is polled again before the reactor has had its turn, as a join of several futures does when another one is
+/// ready.
 #[test]
 fn a_task_that_wakes_itself_hears_what_came_before_the_end_of_a_body() {
-    in_time(|| {
-        let server = early_in_data();
-        let result = runtime().block_on(async {
-            let mut session = smtp_tokio::Session::connect(&server.tokio()).await.unwrap();
-            let mut transaction = session.begin(envelope()).await.unwrap();
-            transaction.write_all(MESSAGE).await.unwrap();
-            server.act();
-            let mut finish = pin!(transaction.finish());
-            // As a join of several futures does when another one is ready.
-            std::future::poll_fn(|cx| match finish.as_mut().poll(cx) {
-                Poll::Pending => finish.as_mut().poll(cx),
-                ready => ready,
-            })
-            .await
-        });
-        let heard = server.heard.join().unwrap();
-        let outcome = result.map(|_| ()).map_err(|error| error.outcome());
-        assert_eq!(outcome, Err(Outcome::Transient), "{heard:?}");
-        assert!(!heard.contains(&".".to_owned()), "the body was ended");
+    hears_what_came_before_the_end_of_a_body(|| {
+        |mut finish: Finish<'_>, cx: &mut Context<'_>| match finish.as_mut().poll(cx) {
+            Poll::Pending => finish.poll(cx),
+            ready => ready,
+        }
     });
 }
 
@@ -270,11 +273,8 @@ fn a_turn_of_the_reactor_does_not_count_for_a_later_call() {
         let body = b"x\r\n".repeat(20_000);
         let report = runtime().block_on(async {
             let mut session = smtp_tokio::Session::connect(&server.tokio()).await.unwrap();
-            let body = Slowly {
-                left: io::Cursor::new(body),
-                is_shown: Arc::default(),
-            };
-            let is_shown = body.is_shown.clone();
+            let body = Once::new(body);
+            let has_ended = body.has_ended.clone();
             let mut body = Some(body);
             let open = move || {
                 let body = body.take().expect("it is opened once");
@@ -286,7 +286,7 @@ fn a_turn_of_the_reactor_does_not_count_for_a_later_call() {
                 let mut next = pin!(bulk.next());
                 std::future::poll_fn(|cx| {
                     assert!(next.as_mut().poll(cx).is_pending());
-                    match is_shown.load(Ordering::Relaxed) {
+                    match has_ended.load(Ordering::Relaxed) {
                         true => Poll::Ready(()),
                         false => Poll::Pending,
                     }
@@ -304,58 +304,34 @@ fn a_turn_of_the_reactor_does_not_count_for_a_later_call() {
     });
 }
 
-/// A reader that tells when its end was seen.
-struct Slowly {
+/// A reader that must not be asked again after its end, like one of a stream. It tells when its end was seen.
+struct Once {
     left: io::Cursor<Vec<u8>>,
-    is_shown: Arc<AtomicBool>,
+    has_ended: Arc<AtomicBool>,
 }
 
-impl AsyncBufRead for Slowly {
-    fn poll_fill_buf(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        let this = self.get_mut();
-        let octets = BufRead::fill_buf(&mut this.left);
-        if let Ok([]) = octets {
-            this.is_shown.store(true, Ordering::Relaxed);
+impl Once {
+    fn new(octets: Vec<u8>) -> Self {
+        Self {
+            left: io::Cursor::new(octets),
+            has_ended: Arc::default(),
         }
-        Poll::Ready(octets)
-    }
-
-    fn consume(self: Pin<&mut Self>, octets: usize) {
-        BufRead::consume(&mut self.get_mut().left, octets);
     }
 }
-
-impl AsyncRead for Slowly {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        _: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        unreachable!("it is read by its buffer")
-    }
-}
-
-/// A reader that must not be asked again after its end, like one of a stream.
-struct Once(Option<io::Cursor<Vec<u8>>>);
 
 impl AsyncBufRead for Once {
     fn poll_fill_buf(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
-        let left = this
-            .0
-            .as_ref()
-            .expect("it is not asked again after its end");
-        if left.position() == left.get_ref().len() as u64 {
-            this.0 = None;
-            return Poll::Ready(Ok(&[]));
+        let octets = BufRead::fill_buf(&mut this.left)?;
+        if octets.is_empty() {
+            let again = this.has_ended.swap(true, Ordering::Relaxed);
+            assert!(!again, "it is asked again after its end");
         }
-        Poll::Ready(BufRead::fill_buf(this.0.as_mut().unwrap()))
+        Poll::Ready(Ok(octets))
     }
 
     fn consume(self: Pin<&mut Self>, octets: usize) {
-        if let Some(left) = &mut self.get_mut().0 {
-            BufRead::consume(left, octets);
-        }
+        BufRead::consume(&mut self.get_mut().left, octets);
     }
 }
 
@@ -386,7 +362,7 @@ fn a_reader_is_not_asked_again_after_its_end() {
             });
             runtime().block_on(async {
                 let mut session = smtp_tokio::Session::connect(&server.tokio()).await.unwrap();
-                let body = || async { Ok(Once(Some(io::Cursor::new(b"x\r\n".repeat(size))))) };
+                let body = || async { Ok(Once::new(b"x\r\n".repeat(size))) };
                 let messages = [smtp_tokio::Message::new(envelope(), body)];
                 let mut bulk = session.send_all(smtp_tokio::iter(messages));
                 assert!(bulk.next().await.unwrap().is_success());
@@ -428,9 +404,7 @@ fn a_bulk_that_begins_late_hears_what_was_said_before_tokio() {
             server.act();
             let _ = bulk.next().await;
         });
-        let heard = server.heard.join().unwrap();
-        let mails = heard.iter().filter(|line| line.starts_with("MAIL"));
-        assert_eq!(mails.count(), 1, "{heard:?}");
+        server.has_heard_one_message();
     });
 }
 
@@ -447,9 +421,7 @@ fn a_bulk_that_pauses_hears_what_was_said_meanwhile_tokio() {
             server.act();
             let _ = bulk.next().await;
         });
-        let heard = server.heard.join().unwrap();
-        let mails = heard.iter().filter(|line| line.starts_with("MAIL"));
-        assert_eq!(mails.count(), 1, "{heard:?}");
+        server.has_heard_one_message();
     });
 }
 
@@ -465,9 +437,7 @@ fn a_bulk_that_pauses_hears_what_was_said_meanwhile_blocking() {
         let _ = bulk.next();
         drop(bulk);
         drop(session);
-        let heard = server.heard.join().unwrap();
-        let mails = heard.iter().filter(|line| line.starts_with("MAIL"));
-        assert_eq!(mails.count(), 1, "{heard:?}");
+        server.has_heard_one_message();
     });
 }
 

@@ -9,16 +9,12 @@ use std::time::Duration;
 
 use smtp_proto::{Envelope, Outcome, Report, Timeouts, TlsPolicy};
 use smtp_tests::play::bulk::runtime;
-use smtp_tests::watchdog::within_limit;
+use smtp_tests::watchdog::in_time;
 
 const MESSAGE: &[u8] = b"Subject: x\r\n\r\nx\r\n";
 
 /// Longer than the adapters' pause before they check for input.
 const PAUSE: Duration = Duration::from_millis(50);
-
-fn in_time(test: impl FnOnce() + Send + 'static) {
-    within_limit(test).expect("it takes no more than its time");
-}
 
 fn envelope() -> Envelope {
     Envelope::new("a@example.org", ["b@example.net"]).unwrap()

@@ -8,10 +8,10 @@ use bytes::Bytes;
 use futures_core::Stream;
 use smtp_adapter::{Error, Server};
 use smtp_proto::{Envelope, Report};
-use smtp_tests::watchdog;
 use tokio::runtime::Runtime;
 
 pub(crate) use smtp_tests::receiver::{Limits, Options, Receiver, Step};
+pub(crate) use smtp_tests::watchdog::in_time;
 
 /// How long the server may take to notice.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,11 +27,6 @@ pub(crate) fn for_both(test: fn(Adapter)) {
     for adapter in [Adapter::Blocking, Adapter::Tokio] {
         in_time(move || test(adapter));
     }
-}
-
-/// Runs it with a watchdog.
-pub(crate) fn in_time<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
-    watchdog::within_limit(test).expect("it hangs")
 }
 
 pub(crate) fn receiver(options: Options) -> Receiver {
