@@ -153,15 +153,16 @@ impl Pump {
 
     /// Writes the gathered octets. After a pause it reads first: what came before they go out does not answer them.
     pub(crate) fn flush(&mut self) {
-        if !self.driver.out.is_empty() {
-            self.look();
-        }
         if self.driver.out.is_empty() && !self.driver.is_closed() {
             return;
         }
+        let now = Instant::now();
+        if !self.driver.out.is_empty() {
+            self.look_at(now);
+        }
         let ends_well = self.driver.ends_well();
         if !self.driver.out.is_empty() {
-            self.write_out();
+            self.write_out(now);
             self.driver.written();
         }
         if self.driver.is_closed() && ends_well {
@@ -169,11 +170,12 @@ impl Pump {
         }
     }
 
-    fn write_out(&mut self) {
+    /// Writes them, from `now` on.
+    fn write_out(&mut self, now: Instant) {
         // How much the stream has accepted, and how much of that the engine knows to be written.
         let (mut accepted, mut settled) = (0, 0);
         // The socket's count when TLS last held nothing back, and the time when the socket last took an octet.
-        let (mut before, mut progress) = (self.stream.socket.octets, Instant::now());
+        let (mut before, mut progress) = (self.stream.socket.octets, now);
         while accepted < self.driver.out.len() || !self.stream.is_flushed() {
             let is_closed = self.driver.is_closed();
             if !is_closed && !self.arm() {
@@ -325,7 +327,11 @@ impl Pump {
 
     /// Reads what has arrived on a session after a pause. It may be a 421, which does not answer the next command.
     pub(crate) fn look(&mut self) {
-        if self.has_paused(Instant::now()) && !self.driver.is_closed() {
+        self.look_at(Instant::now());
+    }
+
+    fn look_at(&mut self, now: Instant) {
+        if self.has_paused(now) && !self.driver.is_closed() {
             self.read_what_is_there();
         }
     }
